@@ -1,0 +1,29 @@
+"""The one exception that a binary turns into a line without a traceback."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+
+class UserError(Exception):
+    """What the user asked for cannot be done; the message names the flag, the value and the rule."""
+
+
+@contextlib.contextmanager
+def blame_flag(name: str, value: Any) -> Iterator[None]:
+    """Turns a `ValueError` or `OSError` raised inside into a `UserError` that names the flag.
+
+    The packages below (`sparsity`, `data`, `models`, `training`) know no flags: they raise
+    `ValueError` with the rule and the value received. This puts the flag in front.
+
+    Args:
+        name: The flag's name, without dashes.
+        value: What was passed.
+
+    Raises:
+        UserError: `--name=value: <the original message>`.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UserError(f"--{name}={value}: {error}") from error

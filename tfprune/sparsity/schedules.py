@@ -1,0 +1,260 @@
+"""When to prune and how far: a schedule maps a training step to `(should_prune, sparsity)`.
+
+Steps are 1-based: step t is the t-th training batch. A schedule is asked about each step before that
+step's forward pass; `last_due` states which answer counts when several steps go by at once.
+"""
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def check_sparsity(name: str, value: float) -> float:
+    """Returns `value` as a float if it is a sparsity, a fraction of zeros in [0, 1).
+
+    Raises:
+        ValueError: If it is not.
+    """
+    value = float(value)
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
+    return value
+
+
+class PruningSchedule(abc.ABC):
+    """A function from the training step to `(should_prune, sparsity)`.
+
+    Subclasses implement `__call__` and `get_config`, and are registered with
+    `keras.saving.register_keras_serializable` to survive a save. `tfmot.sparsity.keras`'s own schedule
+    objects are accepted wherever these are: only `__call__` and, if it is there, `end_step` are used.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, step: int) -> tuple[bool, float]:
+        """Returns whether to prune before training step `step` (1-based), and the sparsity then."""
+
+    @abc.abstractmethod
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `__init__`."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "PruningSchedule":
+        """Returns a schedule with the arguments of `get_config`."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class _PeriodicSchedule(PruningSchedule):
+    """Fires every `frequency` steps from `begin_step` to `end_step`, and at `end_step`."""
+
+    def __init__(self, begin_step: int, end_step: int, frequency: int, endless: bool) -> None:
+        for name, value in (("begin_step", begin_step), ("end_step", end_step)):
+            if value != int(value):
+                raise ValueError(f"`{name}` must be a whole number. Received: {name}={value}")
+        if begin_step < 0:
+            raise ValueError(f"`begin_step` must be at least 0. Received: begin_step={begin_step}")
+        if not (endless and end_step == -1) and end_step < begin_step:
+            alternative = ", or -1 for no end" if endless else ""
+            raise ValueError(
+                f"`end_step` must be at least `begin_step`{alternative}. "
+                f"Received: begin_step={begin_step}, end_step={end_step}"
+            )
+        if frequency < 1 or frequency != int(frequency):
+            raise ValueError(
+                f"`frequency` must be a whole number of steps, at least 1. Received: frequency={frequency}"
+            )
+        self.begin_step = int(begin_step)
+        self.end_step = int(end_step)
+        self.frequency = int(frequency)
+
+    def _fires(self, step: int) -> bool:
+        if step == self.end_step:
+            return True
+        started = step >= self.begin_step
+        ended = 0 <= self.end_step < step
+        return started and not ended and (step - self.begin_step) % self.frequency == 0
+
+    def _progress(self, step: int) -> float:
+        """The fraction of the way from `begin_step` to `end_step`, in [0, 1]."""
+        if step >= self.end_step:
+            return 1.0
+        return max(0.0, (step - self.begin_step) / (self.end_step - self.begin_step))
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class ConstantSparsity(_PeriodicSchedule):
+    """The same sparsity at every update.
+
+    As `tfmot.sparsity.keras.ConstantSparsity`, but for `end_step`, which always fires. Removed weights
+    never return, so that after the first update the later ones change nothing.
+
+    Args:
+        target_sparsity: Fraction of the weights that are zero, in [0, 1).
+        begin_step: First step at which to prune; 0 means before the first training batch.
+        end_step: Last step at which to prune. -1: no end.
+        frequency: Steps from one update to the next.
+
+    Raises:
+        ValueError: On a value outside these ranges.
+    """
+
+    def __init__(
+        self, target_sparsity: float, begin_step: int, end_step: int = -1, frequency: int = 100
+    ) -> None:
+        super().__init__(begin_step, end_step, frequency, endless=True)
+        self.target_sparsity = check_sparsity("target_sparsity", target_sparsity)
+
+    def __call__(self, step: int) -> tuple[bool, float]:
+        return self._fires(int(step)), self.target_sparsity
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "target_sparsity": self.target_sparsity,
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "frequency": self.frequency,
+        }
+
+
+class _Ramp(_PeriodicSchedule):
+    """A rising sparsity from `begin_step` to `end_step`."""
+
+    def __init__(
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        frequency: int,
+    ) -> None:
+        super().__init__(begin_step, end_step, frequency, endless=False)
+        self.initial_sparsity = check_sparsity("initial_sparsity", initial_sparsity)
+        self.final_sparsity = check_sparsity("final_sparsity", final_sparsity)
+        if self.final_sparsity < self.initial_sparsity:
+            raise ValueError(
+                "`final_sparsity` must be at least `initial_sparsity`, because removed weights never "
+                f"return. Received: initial_sparsity={initial_sparsity}, "
+                f"final_sparsity={final_sparsity}"
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "initial_sparsity": self.initial_sparsity,
+            "final_sparsity": self.final_sparsity,
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "frequency": self.frequency,
+        }
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class PolynomialDecay(_Ramp):
+    """Fast at first, then slower: the gradual schedule of Zhu and Gupta (arXiv:1710.01878).
+
+    With p the fraction of the way from `begin_step` to `end_step`,
+    `sparsity = final + (initial - final) * (1 - p) ** power`.
+
+    As `tfmot.sparsity.keras.PolynomialDecay`, but for `end_step`, which always fires, whether or not it
+    is a multiple of `frequency`, and for a falling sparsity, which is an error.
+
+    Args:
+        initial_sparsity: Sparsity at `begin_step`, in [0, 1).
+        final_sparsity: Sparsity at `end_step`, in [0, 1), at least `initial_sparsity`.
+        begin_step: First step at which to prune; 0 means before the first training batch.
+        end_step: Last step at which to prune.
+        power: Exponent; 3 in the paper.
+        frequency: Steps from one update to the next.
+
+    Raises:
+        ValueError: On a value outside these ranges.
+    """
+
+    def __init__(
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        power: float = 3,
+        frequency: int = 100,
+    ) -> None:
+        super().__init__(initial_sparsity, final_sparsity, begin_step, end_step, frequency)
+        if not power > 0:
+            raise ValueError(f"`power` must be above 0. Received: power={power}")
+        self.power = power
+
+    def __call__(self, step: int) -> tuple[bool, float]:
+        step = int(step)
+        rest = (1.0 - self._progress(step)) ** self.power
+        sparsity = self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * rest
+        return self._fires(step), sparsity
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "power": self.power}
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class GeometricDecay(_Ramp):
+    """The density shrinks by the same factor at every step.
+
+    With p the fraction of the way from `begin_step` to `end_step`,
+    `1 - sparsity = (1 - initial) * ((1 - final) / (1 - initial)) ** p`: each update removes the same
+    share of the weights still there, as iterative magnitude pruning does (arXiv:1803.03635).
+
+    Args:
+        initial_sparsity: Sparsity at `begin_step`, in [0, 1).
+        final_sparsity: Sparsity at `end_step`, in [0, 1), at least `initial_sparsity`.
+        begin_step: First step at which to prune; 0 means before the first training batch.
+        end_step: Last step at which to prune; always fires.
+        frequency: Steps from one update to the next.
+
+    Raises:
+        ValueError: On a value outside these ranges.
+    """
+
+    def __init__(
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        frequency: int = 100,
+    ) -> None:
+        super().__init__(initial_sparsity, final_sparsity, begin_step, end_step, frequency)
+
+    def __call__(self, step: int) -> tuple[bool, float]:
+        step = int(step)
+        progress = self._progress(step)
+        if progress == 1.0:  # Exactly the target, without the rounding of the logarithms.
+            return self._fires(step), self.final_sparsity
+        start, end = math.log1p(-self.initial_sparsity), math.log1p(-self.final_sparsity)
+        return self._fires(step), -math.expm1(start + (end - start) * progress)
+
+
+def last_due(schedule: Callable, after: int, until: int) -> float | None:
+    """Returns the sparsity of the last scheduled step in (after, until], or None if there is none.
+
+    `end_step`, where the schedule has one, counts as scheduled even if its frequency misses it.
+
+    Args:
+        schedule: One of ours, tfmot's, or any function from a step to `(should_prune, sparsity)`.
+        after: The last step already looked at; -1 before training, so that step 0 counts.
+        until: The last step about to be trained.
+
+    Raises:
+        ValueError: If the schedule's sparsity is not in [0, 1).
+    """
+    end_step = getattr(schedule, "end_step", None)
+    for step in range(until, after, -1):
+        should_prune, sparsity = schedule(step)
+        # tfmot's schedules answer with tensors.
+        if bool(np.asarray(should_prune)) or (step == end_step and step >= 0):
+            return check_sparsity(f"{schedule!r}({step})", float(np.asarray(sparsity)))
+    return None
