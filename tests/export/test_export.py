@@ -1,0 +1,264 @@
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from tfprune.errors import UserError
+from tfprune.export import AuditError, export, export_model, format_audit
+
+ALL = [
+    "model.keras",
+    "saved_model",
+    "model_float32.tflite",
+    "model_float16.tflite",
+    "model_float16_sparse.tflite",
+    "model_int8.tflite",
+]
+
+
+def quietly(line):
+    pass
+
+
+def test_writes_all_artifacts_and_the_audit_and_nothing_else(exported):
+    folder, audit = exported
+    assert sorted(os.listdir(folder)) == sorted([*ALL, "export.json"])
+    assert json.loads((folder / "export.json").read_text()) == audit
+    assert audit["passed"] and list(audit["artifacts"]) == ALL
+    assert all(entry["passed"] and not entry["failures"] for entry in audit["artifacts"].values())
+
+
+def test_every_masked_weight_of_every_layer_is_zero_in_every_artifact(exported, network):
+    _, audit = exported
+    _, masks = network
+    assert set(masks) == {"stem_conv", "conv1", "conv2", "shortcut_conv"}
+    for entry in audit["artifacts"].values():
+        assert set(entry["layers"]) == set(masks)
+        for name, mask in masks.items():
+            counts = entry["layers"][name]
+            assert counts["tensors"] == 1
+            assert counts["weights"] == mask.size
+            assert counts["masked"] == counts["masked_zero"] == (mask == 0).sum()
+        assert entry["zeros"]["masked"] == sum((mask == 0).sum() for mask in masks.values())
+
+
+def test_logits_and_sizes(exported):
+    _, audit = exported
+    entries = audit["artifacts"]
+    for name in ("model.keras", "saved_model", "model_float32.tflite"):
+        assert entries[name]["largest_logit_difference_relative"] <= 1e-4
+    for name in ("model_float16.tflite", "model_int8.tflite"):
+        # Rounding must show, or something else than float16 and int8 was measured.
+        assert entries[name]["largest_logit_difference_relative"] > 1e-5
+        assert entries[name]["equal_predictions_percent"] >= 99
+    size = {name: entry["bytes"] for name, entry in entries.items()}
+    assert size["model_float16_sparse.tflite"] < 0.4 * size["model_float16.tflite"]
+    assert size["model_float16.tflite"] < 0.6 * size["model_float32.tflite"]
+    assert size["model_int8.tflite"] < 0.4 * size["model_float32.tflite"]
+    assert all(entry["gzip_bytes"] < entry["bytes"] for entry in entries.values())
+
+
+def test_parameters_sparsity_and_ratios(exported, network):
+    _, audit = exported
+    model, masks = network
+    removed = sum((mask == 0).sum() for mask in masks.values())
+    assert audit["parameters"] == model.count_params()
+    assert audit["dense_weights_bytes"] == audit["weights_bytes"] == 4 * model.count_params()
+    assert audit["sparsity"] == pytest.approx(removed / sum(mask.size for mask in masks.values()))
+    assert audit["sparsity_all_parameters"] == pytest.approx(removed / model.count_params())
+    entry = audit["artifacts"]["model_float16.tflite"]
+    assert entry["bytes_to_dense_weights"] == entry["bytes"] / audit["dense_weights_bytes"]
+    assert entry["bytes_to_dense_artifact"] is None
+
+
+def test_saved_model_holds_each_weight_once_and_serves_any_batch(exported, network, images):
+    folder, audit = exported
+    model, _ = network
+    variables = folder / "saved_model" / "variables"
+    stored = sum(path.stat().st_size for path in variables.iterdir())
+    assert stored <= 1.05 * audit["weights_bytes"]
+    assert audit["artifacts"]["saved_model"]["variables_bytes"] == stored
+    assert audit["artifacts"]["saved_model"]["stored_to_weights_bytes"] == 1
+
+    signature = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    ((_, spec),) = signature.structured_input_signature[1].items()
+    assert (spec.name, spec.dtype, spec.shape[0]) == ("image", tf.uint8, None)
+    for batch in (1, 5):
+        logits = signature(image=tf.constant(images[:batch]))["logits"]
+        np.testing.assert_allclose(logits, model(images[:batch]), atol=1e-4)
+
+
+def test_tflite_takes_one_image_or_many_by_signature(exported, images):
+    folder, _ = exported
+    runner = Interpreter(str(folder / "model_int8.tflite")).get_signature_runner("serving_default")
+    many = runner(image=images[:7])["logits"].copy()
+    single = [runner(image=images[i : i + 1])["logits"].copy() for i in range(7)]
+    np.testing.assert_allclose(many, np.concatenate(single), rtol=1e-4, atol=1e-4)
+
+
+def test_dense_network_and_ratio_to_it(make_network, images, tmp_path):
+    tflite = {"images": images, "formats": ("tflite",), "progress": quietly}
+    dense_model, _ = make_network(sparsity=0)
+    dense = export_model(dense_model, {}, str(tmp_path / "dense"), **tflite)
+    assert dense["sparsity"] == 0
+    assert all(entry["zeros"]["masked"] == 0 for entry in dense["artifacts"].values())
+
+    model, masks = make_network()
+    folder = str(tmp_path / "pruned")
+    audit = export_model(model, masks, folder, dense_audit=dense, **tflite)
+    for name, entry in audit["artifacts"].items():
+        other = dense["artifacts"][name]
+        assert entry["bytes_to_dense_artifact"] == entry["bytes"] / other["bytes"]
+        assert entry["gzip_to_dense_artifact"] == entry["gzip_bytes"] / other["gzip_bytes"]
+    assert audit["artifacts"]["model_float16.tflite"]["bytes_to_dense_artifact"] == 1
+    assert audit["artifacts"]["model_float16_sparse.tflite"]["bytes_to_dense_artifact"] < 0.4
+    assert "of same dense" in format_audit(audit)
+
+    assert audit["dense_comparison"] == "the dense network's artifacts of the same names"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"parameters": 7}, "none: 7 parameters in the dense network"),
+        ({"sparsity": 0.5}, "none: the other network is not dense, its sparsity is 0.5"),
+    ],
+)
+def test_networks_that_are_not_the_dense_ancestor_are_not_compared(
+    exported, network, images, change, reason, tmp_path
+):
+    _, audit = exported
+    model, masks = network
+    other = audit | {"sparsity": 0} | change
+    arguments = {"images": images, "formats": ("keras",), "progress": quietly}
+    pruned = export_model(model, masks, str(tmp_path), dense_audit=other, **arguments)
+    assert pruned["dense_comparison"].startswith(reason)
+    assert pruned["artifacts"]["model.keras"]["bytes_to_dense_artifact"] is None
+
+
+def test_a_mask_that_claims_too_much_fails_and_a_good_rerun_recovers(make_network, images, tmp_path):
+    model, masks = make_network()
+    arguments = {"images": images, "formats": ("keras",), "progress": quietly}
+    export_model(model, masks, str(tmp_path), **arguments)
+    before = (tmp_path / "model.keras").read_bytes()
+
+    kept = tuple(np.argwhere(masks["conv2"] == 1)[0])
+    wrong = masks | {"conv2": masks["conv2"].copy()}
+    wrong["conv2"][kept] = 0
+    with pytest.raises(AuditError) as raised:
+        export_model(model, wrong, str(tmp_path), **arguments)
+    message = str(raised.value)
+    assert isinstance(raised.value, UserError)
+    assert "model.keras: layer 'conv2': 1 masked weights are not zero, the rule is 0" in message
+    assert sorted(os.listdir(tmp_path)) == ["export_failed.json", "model.keras"]
+    assert (tmp_path / "model.keras").read_bytes() == before
+    failed = json.loads((tmp_path / "export_failed.json").read_text())
+    assert failed["passed"] is False
+    assert "FAILED" in format_audit(failed)
+
+    export_model(model, masks, str(tmp_path), **arguments)
+    assert sorted(os.listdir(tmp_path)) == ["export.json", "model.keras"]
+
+
+def test_an_interrupted_export_leaves_no_audit_and_a_rerun_cleans_up(
+    make_network, images, tmp_path, monkeypatch
+):
+    model, masks = make_network()
+    arguments = {"images": images, "progress": quietly}
+    export_model(model, masks, str(tmp_path), formats=("keras", "saved_model"), **arguments)
+
+    # What a killed process leaves, for nothing runs after it.
+    (tmp_path / ".unfinished").mkdir()
+    (tmp_path / ".unfinished" / "model.keras").write_bytes(b"half")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "write_artifact", fail)
+        with pytest.raises(OSError, match="disk full"):
+            export_model(model, masks, str(tmp_path), formats=("keras",), **arguments)
+    assert sorted(os.listdir(tmp_path)) == ["model.keras", "saved_model"]
+
+    export_model(model, masks, str(tmp_path), formats=("keras",), **arguments)
+    assert sorted(os.listdir(tmp_path)) == ["export.json", "model.keras"]
+
+
+def test_mixed_precision_and_compiled_models_are_exported_as_plain_float32(images, tmp_path):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        image = keras.Input((16, 16, 3), dtype="uint8")
+        x = keras.layers.Rescaling(1 / 255, dtype="float32")(image)
+        x = keras.layers.Conv2D(8, 3, name="conv")(x)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(image, keras.layers.Dense(10, dtype="float32")(x), name="mixed")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(images, np.arange(len(images)) % 10, verbose=0)
+    export_model(model, {}, str(tmp_path), images=images, formats=("keras", "saved_model"), progress=quietly)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert model.compiled and not loaded.compiled
+    assert {layer.compute_dtype for layer in loaded.layers[1:]} == {"float32"}
+    for stored, weight in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(stored, weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((4, 16, 16, 3), "float32")}, "`images` must be uint8"),
+        ({"images": np.zeros((0, 16, 16, 3), "uint8")}, "at least one"),
+        ({"images": np.zeros((4, 8, 16, 3), "uint8")}, r"\[n, \*\(16, 16, 3\)\]"),
+        ({"formats": ("tflite", "onnx")}, "`formats` must name some of .*onnx"),
+        ({"formats": ()}, "`formats` must name some of"),
+        ({"masks": {"conv9": np.ones((3, 3, 32, 64))}}, "Received: 'conv9'"),
+        ({"masks": {"conv1": np.ones((3, 3))}}, r"mask of 'conv1' must have the shape"),
+        ({"masks": {"conv1": np.full((3, 3, 32, 64), 0.5)}}, "only 0 and 1.*'conv1'"),
+    ],
+)
+def test_bad_arguments(network, images, tmp_path, change, message):
+    model, masks = network
+    arguments = {"masks": masks, "images": images, "formats": ("keras",)} | change
+    with pytest.raises(ValueError, match=message):
+        export_model(model, out_dir=str(tmp_path), **arguments)
+    assert not os.listdir(tmp_path)
+
+
+def test_models_with_other_inputs_are_refused(images, tmp_path):
+    pixels = keras.Input((16, 16, 3))
+    logits = keras.layers.Dense(10)(keras.layers.Flatten()(pixels))
+    with pytest.raises(ValueError, match="must take uint8 images"):
+        export_model(keras.Model(pixels, logits), {}, str(tmp_path), images=images)
+
+
+def test_other_backends_are_refused(network, images, tmp_path, monkeypatch):
+    model, masks = network
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match="KERAS_BACKEND=tensorflow.*KERAS_BACKEND=jax"):
+        export_model(model, masks, str(tmp_path), images=images)
+
+
+def test_logits_that_are_not_finite_are_refused(make_network, images, tmp_path):
+    model, masks = make_network()
+    bias = model.get_layer("head").bias
+    bias.assign(np.full(bias.shape, np.nan))
+    with pytest.raises(AuditError, match="not all finite"):
+        export_model(model, masks, str(tmp_path), images=images)
+
+
+def test_format_audit(exported):
+    _, audit = exported
+    lines = format_audit(audit).splitlines()
+    assert len(lines) == 2 + len(ALL)
+    assert f"{audit['parameters']:,} parameters" in lines[0] and "64 test images" in lines[0]
+    sparse = audit["artifacts"]["model_float16_sparse.tflite"]
+    (row,) = [line for line in lines if line.startswith("model_float16_sparse.tflite")]
+    assert f"{sparse['bytes']:,}" in row and f"{sparse['gzip_bytes']:,}" in row
+    assert f"{sparse['zeros']['masked']:,} of {sparse['zeros']['masked']:,}" in row
+    assert row.endswith("ok")

@@ -1,0 +1,34 @@
+"""Puts the runs of a folder beside each other and beside the reference study's figures.
+
+  python -m tfprune.bin.compare
+  python -m tfprune.bin.compare --experiments=demo_dense,demo_one_shot,demo_iterative
+
+Prints the tables and writes comparison.md, comparison.csv and comparison.png to --output_dir. Runs that do
+not have the study's settings are shown as what they are, never as a reproduction. Imports neither TensorFlow
+nor Keras.
+"""
+
+from absl import flags
+
+from tfprune.bin.main import run_main
+
+
+def main() -> None:
+    """Compares and names the files."""
+    from tfprune.compare.report import write_comparison
+
+    comparison = write_comparison(flags.FLAGS.output_dir, flags.FLAGS.experiments or None)
+    print(comparison.text)
+    for path in comparison.paths:
+        print(f"wrote {path}")
+
+
+def run() -> None:
+    """The command `tfprune-compare`."""
+    flags.DEFINE_string("output_dir", "saved_models", "Where the run folders are.")
+    flags.DEFINE_list("experiments", [], "Run folders to compare. Empty: all in --output_dir.")
+    run_main(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,46 @@
+"""Evaluates a finished round of an experiment on its test split.
+
+  python -m tfprune.bin.evaluate --experiment=demo_one_shot
+  python -m tfprune.bin.evaluate --experiment=demo_iterative/round_02 --summary
+
+Prints the accuracy beside the one that training recorded, and the sparsity of the network. Data, image size
+and network are those of the run. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.
+"""
+
+from absl import flags
+
+from tfprune.bin.flags import define_run_flags
+from tfprune.bin.main import run_main
+
+
+def main() -> None:
+    """Evaluates and prints."""
+    from tfprune import sparsity
+    from tfprune.experiments.evaluate import evaluate_round
+    from tfprune.experiments.run_folder import find_round
+
+    values = flags.FLAGS
+    run, found = find_round(values.output_dir, values.experiment, "experiment")
+    evaluation = evaluate_round(run, found, values.data_dir)
+    print(
+        f"{values.experiment} (round {found.number}): accuracy {evaluation.accuracy_percent:.2f} % on "
+        f"{evaluation.examples:,} test images; recorded {evaluation.recorded_percent:.2f} %"
+    )
+    summary = sparsity.summarize(evaluation.model)
+    if values.summary:
+        print(summary)
+    print(
+        f"sparsity {found.read_result()['sparsity']:.4f} of the pruned kernels, "
+        f"{summary.sparsity_all_parameters:.4f} of all {summary.all_parameters:,} trainable parameters"
+    )
+
+
+def run() -> None:
+    """The command `tfprune-evaluate`."""
+    define_run_flags("EXPERIMENT or EXPERIMENT/round_KK to evaluate; without a round, its last.")
+    flags.DEFINE_bool("summary", False, "Print the zeros of every layer.")
+    run_main(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

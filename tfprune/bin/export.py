@@ -1,0 +1,67 @@
+"""Exports a finished round of an experiment as .keras, SavedModel and TFLite, and audits every artifact.
+
+  python -m tfprune.bin.export --experiment=demo_one_shot
+
+Strips the pruning wrappers, writes the artifacts to the run's export/ folder, runs each through its own
+runtime on real test images, and checks that every removed weight is exactly zero in it. export.json is the
+audit; an artifact that fails it is an error. Works on the TensorFlow backend, whatever backend trained.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from tfprune.bin.flags import define_run_flags
+from tfprune.bin.main import run_main
+from tfprune.errors import UserError
+
+
+def main() -> None:
+    """Exports and prints the audit."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    from tfprune.data.pipeline import make_images
+    from tfprune.experiments.deployment import dense_ancestor, strip_round
+    from tfprune.experiments.evaluate import load_run_data
+    from tfprune.experiments.run_folder import find_round
+    from tfprune.export.export import FORMATS, export_model
+    from tfprune.export.report import format_audit
+
+    values = flags.FLAGS
+    unknown = sorted(set(values.formats) - set(FORMATS))
+    if unknown or not values.formats:
+        raise UserError(f"--formats={','.join(values.formats)}: must be some of {', '.join(FORMATS)}")
+    run, found = find_round(values.output_dir, values.experiment, "experiment")
+    config, dataset = load_run_data(run, values.data_dir)
+    network = strip_round(found)
+    examples = np.arange(min(values.audit_images, len(dataset.test)))
+    audit = export_model(
+        network.model,
+        network.masks,
+        run.path / "export",
+        images=make_images(dataset.test.images, examples, config.image_size),
+        formats=values.formats,
+        dense_audit=read_audit(dense_ancestor(run)),
+    )
+    print(format_audit(audit))
+    print(f"{values.experiment}: wrote {run.path / 'export'}")
+
+
+def read_audit(ancestor: Path | None) -> dict | None:
+    """Returns the audit of the dense network's export, if it was exported."""
+    path = ancestor / "export" / "export.json" if ancestor else None
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else None
+
+
+def run() -> None:
+    """The command `tfprune-export`."""
+    define_run_flags("EXPERIMENT or EXPERIMENT/round_KK to export; without a round, its last.")
+    flags.DEFINE_list("formats", ["keras", "saved_model", "tflite"], "What to write.")
+    flags.DEFINE_integer("audit_images", 1000, "Test images of the audit, at most; the first ones.", 1)
+    run_main(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,142 @@
+"""The flags that make an experiment: one for each field of `ExperimentConfig`, with its default."""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from tfprune.experiments import config as experiments
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.paper_settings import PAPER_SECTIONS
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ExperimentConfig)}
+
+
+def _define(define: Any, name: str, help_text: str, *choices: Any) -> None:
+    default = _DEFAULTS[name]
+    if default is dataclasses.MISSING:
+        default = None
+    elif isinstance(default, tuple):
+        default = [str(value) for value in default]
+    define(name, default, *choices, help_text)
+
+
+def define_experiment_flags() -> None:
+    """Defines all flags of `train`."""
+    text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+    one_of, several = flags.DEFINE_enum, flags.DEFINE_list
+    # Run.
+    _define(text, "experiment", "Name of the run folder in --output_dir. Required.")
+    flags.mark_flag_as_required("experiment")
+    _define(text, "output_dir", "Where the run folders are.")
+    _define(number, "seed", "Seed of initial weights, order and augmentation.")
+    _define(
+        text,
+        "init_from",
+        "EXPERIMENT or EXPERIMENT/round_KK in --output_dir whose weights and masks to start from; it must be "
+        "finished. Its head is replaced if it was on another dataset. Empty: start from --weights.",
+    )
+    _define(
+        text,
+        "paper_section",
+        f"Section of the reference study that the experiment mirrors: {', '.join(PAPER_SECTIONS)}. "
+        "Empty: none. The comparison puts its figures beside it and lists every setting that differs.",
+    )
+    # Data.
+    _define(one_of, "dataset", "What to train on. digits needs no download.", experiments.DATASETS)
+    _define(
+        text,
+        "data_dir",
+        "Folder of prepared TensorFlow Datasets (empty: its default, downloading what is missing), or the "
+        "root of --dataset=image_folder: root/{train,test}/CLASS/*.png|jpg.",
+    )
+    _define(number, "train_examples", "How many training examples to use, of a fixed shuffle. 0: all.")
+    _define(number, "test_examples", "How many test examples to use, of a fixed shuffle. 0: all.")
+    _define(number, "image_size", "Images are resized to this height and width, in pixels.")
+    _define(one_of, "autoaugment", "Policy of AutoAugment.", experiments.AUTOAUGMENT_CHOICES)
+    # Model.
+    _define(one_of, "model", "Architecture.", experiments.MODELS)
+    _define(number, "width", "Filters of the first stage; 64 is the published network.")
+    _define(
+        one_of,
+        "stem",
+        "imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1.",
+        experiments.STEMS,
+    )
+    _define(
+        text,
+        "weights",
+        "Where to start without --init_from: imagenet (downloaded once, about 87 MB), none (random), or the "
+        "path of a .safetensors or .pth file with torchvision's tensor names.",
+    )
+    # Pruning.
+    _define(
+        one_of,
+        "regime",
+        "dense: trains; a pruned start keeps its masks. one_shot: prunes once, then trains. iterative: "
+        "prunes and trains --rounds times. gradual: prunes while it trains.",
+        experiments.REGIMES,
+    )
+    _define(
+        one_of,
+        "schedule",
+        "How sparsity rises, over the rounds of iterative or the steps of gradual: polynomial "
+        "(arXiv:1710.01878) or geometric (the density shrinks by the same factor). constant for the others.",
+        experiments.SCHEDULES,
+    )
+    _define(real, "target_sparsity", "Fraction of the prunable weights that are zero at the end, in [0, 1).")
+    _define(real, "power", "Exponent of --schedule=polynomial.")
+    _define(number, "rounds", "Rounds of --regime=iterative.")
+    _define(number, "frequency", "Steps between updates of --regime=gradual.")
+    _define(real, "ramp_fraction", "Share of gradual's steps over which sparsity rises; the rest fine-tunes.")
+    _define(
+        one_of,
+        "scope",
+        "layer: every layer reaches the sparsity. global: all layers together, by one threshold.",
+        experiments.SCOPES,
+    )
+    _define(
+        text,
+        "prune_layers",
+        "Regular expression that the whole name of a layer to prune matches, such as stage[34]_.*. "
+        "Empty: every convolution.",
+    )
+    _define(one_of, "pruning_engine", "What prunes.", experiments.PRUNING_ENGINES)
+    # Training.
+    _define(several, "epochs", "Epochs of every round, or a comma-separated list with one number a round.")
+    _define(number, "batch_size", "Examples a step.")
+    _define(real, "learning_rate", "Adam's learning rate at the start of each round.")
+    _define(real, "head_learning_rate", "The head's own learning rate. 0: the same.")
+    _define(
+        several,
+        "lr_boundaries_epochs",
+        "Both rates are multiplied by --lr_factor after these numbers of epochs of a round.",
+    )
+    _define(real, "lr_factor", "See --lr_boundaries_epochs.")
+    _define(real, "weight_decay", "L2 added to every gradient, as in torch.optim.Adam (not decoupled).")
+    _define(
+        one_of,
+        "mixed_precision",
+        "Type of activations; weights stay float32.",
+        experiments.MIXED_PRECISION,
+    )
+
+
+def experiment_from_flags() -> ExperimentConfig:
+    """Returns the config that the parsed flags make.
+
+    Raises:
+        UserError: On a list that is not of whole numbers.
+    """
+    lines = []
+    for field in dataclasses.fields(ExperimentConfig):
+        value = flags.FLAGS[field.name].value
+        lines.append(f"--{field.name}={','.join(value) if isinstance(value, list) else value}")
+    return ExperimentConfig.from_flags("\n".join(lines))
+
+
+def define_run_flags(experiment_help: str) -> None:
+    """Defines the flags of the binaries that take a finished run."""
+    flags.DEFINE_string("experiment", None, experiment_help, required=True)
+    flags.DEFINE_string("output_dir", _DEFAULTS["output_dir"], "Where the run folders are.")
+    flags.DEFINE_string("data_dir", "", "Where the run's dataset is, if not where it was.")

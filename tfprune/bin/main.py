@@ -1,0 +1,59 @@
+"""What every binary does around its one call: flags in, errors as one line, an exit status."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from tfprune.errors import UserError
+
+USER_ERROR_STATUS = 2
+_HELP = {"--help", "-help", "-h", "--helpshort"}
+
+
+def run_main(main: Callable[[], None], documentation: str) -> None:
+    """Parses the command line, runs `main` and ends the process.
+
+    A `UserError`, an unknown flag or a value of the wrong type becomes one line on standard error and exit
+    status 2; anything else keeps its traceback.
+
+    Args:
+        main: Reads `flags.FLAGS` and makes the binary's one call.
+        documentation: What `--help` shows above the flags.
+    """
+
+    def guarded(arguments: list[str]) -> int:
+        logging.set_verbosity(logging.ERROR)
+        if len(arguments) > 1:
+            return _fail(f"not a flag: {' '.join(arguments[1:])}")
+        try:
+            main()
+        except UserError as error:
+            return _fail(str(error))
+        return 0
+
+    def parse(arguments: list[str]) -> list[str]:
+        if _HELP & set(arguments):
+            print(f"{documentation}\n{_flags_help()}\n--helpfull shows absl's own flags too.")
+            sys.exit(0)
+        try:
+            return flags.FLAGS(arguments)
+        except (flags.Error, OSError) as error:
+            sys.exit(_fail(str(error)))
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return USER_ERROR_STATUS
+
+
+def _flags_help() -> str:
+    """Describes the project's flags, wherever they are defined, but not absl's."""
+    ours = [
+        name
+        for name in flags.FLAGS.flags_by_module_dict()
+        if name.startswith("tfprune") or name == sys.argv[0]
+    ]
+    return "\n".join(flags.FLAGS.module_help(name) for name in ours)

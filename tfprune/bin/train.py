@@ -1,0 +1,31 @@
+"""Trains, prunes and fine-tunes one experiment, declared by flags or a flagfile.
+
+  python -m tfprune.bin.train --flagfile=flags/demo_dense.flags
+  python -m tfprune.bin.train --flagfile=flags/cifar10_one_shot_95.flags --data_dir=DIR --epochs=1
+
+Flags after the flagfile win over its own. The run folder is --output_dir/--experiment. To go on after an
+interruption run the same command again: finished rounds are skipped, an unfinished one continues from its
+last finished epoch. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.
+"""
+
+from tfprune.bin.flags import define_experiment_flags, experiment_from_flags
+from tfprune.bin.main import run_main
+
+
+def main() -> None:
+    """Runs the experiment and names the folder that it wrote."""
+    from tfprune.experiments.run import run_experiment
+
+    config = experiment_from_flags()
+    run_experiment(config)
+    print(f"{config.experiment}: wrote {config.folder}")
+
+
+def run() -> None:
+    """The command `tfprune-train`."""
+    define_experiment_flags()
+    run_main(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,85 @@
+"""Writes the comparison of an output directory: `comparison.md`, `.csv` and `.png`."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfprune.compare.csv_table import to_csv
+from tfprune.compare.plot import plot_accuracy
+from tfprune.compare.render import to_markdown, to_text
+from tfprune.compare.results import read_runs
+from tfprune.compare.table import ComparisonRow, compare, read_ancestors
+from tfprune.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `write_comparison` made.
+
+    Attributes:
+        text: The tables for a terminal of 120 columns.
+        rows: What they were made from.
+        markdown_path: The same tables in Markdown.
+        csv_path: All rows with all columns.
+        png_path: Accuracy over sparsity.
+    """
+
+    text: str
+    rows: tuple[ComparisonRow, ...]
+    markdown_path: Path
+    csv_path: Path
+    png_path: Path
+
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        """The files written."""
+        return self.markdown_path, self.csv_path, self.png_path
+
+
+def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None = None) -> Comparison:
+    """Compares the run folders of a directory with each other and with the paper.
+
+    Args:
+        output_dir: Where the run folders are and the files go.
+        experiments: Names of run folders; `None` or empty for all of them. Dense networks that
+            the drops refer to are found among the others too.
+
+    Returns:
+        The text, the rows and the paths.
+
+    Raises:
+        UserError: If there is nothing to compare, an experiment is unknown, a `result.json` is
+            not valid, or a file cannot be written.
+    """
+    output_dir = Path(output_dir)
+    runs = read_runs(output_dir, experiments)
+    rows = compare(runs, read_ancestors(output_dir, runs))
+    if not rows:
+        names = ", ".join(run.experiment for run in runs)
+        raise UserError(f"--output_dir={output_dir}: no round has finished yet of {names}.")
+    comparison = Comparison(
+        text=to_text(rows, runs),
+        rows=tuple(rows),
+        markdown_path=output_dir / "comparison.md",
+        csv_path=output_dir / "comparison.csv",
+        png_path=output_dir / "comparison.png",
+    )
+    png = io.BytesIO()
+    plot_accuracy(rows).savefig(png, format="png")
+    _write(comparison.markdown_path, to_markdown(rows, runs).encode())
+    _write(comparison.csv_path, to_csv(rows).encode())
+    _write(comparison.png_path, png.getvalue())
+    return comparison
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes the whole file or leaves the old one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,207 @@
+"""`ExperimentConfig`: everything that one experiment is, checked before anything is loaded."""
+
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from tfprune.data.datasets import DATASETS
+from tfprune.data.pipeline import AUTOAUGMENT_CHOICES
+from tfprune.errors import UserError, blame_flag
+from tfprune.models.resnet import BLOCKS_PER_STAGE, STEMS
+from tfprune.sparsity.masks import SCOPES
+from tfprune.training.settings import MIXED_PRECISION, TrainingSettings
+
+REGIMES = ("dense", "one_shot", "iterative", "gradual")
+SCHEDULES = ("constant", "polynomial", "geometric")
+PRUNING_ENGINES = ("tfprune",)
+MODELS = tuple(BLOCKS_PER_STAGE)
+
+# Flags that say where things are, not what the experiment is: a rerun may change them.
+PLACES = ("output_dir", "data_dir")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment; each field is the flag of the same name, documented in `tfprune/bin/flags.py`."""
+
+    experiment: str
+    output_dir: str = "saved_models"
+    seed: int = 0
+    init_from: str = ""
+    paper_section: str = ""
+    dataset: str = "cifar10"
+    data_dir: str = ""
+    train_examples: int = 0
+    test_examples: int = 0
+    image_size: int = 224
+    autoaugment: str = "cifar10"
+    model: str = "resnet34"
+    width: int = 64
+    stem: str = "imagenet"
+    weights: str = "imagenet"
+    regime: str = "dense"
+    schedule: str = "constant"
+    target_sparsity: float = 0.0
+    power: float = 3.0
+    rounds: int = 1
+    frequency: int = 100
+    ramp_fraction: float = 0.5
+    scope: str = "global"
+    prune_layers: str = ""
+    pruning_engine: str = "tfprune"
+    epochs: tuple[int, ...] = (20,)
+    batch_size: int = 128
+    learning_rate: float = 1e-5
+    head_learning_rate: float = 0.0
+    lr_boundaries_epochs: tuple[int, ...] = ()
+    lr_factor: float = 0.1
+    weight_decay: float = 5e-4
+    mixed_precision: str = "none"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.output_dir).expanduser() / self.experiment
+
+    @property
+    def last_round(self) -> int:
+        """Number of the experiment's last round: 0 for `dense`."""
+        return {"dense": 0, "iterative": self.rounds}.get(self.regime, 1)
+
+    @property
+    def training_rounds(self) -> int:
+        """How many rounds train."""
+        return max(self.last_round, 1)
+
+    def settings(self, round_number: int) -> TrainingSettings:
+        """The numbers of a round's fit; `dense` trains in round 0, the others in 1 to `last_round`."""
+        index = max(round_number - 1, 0)
+        epochs = self.epochs[index] if len(self.epochs) > 1 else self.epochs[0]
+        return TrainingSettings(
+            epochs=epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            head_learning_rate=self.head_learning_rate,
+            lr_boundaries_epochs=self.lr_boundaries_epochs,
+            lr_factor=self.lr_factor,
+            weight_decay=self.weight_decay,
+        )
+
+    def check(self) -> None:
+        """Checks all that can be checked without data and weights.
+
+        Raises:
+            UserError: With the flag, the value and the rule.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.experiment):
+            raise UserError(
+                f"--experiment={self.experiment}: must be a folder name of letters, digits, '.', '_' and '-'"
+            )
+        for name, choices in (
+            ("dataset", DATASETS),
+            ("autoaugment", AUTOAUGMENT_CHOICES),
+            ("model", MODELS),
+            ("stem", STEMS),
+            ("regime", REGIMES),
+            ("schedule", SCHEDULES),
+            ("scope", SCOPES),
+            ("mixed_precision", MIXED_PRECISION),
+            ("pruning_engine", PRUNING_ENGINES),
+        ):
+            if getattr(self, name) not in choices:
+                self._fail(name, f"must be one of {', '.join(choices)}")
+        for name in ("rounds", "frequency", "image_size", "width", "batch_size"):
+            if getattr(self, name) < 1:
+                self._fail(name, "must be at least 1")
+        for name in ("seed", "train_examples", "test_examples"):
+            if getattr(self, name) < 0:
+                self._fail(name, "must be at least 0")
+        if not 0.0 <= self.target_sparsity < 1.0:
+            self._fail("target_sparsity", "must be in [0, 1)")
+        if not 0.0 < self.ramp_fraction <= 1.0:
+            self._fail("ramp_fraction", "must be in (0, 1]")
+        if not self.power > 0:
+            self._fail("power", "must be above 0")
+        try:
+            re.compile(self.prune_layers)
+        except re.error as error:
+            self._fail("prune_layers", f"must be a regular expression: {error}")
+        if self.data_dir and not Path(self.data_dir).expanduser().is_dir():
+            self._fail("data_dir", "must be an existing folder")
+        self._check_regime()
+        if len(self.epochs) not in (1, self.training_rounds):
+            self._fail(
+                "epochs",
+                f"must be one number, or one for each of the {self.training_rounds} rounds of "
+                f"--regime={self.regime}, but has {len(self.epochs)}",
+            )
+        for number in range(1, self.training_rounds + 1):
+            try:
+                self.settings(number)
+            except ValueError as error:
+                raise UserError(f"--{_first_flag(str(error))}: {error}") from error
+
+    def _check_regime(self) -> None:
+        if self.regime == "dense":
+            if self.target_sparsity:
+                self._fail("target_sparsity", "must be 0 for --regime=dense, which prunes nothing")
+        elif not self.target_sparsity:
+            self._fail("target_sparsity", f"must be above 0 for --regime={self.regime}")
+        if self.regime in ("dense", "one_shot") and self.schedule != "constant":
+            self._fail("schedule", f"must be constant for --regime={self.regime}")
+        if self.regime in ("iterative", "gradual") and self.schedule == "constant":
+            self._fail("schedule", f"must be polynomial or geometric for --regime={self.regime}")
+        if self.regime != "iterative" and self.rounds != 1:
+            self._fail("rounds", f"must be 1 for --regime={self.regime}; only iterative has more")
+
+    def _fail(self, name: str, rule: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, tuple):
+            value = ",".join(map(str, value))
+        raise UserError(f"--{name}={value}: {rule}")
+
+    def to_flags(self) -> str:
+        """Returns the flagfile that makes this config, one `--name=value` a line."""
+        return "".join(f"--{field.name}={_to_text(getattr(self, field.name))}\n" for field in fields(self))
+
+    @classmethod
+    def from_flags(cls, text: str) -> "ExperimentConfig":
+        """Reads what `to_flags` wrote.
+
+        Raises:
+            UserError: On a line that it cannot have written.
+        """
+        types = {field.name: field.type for field in fields(cls)}
+        values = {}
+        for line in text.splitlines():
+            name, equals, value = line.removeprefix("--").partition("=")
+            if not equals or name not in types:
+                raise UserError(f"not a flag of an experiment: {line!r}")
+            with blame_flag(name, value):
+                values[name] = _from_text(value, types[name])
+        return cls(**values)
+
+    def differences(self, other: "ExperimentConfig") -> list[str]:
+        """Lists the fields, but for places, in which the two differ: `--width=16 (was 64)`."""
+        ours, theirs = replace(self, **dict.fromkeys(PLACES, "")), replace(other, **dict.fromkeys(PLACES, ""))
+        return [
+            f"--{field.name}={_to_text(getattr(ours, field.name))} "
+            f"(was {_to_text(getattr(theirs, field.name))})"
+            for field in fields(self)
+            if getattr(ours, field.name) != getattr(theirs, field.name)
+        ]
+
+
+def _first_flag(message: str) -> str:
+    """The argument that a `TrainingSettings` error names first, in backquotes."""
+    return message.split("`")[1]
+
+
+def _to_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _from_text(text: str, kind: object) -> object:
+    if kind == tuple[int, ...]:
+        return tuple(int(part) for part in text.split(",") if part)
+    return kind(text)

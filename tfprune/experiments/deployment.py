@@ -1,0 +1,56 @@
+"""What the export needs of a round: the stripped network, its masks, the dense network it came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune import sparsity
+from tfprune.errors import UserError
+from tfprune.experiments.run_folder import RoundFolder, RunFolder, find_round
+
+
+@dataclass(frozen=True)
+class StrippedNetwork:
+    """A network without pruning wrappers.
+
+    Attributes:
+        model: The plain network, removed weights exactly zero.
+        masks: Name of a pruned layer -> boolean mask of its kernel's shape, True where the weight stays.
+    """
+
+    model: keras.Model
+    masks: dict[str, np.ndarray]
+
+
+def strip_round(found: RoundFolder) -> StrippedNetwork:
+    """Loads a finished round's network and strips it.
+
+    Raises:
+        UserError: If the model file is damaged.
+    """
+    model = found.load_model()
+    masks = {
+        wrapper.layer.name: np.asarray(ops.convert_to_numpy(wrapper.masks[0]))
+        for wrapper in sparsity.pruned_layers(model)
+    }
+    return StrippedNetwork(sparsity.strip_pruning(model), masks)
+
+
+def dense_ancestor(run: RunFolder) -> Path | None:
+    """Returns the folder of the dense run that a run goes back to by `--init_from`.
+
+    None where there is none: the run started from `--weights`, or its ancestors are gone.
+    """
+    config = run.read_config()
+    while config.init_from:
+        try:
+            ancestor, _ = find_round(config.output_dir, config.init_from, "init_from")
+        except UserError:
+            return None
+        config = ancestor.read_config()
+        if config.regime == "dense" and not config.init_from:
+            return ancestor.path
+    return None

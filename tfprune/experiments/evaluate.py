@@ -1,0 +1,50 @@
+"""Evaluates a finished round anew."""
+
+from dataclasses import dataclass, replace
+
+import keras
+
+from tfprune.data.datasets import Dataset
+from tfprune.data.pipeline import test_batches
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.environment import prepare_backend
+from tfprune.experiments.run import load_dataset
+from tfprune.experiments.run_folder import RoundFolder, RunFolder
+from tfprune.training.fit import accuracy_percent, compile_for_training
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; accuracies in percent."""
+
+    model: keras.Model
+    examples: int
+    accuracy_percent: float
+    recorded_percent: float
+
+
+def load_run_data(run: RunFolder, data_dir: str) -> tuple[ExperimentConfig, Dataset]:
+    """Returns a run's config and data; `data_dir`, if not empty, is where the data is now.
+
+    Raises:
+        UserError: On a damaged run folder, or data that is not there.
+    """
+    config = run.read_config()
+    if data_dir:
+        config = replace(config, data_dir=data_dir)
+    return config, load_dataset(config)
+
+
+def evaluate_round(run: RunFolder, found: RoundFolder, data_dir: str) -> Evaluation:
+    """Evaluates a finished round's network on its run's test split.
+
+    Raises:
+        UserError: On a damaged run folder, or data that is not there.
+    """
+    result = found.read_result()
+    config, dataset = load_run_data(run, data_dir)
+    prepare_backend(config)
+    model = found.load_model()
+    compile_for_training(model, config.settings(found.number))
+    batches = test_batches(dataset.test, image_size=config.image_size, batch_size=config.batch_size)
+    return Evaluation(model, len(dataset.test), accuracy_percent(model, batches), result["accuracy_percent"])

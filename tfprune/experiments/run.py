@@ -1,0 +1,204 @@
+"""The one loop of every experiment: `for round in rounds: prune; fit; evaluate`."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune import sparsity
+from tfprune.data import datasets
+from tfprune.data.pipeline import test_batches, train_batches
+from tfprune.errors import UserError
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.environment import prepare_backend
+from tfprune.experiments.levels import check_target, sparsity_levels, step_schedule
+from tfprune.experiments.results import make_result
+from tfprune.experiments.run_folder import RunFolder, find_round
+from tfprune.experiments.start import build_start, masks_sparsity
+from tfprune.training.callbacks import NonFiniteLossError
+from tfprune.training.checkpoint import read_checkpoint, remove_checkpoint
+from tfprune.training.fit import accuracy_percent, compile_for_training, fit
+
+
+def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Runs an experiment to its end, or goes on with one that was interrupted.
+
+    Everything that can be wrong with the request is found before the run folder is made. Finished rounds
+    are skipped; an unfinished one continues from its last finished epoch and ends where an uninterrupted
+    run would.
+
+    Args:
+        config: The experiment.
+        log: Receives a line for each thing done.
+
+    Returns:
+        The rounds' results, as in their `result.json`.
+
+    Raises:
+        UserError: On a request that cannot be met, or a loss that is no finite number.
+    """
+    config.check()
+    run = RunFolder(config.folder)
+    start_result = None
+    if config.init_from:
+        start_result = find_round(config.output_dir, config.init_from, "init_from")[1].read_result()
+    if run.path.exists():
+        run.claim(config)
+    rounds = [run.round(number) for number in range(config.last_round + 1)]
+    if all(folder.finished for folder in rounds):
+        log(f"{config.experiment}: finished already, in {run.path}")
+        return [folder.read_result() for folder in rounds]
+    prepare_backend(config)
+    dataset = load_dataset(config)
+    experiment = _Experiment(config, run, dataset, start_result, log)
+    for folder in rounds:
+        if folder.finished:
+            log(f"{config.experiment} round {folder.number}: finished already")
+        else:
+            experiment.do_round(folder.number)
+    return [folder.read_result() for folder in rounds]
+
+
+def load_dataset(config: ExperimentConfig) -> datasets.Dataset:
+    """Loads the experiment's data.
+
+    Raises:
+        UserError: On data that is not there, with the flag.
+    """
+    try:
+        return datasets.load(
+            config.dataset,
+            config.data_dir or None,
+            train_examples=config.train_examples,
+            test_examples=config.test_examples,
+            image_size=config.image_size,
+        )
+    except (ValueError, OSError) as error:
+        named = [
+            name for name in ("train_examples", "test_examples", "data_dir") if f"`{name}`" in str(error)
+        ]
+        name = named[0] if named else "dataset"
+        raise UserError(f"--{name}={getattr(config, name)}: {error}") from error
+
+
+class _Experiment:
+    """The rounds of one experiment, its data and the network as it goes from round to round."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        run: RunFolder,
+        dataset: datasets.Dataset,
+        start_result: dict[str, Any] | None,
+        log: Callable[[str], None],
+    ) -> None:
+        self.config, self.run, self.dataset, self.start_result = config, run, dataset, start_result
+        self._log = lambda text: log(f"{config.experiment} {text}")
+        self._network: keras.Model | None = None
+        self._test = test_batches(dataset.test, image_size=config.image_size, batch_size=config.batch_size)
+
+    def do_round(self, number: int) -> None:
+        """Brings a round to its end: prunes, trains, evaluates, writes; or goes on where it stopped."""
+        folder = self.run.round(number)
+        checkpoint = read_checkpoint(folder.path)
+        if checkpoint:
+            self._log(f"round {number}: goes on after epoch {checkpoint.epochs_done}")
+            model, history, notes = checkpoint.load_model(), checkpoint.history, checkpoint.notes
+        else:
+            model, notes = self._begin_start() if number == 0 else self._begin_pruning(number)
+            history = []
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if number > 0 or self.config.regime == "dense":
+            self._fit(model, number, history, notes)
+        self._network = model
+        accuracy = 100.0 * history[-1]["val_accuracy"] if history else notes["accuracy_before_percent"]
+        result = make_result(
+            self.config, self.dataset, self.start_result, number, model, notes, history, accuracy
+        )
+        folder.save_model(model)
+        folder.write_result(result)
+        remove_checkpoint(folder.path)
+        self._log(
+            f"round {number} of {self.config.last_round}: accuracy {accuracy:.2f} %, "
+            f"sparsity {result['sparsity']:.4f}"
+        )
+
+    def _begin_start(self) -> tuple[keras.Model, dict[str, Any]]:
+        """Builds the starting network, checks it against the request, and only then makes the run folder."""
+        model = build_start(self.config, self.dataset)
+        start = masks_sparsity(model)
+        check_target(self.config, start)
+        self.run.claim(self.config)
+        compile_for_training(model, self.config.settings(0))
+        accuracy = accuracy_percent(model, self._test)
+        self._log(f"starts at accuracy {accuracy:.2f} %, sparsity {start:.4f}")
+        return model, {
+            "target_sparsity": start,
+            "accuracy_before_percent": accuracy,
+            "accuracy_after_pruning_percent": None,
+        }
+
+    def _begin_pruning(self, number: int) -> tuple[keras.Model, dict[str, Any]]:
+        """Takes the round before's network, with a fresh optimizer, and prunes it."""
+        config, before = self.config, self.run.round(number - 1)
+        model = self._network or before.load_model()
+        start = self.run.round(0).read_result()["sparsity"]
+        notes = {"accuracy_before_percent": before.read_result()["accuracy_percent"]}
+        if config.regime == "gradual":
+            settings = config.settings(number)
+            steps = settings.epochs * math.ceil(len(self.dataset.train) / settings.batch_size)
+            names = {wrapper.layer.name for wrapper in sparsity.pruned_layers(model)}
+            schedule = step_schedule(config, start, steps)
+            model = sparsity.prune_low_magnitude(
+                model, schedule, layers=lambda layer: layer.name in names, scope=config.scope
+            )
+            compile_for_training(model, settings)
+            notes |= {"target_sparsity": config.target_sparsity, "accuracy_after_pruning_percent": None}
+            self._log(f"round {number}: prunes by {schedule} in {steps} steps")
+            return model, notes
+        level = sparsity_levels(config, start)[number - 1]
+        compile_for_training(model, config.settings(number))
+        sparsity.prune_to(model, level, scope=config.scope)
+        after = accuracy_percent(model, self._test)
+        self._log(
+            f"round {number} of {config.last_round}: pruned to {masks_sparsity(model):.4f}, accuracy "
+            f"{notes['accuracy_before_percent']:.2f} % -> {after:.2f} %"
+        )
+        return model, {**notes, "target_sparsity": level, "accuracy_after_pruning_percent": after}
+
+    def _fit(
+        self, model: keras.Model, number: int, history: list[dict[str, float]], notes: dict[str, Any]
+    ) -> None:
+        config, folder = self.config, self.run.round(number).path
+        # Each round has its own stream of orders and augmentations.
+        seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+        pruned = bool(sparsity.pruned_layers(model))
+        try:
+            fit(
+                model,
+                config.settings(number),
+                folder=folder,
+                train_images=len(self.dataset.train),
+                train_batches=lambda first, last: train_batches(
+                    self.dataset.train,
+                    image_size=config.image_size,
+                    batch_size=config.batch_size,
+                    autoaugment=config.autoaugment,
+                    seed=seed,
+                    first_epoch=first,
+                    epochs=last,
+                ),
+                test_batches=self._test,
+                history=history,
+                notes=notes,
+                callbacks=[sparsity.UpdatePruningStep()] if pruned else [],
+            )
+        except NonFiniteLossError as error:
+            checkpoint = read_checkpoint(folder)
+            kept = checkpoint.model_path if checkpoint else "none, it was the first epoch"
+            raise UserError(
+                f"{config.experiment} round {number}: {error}. Last good checkpoint: {kept}. "
+                f"A lower --learning_rate (now {config.learning_rate}) may help"
+            ) from error

@@ -1,0 +1,153 @@
+"""What a run leaves on disk, and where.
+
+`saved_models/<experiment>/flags.txt`, then a folder a round: `round_00/` with `model.keras` (pruning
+wrappers and masks inside), `history.csv`, `tensorboard/`, and `result.json`, which is written last: a round
+is finished if and only if it is there.
+"""
+
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfprune.errors import UserError
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.training.files import replacing, write_json, write_text
+
+MODEL = "model.keras"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class RoundFolder:
+    """One round of a run, finished or not."""
+
+    path: Path
+    number: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether the round's result is there."""
+        return (self.path / RESULT).exists()
+
+    def read_result(self) -> dict[str, Any]:
+        """Returns the round's result.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        path = self.path / RESULT
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read: {error}") from error
+
+    def load_model(self) -> keras.Model:
+        """Returns the round's network, pruning wrappers included, not compiled.
+
+        Raises:
+            UserError: If the file is missing, cut short or not a Keras model.
+        """
+        path = self.path / MODEL
+        if not path.exists():
+            raise UserError(f"{path}: no such file, though the round has a result")
+        try:
+            return keras.models.load_model(path, compile=False)
+        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"{path}: not a whole Keras model file: {reason}") from error
+
+    def save_model(self, model: keras.Model) -> None:
+        """Writes the network without its optimizer: the next round starts a fresh one."""
+        bare = keras.Model(model.inputs, model.outputs, name=model.name)
+        with replacing(self.path / MODEL) as temporary:
+            bare.save(temporary)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Writes the result, which finishes the round."""
+        write_json(self.path / RESULT, result)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one experiment."""
+
+    path: Path
+
+    def round(self, number: int) -> RoundFolder:
+        """Returns the folder of a round, whether or not it exists."""
+        return RoundFolder(self.path / f"round_{number:02d}", number)
+
+    def read_config(self) -> ExperimentConfig:
+        """Returns the experiment's config, from `flags.txt`.
+
+        Raises:
+            UserError: If there is none or it cannot be read.
+        """
+        path = self.path / "flags.txt"
+        if not path.exists():
+            raise UserError(f"{path}: no such file: not a run folder")
+        try:
+            return ExperimentConfig.from_flags(path.read_text(encoding="utf-8"))
+        except (UserError, TypeError) as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def claim(self, config: ExperimentConfig) -> None:
+        """Makes the folder, or checks that the one there is of the same experiment.
+
+        Raises:
+            UserError: If it was made with other flags; the message lists them.
+        """
+        path = self.path / "flags.txt"
+        if path.exists():
+            differences = config.differences(self.read_config())
+            if differences:
+                raise UserError(
+                    f"--experiment={config.experiment}: {self.path} was made with other flags: "
+                    f"{'; '.join(differences)}. Choose another --experiment, or remove the folder"
+                )
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(path, config.to_flags())
+        except OSError as error:
+            raise UserError(f"--output_dir={config.output_dir}: cannot be written: {error}") from error
+
+
+def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, RoundFolder]:
+    """Returns the finished round that `EXPERIMENT` or `EXPERIMENT/round_KK` names.
+
+    Without a round it is the experiment's last, and the experiment must be finished.
+
+    Args:
+        output_dir: Where the run folders are.
+        reference: What the user gave.
+        flag: The flag's name, for errors.
+
+    Raises:
+        UserError: If the experiment or round does not exist or is unfinished.
+    """
+    name, _, round_name = reference.partition("/")
+    root = Path(output_dir).expanduser()
+    run = RunFolder(root / name)
+    if not name or not (run.path / "flags.txt").exists():
+        present = sorted(path.parent.name for path in root.glob("*/flags.txt"))
+        raise UserError(
+            f"--{flag}={reference}: there is no experiment of that name in {root}; "
+            f"it has: {', '.join(present) or 'none'}"
+        )
+    if round_name and not re.fullmatch(r"round_\d\d", round_name):
+        raise UserError(f"--{flag}={reference}: must be EXPERIMENT or EXPERIMENT/round_KK, KK two digits")
+    last = run.read_config().last_round
+    number = int(round_name[-2:]) if round_name else last
+    if number > last:
+        raise UserError(f"--{flag}={reference}: the experiment's last round is round_{last:02d}")
+    found = run.round(number)
+    if not found.finished:
+        what = round_name or f"the experiment (round_{number:02d} has no {RESULT})"
+        raise UserError(f"--{flag}={reference}: {what} is unfinished; run it to its end first")
+    return run, found

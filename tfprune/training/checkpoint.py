@@ -1,0 +1,101 @@
+"""The state of an unfinished fit on disk, from which it continues as if it had not stopped."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfprune.training.files import replacing, write_json, write_text
+
+_STATE = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A fit after some whole epochs.
+
+    Attributes:
+        model_path: The compiled model with its optimizer's state, a `.keras` file.
+        epochs_done: How many epochs it has seen.
+        history: One row an epoch, as in `history.csv`.
+        notes: What the caller had put there, plain types.
+    """
+
+    model_path: Path
+    epochs_done: int
+    history: list[dict[str, float]]
+    notes: dict[str, Any]
+
+    def load_model(self) -> keras.Model:
+        """Returns the model, compiled, its optimizer where it stopped."""
+        return keras.models.load_model(self.model_path)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """Returns the checkpoint of the unfinished fit in `folder`, or None if there is none."""
+    path = folder / _STATE
+    if not path.exists():
+        return None
+    state = json.loads(path.read_text(encoding="utf-8"))
+    return Checkpoint(folder / state["model"], state["epochs_done"], state["history"], state["notes"])
+
+
+def write_checkpoint(
+    folder: Path, model: keras.Model, history: list[dict[str, float]], notes: dict[str, Any]
+) -> None:
+    """Writes the model, then the state that names it; a reader sees the old pair or the new one."""
+    epochs_done = len(history)
+    path = folder / f"checkpoint_{epochs_done:04d}.keras"
+    with replacing(path) as temporary:
+        model.save(temporary)
+    state = {"model": path.name, "epochs_done": epochs_done, "history": history, "notes": notes}
+    write_json(folder / _STATE, state)
+    write_history(folder, history)
+    for old in folder.glob("checkpoint_*.keras"):
+        if old != path:
+            old.unlink()
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Removes what `write_checkpoint` left, the state first."""
+    (folder / _STATE).unlink(missing_ok=True)
+    for path in folder.glob("checkpoint_*.keras"):
+        path.unlink()
+
+
+def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    """Writes `history.csv`, one row an epoch."""
+    if not history:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(folder / "history.csv", text.getvalue())
+
+
+class EpochCheckpoint(keras.callbacks.Callback):
+    """Writes a checkpoint after each epoch, and adds the epoch's figures to `history`.
+
+    Unlike `keras.callbacks.BackupAndRestore`, whose weights and epoch number are two files replaced one
+    after the other, a kill at any moment leaves a model and an epoch number that belong together.
+
+    Args:
+        folder: Where to write.
+        history: Rows of the epochs already done; extended in place.
+        notes: Plain types to keep with it.
+    """
+
+    def __init__(self, folder: Path, history: list[dict[str, float]], notes: dict[str, Any]) -> None:
+        super().__init__()
+        self._folder, self._history, self._notes = folder, history, notes
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Writes the checkpoint."""
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        self._history.append({"epoch": epoch + 1, **figures})
+        write_checkpoint(self._folder, self.model, self._history, self._notes)

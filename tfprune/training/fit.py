@@ -1,0 +1,95 @@
+"""One fit and one evaluation. Knows nothing of pruning: what prunes comes in as a callback."""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfprune.training.callbacks import StopOnNonFiniteLoss, Throughput
+from tfprune.training.checkpoint import EpochCheckpoint
+from tfprune.training.optimizer import TorchAdam
+from tfprune.training.settings import TrainingSettings
+
+# Makes batches of whole epochs: (first_epoch, epochs) -> a tf.data.Dataset of epochs first_epoch to epochs.
+TrainBatches = Callable[[int, int], Any]
+
+
+def compile_for_training(model: keras.Model, settings: TrainingSettings) -> None:
+    """Compiles a classifier of logits with cross-entropy, accuracy and a fresh optimizer.
+
+    The optimizer is Adam with PyTorch's L2 and epsilon; variables of the layer `head` learn at
+    `settings.head_factor` times the rate.
+    """
+    model.compile(
+        optimizer=TorchAdam(
+            settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            learning_rate_multipliers={"(.*/)?head/.*": settings.head_factor},
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+
+
+def fit(
+    model: keras.Model,
+    settings: TrainingSettings,
+    *,
+    folder: Path,
+    train_images: int,
+    train_batches: TrainBatches,
+    test_batches: Any,
+    history: list[dict[str, float]],
+    notes: dict[str, Any],
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> list[dict[str, float]]:
+    """Trains a compiled model up to `settings.epochs` epochs, with a checkpoint after each.
+
+    Args:
+        model: Compiled by `compile_for_training`, or loaded from a checkpoint.
+        settings: The numbers of the fit.
+        folder: Receives `checkpoint*`, `history.csv` and `tensorboard/`.
+        train_images: Examples an epoch.
+        train_batches: Makes the batches of the epochs still to come.
+        test_batches: Evaluated after each epoch.
+        history: Rows of the epochs already done, from the checkpoint; empty at the start.
+        notes: Kept in the checkpoint.
+        callbacks: Run before this function's own.
+
+    Returns:
+        One row an epoch: epoch (from 1), accuracy and loss in training, val_accuracy and val_loss on the
+        test batches (as fractions), learning_rate, train_seconds, images_per_second.
+
+    Raises:
+        NonFiniteLossError: Where the loss becomes NaN or infinite; the last epoch's checkpoint stays.
+    """
+    first_epoch = len(history)
+    if first_epoch >= settings.epochs:
+        return history
+    model.fit(
+        train_batches(first_epoch, settings.epochs),
+        epochs=settings.epochs,
+        initial_epoch=first_epoch,
+        steps_per_epoch=math.ceil(train_images / settings.batch_size),
+        validation_data=test_batches,
+        shuffle=False,  # The pipeline has done it.
+        # A bar for a person, a line an epoch for a log file.
+        verbose=1 if sys.stdout.isatty() else 2,
+        callbacks=[
+            *callbacks,
+            StopOnNonFiniteLoss(),
+            keras.callbacks.LearningRateScheduler(settings.learning_rate_at),
+            Throughput(train_images, settings.batch_size),
+            keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+            EpochCheckpoint(folder, history, notes),
+        ],
+    )
+    return history
+
+
+def accuracy_percent(model: keras.Model, test_batches: Any) -> float:
+    """Returns the top-1 accuracy of a compiled classifier, in percent."""
+    return 100.0 * float(model.evaluate(test_batches, verbose=0, return_dict=True)["accuracy"])

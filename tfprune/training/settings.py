@@ -1,0 +1,62 @@
+"""How to train: the numbers of one fit."""
+
+import math
+from dataclasses import dataclass
+
+MIXED_PRECISION = ("none", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The settings of one fit.
+
+    Attributes:
+        epochs: How often each training example is seen.
+        batch_size: Examples a step; the last batch of an epoch may be smaller.
+        learning_rate: Of the convolutional part.
+        head_learning_rate: Of the layer `head`; 0: the same as `learning_rate`.
+        lr_boundaries_epochs: Both rates are multiplied by `lr_factor` after each of these numbers of
+            epochs: with 20, epochs 1 to 20 run at the full rate (PyTorch's `MultiStepLR`).
+        lr_factor: See `lr_boundaries_epochs`.
+        weight_decay: L2 added to the gradient of every parameter, as in `torch.optim.Adam`.
+
+    Raises:
+        ValueError: On a value that makes no sense; the message names it.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 1e-5
+    head_learning_rate: float = 0.0
+    lr_boundaries_epochs: tuple[int, ...] = ()
+    lr_factor: float = 0.1
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
+            ("head_learning_rate", 0 <= self.head_learning_rate < math.inf, "above 0, or 0 for the same"),
+            ("lr_factor", 0 < self.lr_factor < math.inf, "above 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+        ]
+        for name, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"`{name}` must be {rule}. Received: {name}={getattr(self, name)}")
+        bounds = self.lr_boundaries_epochs
+        if list(bounds) != sorted(set(bounds)) or any(not 0 < b for b in bounds):
+            raise ValueError(
+                "`lr_boundaries_epochs` must be rising numbers of epochs, at least 1. "
+                f"Received: lr_boundaries_epochs={','.join(map(str, bounds))}"
+            )
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The backbone's learning rate in an epoch counted from 0."""
+        passed = sum(epoch >= boundary for boundary in self.lr_boundaries_epochs)
+        return self.learning_rate * self.lr_factor**passed
+
+    @property
+    def head_factor(self) -> float:
+        """The head's learning rate over the backbone's."""
+        return (self.head_learning_rate or self.learning_rate) / self.learning_rate
