@@ -11,17 +11,19 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
-from absl import flags
+# Before Keras loads: the exporters are TensorFlow's.
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
-from tfprune.bin.flags import define_run_flags
-from tfprune.bin.main import run_main
-from tfprune.errors import UserError
+import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
+
+from tfprune.bin.flags import define_run_flags  # noqa: E402
+from tfprune.bin.main import run_main  # noqa: E402
+from tfprune.errors import UserError  # noqa: E402
 
 
 def main() -> None:
     """Exports and prints the audit."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
     from tfprune.data.pipeline import make_images
     from tfprune.experiments.deployment import dense_ancestor, strip_round
     from tfprune.experiments.evaluate import load_run_data

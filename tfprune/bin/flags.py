@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
 from tfprune.experiments import config as experiments
 from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.paper_settings import PAPER_SECTIONS

@@ -52,6 +52,10 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
         return [folder.read_result() for folder in rounds]
     prepare_backend(config)
     dataset = load_dataset(config)
+    log(
+        f"{config.experiment}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
+        f"{config.dataset}, backend {keras.backend.backend()}"
+    )
     experiment = _Experiment(config, run, dataset, start_result, log)
     for folder in rounds:
         if folder.finished:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfprune.export.artifacts import Artifact
-from tfprune.export.quiet import native_stderr_captured
+from tfprune.quiet import native_stderr_captured
 from tfprune.export.rules import (
     MAX_STORED_TO_WEIGHTS_BYTES,
     compare_logits,

@@ -21,7 +21,7 @@ from tfprune.export.artifacts import (
 )
 from tfprune.export.audit import audit_artifact, weights_bytes
 from tfprune.export.deployable import deployable_copy, masked_kernels
-from tfprune.export.quiet import native_stderr_captured
+from tfprune.quiet import native_stderr_captured
 from tfprune.export.rules import AuditError
 from tfprune.export.runtimes import keras_logits
 

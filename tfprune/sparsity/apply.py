@@ -42,11 +42,10 @@ def set_sparsity(
     Raises:
         ValueError: On weights that are NaN or infinite; the message names the layer.
     """
-    variables, masks, ranks, names = [], [], [], []
+    masks, ranks, names = [], [], []
     for layer in layers:
         score = scores.get(layer.score)
         for variable, mask in zip(layer.prunable_variables, layer.masks, strict=True):
-            variables.append(variable)
             masks.append(mask)
             weights = np.asarray(ops.convert_to_numpy(variable), np.float32)
             ranks.append(score(weights))
@@ -60,7 +59,9 @@ def set_sparsity(
 
 def apply_masks(layers: Sequence[PruneLowMagnitude], optimizer: Any = None) -> None:
     """Writes exact zeros to removed weights, and to the optimizer's slots for them."""
-    slots = dict(_slots(optimizer)) if optimizer is not None else {}
+    slots: dict[int, list[keras.Variable]] = {}
+    for key, kept in _slots(optimizer):
+        slots.setdefault(key, []).extend(kept)
     for layer in layers:
         for variable, mask in zip(layer.prunable_variables, layer.masks, strict=True):
             for target in [variable, *slots.get(id(variable), [])]:
@@ -73,9 +74,9 @@ def _slots(optimizer: Any) -> Iterator[tuple[int, list[keras.Variable]]]:
 
     Keras optimizers keep each kind of slot as a list parallel to their trainable variables.
     """
-    for inner in getattr(optimizer, "_optimizers", None) or []:  # MultiOptimizer
+    for inner in getattr(optimizer, "optimizers", []):  # MultiOptimizer
         yield from _slots(inner)
-    if getattr(optimizer, "inner_optimizer", None) is not None:  # LossScaleOptimizer
+    if hasattr(optimizer, "inner_optimizer"):  # LossScaleOptimizer
         yield from _slots(optimizer.inner_optimizer)
     if not getattr(optimizer, "built", False):
         return
@@ -83,7 +84,7 @@ def _slots(optimizer: Any) -> Iterator[tuple[int, list[keras.Variable]]]:
     kinds = [
         value
         for name, value in vars(optimizer).items()
-        if isinstance(value, list) and len(value) == len(trainable) and name[1:] not in _NOT_SLOTS
+        if isinstance(value, list) and len(value) == len(trainable) and name not in _NOT_SLOTS
     ]
     for i, variable in enumerate(trainable):
         yield (
@@ -96,4 +97,5 @@ def _slots(optimizer: Any) -> Iterator[tuple[int, list[keras.Variable]]]:
         )
 
 
-_NOT_SLOTS = ("trainable_variables", "variables")
+# "_accumulators" (Adagrad, Ftrl) are sums of squares: they move nothing, and Ftrl divides by them.
+_NOT_SLOTS = ("_trainable_variables", "_variables", "_accumulators")

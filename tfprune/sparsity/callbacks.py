@@ -22,10 +22,12 @@ class UpdatePruningStep(keras.callbacks.Callback):
     group are looked at before the group.
 
     Removed weights are exactly zero from the update on, in every checkpoint, whatever the optimizer:
-    its slots for them are cleared with them.
+    its slots for them are cleared with them. The order of this callback and a `ModelCheckpoint` does not
+    matter at epoch ends; for one that saves in mid-epoch put this one first, lest the saved count of
+    steps lack the last batch.
 
     Raises (when the fit begins):
-        ValueError: If the model has no `PruneLowMagnitude` layers.
+        ValueError: If the model has no `PruneLowMagnitude` layers, or is not built.
     """
 
     def __init__(self) -> None:
@@ -33,30 +35,42 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._layers: list[PruneLowMagnitude] = []
         self._step = 0
 
+    @property
+    def steps_taken(self) -> int:
+        """Number of training batches in the model's life so far."""
+        return self._step
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the pruned layers and takes up their count of steps."""
-        self._layers = pruned_layers(self.model)
+        model = self.model
+        self._layers = pruned_layers(model)
         if not self._layers:
             raise ValueError(
                 "The model has no pruned layers: wrap it with `prune_low_magnitude` before `fit`. "
-                f"Received: model={self.model!r}"
+                f"Received: model={model!r}"
+            )
+        if not all(layer.built for layer in self._layers):
+            raise ValueError(
+                "The model must be built before `fit`: give it an `Input`, or call it on a batch first. "
+                f"Received: model={model!r}"
             )
         self._groups = _groups(self._layers)
-        self._step = int(ops.convert_to_numpy(self._layers[0].pruning_step))
-        self._first_step = self._epoch_start = self._step
-        self._looked_at = self._step or -1
+        # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
+        self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
         self._fired: set[str] = set()
+        self._take_up_step()
         for layer in self._layers:
-            layer.is_updated = True
+            layer.updater = self
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes at which step the epoch starts."""
+        if self._step == self._first_step:
+            self._take_up_step()  # `BackupAndRestore` may have restored it since training began.
         self._epoch_start = self._step
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if a scheduled step is due."""
-        group_size = int(getattr(self.model, "steps_per_execution", 1) or 1)
-        until = self._epoch_start + batch + group_size
+        until = self._epoch_start + self._within_epoch(batch + self._group_size)
         due = []
         for key, layers in self._groups.items():
             sparsity = last_due(layers[0].pruning_schedule, self._looked_at, until)
@@ -65,23 +79,17 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._looked_at = until
         if not due:
             return
-        self._sync_from_device()
+        optimizer = self.model.optimizer
         for key, layers, sparsity in due:
-            set_sparsity(layers, sparsity, layers[0].scope, self.model.optimizer)
+            set_sparsity(layers, sparsity, layers[0].scope, optimizer)
             self._fired.add(key)
-        self._store_step()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the batches of the epoch so far."""
-        batches = batch + 1
-        if (self.params or {}).get("steps"):
-            # With `steps_per_execution` Keras names a group's last batch even where the epoch ends before.
-            batches = min(batches, self.params["steps"])
-        self._step = self._epoch_start + batches
+        self._step = self._epoch_start + self._within_epoch(batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Stores the count of steps in the model."""
-        self._sync_from_device()
         # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
         apply_masks(self._layers, self.model.optimizer)
         self._store_step()
@@ -90,7 +98,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         """Stores the count of steps; warns of schedules that never acted."""
         self._store_step()
         for layer in self._layers:
-            layer.is_updated = False
+            layer.updater = None
         if not self._groups:
             return
         # Makes the next fit trace anew, so that a missing callback is noticed there too.
@@ -104,22 +112,33 @@ class UpdatePruningStep(keras.callbacks.Callback):
                     stacklevel=2,
                 )
 
-    def _sync_from_device(self) -> None:
-        # In mid-fit JAX keeps the state outside the variables.
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+    def _take_up_step(self) -> None:
+        self._step = int(ops.convert_to_numpy(self._layers[0].pruning_step))
+        self._first_step = self._epoch_start = self._step
+        self._looked_at = self._step or -1
 
     def _store_step(self) -> None:
         for layer in self._layers:
             layer.pruning_step.assign(self._step)
+
+    def _within_epoch(self, batches: int) -> int:
+        """With `steps_per_execution` Keras names a group's last batch even where the epoch ends before."""
+        steps = (self.params or {}).get("steps")
+        return min(batches, steps) if steps else batches
 
 
 def _groups(layers: list[PruneLowMagnitude]) -> dict[str, list[PruneLowMagnitude]]:
     """Groups the layers that have a schedule by schedule and scope, keyed by both as text."""
     groups: dict[str, list[PruneLowMagnitude]] = {}
     for layer in layers:
-        if layer.pruning_schedule is not None:
-            schedule = keras.saving.serialize_keras_object(layer.pruning_schedule)
-            key = json.dumps([schedule, layer.scope], sort_keys=True, default=str)
-            groups.setdefault(key, []).append(layer)
+        schedule = layer.pruning_schedule
+        if schedule is None:
+            continue
+        if hasattr(schedule, "get_config"):
+            # Layers read from a file have equal schedules, not the same one.
+            schedule_key = keras.saving.serialize_keras_object(schedule)
+        else:
+            schedule_key = id(schedule)
+        key = json.dumps([schedule_key, layer.scope], sort_keys=True, default=str)
+        groups.setdefault(key, []).append(layer)
     return groups

@@ -1,5 +1,6 @@
 """`prune_low_magnitude`, `prune_to` and `strip_pruning`: models in, models out."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +60,10 @@ def prune_low_magnitude(
     selected = _selector(layers)
     matched: list[str] = []
 
+    @functools.cache  # A layer met twice, in a list or in two nested models, gets one wrapper and one mask.
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if not isinstance(layer, keras.layers.Layer):  # A functional model has bare operations too: `x + y`.
+            return layer
         inner = layer.layer if isinstance(layer, PruneLowMagnitude) else layer
         if not selected(inner) or not _is_prunable(inner):
             return layer
@@ -113,6 +117,8 @@ def prune_to(model: keras.layers.Layer, sparsity: float, *, scope: str | None = 
             "The model has no pruned layers: wrap it with `prune_low_magnitude` first. "
             f"Received: model={model!r}"
         )
+    if not all(w.built for w in wrappers):
+        raise ValueError(f"The model must be built before it can be pruned. Received: model={model!r}")
     if scope is not None:
         mask_rules.check_scope(scope)
     optimizer = getattr(model, "optimizer", None)

@@ -34,9 +34,11 @@ class PrunableLayer(Protocol):
 
 
 def prunable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """Returns the prunable variables of a built layer and of the layers inside it, each once."""
+    """Returns the prunable variables of a layer and of the layers inside it that are built, each once."""
     found: list[keras.Variable] = []
     for part in layer._flatten_layers():
+        if not part.built:
+            continue
         if isinstance(part, PrunableLayer):
             found += part.get_prunable_weights()
             continue
@@ -44,11 +46,13 @@ def prunable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
             if isinstance(part, cls):
                 found += [getattr(part, name) for name in attributes]
                 break
-    unique = {id(variable): variable for variable in found}
+    # With LoRA, `kernel` is no variable but a sum; the frozen variable in it stays as it is.
+    unique = {id(variable): variable for variable in found if isinstance(variable, keras.Variable)}
     return list(unique.values())
 
 
 def may_be_prunable(layer: keras.layers.Layer) -> bool:
     """Whether a layer, built or not, is of a kind that has prunable variables."""
-    kinds = (*_PRUNABLE, PrunableLayer)
+    # Attention has no inner layers before it is built.
+    kinds = (*_PRUNABLE, PrunableLayer, layers.MultiHeadAttention, layers.GroupQueryAttention)
     return any(isinstance(part, kinds) for part in layer._flatten_layers())

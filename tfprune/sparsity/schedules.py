@@ -30,7 +30,8 @@ class PruningSchedule(abc.ABC):
 
     Subclasses implement `__call__` and `get_config`, and are registered with
     `keras.saving.register_keras_serializable` to survive a save. `tfmot.sparsity.keras`'s own schedule
-    objects are accepted wherever these are: only `__call__` and, if it is there, `end_step` are used.
+    objects are accepted wherever these are, and become ours. Of any other object only `__call__` and, if
+    it is there, `end_step` are used.
     """
 
     @abc.abstractmethod
@@ -85,7 +86,9 @@ class _PeriodicSchedule(PruningSchedule):
         """The fraction of the way from `begin_step` to `end_step`, in [0, 1]."""
         if step >= self.end_step:
             return 1.0
-        return max(0.0, (step - self.begin_step) / (self.end_step - self.begin_step))
+        if step <= self.begin_step:
+            return 0.0
+        return (step - self.begin_step) / (self.end_step - self.begin_step)
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -238,6 +241,18 @@ class GeometricDecay(_Ramp):
         return self._fires(step), -math.expm1(start + (end - start) * progress)
 
 
+def adopt(schedule: Any) -> Any:
+    """Returns our equal of one of tfmot's own schedules, any other schedule as it is.
+
+    Keras 3 writes tfmot's to a file but cannot read them back.
+    """
+    if type(schedule).__module__.split(".")[0] == "tensorflow_model_optimization":
+        ours = {cls.__name__: cls for cls in (ConstantSparsity, PolynomialDecay)}.get(type(schedule).__name__)
+        if ours is not None:
+            return ours(**schedule.get_config()["config"])
+    return schedule
+
+
 def last_due(schedule: Callable, after: int, until: int) -> float | None:
     """Returns the sparsity of the last scheduled step in (after, until], or None if there is none.
 
@@ -254,7 +269,7 @@ def last_due(schedule: Callable, after: int, until: int) -> float | None:
     end_step = getattr(schedule, "end_step", None)
     for step in range(until, after, -1):
         should_prune, sparsity = schedule(step)
-        # tfmot's schedules answer with tensors.
+        # Schedules written for tfmot answer with tensors.
         if bool(np.asarray(should_prune)) or (step == end_step and step >= 0):
             return check_sparsity(f"{schedule!r}({step})", float(np.asarray(sparsity)))
     return None

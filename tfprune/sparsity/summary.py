@@ -1,5 +1,6 @@
 """`summarize`: how sparse a model is, layer by layer, and what was left out and why."""
 
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.sparsity import registry
+from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -94,7 +96,9 @@ class Summary:
             left = [cell.ljust(w) for cell, w in zip(row[:3], widths[:3], strict=True)]
             right = [cell.rjust(w) for cell, w in zip(row[3:], widths[3:], strict=True)]
             lines.append("  ".join(left + right))
-        lines += [f"not pruned: {name} ({why})" for name, why in self.left_out.items()]
+        for why in dict.fromkeys(self.left_out.values()):
+            names = ", ".join(name for name, reason in self.left_out.items() if reason == why)
+            lines += textwrap.wrap(f"not pruned, {why}: {names}", width=110, subsequent_indent="  ")
         return "\n".join(lines)
 
     def _cells(self) -> list[list[str]]:
@@ -165,6 +169,9 @@ def summarize(model: keras.layers.Layer) -> Summary:
             count(layer.layer, layer)
         elif isinstance(layer, keras.Model):
             for child in layer.layers:
+                visit(child)
+        elif pruned_layers(layer):  # A layer that wraps some of the layers inside it.
+            for child in layer._layers:
                 visit(child)
         elif registry.prunable_variables(layer):
             count(layer, None)

@@ -7,7 +7,7 @@ from keras import ops
 
 from tfprune.sparsity import masks as mask_rules
 from tfprune.sparsity import registry, scores
-from tfprune.sparsity.schedules import ConstantSparsity
+from tfprune.sparsity.schedules import ConstantSparsity, adopt
 
 # tfmot's default: half the weights, from the start.
 DEFAULT_SCHEDULE = ConstantSparsity(0.5, begin_step=0, frequency=100)
@@ -59,14 +59,15 @@ class PruneLowMagnitude(keras.layers.Wrapper):
                 f"Received: pruning_schedule={pruning_schedule!r}"
             )
         scores.get(score)
-        self.pruning_schedule = pruning_schedule
+        self.pruning_schedule = adopt(pruning_schedule)
         self.scope = mask_rules.check_scope(scope)
         self.score = score
         self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
-        # Set by `UpdatePruningStep` while it watches over a fit.
-        self.is_updated = False
-        if layer.built:
+        self._has_masks = False
+        # The `UpdatePruningStep` that watches over the fit under way.
+        self.updater: Any = None
+        if _is_built(layer):
             self.build()
 
     @property
@@ -78,7 +79,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Builds the inner layer, if need be, and the masks: all ones."""
         if not self.layer.built:
             super().build(input_shape)
-        if self.masks:
+        if self._has_masks:
             return
         self.pruning_step = self.add_weight(
             shape=(), dtype="int32", initializer="zeros", trainable=False, name="pruning_step"
@@ -93,11 +94,21 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             )
             for variable in self.prunable_variables
         ]
+        self._has_masks = True
         self.built = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._has_masks:
+            # Keras builds a wrapper from the shape of its first input; the inner layer may need more.
+            if not _is_built(self.layer):
+                inputs, options = keras.tree.map_structure(_symbolic, (args, kwargs))
+                self.layer(*inputs, **options)
+            self.build()
+        return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer on the masked weights."""
-        if training and self.pruning_schedule is not None and not self.is_updated:
+        if training and self.pruning_schedule is not None and self.updater is None:
             raise RuntimeError(
                 f"Layer {self.name!r} is trained without a pruning callback, so that its schedule "
                 f"{self.pruning_schedule!r} would never act. Add "
@@ -109,16 +120,14 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         for variable in self.layer.variables:
             value = variable.value
             if id(variable) in mask_of:
-                value = ops.where(mask_of[id(variable)].value, value, ops.zeros_like(value))
+                value = _masked(value, mask_of[id(variable)])
             state.append((variable, value))
-        with keras.StatelessScope(state_mapping=state, collect_losses=True) as scope:
+        with _RecordingScope(state_mapping=state, collect_losses=True) as scope:
             outputs = self.layer(inputs, *args, **kwargs)
         for loss in scope.losses:
             self.add_loss(loss)
-        for variable, value in state:
-            new_value = scope.get_current_value(variable)
-            if new_value is not None and not variable.trainable and new_value is not value:
-                variable.assign(new_value)
+        for variable in scope.written:
+            variable.assign(scope.get_current_value(variable))
         return outputs
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +151,22 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Rebuilds the inner layer, then the masks."""
         if not self.layer.built and config["layer"]:
             self.layer.build_from_config(config["layer"])
-        self.build()
+        # A layer that builds its inner layers in `call` alone has to wait for a call.
+        if _is_built(self.layer):
+            self.build()
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the masks and the step; in mid-fit, first brings both and the zeros up to date."""
+        if self.updater is not None:
+            self.pruning_step.assign(self.updater.steps_taken)
+        # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
+        self.zero_removed_weights()
+        super().save_own_variables(store)
+
+    def zero_removed_weights(self) -> None:
+        """Writes exact zeros to the removed weights."""
+        for variable, mask in zip(self.prunable_variables, self.masks, strict=True):
+            variable.assign(_masked(variable.value, mask))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -158,3 +182,30 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         for name in ("layer", "pruning_schedule"):
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
         return cls(config.pop("layer"), config.pop("pruning_schedule"), **config)
+
+
+class _RecordingScope(keras.StatelessScope):
+    """A `StatelessScope` that knows which variables were written in it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.written: list[keras.Variable] = []
+
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        if not any(update[0] is variable for variable in self.written):
+            self.written.append(update[0])
+        super().add_update(update)
+
+
+def _masked(value: Any, mask: keras.Variable) -> Any:
+    return ops.where(mask.value, value, ops.zeros_like(value))
+
+
+def _is_built(layer: keras.layers.Layer) -> bool:
+    return all(part.built for part in layer._flatten_layers())
+
+
+def _symbolic(value: Any) -> Any:
+    """A placeholder for a tensor or an array, anything else as it is."""
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    return keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)) if is_array else value

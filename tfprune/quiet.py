@@ -11,9 +11,9 @@ from collections.abc import Iterator
 def native_stderr_captured() -> Iterator[None]:
     """Sends file descriptor 2 to a temporary file; shows it only if the block raises.
 
-    TensorFlow's SavedModel loader, its TFLite converter and the XNNPACK delegate write dozens of
-    lines from C++, straight to descriptor 2, whatever Python's loggers are set to. They matter
-    only when something fails, and then they are printed in full before the exception goes on.
+    TensorFlow's start, its SavedModel loader, its TFLite converter and the XNNPACK delegate write
+    dozens of lines from C++, straight to descriptor 2, whatever Python's loggers are set to. They
+    matter only when something fails, and then they are printed in full before the exception goes on.
 
     The descriptor belongs to the process: other threads' standard error is captured too.
     """

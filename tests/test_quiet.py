@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tfprune.export.quiet import native_stderr_captured
+from tfprune.quiet import native_stderr_captured
 
 
 def test_native_output_is_dropped_when_all_goes_well(capfd):

@@ -1,0 +1,243 @@
+import importlib.util
+import pathlib
+import sys
+
+import huggingface_hub
+import huggingface_hub.errors
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from tfprune.models import build_resnet, load_backbone
+
+# ImageNet's statistics, in pixels.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+RESNET18 = (2, 2, 2, 2)
+
+
+def _load_reference():
+    path = pathlib.Path(__file__).with_name("torch_resnet.py")
+    spec = importlib.util.spec_from_file_location("torch_resnet", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+randomized_resnet = _load_reference().randomized_resnet
+
+
+def tiny(**arguments):
+    return build_resnet("resnet18", **{"classes": 5, "image_size": 32, "width": 2, **arguments})
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    """A narrow ResNet-18's tensors by torchvision's names; a test may change its copy."""
+    state = randomized_resnet(RESNET18, classes=5, width=2).state_dict()
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    def write(tensors):
+        path = tmp_path / "weights.safetensors"
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path
+        )
+        return str(path)
+
+    return write
+
+
+def assert_unchanged_by(model, message, path, error=ValueError, **arguments):
+    before = model.get_weights()
+    with pytest.raises(error, match=message) as raised:
+        load_backbone(model, path, **arguments)
+    assert "\n" not in str(raised.value)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def compare_logits(reference, model, images):
+    normalised = ((images - np.array(MEAN)) / STD).astype("float32").transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = reference(torch.tensor(normalised)).numpy()
+    logits = model.predict(images, verbose=0)
+    return np.max(np.abs(logits - expected)) / np.max(np.abs(expected))
+
+
+def test_logits_equal_pytorchs_at_224(tmp_path):
+    reference = randomized_resnet()
+    path = tmp_path / "model.safetensors"
+    state = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
+    safetensors.numpy.save_file(state, path)
+    model = build_resnet("resnet34", classes=1000, image_size=224, mean=MEAN, std=STD)
+    load_backbone(model, str(path), include_head=True)
+    images = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype="uint8")
+
+    assert compare_logits(reference, model, images) < 1e-4
+
+
+# An odd size is where padding on the wrong side would also show in the last row.
+@pytest.mark.parametrize("image_size", [32, 47])
+def test_logits_equal_pytorchs_from_a_pth_file(image_size, tmp_path):
+    reference = randomized_resnet(RESNET18, classes=5, width=2, seed=1)
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    model = tiny(image_size=image_size, mean=MEAN, std=STD)
+    load_backbone(model, str(tmp_path / "weights.pth"), include_head=True)
+    images = np.random.default_rng(1).integers(0, 256, (2, image_size, image_size, 3), dtype="uint8")
+
+    assert compare_logits(reference, model, images) < 1e-4
+
+
+def test_every_variable_is_assigned(tensors, weights_file):
+    model = tiny()
+    model.set_weights([np.full(weights.shape, np.nan) for weights in model.get_weights()])
+    load_backbone(model, weights_file(tensors), include_head=True)
+
+    assert all(np.all(np.isfinite(weights)) for weights in model.get_weights())
+
+
+@pytest.mark.parametrize("with_fc", [True, False])
+def test_without_the_head(with_fc, tensors, weights_file):
+    model = tiny(classes=7)
+    head = model.get_layer("head").get_weights()
+    load_backbone(model, weights_file({k: v for k, v in tensors.items() if with_fc or "fc." not in k}))
+
+    for old, new in zip(head, model.get_layer("head").get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(model.get_layer("stem_bn").get_weights()[3], tensors["bn1.running_var"])
+
+
+def test_missing_tensors_are_named(tensors, weights_file):
+    without = {k: v for k, v in tensors.items() if k not in ("layer2.0.downsample.0.weight", "bn1.bias")}
+    path = weights_file(without)
+
+    assert_unchanged_by(
+        tiny(), r"weights\.safetensors.*missing: bn1\.bias, layer2\.0\.downsample\.0\.weight$", path
+    )
+
+
+def test_a_missing_head_is_named(tensors, weights_file):
+    path = weights_file({k: v for k, v in tensors.items() if k != "fc.bias"})
+
+    assert_unchanged_by(tiny(), "missing: fc.bias", path, include_head=True)
+
+
+def test_extra_tensors_are_named(tensors, weights_file):
+    path = weights_file({**tensors, "layer5.0.conv1.weight": np.zeros((1, 1, 3, 3), "float32")})
+
+    assert_unchanged_by(tiny(), r"unexpected: layer5\.0\.conv1\.weight$", path)
+
+
+def test_misshapen_tensors_are_named_with_both_shapes(tensors, weights_file):
+    path = weights_file({**tensors, "layer1.0.conv1.weight": np.zeros((4, 2, 3, 3), "float32")})
+
+    assert_unchanged_by(
+        tiny(),
+        r"another shape: layer1\.0\.conv1\.weight \(4, 2, 3, 3\) instead of \(2, 2, 3, 3\)$",
+        path,
+    )
+
+
+def test_tensors_that_are_not_finite_are_named(tensors, weights_file):
+    path = weights_file({**tensors, "bn1.weight": np.array([1.0, np.nan], "float32")})
+
+    assert_unchanged_by(tiny(), "not finite: bn1.weight", path)
+
+
+def test_another_width_stem_or_number_of_classes_does_not_fit(tensors, weights_file):
+    path = weights_file(tensors)
+
+    assert_unchanged_by(tiny(width=3), r"conv1\.weight \(2, 3, 7, 7\) instead of \(3, 3, 7, 7\)", path)
+    assert_unchanged_by(tiny(stem="cifar"), r"conv1\.weight \(2, 3, 7, 7\) instead of \(2, 3, 3, 3\)$", path)
+    assert_unchanged_by(
+        tiny(classes=6), r"fc\.weight \(5, 16\) instead of \(6, 16\)", path, include_head=True
+    )
+
+
+def test_another_architecture_does_not_fit(tensors, weights_file):
+    model = build_resnet("resnet34", classes=5, image_size=32, width=2)
+
+    assert_unchanged_by(model, r"missing: layer1\.2\.conv1\.weight, .* and \d+ more$", weights_file(tensors))
+
+
+def test_a_model_of_another_kind_is_refused(tensors, weights_file):
+    import keras
+
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+    assert_unchanged_by(other, "must be made by `build_resnet`", weights_file(tensors))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_file_is_named(suffix, damage, tensors, weights_file, tmp_path):
+    path = tmp_path / f"damaged{suffix}"
+    if suffix == ".pth":
+        torch.save({name: torch.tensor(tensor) for name, tensor in tensors.items()}, path)
+    else:
+        path.write_bytes(pathlib.Path(weights_file(tensors)).read_bytes())
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[:-100], "empty": b"", "text": b"no weights"}[damage])
+
+    assert_unchanged_by(tiny(), rf"must be a whole .*damaged\{suffix}", str(path))
+
+
+def test_a_pth_file_of_something_else_is_refused(tmp_path):
+    torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "checkpoint.pth")
+
+    assert_unchanged_by(tiny(), "must be a state dict.*checkpoint.pth", str(tmp_path / "checkpoint.pth"))
+
+
+def test_a_pth_file_without_pytorch(monkeypatch, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    assert_unchanged_by(
+        tiny(), "needs PyTorch .*weights.pth", str(tmp_path / "weights.pth"), error=ImportError
+    )
+
+
+@pytest.mark.parametrize(
+    "source, error, message",
+    [
+        ("imagenet1k", ValueError, "must be 'imagenet' or the path .* Received: source='imagenet1k'"),
+        ("no/such.safetensors", OSError, "must be a file that exists. .*'no/such.safetensors'"),
+    ],
+)
+def test_a_source_that_is_not_there(source, error, message):
+    assert_unchanged_by(tiny(), message, source, error=error)
+
+
+def test_imagenet_weights_come_from_the_hub(monkeypatch, tensors, weights_file):
+    asked = []
+
+    def hf_hub_download(repository, file):
+        asked.append((repository, file))
+        return weights_file(tensors)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    model = tiny()
+    load_backbone(model, "imagenet")
+
+    assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
+    np.testing.assert_array_equal(
+        model.get_layer("stem_conv").get_weights()[0].transpose(3, 2, 0, 1), tensors["conv1.weight"]
+    )
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch):
+    def hf_hub_download(repository, file):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+
+    assert_unchanged_by(
+        tiny(),
+        r"timm/resnet18\.tv_in1k.*no connection.*local \.safetensors or \.pth",
+        "imagenet",
+        error=OSError,
+    )

@@ -1,0 +1,192 @@
+"""ResNet-18 and ResNet-34 as torchvision builds them, in Keras."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+# Basic blocks in stages 1 to 4, which have `width`, `2 * width`, `4 * width`, `8 * width` filters.
+BLOCKS_PER_STAGE = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+STEMS = ("imagenet", "cifar")
+
+BATCH_NORM_EPSILON = 1e-5
+# Keras keeps this share of the old statistics; PyTorch's `momentum=0.1` is the share of the new.
+BATCH_NORM_MOMENTUM = 0.9
+
+
+def build_resnet(
+    name: str,
+    *,
+    classes: int,
+    image_size: int,
+    width: int = 64,
+    stem: str = "imagenet",
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    seed: int | None = None,
+) -> keras.Model:
+    """Builds a functional ResNet of basic blocks that takes plain uint8 pixels.
+
+    The network is torchvision's: explicit zero padding before the strided convolutions (Keras's
+    `padding="same"` pads them on the other side), convolutions without bias, BatchNorm with epsilon
+    1e-5 and momentum 0.9, a strided 1x1 convolution as shortcut where the shape changes. Initial
+    values are torchvision's too (He normal, fan out), but for the head, which is Glorot uniform
+    with a bias of zero.
+
+    The first layer computes `(pixels - mean) / std` in float32. Under a mixed precision policy the
+    convolutions compute in 16 bits and the logits are float32.
+
+    Layer names are stable: `image`, `normalization`, `stem_conv`, `stem_bn`, `stem_relu`,
+    `stem_pool`, then for stage 1 to 4 and block 1 to n `stage2_block1_conv1`, `_bn1`, `_relu1`,
+    `_conv2`, `_bn2`, `_shortcut_conv`, `_shortcut_bn`, `_add`, `_relu2`, and `pool`, `head`.
+    A layer that pads for another has that layer's name and `_pad`.
+
+    Example:
+
+    ```python
+    model = build_resnet("resnet34", classes=10, image_size=32, width=16, stem="cifar")
+    logits = model.predict(images)  # images: uint8, (n, 32, 32, 3); logits: float32, (n, 10)
+    ```
+
+    Args:
+        name: `"resnet18"` or `"resnet34"`. It is also the model's name.
+        classes: Number of logits.
+        image_size: Height and width of the images, in pixels.
+        width: Filters of the stem and of stage 1; every later stage has twice as many as the one
+            before it. 64 is the published network.
+        stem: `"imagenet"`, a 7x7 convolution of stride 2 and a 3x3 max-pool of stride 2, or
+            `"cifar"`, a 3x3 convolution of stride 1 and no pool.
+        mean: Mean of the pixels for each channel, from 0 to 255. The default, with `std`'s, leaves
+            the pixels as they are.
+        std: Standard deviation of the pixels for each channel, in the same unit.
+        seed: Seed of the initial values. With one, the same arguments give the same values on the
+            same backend; without, they differ from call to call.
+
+    Returns:
+        A `keras.Model` from uint8 images `(batch, image_size, image_size, 3)` to float32 logits
+        `(batch, classes)`.
+
+    Raises:
+        ValueError: If a name is unknown or a number out of its range.
+
+    Source: arXiv:1512.03385; `torchvision.models.resnet34`. The CIFAR stem is the usual one for
+    32x32 images, not torchvision's.
+    """
+    _check_choice("name", name, tuple(BLOCKS_PER_STAGE))
+    _check_choice("stem", stem, STEMS)
+    for argument, value in (("classes", classes), ("image_size", image_size), ("width", width)):
+        if value < 1:
+            raise ValueError(f"`{argument}` must be at least 1. Received: {argument}={value}")
+    if len(mean) != 3 or not np.all(np.isfinite(mean)):
+        raise ValueError(f"`mean` must be three finite numbers. Received: mean={mean}")
+    if len(std) != 3 or not np.all(np.isfinite(std)) or min(std) <= 0:
+        raise ValueError(f"`std` must be three finite numbers above 0. Received: std={std}")
+
+    next_seed = _seed_sequence(seed)
+    image = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
+    x = keras.layers.Normalization(
+        mean=[float(value) for value in mean],
+        variance=[float(value) ** 2 for value in std],
+        dtype="float32",
+        name="normalization",
+    )(image)
+
+    if stem == "imagenet":
+        x = _conv_bn(x, width, 7, 2, "stem_conv", "stem_bn", next_seed())
+        x = keras.layers.ReLU(name="stem_relu")(x)
+        # Zeros do as well as minus infinity here: nothing is below zero after the ReLU.
+        x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+    else:
+        x = _conv_bn(x, width, 3, 1, "stem_conv", "stem_bn", next_seed())
+        x = keras.layers.ReLU(name="stem_relu")(x)
+
+    for stage, blocks in enumerate(BLOCKS_PER_STAGE[name], start=1):
+        filters = width * 2 ** (stage - 1)
+        for block in range(1, blocks + 1):
+            strides = 2 if stage > 1 and block == 1 else 1
+            x = _basic_block(x, filters, strides, f"stage{stage}_block{block}", next_seed)
+
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    logits = keras.layers.Dense(
+        classes,
+        kernel_initializer=keras.initializers.GlorotUniform(seed=next_seed()),
+        dtype="float32",  # 16 bits are too few for a loss
+        name="head",
+    )(x)
+    return keras.Model(image, logits, name=name)
+
+
+def _basic_block(
+    x: keras.KerasTensor,
+    filters: int,
+    strides: int,
+    name: str,
+    next_seed: Callable[[], int | None],
+) -> keras.KerasTensor:
+    shortcut = x
+    x = _conv_bn(x, filters, 3, strides, f"{name}_conv1", f"{name}_bn1", next_seed())
+    x = keras.layers.ReLU(name=f"{name}_relu1")(x)
+    x = _conv_bn(x, filters, 3, 1, f"{name}_conv2", f"{name}_bn2", next_seed())
+    if strides != 1 or shortcut.shape[-1] != filters:
+        shortcut = _conv_bn(
+            shortcut,
+            filters,
+            1,
+            strides,
+            f"{name}_shortcut_conv",
+            f"{name}_shortcut_bn",
+            next_seed(),
+        )
+    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}_relu2")(x)
+
+
+def _conv_bn(
+    x: keras.KerasTensor,
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    conv_name: str,
+    bn_name: str,
+    seed: int | None,
+) -> keras.KerasTensor:
+    # Odd kernels of stride 1: "same" pads both sides alike, as PyTorch does. With a stride it pads
+    # the far side first, and the network would see other pixels than PyTorch's.
+    padding = "same"
+    if strides > 1:
+        padding = "valid"
+        if kernel_size > 1:
+            x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{conv_name}_pad")(x)
+    x = keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        # torch.nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu")
+        kernel_initializer=keras.initializers.VarianceScaling(
+            2.0, mode="fan_out", distribution="untruncated_normal", seed=seed
+        ),
+        name=conv_name,
+    )(x)
+    return keras.layers.BatchNormalization(
+        epsilon=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM, name=bn_name
+    )(x)
+
+
+def _seed_sequence(seed: int | None) -> Callable[[], int | None]:
+    """Returns a function that gives every layer a seed of its own, in the order of the layers."""
+    if seed is None:
+        return lambda: None
+    if seed < 0:
+        raise ValueError(f"`seed` must be at least 0. Received: seed={seed}")
+    children = np.random.SeedSequence(seed)
+    return lambda: int(children.spawn(1)[0].generate_state(1)[0])
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"`{argument}` must be one of {', '.join(sorted(choices))}. Received: {argument}={value!r}"
+        )
