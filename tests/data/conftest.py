@@ -1,0 +1,52 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+# For `import pillow_reference`, which the benchmark imports, too.
+sys.path.insert(0, str(HERE))
+
+CIFAR = ("cifar10", "cifar100")
+
+
+@pytest.fixture(scope="session")
+def cifar_data_dir():
+    """Folder with CIFAR-10 and CIFAR-100 as prepared TFDS datasets."""
+    given = os.environ.get("TFPRUNE_TEST_DATA_DIR")
+    if given:
+        return pathlib.Path(given)
+    cache = pathlib.Path.home() / ".cache" / "tfprune" / "tests"
+    if not all((cache / name).is_dir() for name in CIFAR):
+        script = HERE.parents[2] / "shared" / "data" / "prepare_cifar.py"
+        if not script.exists():
+            pytest.skip(f"no CIFAR: TFPRUNE_TEST_DATA_DIR is not set and {script} is not there")
+        cache.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, str(script), "--data_dir", str(cache)], check=True)
+    return cache
+
+
+def photograph(name, width, height):
+    image = Image.fromarray(load_sample_image(name))
+    return np.asarray(image.resize((width, height), Image.Resampling.BOX))
+
+
+@pytest.fixture(scope="session")
+def photographs():
+    """Real photographs of several shapes, and shapes and values that are special."""
+    images = {
+        f"{name[:-4]} {width}x{height}": photograph(name, width, height)
+        for name in ("china.jpg", "flower.jpg")
+        for width, height in ((224, 224), (32, 32), (57, 33), (8, 8))
+    }
+    images["one grey level"] = np.full((20, 20, 3), 77, np.uint8)
+    images["two grey levels"] = np.repeat(np.uint8([3, 250]), 300).reshape(20, 10, 3)
+    images["two rows"] = photograph("flower.jpg", 5, 2)
+    images["one pixel"] = photograph("flower.jpg", 1, 1)
+    return images

@@ -1,0 +1,249 @@
+"""Image classification datasets, held in memory as uint8."""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tfprune.data.resize import resize
+
+_TFDS_DATASETS = ("cifar10", "cifar100")
+
+DATASETS = (*_TFDS_DATASETS, "digits", "image_folder")
+
+# Images whose values are counted at a time, to bound the memory that it takes.
+_CHUNK = 1024
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images.
+
+    Attributes:
+        images: uint8 array of shape [examples, height, width, 3].
+        labels: int32 array of shape [examples].
+        available: How many examples the split has in all, used here or not.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    available: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification dataset.
+
+    Attributes:
+        name: One of `DATASETS`.
+        train: The examples to train on.
+        test: The examples to evaluate on.
+        class_names: Name of each label.
+        mean: Mean of each channel over all pixels of `train`, in 0 to 255.
+        std: Standard deviation (of the population) of each channel over all pixels of `train`.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    train_examples: int = 0,
+    test_examples: int = 0,
+    image_size: int | None = None,
+) -> Dataset:
+    """Loads a dataset into memory.
+
+    - `cifar10`, `cifar100`: through TensorFlow Datasets; downloaded where not prepared under
+      `data_dir`.
+    - `digits`: scikit-learn's 1,797 handwritten digits of 8x8 pixels, three equal channels, their
+      values (0 to 16) scaled to 0 to 255; a fixed stratified split of 80 to 20. Needs no files.
+    - `image_folder`: `data_dir/{train,test}/<class>/*.png|jpg`. Images may differ in size, so they
+      are resized to `image_size` here, and the statistics are of the resized images.
+
+    Args:
+        name: One of `DATASETS`.
+        data_dir: Folder of the prepared TensorFlow Datasets, or the image folder. None or empty:
+            TensorFlow Datasets' default (`~/tensorflow_datasets`).
+        train_examples: How many training examples to use: the first ones of one fixed shuffle, the
+            same in every run. 0: all of them, in the dataset's order.
+        test_examples: The same for the test split.
+        image_size: Side in pixels to which `image_folder` resizes. The other datasets keep their
+            size and ignore it.
+
+    Returns:
+        The dataset, with statistics computed exactly from the training examples used.
+
+    Raises:
+        ValueError: Unknown name, a folder that does not exist or has no such images, more examples
+            asked for than there are, or an image that cannot be read.
+        OSError: The dataset is not prepared and cannot be downloaded.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"Unknown dataset {name!r}. The datasets are: {', '.join(DATASETS)}")
+    for argument, examples in (("train_examples", train_examples), ("test_examples", test_examples)):
+        if examples < 0:
+            raise ValueError(f"`{argument}` must not be negative. Received: {argument}={examples}")
+    if data_dir and not Path(data_dir).expanduser().is_dir():
+        raise ValueError(f"`data_dir` must be an existing folder. Received: data_dir={data_dir}")
+    folder = Path(data_dir).expanduser() if data_dir else None
+
+    if name == "digits":
+        train, test, class_names = _load_digits(train_examples, test_examples)
+    elif name == "image_folder":
+        train, test, class_names = _load_image_folder(folder, train_examples, test_examples, image_size)
+    else:
+        train, test, class_names = _load_tfds(name, folder, train_examples, test_examples)
+    mean, std = channel_statistics(train.images)
+    return Dataset(name, train, test, class_names, mean, std)
+
+
+def channel_statistics(
+    images: np.ndarray,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Computes the mean and standard deviation of each channel, exactly.
+
+    Values are counted, and their sums and squares taken in whole numbers, so that the order and
+    number of images cost no precision.
+
+    Args:
+        images: uint8 array of shape [examples, height, width, 3].
+
+    Returns:
+        Mean and population standard deviation of each channel, in 0 to 255.
+    """
+    counts = np.zeros((3, 256), np.int64)
+    offsets = (np.arange(3) * 256).astype(np.uint16)
+    for start in range(0, len(images), _CHUNK):
+        values = images[start : start + _CHUNK] + offsets
+        counts += np.bincount(values.ravel(), minlength=3 * 256).reshape(3, 256)
+    statistics = []
+    for channel in counts.tolist():
+        pixels = sum(channel)
+        total = sum(value * count for value, count in enumerate(channel))
+        squares = sum(value * value * count for value, count in enumerate(channel))
+        variance = (pixels * squares - total * total) / pixels**2
+        statistics.append((total / pixels, math.sqrt(variance)))
+    mean, std = zip(*statistics, strict=True)
+    return mean, std
+
+
+def _chosen(split: str, available: int, examples: int) -> np.ndarray:
+    """Returns the indices of the examples to use of a split."""
+    if examples > available:
+        raise ValueError(
+            f"`{split}_examples` must be at most {available}, the number of {split} examples. "
+            f"Received: {split}_examples={examples}"
+        )
+    if examples == 0:
+        return np.arange(available)
+    return np.random.default_rng(0).permutation(available)[:examples]
+
+
+def _load_digits(train_examples: int, test_examples: int) -> tuple[Split, Split, tuple[str, ...]]:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., np.newaxis], 3, axis=-1)
+    labels = digits.target.astype(np.int32)
+    parts = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    splits = []
+    for split, part, examples in zip(("train", "test"), parts, (train_examples, test_examples), strict=True):
+        used = part[_chosen(split, len(part), examples)]
+        splits.append(Split(images[used], labels[used], len(part)))
+    return *splits, tuple(str(name) for name in digits.target_names)
+
+
+def _load_tfds(
+    name: str, data_dir: Path | None, train_examples: int, test_examples: int
+) -> tuple[Split, Split, tuple[str, ...]]:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    folder = str(data_dir) if data_dir else None
+    builder = tfds.builder(name, data_dir=folder)
+    try:
+        builder.download_and_prepare()
+    # TensorFlow Datasets and what it downloads with raise many unrelated types.
+    except Exception as error:
+        raise OSError(
+            f"{name} is not prepared under data_dir={data_dir or tfds.core.constants.DATA_DIR} and "
+            f"could not be downloaded ({type(error).__name__}: {error}). Where there is a network, "
+            f"`tfds build {name} --data_dir DIR` prepares it: copy DIR and pass it as data_dir."
+        ) from error
+
+    def read(split: str, examples: int) -> Split:
+        # Still encoded, so that only the examples used are decoded.
+        encoded = builder.as_dataset(
+            split=split, batch_size=-1, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        used = _chosen(split, len(encoded["label"]), examples)
+        images = (
+            tf.data.Dataset.from_tensor_slices(tf.gather(encoded["image"], used))
+            .map(lambda png: tf.io.decode_png(png, channels=3), tf.data.AUTOTUNE)
+            .batch(len(used))
+            .get_single_element()
+        )
+        labels = encoded["label"].numpy()
+        return Split(images.numpy(), labels[used].astype(np.int32), len(labels))
+
+    class_names = tuple(builder.info.features["label"].names)
+    return read("train", train_examples), read("test", test_examples), class_names
+
+
+def _load_image_folder(
+    root: Path | None, train_examples: int, test_examples: int, image_size: int | None
+) -> tuple[Split, Split, tuple[str, ...]]:
+    import keras
+
+    if root is None:
+        raise ValueError("`data_dir` must name the folder for image_folder. Received: nothing")
+    if image_size is None or image_size < 1:
+        raise ValueError(
+            f"`image_size` must be at least 1 for image_folder. Received: image_size={image_size}"
+        )
+
+    def listed(split: str) -> tuple[list[str], tuple[str, ...]]:
+        if not (root / split).is_dir():
+            raise ValueError(f"{root} must have the folders train and test. Missing: {split}")
+        found = keras.utils.image_dataset_from_directory(
+            root / split, image_size=(image_size, image_size), shuffle=False, verbose=False
+        )
+        return found.file_paths, tuple(found.class_names)
+
+    def read(split: str, paths: list[str], examples: int) -> Split:
+        used = _chosen(split, len(paths), examples)
+        images = np.empty((len(used), image_size, image_size, 3), np.uint8)
+        labels = np.empty(len(used), np.int32)
+        for row, index in enumerate(used):
+            path = Path(paths[index])
+            try:
+                resize(np.asarray(keras.utils.load_img(path)), out=images[row])
+            except OSError as error:
+                raise ValueError(f"Cannot read the image {path}: {error}") from error
+            labels[row] = class_names.index(path.relative_to(root / split).parts[0])
+        return Split(images, labels, len(paths))
+
+    (train_paths, class_names), (test_paths, test_class_names) = listed("train"), listed("test")
+    if class_names != test_class_names:
+        different = sorted(set(class_names) ^ set(test_class_names))
+        raise ValueError(f"{root}/train and {root}/test must have the same classes. Only in one: {different}")
+    return (
+        read("train", train_paths, train_examples),
+        read("test", test_paths, test_examples),
+        class_names,
+    )
