@@ -11,10 +11,11 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def blame_flag(name: str, value: Any) -> Iterator[None]:
-    """Turns a `ValueError` or `OSError` raised inside into a `UserError` that names the flag.
+    """Turns a `ValueError`, `OSError` or `ImportError` raised inside into a `UserError` that names the flag.
 
     The packages below (`sparsity`, `data`, `models`, `training`) know no flags: they raise
-    `ValueError` with the rule and the value received. This puts the flag in front.
+    `ValueError` with the rule and the value received, `OSError` where a file cannot be had, `ImportError`
+    where an optional package is missing. This puts the flag in front.
 
     Args:
         name: The flag's name, without dashes.
@@ -25,5 +26,5 @@ def blame_flag(name: str, value: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise UserError(f"--{name}={value}: {error}") from error

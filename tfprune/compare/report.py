@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tfprune.compare.render import to_markdown, to_text
 from tfprune.compare.results import read_runs
 from tfprune.compare.table import ComparisonRow, compare, read_ancestors
 from tfprune.errors import UserError
+from tfprune.training.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None =
         UserError: If there is nothing to compare, an experiment is unknown, a `result.json` is
             not valid, or a file cannot be written.
     """
-    output_dir = Path(output_dir)
+    output_dir = Path(output_dir).expanduser()
     runs = read_runs(output_dir, experiments)
     rows = compare(runs, read_ancestors(output_dir, runs))
     if not rows:
@@ -76,10 +76,8 @@ def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None =
 
 def _write(path: Path, content: bytes) -> None:
     """Writes the whole file or leaves the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

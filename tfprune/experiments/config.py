@@ -7,6 +7,7 @@ from pathlib import Path
 from tfprune.data.datasets import DATASETS
 from tfprune.data.pipeline import AUTOAUGMENT_CHOICES
 from tfprune.errors import UserError, blame_flag
+from tfprune.experiments.paper_settings import PAPER_SECTIONS
 from tfprune.models.resnet import BLOCKS_PER_STAGE, STEMS
 from tfprune.sparsity.masks import SCOPES
 from tfprune.training.settings import MIXED_PRECISION, TrainingSettings
@@ -110,6 +111,8 @@ class ExperimentConfig:
         ):
             if getattr(self, name) not in choices:
                 self._fail(name, f"must be one of {', '.join(choices)}")
+        if self.paper_section not in ("", *PAPER_SECTIONS):
+            self._fail("paper_section", f"must be empty or one of {', '.join(PAPER_SECTIONS)}")
         for name in ("rounds", "frequency", "image_size", "width", "batch_size"):
             if getattr(self, name) < 1:
                 self._fail(name, "must be at least 1")

@@ -5,9 +5,10 @@ AutoAugment, seed) may be chosen; `flags/base.flags` gives the reasons.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfprune.experiments.config import ExperimentConfig
+if TYPE_CHECKING:  # `config` imports this module.
+    from tfprune.experiments.config import ExperimentConfig
 
 BASELINE = "baseline"
 
@@ -62,7 +63,7 @@ PAPER_SECTIONS = tuple(sorted({section for section, _ in PAPER_SETTINGS}))
 
 
 def paper_differences(
-    config: ExperimentConfig, used: dict[str, int], available: dict[str, int], start: dict[str, Any] | None
+    config: "ExperimentConfig", used: dict[str, int], available: dict[str, int], start: dict[str, Any] | None
 ) -> list[str]:
     """Lists where a run departs from its section of the study, `width=16 (paper: 64)`.
 
@@ -103,7 +104,7 @@ def paper_differences(
 
 
 def _start_differences(
-    config: ExperimentConfig, setting: PaperSetting, start: dict[str, Any] | None
+    config: "ExperimentConfig", setting: PaperSetting, start: dict[str, Any] | None
 ) -> list[str]:
     if start is None:
         if setting.starts_from is not None:

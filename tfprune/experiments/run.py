@@ -15,7 +15,7 @@ from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.levels import check_target, sparsity_levels, step_schedule
 from tfprune.experiments.results import make_result
-from tfprune.experiments.run_folder import RunFolder, find_round
+from tfprune.experiments.run_folder import RunFolder, blame_file, find_round
 from tfprune.experiments.start import build_start, masks_sparsity
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import read_checkpoint, remove_checkpoint
@@ -44,8 +44,7 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
     start_result = None
     if config.init_from:
         start_result = find_round(config.output_dir, config.init_from, "init_from")[1].read_result()
-    if run.path.exists():
-        run.claim(config)
+    run.check_claim(config)
     rounds = [run.round(number) for number in range(config.last_round + 1)]
     if all(folder.finished for folder in rounds):
         log(f"{config.experiment}: finished already, in {run.path}")
@@ -106,10 +105,12 @@ class _Experiment:
     def do_round(self, number: int) -> None:
         """Brings a round to its end: prunes, trains, evaluates, writes; or goes on where it stopped."""
         folder = self.run.round(number)
-        checkpoint = read_checkpoint(folder.path)
+        with blame_file(folder.path, "its checkpoint is damaged; remove the folder to begin the round anew"):
+            checkpoint = read_checkpoint(folder.path)
+            model = checkpoint.load_model() if checkpoint else None
         if checkpoint:
             self._log(f"round {number}: goes on after epoch {checkpoint.epochs_done}")
-            model, history, notes = checkpoint.load_model(), checkpoint.history, checkpoint.notes
+            history, notes = checkpoint.history, checkpoint.notes
         else:
             model, notes = self._begin_start() if number == 0 else self._begin_pruning(number)
             history = []

@@ -5,9 +5,11 @@ wrappers and masks inside), `history.csv`, `tensorboard/`, and `result.json`, wh
 is finished if and only if it is there.
 """
 
+import contextlib
 import json
 import re
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,24 @@ from tfprune.training.files import replacing, write_json, write_text
 
 MODEL = "model.keras"
 RESULT = "result.json"
+
+
+@contextlib.contextmanager
+def blame_file(path: Path, what: str) -> Iterator[None]:
+    """Turns what Keras and JSON raise on a damaged file into a `UserError` that names it.
+
+    Args:
+        path: The file read inside.
+        what: What is wrong with it, for the message.
+
+    Raises:
+        UserError: `path: what: <the first line of the original message>`.
+    """
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: {what}: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -55,11 +75,8 @@ class RoundFolder:
         path = self.path / MODEL
         if not path.exists():
             raise UserError(f"{path}: no such file, though the round has a result")
-        try:
+        with blame_file(path, "not a whole Keras model file"):
             return keras.models.load_model(path, compile=False)
-        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{path}: not a whole Keras model file: {reason}") from error
 
     def save_model(self, model: keras.Model) -> None:
         """Writes the network without its optimizer: the next round starts a fresh one."""
@@ -96,24 +113,33 @@ class RunFolder:
         except (UserError, TypeError) as error:
             raise UserError(f"{path}: {error}") from error
 
-    def claim(self, config: ExperimentConfig) -> None:
-        """Makes the folder, or checks that the one there is of the same experiment.
+    def check_claim(self, config: ExperimentConfig) -> bool:
+        """Returns whether the folder is this experiment's already; writes nothing.
 
         Raises:
             UserError: If it was made with other flags; the message lists them.
         """
-        path = self.path / "flags.txt"
-        if path.exists():
-            differences = config.differences(self.read_config())
-            if differences:
-                raise UserError(
-                    f"--experiment={config.experiment}: {self.path} was made with other flags: "
-                    f"{'; '.join(differences)}. Choose another --experiment, or remove the folder"
-                )
+        if not (self.path / "flags.txt").exists():
+            return False
+        differences = config.differences(self.read_config())
+        if differences:
+            raise UserError(
+                f"--experiment={config.experiment}: {self.path} was made with other flags: "
+                f"{'; '.join(differences)}. Choose another --experiment, or remove the folder"
+            )
+        return True
+
+    def claim(self, config: ExperimentConfig) -> None:
+        """Makes the folder, or checks that the one there is of the same experiment.
+
+        Raises:
+            UserError: As `check_claim`, or if the folder cannot be written.
+        """
+        if self.check_claim(config):
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(path, config.to_flags())
+            write_text(self.path / "flags.txt", config.to_flags())
         except OSError as error:
             raise UserError(f"--output_dir={config.output_dir}: cannot be written: {error}") from error
 
@@ -140,10 +166,10 @@ def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, R
             f"--{flag}={reference}: there is no experiment of that name in {root}; "
             f"it has: {', '.join(present) or 'none'}"
         )
-    if round_name and not re.fullmatch(r"round_\d\d", round_name):
+    if round_name and not re.fullmatch(r"round_(\d\d|[1-9]\d{2,})", round_name):
         raise UserError(f"--{flag}={reference}: must be EXPERIMENT or EXPERIMENT/round_KK, KK two digits")
     last = run.read_config().last_round
-    number = int(round_name[-2:]) if round_name else last
+    number = int(round_name.removeprefix("round_")) if round_name else last
     if number > last:
         raise UserError(f"--{flag}={reference}: the experiment's last round is round_{last:02d}")
     found = run.round(number)

@@ -106,7 +106,7 @@ def _copy_weights(config: ExperimentConfig, source: keras.Model, target: keras.M
             f"{flag}: it {where} layer {unknown[0]!r}, unlike --model={config.model} --stem={config.stem}"
         )
     pairs = []
-    for name in targets.keys() - skip:
+    for name in (name for name in targets if name not in skip):
         (old, old_masks), (new, new_masks) = sources[name], targets[name]
         for theirs, ours in zip(old.weights, new.weights, strict=True):
             if theirs.shape != ours.shape:

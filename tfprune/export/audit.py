@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from tfprune.export.artifacts import Artifact
-from tfprune.quiet import native_stderr_captured
 from tfprune.export.rules import (
     MAX_STORED_TO_WEIGHTS_BYTES,
     compare_logits,
@@ -22,6 +21,7 @@ from tfprune.export.stored_kernels import (
     saved_model_tensor_bytes,
     stored_kernels,
 )
+from tfprune.quiet import native_stderr_captured
 
 
 def audit_artifact(

@@ -1,10 +1,10 @@
 """Writes a network's artifacts and their audit: all of them, or none."""
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ai_edge_litert
@@ -21,9 +21,10 @@ from tfprune.export.artifacts import (
 )
 from tfprune.export.audit import audit_artifact, weights_bytes
 from tfprune.export.deployable import deployable_copy, masked_kernels
-from tfprune.quiet import native_stderr_captured
 from tfprune.export.rules import AuditError
 from tfprune.export.runtimes import keras_logits
+from tfprune.quiet import native_stderr_captured
+from tfprune.training.files import write_json
 
 AUDIT_FILE = "export.json"
 FAILED_AUDIT_FILE = "export_failed.json"
@@ -114,10 +115,10 @@ def export_model(
         failures = [line for entry in entries.values() for line in entry["failures"]]
         audit = {"passed": not failures} | audit
         if failures:
-            _write_json(os.path.join(out_dir, FAILED_AUDIT_FILE), audit)
+            write_json(Path(out_dir, FAILED_AUDIT_FILE), audit)
             raise AuditError(failures)
         _move_into_place(artifacts, work, out_dir)
-        _write_json(os.path.join(out_dir, AUDIT_FILE), audit)
+        write_json(Path(out_dir, AUDIT_FILE), audit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return audit
@@ -208,14 +209,6 @@ def _remove(path: str) -> None:
     else:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
-
-
-def _write_json(path: str, content: dict[str, Any]) -> None:
-    unfinished = path + ".unfinished"
-    with open(unfinished, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-    os.replace(unfinished, path)
 
 
 def _check_images(images: np.ndarray, network: keras.Model) -> None:

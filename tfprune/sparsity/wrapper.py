@@ -124,6 +124,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             state.append((variable, value))
         with _RecordingScope(state_mapping=state, collect_losses=True) as scope:
             outputs = self.layer(inputs, *args, **kwargs)
+        # Losses now belong to the wrapper: on JAX Keras counts one for every layer that knows of it.
+        self.layer._clear_losses()
         for loss in scope.losses:
             self.add_loss(loss)
         for variable in scope.written:

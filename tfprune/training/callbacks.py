@@ -14,7 +14,7 @@ class NonFiniteLossError(ArithmeticError):
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Ends the fit with an error that says where, as soon as the loss is no finite number.
 
-    `keras.callbacks.TerminateOnNaN` ends it as if it had finished.
+    `keras.callbacks.TerminateOnNaN` ends it as if it had finished. Put this one before what saves the model.
 
     Raises:
         NonFiniteLossError: With the epoch and the step in it, both counted from 1.
@@ -22,7 +22,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._epoch = 0
+        self._epoch = self._step = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch."""
@@ -34,6 +34,15 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss is {loss} in epoch {self._epoch + 1}, step {batch + 1} of the epoch"
+            )
+        self._step = batch + 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Looks at the test loss: the last step's update is in no training loss of the epoch."""
+        loss = float((logs or {}).get("val_loss", 0.0))
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the test loss is {loss} after epoch {epoch + 1}, step {self._step} of the epoch"
             )
 
 

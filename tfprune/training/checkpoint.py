@@ -47,14 +47,17 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 def write_checkpoint(
     folder: Path, model: keras.Model, history: list[dict[str, float]], notes: dict[str, Any]
 ) -> None:
-    """Writes the model, then the state that names it; a reader sees the old pair or the new one."""
+    """Writes the model, then the state that names it; a reader sees the old pair or the new one.
+
+    `history.csv` comes between the two, because a fit whose state says that it is done writes no more.
+    """
     epochs_done = len(history)
     path = folder / f"checkpoint_{epochs_done:04d}.keras"
     with replacing(path) as temporary:
         model.save(temporary)
+    write_history(folder, history)
     state = {"model": path.name, "epochs_done": epochs_done, "history": history, "notes": notes}
     write_json(folder / _STATE, state)
-    write_history(folder, history)
     for old in folder.glob("checkpoint_*.keras"):
         if old != path:
             old.unlink()

@@ -31,7 +31,13 @@ def compile_for_training(model: keras.Model, settings: TrainingSettings) -> None
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=False if _on_tensorflow_cpu() else "auto",
     )
+
+
+def _on_tensorflow_cpu() -> bool:
+    """Where XLA takes longer to compile ResNet-34, and each step is no faster (slower for small images)."""
+    return keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu")
 
 
 def fit(
