@@ -1,0 +1,68 @@
+"""The evaluate binary on runs that the tests share."""
+
+import types
+
+import pytest
+
+from tfprune.bin import evaluate
+from tfprune.errors import UserError
+
+
+@pytest.fixture
+def run_evaluate(runs, monkeypatch, capsys):
+    def run(experiment, **changes):
+        values = {"output_dir": str(runs.output_dir), "data_dir": "", "summary": False, **changes}
+        values = types.SimpleNamespace(experiment=experiment, **values)
+        monkeypatch.setattr(evaluate, "flags", types.SimpleNamespace(FLAGS=values))
+        capsys.readouterr()
+        evaluate.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_it_prints_the_accuracy_that_training_recorded(runs, run_evaluate):
+    result = runs.one_shot.round(1).read_result()
+    output = run_evaluate("one_shot")
+    accuracy = f"{result['accuracy_percent']:.2f} %"
+    assert f"one_shot (round 1): accuracy {accuracy} on 100 test images; recorded {accuracy}" in output
+    assert f"sparsity {result['sparsity']:.4f} of the pruned kernels" in output
+    assert f"{result['sparsity_all_parameters']:.4f} of all " in output
+    assert "stem_conv" not in output
+
+
+def test_it_evaluates_the_round_that_is_asked_for(runs, run_evaluate):
+    result = runs.one_shot.round(0).read_result()
+    assert result["accuracy_percent"] != runs.one_shot.round(1).read_result()["accuracy_percent"]
+    output = run_evaluate("one_shot/round_00", summary=True)
+    accuracy = f"{result['accuracy_percent']:.2f} %"
+    assert f"(round 0): accuracy {accuracy} on 100 test images; recorded {accuracy}" in output
+    assert "stem_conv" in output
+
+
+def test_it_measures_and_does_not_repeat_the_record(runs, run_evaluate, tmp_path):
+    """The dense network's file in the one-shot run's folder."""
+    config = type(runs)(tmp_path).copy(runs.one_shot, "swapped")
+    dense = (runs.dense.round(0).path / "model.keras").read_bytes()
+    (config.folder / "round_01" / "model.keras").write_bytes(dense)
+    output = run_evaluate("swapped", output_dir=str(tmp_path))
+    measured = runs.dense.round(0).read_result()["accuracy_percent"]
+    recorded = runs.one_shot.round(1).read_result()["accuracy_percent"]
+    assert measured != recorded
+    assert f"accuracy {measured:.2f} % on 100 test images; recorded {recorded:.2f} %" in output
+
+
+@pytest.mark.parametrize(
+    "experiment, changes, message",
+    [
+        ("nobody", {}, "--experiment=nobody: there is no experiment of that name"),
+        ("one_shot/round_09", {}, "--experiment=one_shot/round_09: the experiment's last round is round_01"),
+        ("one_shot", {"data_dir": "/nowhere"}, "--data_dir=/nowhere: "),
+        ("one_shot", {"output_dir": "/nowhere"}, "--experiment=one_shot: there is no experiment"),
+    ],
+)
+def test_what_is_not_there_is_named(runs, run_evaluate, experiment, changes, message):
+    assert runs.one_shot.round(1).finished
+    with pytest.raises(UserError) as caught:
+        run_evaluate(experiment, **changes)
+    assert str(caught.value).startswith(message)

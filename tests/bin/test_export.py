@@ -1,0 +1,129 @@
+"""The export binary on runs that the tests share."""
+
+import dataclasses
+import json
+import os
+import types
+
+import keras
+import numpy as np
+import pytest
+from small_experiments import kernels_of
+
+from tfprune.errors import UserError
+from tfprune.experiments.deployment import dense_ancestor, strip_round
+from tfprune.experiments.run_folder import RunFolder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tensorflow_backend():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("export works on the TensorFlow backend only")
+
+
+@pytest.fixture
+def run_export(runs, monkeypatch, capsys):
+    monkeypatch.setitem(os.environ, "KERAS_BACKEND", "tensorflow")  # The import sets it.
+    from tfprune.bin import export
+
+    def run(experiment, **changes):
+        values = {
+            "output_dir": str(runs.output_dir),
+            "data_dir": "",
+            "formats": ["keras", "saved_model", "tflite"],
+            "audit_images": 20,
+            **changes,
+        }
+        values = types.SimpleNamespace(experiment=experiment, **values)
+        monkeypatch.setattr(export, "flags", types.SimpleNamespace(FLAGS=values))
+        capsys.readouterr()
+        export.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_pruned_run_is_exported_and_audited(runs, run_export):
+    assert runs.one_shot.round(1).finished
+    run_export("dense", formats=["keras"])
+    output = run_export("one_shot")
+    folder = runs.one_shot.path / "export"
+    audit = json.loads((folder / "export.json").read_text())
+    assert audit["passed"] is True
+    assert audit["images"] == 20
+    assert audit["sparsity"] == pytest.approx(runs.one_shot.round(1).read_result()["sparsity"], abs=1e-12)
+    names = {
+        "model.keras",
+        "saved_model",
+        "model_float32.tflite",
+        "model_float16.tflite",
+        "model_float16_sparse.tflite",
+        "model_int8.tflite",
+    }
+    assert audit["artifacts"].keys() == names
+    assert {path.name for path in folder.iterdir()} == names | {"export.json"}
+    for name in names:
+        assert name in output
+    assert f"one_shot: wrote {folder}" in output
+
+    # The dense run that it came from was exported too: same network, same bytes unless gzipped.
+    entry = audit["artifacts"]["model.keras"]
+    assert entry["bytes_to_dense_artifact"] == pytest.approx(1.0, abs=0.2)
+    assert entry["gzip_to_dense_artifact"] < entry["bytes_to_dense_artifact"]
+
+    exported = keras.models.load_model(folder / "model.keras")
+    for layer, (kernel, mask) in kernels_of(runs.one_shot.round(1)).items():
+        assert np.array_equal(exported.get_layer(layer).kernel, kernel)
+        assert np.all(np.array(exported.get_layer(layer).kernel)[mask == 0] == 0)
+
+
+@pytest.mark.parametrize(
+    "experiment, changes, parts",
+    [
+        ("nobody", {}, ["--experiment=nobody: there is no experiment of that name"]),
+        ("one_shot", {"formats": ["keras", "onnx"]}, ["--formats=keras,onnx", "keras, saved_model, tflite"]),
+        ("one_shot", {"formats": []}, ["--formats=", "keras, saved_model, tflite"]),
+        ("one_shot", {"data_dir": "/nowhere"}, ["--data_dir=/nowhere"]),
+    ],
+)
+def test_what_cannot_be_exported_is_named(runs, run_export, experiment, changes, parts, tmp_path):
+    type(runs)(tmp_path).copy(runs.one_shot, "one_shot")
+    with pytest.raises(UserError) as caught:
+        run_export(experiment, output_dir=str(tmp_path), **changes)
+    for part in parts:
+        assert part in str(caught.value)
+    assert not (tmp_path / "one_shot" / "export").exists()
+
+
+def test_an_unfinished_run_is_not_exported(runs, run_export, tmp_path):
+    config = type(runs)(tmp_path).copy(runs.one_shot, "unfinished")
+    (config.folder / "round_01" / "result.json").unlink()
+    with pytest.raises(UserError, match="--experiment=unfinished: .* is unfinished"):
+        run_export("unfinished", output_dir=str(tmp_path))
+
+
+def test_no_audit_images_is_one_line(binary, tmp_path):
+    done = binary("export", "--experiment=e", f"--output_dir={tmp_path}", "--audit_images=0")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: flag --audit_images=0: ")
+
+
+def test_stripping_keeps_the_function_and_the_masks(runs):
+    found = runs.one_shot.round(1)
+    network = strip_round(found)
+    assert network.masks.keys() == kernels_of(found).keys()
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    wrapped = found.load_model()(images, training=False)
+    assert np.array_equal(network.model(images, training=False), wrapped)
+
+
+def test_the_dense_ancestor(runs, tmp_path):
+    assert dense_ancestor(runs.dense) is None
+    assert dense_ancestor(runs.one_shot) == runs.dense.path
+    grandchild = RunFolder(runs.copy(runs.one_shot, "grandchild").folder)
+    config = dataclasses.replace(grandchild.read_config(), init_from="one_shot/round_01")
+    (grandchild.path / "flags.txt").write_text(config.to_flags())
+    assert dense_ancestor(grandchild) == runs.dense.path
+    orphan = type(runs)(tmp_path).copy(runs.one_shot, "orphan")
+    assert dense_ancestor(RunFolder(orphan.folder)) is None

@@ -1,0 +1,30 @@
+"""`--help` of each binary."""
+
+import dataclasses
+import re
+
+import pytest
+
+from tfprune.experiments.config import ExperimentConfig
+
+TRAIN = [field.name for field in dataclasses.fields(ExperimentConfig)]
+RUN = ["experiment", "output_dir", "data_dir"]
+
+
+@pytest.mark.parametrize(
+    "name, flags, first_words",
+    [
+        ("train", TRAIN, "Trains, prunes and fine-tunes one experiment"),
+        ("evaluate", [*RUN, "summary"], "Evaluates a finished round"),
+        ("export", [*RUN, "formats", "audit_images"], "Exports a finished round"),
+        ("compare", ["output_dir", "experiments"], "Puts the runs of a folder beside each other"),
+    ],
+)
+def test_help_says_what_it_does_and_names_the_flags(binary, name, flags, first_words):
+    done = binary(name, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.startswith(first_words)
+    assert f"python -m tfprune.bin.{name}" in done.stdout
+    named = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, flags=re.MULTILINE)
+    assert sorted(named) == sorted(flags)

@@ -1,0 +1,38 @@
+"""The train binary's errors as a user sees them: one line, exit status 2, no traceback, no folder."""
+
+import pytest
+
+DIGITS = ["--dataset=digits", "--image_size=8", "--autoaugment=none", "--weights=none", "--experiment=e"]
+
+
+def assert_one_line(done, *parts):
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stdout
+    for part in ("error: ", *parts):
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--width=0"], ["--width=0", "at least 1"]),  # the project's own rule
+        (["--dataset=mnist"], ["--dataset=mnist", "cifar10|cifar100|digits|image_folder"]),  # absl's
+        (["more"], ["not a flag: more"]),
+    ],
+)
+def test_a_bad_value(binary, tmp_path, arguments, parts):
+    done = binary("train", *DIGITS, f"--output_dir={tmp_path}", *arguments)
+    assert_one_line(done, *parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_start(binary, runs, tmp_path):
+    """Found only when Keras reads the file: after TensorFlow's start, the data and the network."""
+    here = type(runs)(tmp_path)
+    path = here.copy(runs.dense, "cut").folder / "round_00" / "model.keras"
+    path.write_bytes(path.read_bytes()[:5000])
+    done = binary("train", *DIGITS, f"--output_dir={tmp_path}", "--init_from=cut", "--width=4")
+    assert_one_line(done, f"--init_from=cut: {path}: not a whole Keras model file")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["cut"]

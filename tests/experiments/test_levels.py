@@ -1,0 +1,64 @@
+"""How sparse each round is."""
+
+import pytest
+
+from tfprune.errors import UserError
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.levels import check_target, sparsity_levels, step_schedule
+
+ITERATIVE = {"experiment": "e", "regime": "iterative", "rounds": 6}
+
+
+def test_the_papers_six_rounds_to_95():
+    config = ExperimentConfig(**ITERATIVE, schedule="geometric", target_sparsity=0.95)
+    levels = sparsity_levels(config, 0.0)
+    assert [round(level, 3) for level in levels] == [0.393, 0.632, 0.776, 0.864, 0.918, 0.95]
+    assert levels[-1] == 0.95
+
+
+@pytest.mark.parametrize("start, target", [(0.95, 0.995), (0.7764, 0.95), (0.5, 0.5)])
+def test_geometric_rounds_shrink_the_density_by_the_same_factor(start, target):
+    config = ExperimentConfig(**ITERATIVE, schedule="geometric", target_sparsity=target)
+    levels = [start, *sparsity_levels(config, start)]
+    factor = ((1 - target) / (1 - start)) ** (1 / 6)
+    for before, after in zip(levels, levels[1:], strict=False):
+        assert (1 - after) / (1 - before) == pytest.approx(factor, abs=1e-9)
+
+
+def test_polynomial_rounds():
+    config = ExperimentConfig(**ITERATIVE, schedule="polynomial", power=2.0, target_sparsity=0.9)
+    expected = [0.9 - 0.6 * (1 - k / 6) ** 2 for k in range(1, 7)]
+    assert sparsity_levels(config, 0.3) == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_shot_is_one_round_and_dense_none():
+    one_shot = ExperimentConfig("e", regime="one_shot", target_sparsity=0.95)
+    assert sparsity_levels(one_shot, 0.2) == [0.95]
+    assert sparsity_levels(ExperimentConfig("e"), 0.2) == []
+
+
+@pytest.mark.parametrize(
+    "steps, ramp_fraction, end", [(100, 0.5, 50), (100, 1.0, 100), (9, 0.5, 4), (1, 0.1, 1)]
+)
+def test_gradual_ends_its_ramp_at_a_share_of_the_steps(steps, ramp_fraction, end):
+    config = ExperimentConfig(
+        "e",
+        regime="gradual",
+        schedule="polynomial",
+        target_sparsity=0.9,
+        ramp_fraction=ramp_fraction,
+        frequency=7,
+    )
+    schedule = step_schedule(config, 0.1, steps)
+    assert schedule(0) == (True, pytest.approx(0.1))
+    assert schedule(end) == (True, 0.9)
+    assert schedule(end + 7)[0] is False
+    assert schedule.frequency == 7
+
+
+def test_a_target_may_equal_the_start_but_not_be_below():
+    config = ExperimentConfig("e", regime="one_shot", target_sparsity=0.5)
+    check_target(config, 0.5)
+    with pytest.raises(UserError, match=r"--target_sparsity=0.5: .* sparsity, 0.5001"):
+        check_target(config, 0.5001)
+    check_target(ExperimentConfig("e", target_sparsity=0.0), 0.5)

@@ -1,0 +1,104 @@
+"""Where a run departs from the study's settings."""
+
+import dataclasses
+
+import pytest
+
+from tfprune.compare.paper import PAPER_ROWS
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.paper_settings import PAPER_SETTINGS, paper_differences
+
+ALL = {"train": 50_000, "test": 10_000}
+ONE_SHOT = ExperimentConfig(
+    "e",
+    paper_section="4.3.2",
+    init_from="base",
+    regime="one_shot",
+    target_sparsity=0.95,
+    epochs=(40,),
+    learning_rate=3e-4,
+    lr_boundaries_epochs=(30,),
+)
+BASELINE = {"paper_section": "baseline", "round": 0, "rounds": 0, "paper_setting_differences": []}
+
+
+def differences(start=BASELINE, used=ALL, **changes):
+    return paper_differences(dataclasses.replace(ONE_SHOT, **changes), used, ALL, start)
+
+
+def test_a_faithful_run_has_none():
+    assert differences() == []
+
+
+def test_what_the_study_leaves_open_is_no_difference():
+    open_points = {"batch_size": 64, "scope": "layer", "autoaugment": "imagenet", "seed": 5}
+    assert differences(**open_points, experiment="other", mixed_precision="bfloat16") == []
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"width": 16}, "width=16 (paper: 64)"),
+        ({"model": "resnet18"}, "model=resnet18 (paper: resnet34)"),
+        ({"stem": "cifar"}, "stem=cifar (paper: imagenet)"),
+        ({"image_size": 32}, "image_size=32 (paper: 224)"),
+        ({"epochs": (1,)}, "epochs=1 (paper: 40)"),
+        ({"learning_rate": 1e-3}, "learning_rate=0.001 (paper: 0.0003)"),
+        ({"head_learning_rate": 1e-3}, "head_learning_rate=0.001 (paper: 0.0)"),
+        ({"lr_boundaries_epochs": (20, 30)}, "lr_boundaries_epochs=20,30 (paper: 30)"),
+        ({"lr_factor": 0.5}, "lr_factor=0.5 (paper: 0.1)"),
+        ({"weight_decay": 0.0}, "weight_decay=0.0 (paper: 0.0005)"),
+        ({"target_sparsity": 0.9}, "target_sparsity=0.9 (paper: 0.95)"),
+        ({"regime": "gradual"}, "regime=gradual (paper: one_shot)"),
+        ({"autoaugment": "none"}, "autoaugment=none (paper: AutoAugment)"),
+        ({"prune_layers": "stem_conv"}, "prune_layers=stem_conv (paper: every convolution)"),
+        ({"dataset": "cifar100"}, "dataset=cifar100 (paper: cifar10)"),
+        ({"used": {**ALL, "train": 2000}}, "train_examples=2000 (paper: 50000)"),
+        ({"used": {**ALL, "test": 100}}, "test_examples=100 (paper: 10000)"),
+    ],
+)
+def test_each_departure_is_named(changes, expected):
+    assert differences(**changes) == [expected]
+
+
+@pytest.mark.parametrize(
+    "start, expected",
+    [
+        (None, "init_from= (paper: baseline)"),
+        ({**BASELINE, "paper_section": ""}, "init_from=base (paper: baseline)"),
+        ({**BASELINE, "paper_section": "4.3.1"}, "init_from=base (paper: baseline)"),
+        ({**BASELINE, "round": 0, "rounds": 6}, "init_from=base (paper: baseline)"),
+        (
+            {**BASELINE, "paper_setting_differences": ["width=16 (paper: 64)", "epochs=1 (paper: 20)"]},
+            "init_from=base, itself with width=16 (paper: 64); epochs=1 (paper: 20)",
+        ),
+    ],
+)
+def test_a_start_that_is_not_the_studys(start, expected):
+    changes = {"init_from": ""} if start is None else {}
+    assert differences(start, **changes) == [expected]
+
+
+def test_a_baseline_starts_from_imagenet_weights():
+    config = ExperimentConfig(
+        "e", paper_section="baseline", epochs=(20,), learning_rate=1e-5, head_learning_rate=1e-4
+    )
+    assert paper_differences(config, ALL, ALL, None) == []
+    random = dataclasses.replace(config, weights="none")
+    assert paper_differences(random, ALL, ALL, None) == ["weights=none (paper: imagenet)"]
+    other = dataclasses.replace(config, init_from="e0")
+    assert paper_differences(other, ALL, ALL, BASELINE) == ["init_from=e0 (paper: ImageNet weights)"]
+
+
+def test_the_settings_are_those_of_the_studys_rows():
+    """The settings that runs are held against, and the rows that they are compared with, are one study."""
+    last = {(row.section, row.dataset): row for row in PAPER_ROWS}  # rows are in the order of rounds
+    assert PAPER_SETTINGS.keys() == last.keys()
+    for key, setting in PAPER_SETTINGS.items():
+        row = last[key]
+        assert setting.regime == row.regime
+        assert setting.rounds == max(row.round, 1)
+        starts_from = (row.starts_from, row.starts_from_round) if row.starts_from else None
+        assert setting.starts_from == starts_from
+        if row.regime != "dense":
+            assert setting.target_sparsity == row.sparsity

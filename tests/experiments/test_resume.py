@@ -1,0 +1,190 @@
+"""A run that was stopped ends where one that was not ends, weight by weight."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from small_experiments import no_training, state_of
+
+from tfprune.errors import UserError
+from tfprune.experiments import run as experiments
+from tfprune.experiments.run_folder import RunFolder
+from tfprune.training.checkpoint import read_checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPT = pathlib.Path(__file__).with_name("train_small.py")
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+class Interrupt(keras.callbacks.Callback):
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.stop_at = (epoch - 1, step - 1)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.stop_at:
+            raise Interrupted
+
+
+def run_until(config, number, callback):
+    """Runs an experiment until the callback interrupts it in a round."""
+    fit = experiments.fit
+
+    def interrupted_fit(model, settings, *, folder, callbacks, **arguments):
+        if folder.name == f"round_{number:02d}":
+            callbacks = [*callbacks, callback]
+        return fit(model, settings, folder=folder, callbacks=callbacks, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "fit", interrupted_fit)
+        with pytest.raises(Interrupted):
+            experiments.run_experiment(config, log=lambda line: None)
+
+
+def without_rounds(runs, uninterrupted, name, first):
+    """Copies a run as it was before its round `first`; returns the copy's config."""
+    config = runs.copy(uninterrupted, name)
+    for number in range(first, config.last_round + 1):
+        shutil.rmtree(RunFolder(config.folder).round(number).path)
+    return config
+
+
+def assert_same_rounds(run, uninterrupted, numbers):
+    for number in numbers:
+        ours, theirs = state_of(run.round(number)), state_of(uninterrupted.round(number))
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert np.array_equal(ours[name], value), (number, name)
+        ours, theirs = run.round(number).read_result(), uninterrupted.round(number).read_result()
+        for timing in ("experiment", "train_seconds", "images_per_second"):
+            del ours[timing], theirs[timing]
+        assert ours == theirs
+
+
+def loss_history(round_folder):
+    lines = (round_folder.path / "history.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    untimed = [i for i, name in enumerate(names) if name not in ("train_seconds", "images_per_second")]
+    return [[line.split(",")[i] for i in untimed] for line in lines]
+
+
+def left_over(run):
+    return [path for path in run.path.rglob("*") if "checkpoint" in path.name]
+
+
+@pytest.mark.parametrize(
+    "name, number, step",
+    [
+        ("iterative", 3, 3),
+        ("gradual", 1, 2),  # two steps, and an update, after the checkpoint of step 4
+    ],
+)
+def test_an_exception_in_the_second_epoch(runs, name, number, step):
+    uninterrupted = getattr(runs, name)
+    config = without_rounds(runs, uninterrupted, f"{name}_interrupted", number)
+    run_until(config, number, Interrupt(epoch=2, step=step))
+    run = RunFolder(config.folder)
+    assert not run.round(number).finished
+    assert read_checkpoint(run.round(number).path).epochs_done == 1
+    finished = {path: path.stat().st_mtime_ns for k in range(number) for path in run.round(k).path.rglob("*")}
+    assert finished
+
+    lines = []
+    experiments.run_experiment(config, log=lines.append)
+    assert f"{config.experiment} round {number}: goes on after epoch 1" in lines
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert_same_rounds(run, uninterrupted, range(config.last_round + 1))
+    assert loss_history(run.round(number)) == loss_history(uninterrupted.round(number))
+    assert not left_over(run)
+
+
+class InterruptAtOnce(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        raise Interrupted
+
+
+def test_an_exception_before_the_first_checkpoint(runs):
+    """The round is pruned anew, from the file of the round before."""
+    config = without_rounds(runs, runs.one_shot, "one_shot_interrupted", 1)
+    run_until(config, 1, InterruptAtOnce())
+    run = RunFolder(config.folder)
+    assert run.round(0).finished
+    assert read_checkpoint(run.round(1).path) is None
+    experiments.run_experiment(config, log=lambda line: None)
+    assert_same_rounds(run, runs.one_shot, (0, 1))
+
+
+def train(config, **environment):
+    command = [sys.executable, str(SCRIPT), *config.to_flags().splitlines()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_a_killed_process(runs, tmp_path):
+    """SIGKILL in the second epoch of a round of the train binary; the same command again."""
+    assert runs.continued.round(2).finished
+    config = runs.config("killed", **runs.continued_flags)
+    stopped = tmp_path / "stopped"
+    process = train(config, STOP_AT="1,2,3", STOP_FILE=str(stopped))
+    deadline = time.monotonic() + 300
+    while not stopped.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate()
+    assert stopped.exists(), output
+    assert process.returncode == -signal.SIGKILL
+    run = RunFolder(config.folder)
+    assert read_checkpoint(run.round(1).path).epochs_done == 1
+    assert not run.round(1).finished
+
+    process = train(config)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "killed round 0: finished already" in output
+    assert "killed round 1: goes on after epoch 1" in output
+    assert_same_rounds(run, runs.continued, (0, 1, 2))
+    assert not left_over(run)
+
+
+def fake_interruption(runs, name):
+    """A copy of a run whose last round has a checkpoint and no result."""
+    config = runs.copy(runs.one_shot, name)
+    folder = config.folder / "round_01"
+    (folder / "result.json").unlink()
+    (folder / "model.keras").rename(folder / "checkpoint_0001.keras")
+    state = {"model": "checkpoint_0001.keras", "epochs_done": 1, "history": [], "notes": {}}
+    (folder / "checkpoint.json").write_text(json.dumps(state))
+    return folder, config
+
+
+@pytest.mark.parametrize("damage", ["cut model", "missing model", "cut state"])
+def test_a_damaged_checkpoint_is_one_clear_line(runs, damage):
+    folder, config = fake_interruption(runs, "damaged_" + damage.replace(" ", "_"))
+    model, state = folder / "checkpoint_0001.keras", folder / "checkpoint.json"
+    if damage == "cut model":
+        model.write_bytes(model.read_bytes()[:1000])
+    elif damage == "missing model":
+        model.unlink()
+    else:
+        state.write_text(state.read_text()[:20])
+    with no_training(), pytest.raises(UserError) as caught:
+        experiments.run_experiment(config, log=lambda line: None)
+    message = str(caught.value)
+    assert message.startswith(f"{folder}: its checkpoint is damaged; remove the folder")
+    assert "\n" not in message

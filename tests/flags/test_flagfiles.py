@@ -1,0 +1,266 @@
+"""Every experiment that the flagfiles declare, and the flags that they use."""
+
+import dataclasses
+import functools
+import pathlib
+import types
+
+import pytest
+from absl import flags
+
+from tfprune.bin import flags as experiment_flags
+from tfprune.compare.paper import paper_rows
+from tfprune.errors import UserError
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.paper_settings import PAPER_SETTINGS, paper_differences
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "flags").glob("*.flags"))
+EXPERIMENTS = [path.stem for path in FILES if not path.stem.startswith("base")]
+ALL = {"train": 50_000, "test": 10_000}
+
+
+@pytest.fixture(autouse=True)
+def repository_root(monkeypatch):
+    # Nested flagfile paths resolve from the working directory.
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def defined(monkeypatch):
+    """The flags of `train` in a registry of their own."""
+    return define(monkeypatch)
+
+
+def define(monkeypatch):
+    registry = flags.FlagValues()
+    names = ("string", "integer", "float", "enum", "list")
+    definers = {f"DEFINE_{name}": getattr(flags, f"DEFINE_{name}") for name in names}
+    definers["mark_flag_as_required"] = flags.mark_flag_as_required
+    bound = {name: functools.partial(definer, flag_values=registry) for name, definer in definers.items()}
+    monkeypatch.setattr(experiment_flags, "flags", types.SimpleNamespace(FLAGS=registry, **bound))
+    experiment_flags.define_experiment_flags()
+    return registry
+
+
+def parse(registry, *arguments):
+    registry(["train", *arguments])
+    return experiment_flags.experiment_from_flags()
+
+
+@functools.cache
+def config_of(name):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(ROOT)
+        return parse(define(monkeypatch), f"--flagfile=flags/{name}.flags")
+
+
+def header_of(name):
+    lines = (ROOT / "flags" / f"{name}.flags").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(lines[:first])
+
+
+def test_there_is_a_flag_for_every_field(defined):
+    fields = {field.name: field for field in dataclasses.fields(ExperimentConfig)}
+    assert set(defined) == fields.keys()
+    for name, field in fields.items():
+        assert len(defined[name].help) > 5, name
+        default = defined[name].default
+        if field.type == tuple[int, ...]:
+            default = tuple(int(value) for value in default)
+        expected = None if field.default is dataclasses.MISSING else field.default
+        assert default == expected, name
+
+
+def test_no_flags_but_the_name_are_the_defaults(defined):
+    assert parse(defined, "--experiment=e") == ExperimentConfig(experiment="e")
+
+
+def test_the_experiments_name_is_required(defined):
+    with pytest.raises(flags.IllegalFlagValueError, match="--experiment"):
+        parse(defined)
+
+
+def test_every_flag_reaches_the_config(defined):
+    config = ExperimentConfig(
+        experiment="e",
+        output_dir="out",
+        seed=3,
+        init_from="other/round_02",
+        paper_section="4.3.1",
+        dataset="cifar100",
+        data_dir="data",
+        train_examples=11,
+        test_examples=12,
+        image_size=13,
+        autoaugment="svhn",
+        model="resnet18",
+        width=14,
+        stem="cifar",
+        weights="none",
+        regime="iterative",
+        schedule="polynomial",
+        target_sparsity=0.15,
+        power=1.6,
+        rounds=2,
+        frequency=17,
+        ramp_fraction=0.18,
+        scope="layer",
+        prune_layers="a=b",
+        pruning_engine="tfprune",
+        epochs=(1, 2),
+        batch_size=19,
+        learning_rate=0.2,
+        head_learning_rate=0.21,
+        lr_boundaries_epochs=(5, 6),
+        lr_factor=0.22,
+        weight_decay=0.23,
+        mixed_precision="bfloat16",
+    )
+    unchanged = [
+        field.name
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) == field.default and field.name != "pruning_engine"
+    ]
+    assert not unchanged
+    assert parse(defined, *config.to_flags().splitlines()) == config
+
+
+@pytest.mark.parametrize("argument", ["--epochs=1,two", "--lr_boundaries_epochs=1.5"])
+def test_a_list_of_something_else_names_its_flag(defined, argument):
+    with pytest.raises(UserError) as caught:
+        parse(defined, "--experiment=e", argument)
+    assert str(caught.value).startswith(f"{argument}: ")
+
+
+@pytest.mark.parametrize("argument", ["--dataset=mnist", "--width=wide", "--learning_rate=fast"])
+def test_a_value_of_another_kind_names_its_flag(defined, argument):
+    with pytest.raises(flags.IllegalFlagValueError, match=argument):
+        parse(defined, "--experiment=e", argument)
+
+
+def test_the_promised_experiments_are_there():
+    demos = {"demo_dense", "demo_one_shot", "demo_iterative"}
+    assert demos | {"cifar10_gradual_95"} <= set(EXPERIMENTS)
+    sections = {(config_of(name).paper_section, config_of(name).dataset) for name in EXPERIMENTS}
+    studied = {key for key in sections if key[0]}
+    assert studied == PAPER_SETTINGS.keys()
+    assert {section for section, _ in studied} == {"baseline", *(f"4.3.{i}" for i in range(1, 9))}
+    # One flagfile for each.
+    assert sum(bool(config_of(name).paper_section) for name in EXPERIMENTS) == len(PAPER_SETTINGS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_flagfile_is_a_whole_experiment(name):
+    config = config_of(name)
+    config.check()
+    assert config.experiment == name
+    assert config.output_dir == "saved_models"
+    assert config.data_dir == ""
+    assert ExperimentConfig.from_flags(config.to_flags()) == config
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_flagfile_begins_with_its_note(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    # absl knows whole-line comments only, and no blank between the note and the flags is needed.
+    assert all(line.startswith(("# ", "--")) for line in lines)
+    assert all(" #" not in line for line in lines if line.startswith("--"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_note_holds_the_command(name):
+    command = f"# python -m tfprune.bin.train --flagfile=flags/{name}.flags"
+    assert command in header_of(name).splitlines()
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if config_of(name).paper_section])
+def test_the_note_of_a_studied_experiment(name):
+    """It names the section, the accuracies that the study published, the cost and what to run first."""
+    config, header = config_of(name), header_of(name)
+    assert "Expected" in header and "Cost: " in header
+    if config.paper_section != "baseline":
+        assert header.startswith(f"# Section {config.paper_section}: ")
+    rows = paper_rows(config.paper_section, config.dataset)
+    accuracies = ", ".join(f"{row.accuracy_percent:g}" for row in rows)
+    assert f"{accuracies} %" in header
+    epochs = sum(config.settings(number).epochs for number in range(1, config.training_rounds + 1))
+    assert f"Cost: {epochs} epochs" in header
+    if config.init_from:
+        assert f"Run {config.init_from.split('/')[0]} first." in header
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if config_of(name).paper_section])
+def test_a_studied_experiment_has_the_studys_settings(name):
+    config = config_of(name)
+    start = None
+    if config.init_from:
+        source, _, round_name = config.init_from.partition("/")
+        rounds = config_of(source).last_round
+        start = {
+            "paper_section": config_of(source).paper_section,
+            "round": int(round_name[-2:]) if round_name else rounds,
+            "rounds": rounds,
+            "paper_setting_differences": [],
+        }
+    assert paper_differences(config, ALL, ALL, start) == []
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_start_is_another_flagfiles_experiment(name):
+    config = config_of(name)
+    if config.init_from:
+        source, _, round_name = config.init_from.partition("/")
+        assert source in EXPERIMENTS
+        assert not round_name or int(round_name[-2:]) <= config_of(source).last_round
+        start = config_of(source)
+        for shared in ("model", "width", "stem", "image_size"):
+            assert getattr(config, shared) == getattr(start, shared)
+
+
+def test_gradual_has_the_one_shots_epochs_and_rates():
+    gradual, one_shot = config_of("cifar10_gradual_95"), config_of("cifar10_one_shot_95")
+    names = (
+        "init_from dataset target_sparsity epochs learning_rate lr_boundaries_epochs batch_size scope width"
+    )
+    for name in names.split():
+        assert getattr(gradual, name) == getattr(one_shot, name), name
+    assert gradual.regime == "gradual"
+
+
+def test_the_demo_compares_at_one_sparsity():
+    one_shot, iterative = config_of("demo_one_shot"), config_of("demo_iterative")
+    assert one_shot.target_sparsity == iterative.target_sparsity == 0.95
+    assert one_shot.init_from == iterative.init_from == "demo_dense"
+    epochs = sum(iterative.settings(number).epochs for number in range(1, iterative.rounds + 1))
+    assert one_shot.settings(1).epochs == epochs
+
+
+def test_later_flags_make_it_small_enough_for_a_laptop(defined, tmp_path):
+    overrides = (
+        "--train_examples=2000 --test_examples=1000 --image_size=32 --stem=cifar --width=16 "
+        "--weights=none --init_from= --epochs=1"
+    ).split()
+    config = parse(
+        defined, "--flagfile=flags/cifar10_one_shot_95.flags", f"--data_dir={tmp_path}", *overrides
+    )
+    config.check()
+    assert config.experiment == "cifar10_one_shot_95"
+    assert config.data_dir == str(tmp_path)
+    used = {"train": config.train_examples, "test": config.test_examples}
+    assert sorted(paper_differences(config, used, ALL, None)) == [
+        "epochs=1 (paper: 40)",
+        "image_size=32 (paper: 224)",
+        "init_from= (paper: baseline)",
+        "stem=cifar (paper: imagenet)",
+        "test_examples=1000 (paper: 10000)",
+        "train_examples=2000 (paper: 50000)",
+        "width=16 (paper: 64)",
+    ]
+
+
+def test_a_flag_that_is_none_is_an_error(defined):
+    with pytest.raises(flags.UnrecognizedFlagError, match="widht"):
+        parse(defined, "--flagfile=flags/demo_dense.flags", "--widht=4")
