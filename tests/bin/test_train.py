@@ -19,7 +19,6 @@ def assert_one_line(done, *parts):
     [
         (["--width=0"], ["--width=0", "at least 1"]),  # the project's own rule
         (["--dataset=mnist"], ["--dataset=mnist", "cifar10|cifar100|digits|image_folder"]),  # absl's
-        (["more"], ["not a flag: more"]),
     ],
 )
 def test_a_bad_value(binary, tmp_path, arguments, parts):

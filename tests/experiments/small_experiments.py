@@ -71,10 +71,10 @@ class Runs:
         return RunFolder(config.folder)
 
     def copy(self, run: RunFolder, name: str) -> ExperimentConfig:
-        """Copies a run without its export, for a test that changes it; returns the copy's config."""
+        """Copies a run under another name, for a test that changes it; returns the copy's config."""
         config = run.read_config()
         config = dataclasses.replace(config, experiment=name, output_dir=str(self.output_dir))
-        shutil.copytree(run.path, config.folder, ignore=shutil.ignore_patterns("export"))
+        shutil.copytree(run.path, config.folder)
         (config.folder / "flags.txt").write_text(config.to_flags())
         return config
 
