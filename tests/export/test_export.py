@@ -69,7 +69,7 @@ def test_parameters_sparsity_and_ratios(exported, network):
     assert audit["parameters"] == model.count_params()
     assert audit["dense_weights_bytes"] == audit["weights_bytes"] == 4 * model.count_params()
     assert audit["sparsity"] == pytest.approx(removed / sum(mask.size for mask in masks.values()))
-    assert audit["sparsity_all_parameters"] == pytest.approx(removed / model.count_params())
+    assert audit["sparsity_all_weights"] == pytest.approx(removed / model.count_params())
     entry = audit["artifacts"]["model_float16.tflite"]
     assert entry["bytes_to_dense_weights"] == entry["bytes"] / audit["dense_weights_bytes"]
     assert entry["bytes_to_dense_artifact"] is None

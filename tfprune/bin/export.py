@@ -2,9 +2,11 @@
 
   python -m tfprune.bin.export --experiment=demo_one_shot
 
-Strips the pruning wrappers, writes the artifacts to the run's export/ folder, runs each through its own
-runtime on real test images, and checks that every removed weight is exactly zero in it. export.json is the
-audit; an artifact that fails it is an error. Works on the TensorFlow backend, whatever backend trained.
+Strips the pruning wrappers, writes the artifacts to the run's export/ folder (export_round_KK/ for another
+round than its last), runs each through its own runtime on real test images, and checks that every removed
+weight is exactly zero in it. export.json is the audit; an artifact that fails it is an error. Where the dense
+network that the run goes back to was exported before, the audit has the ratios to its files. Works on the
+TensorFlow backend, whatever backend trained.
 """
 
 import json
@@ -39,22 +41,32 @@ def main() -> None:
     config, dataset = load_run_data(run, values.data_dir)
     network = strip_round(found)
     examples = np.arange(min(values.audit_images, len(dataset.test)))
-    audit = export_model(
-        network.model,
-        network.masks,
-        run.path / "export",
-        images=make_images(dataset.test.images, examples, config.image_size),
-        formats=values.formats,
-        dense_audit=read_audit(dense_ancestor(run)),
-    )
+    folder = run.export_folder(found.number)
+    dense_audit = read_audit(dense_ancestor(run))
+    try:
+        audit = export_model(
+            network.model,
+            network.masks,
+            folder,
+            images=make_images(dataset.test.images, examples, config.image_size),
+            formats=values.formats,
+            dense_audit=dense_audit,
+        )
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error}") from error
     print(format_audit(audit))
-    print(f"{values.experiment}: wrote {run.path / 'export'}")
+    print(f"{values.experiment}: wrote {folder}")
 
 
 def read_audit(ancestor: Path | None) -> dict | None:
     """Returns the audit of the dense network's export, if it was exported."""
     path = ancestor / "export" / "export.json" if ancestor else None
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else None
+    if path is None or not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}. Export that experiment anew") from error
 
 
 def run() -> None:

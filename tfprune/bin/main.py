@@ -8,6 +8,7 @@ from absl import app, flags, logging
 from tfprune.errors import UserError
 
 USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
 _HELP = {"--help", "-help", "-h", "--helpshort"}
 
 
@@ -30,6 +31,9 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
             main()
         except UserError as error:
             return _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted; the same command goes on where it stopped")
+            return INTERRUPTED_STATUS
         return 0
 
     def parse(arguments: list[str]) -> list[str]:

@@ -1,14 +1,22 @@
-"""Loads TensorFlow without its start-up notes, which would hide what a binary prints."""
+"""Loads Keras and TensorFlow without their start-up notes, which would hide what a binary prints."""
 
 import os
+import sys
 
 from tfprune.quiet import native_stderr_captured
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-with native_stderr_captured():
-    import keras  # noqa: F401
-    import tensorflow as tf
+try:
+    with native_stderr_captured():
+        import keras  # noqa: F401
+        import tensorflow as tf
 
-    # Looking for devices has notes of its own; the training log says what was found.
-    DEVICES = [device.name for device in tf.config.list_physical_devices()]
+        tf.config.list_physical_devices()  # Looking for devices has notes of its own.
+except (ImportError, ValueError) as error:
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    print(
+        f"error: KERAS_BACKEND={backend}: must be tensorflow, jax or torch, and installed: {error}",
+        file=sys.stderr,
+    )
+    sys.exit(2)

@@ -116,9 +116,14 @@ class ExperimentConfig:
         for name in ("rounds", "frequency", "image_size", "width", "batch_size"):
             if getattr(self, name) < 1:
                 self._fail(name, "must be at least 1")
-        for name in ("seed", "train_examples", "test_examples"):
+        for name in ("train_examples", "test_examples"):
             if getattr(self, name) < 0:
                 self._fail(name, "must be at least 0")
+        if not 0 <= self.seed < 2**32:
+            self._fail("seed", "must be at least 0 and below 2**32")
+        is_path = self.weights not in ("imagenet", "none")
+        if is_path and not self.init_from and not Path(self.weights).expanduser().is_file():
+            self._fail("weights", "must be imagenet, none or an existing .safetensors or .pth file")
         if not 0.0 <= self.target_sparsity < 1.0:
             self._fail("target_sparsity", "must be in [0, 1)")
         if not 0.0 < self.ramp_fraction <= 1.0:
@@ -141,8 +146,9 @@ class ExperimentConfig:
         for number in range(1, self.training_rounds + 1):
             try:
                 self.settings(number)
-            except ValueError as error:
-                raise UserError(f"--{_first_flag(str(error))}: {error}") from error
+            except ValueError as error:  # "`name` must be ... . Received: name=value"
+                name, rule = re.match(r"`(\w+)` (must be .*)\. Received: ", str(error)).groups()
+                self._fail(name, rule)
 
     def _check_regime(self) -> None:
         if self.regime == "dense":
@@ -193,11 +199,6 @@ class ExperimentConfig:
             for field in fields(self)
             if getattr(ours, field.name) != getattr(theirs, field.name)
         ]
-
-
-def _first_flag(message: str) -> str:
-    """The argument that a `TrainingSettings` error names first, in backquotes."""
-    return message.split("`")[1]
 
 
 def _to_text(value: object) -> str:

@@ -47,7 +47,7 @@ def dense_ancestor(run: RunFolder) -> Path | None:
     config = run.read_config()
     while config.init_from:
         try:
-            ancestor, _ = find_round(config.output_dir, config.init_from, "init_from")
+            ancestor, _ = find_round(str(run.path.parent), config.init_from, "init_from")
         except UserError:
             return None
         config = ancestor.read_config()

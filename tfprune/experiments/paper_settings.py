@@ -15,7 +15,10 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class PaperSetting:
-    """What the study states of one experiment; `starts_from` is (section, round or None for the last)."""
+    """What the study states of one experiment.
+
+    `starts_from` is (section, round or None for the last), `starts_on` that run's dataset if not the same.
+    """
 
     dataset: str
     regime: str
@@ -26,6 +29,7 @@ class PaperSetting:
     target_sparsity: float = 0.0
     rounds: int = 1
     starts_from: tuple[str, int | None] | None = (BASELINE, None)
+    starts_on: str = ""
 
 
 # Stated for every experiment.
@@ -36,6 +40,7 @@ _COMMON = {
     "image_size": 224,
     "lr_factor": 0.1,
     "weight_decay": 5e-4,
+    "mixed_precision": "none",
 }
 _ITERATIVE_EPOCHS = (10, 10, 10, 10, 15, 15)
 
@@ -56,7 +61,7 @@ PAPER_SETTINGS: dict[tuple[str, str], PaperSetting] = {
         "cifar100", "iterative", (12, 12, 12, 12, 16, 16), 3e-5, 0.0, (), 0.993, 6, ("4.3.6", None)
     ),
     ("4.3.8", "cifar100"): PaperSetting(
-        "cifar100", "dense", (55,), 1e-3, 0.0, (20, 31, 46), starts_from=("4.3.2", None)
+        "cifar100", "dense", (55,), 1e-3, 0.0, (20, 31, 46), starts_from=("4.3.2", None), starts_on="cifar10"
     ),
 }
 PAPER_SECTIONS = tuple(sorted({section for section, _ in PAPER_SETTINGS}))
@@ -114,8 +119,9 @@ def _start_differences(
         return [f"init_from={config.init_from} (paper: ImageNet weights)"]
     section, number = setting.starts_from
     expected_round = start["rounds"] if number is None else number
-    if (start["paper_section"], start["round"]) != (section, expected_round):
-        where = section if number is None else f"{section} round {number}"
+    dataset = setting.starts_on or setting.dataset
+    if (start["paper_section"], start["dataset"], start["round"]) != (section, dataset, expected_round):
+        where = f"{section} on {dataset}" + ("" if number is None else f", round {number}")
         return [f"init_from={config.init_from} (paper: {where})"]
     inherited = start["paper_setting_differences"]
     return [f"init_from={config.init_from}, itself with {'; '.join(inherited)}"] if inherited else []

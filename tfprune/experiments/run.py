@@ -58,6 +58,7 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
     experiment = _Experiment(config, run, dataset, start_result, log)
     for folder in rounds:
         if folder.finished:
+            remove_checkpoint(folder.path)  # A kill may have come between the result and this.
             log(f"{config.experiment} round {folder.number}: finished already")
         else:
             experiment.do_round(folder.number)

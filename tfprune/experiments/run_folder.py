@@ -61,10 +61,11 @@ class RoundFolder:
             UserError: If the file is damaged.
         """
         path = self.path / RESULT
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from error
+        with blame_file(path, "cannot be read"):
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(result, dict):
+                raise ValueError("not a JSON object")
+            return result
 
     def load_model(self) -> keras.Model:
         """Returns the round's network, pruning wrappers included, not compiled.
@@ -76,6 +77,8 @@ class RoundFolder:
         if not path.exists():
             raise UserError(f"{path}: no such file, though the round has a result")
         with blame_file(path, "not a whole Keras model file"):
+            if not zipfile.is_zipfile(path):  # Keras would say that there is no such file.
+                raise ValueError("the end of the file is missing")
             return keras.models.load_model(path, compile=False)
 
     def save_model(self, model: keras.Model) -> None:
@@ -98,6 +101,12 @@ class RunFolder:
     def round(self, number: int) -> RoundFolder:
         """Returns the folder of a round, whether or not it exists."""
         return RoundFolder(self.path / f"round_{number:02d}", number)
+
+    def export_folder(self, number: int) -> Path:
+        """Where a round's exports go: `export/` for the last round, `export_round_KK/` for the others."""
+        if number == self.read_config().last_round:
+            return self.path / "export"
+        return self.path / f"export_{self.round(number).path.name}"
 
     def read_config(self) -> ExperimentConfig:
         """Returns the experiment's config, from `flags.txt`.

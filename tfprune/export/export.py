@@ -53,7 +53,8 @@ def export_model(
 
     - `passed`, `model`, `input_shape`, `parameters`, `images`, `largest_logit` (absolute, of the
       network), `versions`;
-    - `sparsity` (removed share of the masked kernels), `sparsity_all_parameters` (of all weights);
+    - `sparsity` (removed share of the masked kernels), `sparsity_all_weights` (of all weights,
+      trainable or not);
     - `dense_weights_bytes`: the weights as float32, four bytes each, trainable or not. Pruning
       does not change their number, so this is the dense network's size too;
     - `artifacts`: for each name `format`, `weights`, `bytes`, `gzip_bytes`,
@@ -180,7 +181,7 @@ def _describe(
         "dense_weights_bytes": 4 * parameters,
         "weights_bytes": weights_bytes(network),
         "sparsity": removed / masked if masked else 0.0,
-        "sparsity_all_parameters": removed / parameters,
+        "sparsity_all_weights": removed / parameters,
         "images": len(images),
         "largest_logit": float(np.abs(reference).max()),
         "versions": {

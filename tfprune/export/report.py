@@ -5,9 +5,9 @@ from typing import Any
 _HEADER = (
     "artifact",
     "bytes",
-    "of dense",
+    "to float32",
     "gzip",
-    "of dense",
+    "to float32",
     "logit diff.",
     "equal pred.",
     "zeros checked",
@@ -22,15 +22,15 @@ def format_audit(audit: dict[str, Any]) -> str:
         audit: What `export_model` returned, or a parsed `export.json`.
 
     Returns:
-        Lines without a trailing newline. "of dense" is the share of the dense network's float32
-        weights; where the audit knows the dense network's own artifacts, columns with the share
-        of these follow each.
+        Lines without a trailing newline. "to float32" is the share of the dense network's float32
+        weights, uncompressed; where the audit knows the dense network's own artifacts, columns with
+        the share of these, raw to raw and gzipped to gzipped, follow each.
     """
     with_dense = any(entry["bytes_to_dense_artifact"] is not None for entry in audit["artifacts"].values())
     rows = [_HEADER, *(_row(name, entry) for name, entry in audit["artifacts"].items())]
     if with_dense:
         same = [
-            ("of same dense", "gzip of same dense"),
+            ("to dense file", "to dense gzip"),
             *(
                 (_ratio(entry["bytes_to_dense_artifact"]), _ratio(entry["gzip_to_dense_artifact"]))
                 for entry in audit["artifacts"].values()
@@ -43,7 +43,7 @@ def format_audit(audit: dict[str, Any]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         f"{audit['parameters']:,} parameters, {audit['dense_weights_bytes']:,} bytes as dense"
-        f" float32; {100 * audit['sparsity_all_parameters']:.2f} % of them removed"
+        f" float32; {100 * audit['sparsity_all_weights']:.2f} % of them removed"
         f" ({100 * audit['sparsity']:.2f} % of the masked kernels); {audit['images']} test images"
     ]
     for row in rows:

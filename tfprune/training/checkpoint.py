@@ -58,7 +58,7 @@ def write_checkpoint(
     write_history(folder, history)
     state = {"model": path.name, "epochs_done": epochs_done, "history": history, "notes": notes}
     write_json(folder / _STATE, state)
-    for old in folder.glob("checkpoint_*.keras"):
+    for old in _model_files(folder):
         if old != path:
             old.unlink()
 
@@ -66,8 +66,13 @@ def write_checkpoint(
 def remove_checkpoint(folder: Path) -> None:
     """Removes what `write_checkpoint` left, the state first."""
     (folder / _STATE).unlink(missing_ok=True)
-    for path in folder.glob("checkpoint_*.keras"):
+    for path in _model_files(folder):
         path.unlink()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Checkpoints, and what a kill in the middle of writing one left."""
+    return [*folder.glob("checkpoint_*.keras"), *folder.glob(".*.checkpoint_*.keras")]
 
 
 def write_history(folder: Path, history: list[dict[str, float]]) -> None:

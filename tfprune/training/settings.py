@@ -36,10 +36,10 @@ class TrainingSettings:
         rules = [
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
-            ("head_learning_rate", 0 <= self.head_learning_rate < math.inf, "above 0, or 0 for the same"),
-            ("lr_factor", 0 < self.lr_factor < math.inf, "above 0"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("head_learning_rate", 0 <= self.head_learning_rate < math.inf, "finite and above 0, or 0"),
+            ("lr_factor", 0 < self.lr_factor < math.inf, "above 0 and finite"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
         ]
         for name, holds, rule in rules:
             if not holds:
