@@ -67,12 +67,6 @@ def test_a_folder_without_runs_is_named(run_compare, tmp_path):
         run_compare(tmp_path)
 
 
-def test_a_word_that_is_no_flag_is_one_line(binary):
-    done = binary("compare", "dense", "one_shot")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: not a flag: dense one_shot\n"
-
-
 def test_it_needs_neither_tensorflow_nor_keras(finished):
     arguments = [f"--output_dir={finished.output_dir}", "--experiments=dense,one_shot"]
     done = subprocess.run(

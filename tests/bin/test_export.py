@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import types
 
 import keras
@@ -126,5 +127,26 @@ def test_the_dense_ancestor(runs, tmp_path):
     config = dataclasses.replace(grandchild.read_config(), init_from="one_shot/round_01")
     (grandchild.path / "flags.txt").write_text(config.to_flags())
     assert dense_ancestor(grandchild) == runs.dense.path
-    orphan = type(runs)(tmp_path).copy(runs.one_shot, "orphan")
-    assert dense_ancestor(RunFolder(orphan.folder)) is None
+
+
+def test_the_dense_ancestor_is_looked_for_beside_the_run(runs, tmp_path):
+    """Whatever `--output_dir` was when it was trained."""
+    moved = shutil.copytree(runs.one_shot.path, tmp_path / "one_shot")
+    assert dense_ancestor(RunFolder(moved)) is None
+    shutil.copytree(runs.dense.path, tmp_path / "dense")
+    assert dense_ancestor(RunFolder(moved)) == tmp_path / "dense"
+
+
+def test_only_the_last_rounds_export_is_the_runs(runs):
+    assert runs.one_shot.export_folder(1) == runs.one_shot.path / "export"
+    assert runs.one_shot.export_folder(0) == runs.one_shot.path / "export_round_00"
+
+
+def test_a_damaged_audit_of_the_dense_network(runs, run_export, tmp_path):
+    here = type(runs)(tmp_path)
+    here.copy(runs.one_shot, "one_shot")
+    audit = here.copy(runs.dense, "dense").folder / "export" / "export.json"
+    audit.parent.mkdir()
+    audit.write_text("{")
+    with pytest.raises(UserError, match=f"{audit}: cannot be read"):
+        run_export("one_shot", output_dir=str(tmp_path))

@@ -27,6 +27,13 @@ def test_a_bad_value(binary, tmp_path, arguments, parts):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_backend_that_is_none(binary, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    done = binary("train", *DIGITS, f"--output_dir={tmp_path}")
+    assert_one_line(done, "KERAS_BACKEND=theano", "tensorflow, jax or torch")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_truncated_start(binary, runs, tmp_path):
     """Found only when Keras reads the file: after TensorFlow's start, the data and the network."""
     here = type(runs)(tmp_path)

@@ -49,6 +49,7 @@ GRADUAL = {"regime": "gradual", "schedule": "polynomial", "target_sparsity": 0.5
         ({"image_size": 0}, ["--image_size=0", "at least 1"]),
         ({"batch_size": -2}, ["--batch_size=-2", "at least 1"]),
         ({"seed": -1}, ["--seed=-1", "at least 0"]),
+        ({"seed": 2**32}, ["--seed=4294967296", "below 2**32"]),
         ({"train_examples": -1}, ["--train_examples=-1", "at least 0"]),
         ({"test_examples": -1}, ["--test_examples=-1", "at least 0"]),
         ({**ITERATIVE, "rounds": 0}, ["--rounds=0", "at least 1"]),
@@ -69,14 +70,14 @@ GRADUAL = {"regime": "gradual", "schedule": "polynomial", "target_sparsity": 0.5
         ({**ITERATIVE, "rounds": 3, "epochs": (1, 1)}, ["--epochs=1,1", "one for each of the 3 rounds", "2"]),
         ({**ITERATIVE, "rounds": 2, "epochs": (1, 1, 1)}, ["--epochs=1,1,1", "each of the 2 rounds"]),
         ({"epochs": ()}, ["--epochs=", "one number"]),
-        ({"epochs": (0,)}, ["--epochs", "at least 1", "epochs=0"]),
-        ({**ITERATIVE, "rounds": 2, "epochs": (1, 0)}, ["--epochs", "at least 1", "epochs=0"]),
-        ({"learning_rate": 0.0}, ["--learning_rate", "above 0", "learning_rate=0.0"]),
-        ({"learning_rate": float("nan")}, ["--learning_rate", "above 0", "learning_rate=nan"]),
-        ({"head_learning_rate": -1.0}, ["--head_learning_rate", "head_learning_rate=-1.0"]),
-        ({"lr_boundaries_epochs": (3, 2)}, ["--lr_boundaries_epochs", "rising", "=3,2"]),
-        ({"lr_factor": 0.0}, ["--lr_factor", "above 0", "lr_factor=0.0"]),
-        ({"weight_decay": -1.0}, ["--weight_decay", "at least 0", "weight_decay=-1.0"]),
+        ({"epochs": (0,)}, ["--epochs=0", "at least 1"]),
+        ({**ITERATIVE, "rounds": 2, "epochs": (1, 0)}, ["--epochs=1,0", "at least 1"]),
+        ({"learning_rate": 0.0}, ["--learning_rate=0.0", "above 0"]),
+        ({"learning_rate": float("nan")}, ["--learning_rate=nan", "above 0"]),
+        ({"head_learning_rate": -1.0}, ["--head_learning_rate=-1.0", "above 0, or 0"]),
+        ({"lr_boundaries_epochs": (3, 2)}, ["--lr_boundaries_epochs=3,2", "rising"]),
+        ({"lr_factor": 0.0}, ["--lr_factor=0.0", "above 0"]),
+        ({"weight_decay": -1.0}, ["--weight_decay=-1.0", "at least 0"]),
         ({**ONE_SHOT, "prune_layers": "("}, ["--prune_layers=(", "regular expression"]),
         ({**ONE_SHOT, "prune_layers": "nothing_.*"}, ["--prune_layers=nothing_.*", "Nothing to prune"]),
         ({"train_examples": 5000}, ["--train_examples=5000", "at most 1437"]),
@@ -86,9 +87,9 @@ GRADUAL = {"regime": "gradual", "schedule": "polynomial", "target_sparsity": 0.5
         ({"init_from": "/round_00"}, ["--init_from=/round_00", "no experiment of that name"]),
         (
             {"weights": "/nowhere.safetensors"},
-            ["--weights=/nowhere.safetensors", "must be a file that exists"],
+            ["--weights=/nowhere.safetensors", "existing .safetensors or .pth file"],
         ),
-        ({"weights": "resnet18"}, ["--weights=resnet18", "'imagenet' or the path"]),
+        ({"weights": "resnet18"}, ["--weights=resnet18", "imagenet, none or an existing"]),
     ],
 )
 def test_a_value_that_cannot_be(runs, flags, parts):
@@ -166,16 +167,21 @@ def test_a_start_with_other_bytes(runs, tmp_path):
     assert message.startswith(f"--init_from=changed: {path}: not a whole Keras model file: ")
 
 
-@pytest.mark.parametrize("file, rule", [("result.json", "cannot be read"), ("model.keras", "no such file")])
-def test_a_start_whose_files_are_gone_or_damaged(runs, file, rule, tmp_path):
+@pytest.mark.parametrize("text", ['{"cut', "[]", ""])
+def test_a_start_with_a_damaged_result(runs, text, tmp_path):
     here = Runs(tmp_path)
-    path = here.copy(runs.dense, "broken").folder / "round_00" / file
-    if file == "result.json":
-        path.write_text(path.read_text()[:40])
-    else:
-        path.unlink()
+    path = here.copy(runs.dense, "broken").folder / "round_00" / "result.json"
+    path.write_text(text)
     message = error_of(here.config("bad_start", init_from="broken"))
-    assert f"{path}: {rule}" in message
+    assert message.startswith(f"{path}: cannot be read: ")
+
+
+def test_a_start_without_its_model(runs, tmp_path):
+    here = Runs(tmp_path)
+    path = here.copy(runs.dense, "broken").folder / "round_00" / "model.keras"
+    path.unlink()
+    message = error_of(here.config("bad_start", init_from="broken"))
+    assert message.startswith(f"--init_from=broken: {path}: no such file")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,13 @@ ONE_SHOT = ExperimentConfig(
     learning_rate=3e-4,
     lr_boundaries_epochs=(30,),
 )
-BASELINE = {"paper_section": "baseline", "round": 0, "rounds": 0, "paper_setting_differences": []}
+BASELINE = {
+    "paper_section": "baseline",
+    "dataset": "cifar10",
+    "round": 0,
+    "rounds": 0,
+    "paper_setting_differences": [],
+}
 
 
 def differences(start=BASELINE, used=ALL, **changes):
@@ -32,7 +38,7 @@ def test_a_faithful_run_has_none():
 
 def test_what_the_study_leaves_open_is_no_difference():
     open_points = {"batch_size": 64, "scope": "layer", "autoaugment": "imagenet", "seed": 5}
-    assert differences(**open_points, experiment="other", mixed_precision="bfloat16") == []
+    assert differences(**open_points, experiment="other") == []
 
 
 @pytest.mark.parametrize(
@@ -46,8 +52,10 @@ def test_what_the_study_leaves_open_is_no_difference():
         ({"learning_rate": 1e-3}, "learning_rate=0.001 (paper: 0.0003)"),
         ({"head_learning_rate": 1e-3}, "head_learning_rate=0.001 (paper: 0.0)"),
         ({"lr_boundaries_epochs": (20, 30)}, "lr_boundaries_epochs=20,30 (paper: 30)"),
+        ({"lr_boundaries_epochs": ()}, "lr_boundaries_epochs=none (paper: 30)"),
         ({"lr_factor": 0.5}, "lr_factor=0.5 (paper: 0.1)"),
         ({"weight_decay": 0.0}, "weight_decay=0.0 (paper: 0.0005)"),
+        ({"mixed_precision": "float16"}, "mixed_precision=float16 (paper: none)"),
         ({"target_sparsity": 0.9}, "target_sparsity=0.9 (paper: 0.95)"),
         ({"regime": "gradual"}, "regime=gradual (paper: one_shot)"),
         ({"autoaugment": "none"}, "autoaugment=none (paper: AutoAugment)"),
@@ -65,9 +73,10 @@ def test_each_departure_is_named(changes, expected):
     "start, expected",
     [
         (None, "init_from= (paper: baseline)"),
-        ({**BASELINE, "paper_section": ""}, "init_from=base (paper: baseline)"),
-        ({**BASELINE, "paper_section": "4.3.1"}, "init_from=base (paper: baseline)"),
-        ({**BASELINE, "round": 0, "rounds": 6}, "init_from=base (paper: baseline)"),
+        ({**BASELINE, "paper_section": ""}, "init_from=base (paper: baseline on cifar10)"),
+        ({**BASELINE, "paper_section": "4.3.1"}, "init_from=base (paper: baseline on cifar10)"),
+        ({**BASELINE, "dataset": "cifar100"}, "init_from=base (paper: baseline on cifar10)"),
+        ({**BASELINE, "round": 0, "rounds": 6}, "init_from=base (paper: baseline on cifar10)"),
         (
             {**BASELINE, "paper_setting_differences": ["width=16 (paper: 64)", "epochs=1 (paper: 20)"]},
             "init_from=base, itself with width=16 (paper: 64); epochs=1 (paper: 20)",
@@ -77,6 +86,31 @@ def test_each_departure_is_named(changes, expected):
 def test_a_start_that_is_not_the_studys(start, expected):
     changes = {"init_from": ""} if start is None else {}
     assert differences(start, **changes) == [expected]
+
+
+@pytest.mark.parametrize(
+    "section, start_section, dataset, number, right",
+    [
+        ("4.3.8", "4.3.2", "cifar10", 1, True),  # the transfer: from the other dataset
+        ("4.3.8", "4.3.2", "cifar100", 1, False),
+        ("4.3.6", "4.3.5", "cifar100", 3, True),
+        ("4.3.6", "4.3.5", "cifar100", 6, False),
+        ("4.3.7", "4.3.6", "cifar100", 6, True),
+        ("4.3.7", "4.3.6", "cifar100", 3, False),
+    ],
+)
+def test_where_a_section_starts(section, start_section, dataset, number, right):
+    rounds = 1 if start_section == "4.3.2" else 6
+    start = {
+        **BASELINE,
+        "paper_section": start_section,
+        "dataset": dataset,
+        "round": number,
+        "rounds": rounds,
+    }
+    config = ExperimentConfig("e", paper_section=section, dataset="cifar100", init_from="it")
+    wrong = [line for line in paper_differences(config, ALL, ALL, start) if line.startswith("init_from=it")]
+    assert len(wrong) == (0 if right else 1)
 
 
 def test_a_baseline_starts_from_imagenet_weights():

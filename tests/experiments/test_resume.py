@@ -162,6 +162,19 @@ def test_a_killed_process(runs, tmp_path):
     assert not left_over(run)
 
 
+def test_a_kill_after_the_last_result_leaves_nothing(runs):
+    """The result is there, its checkpoint not yet removed."""
+    config = runs.copy(runs.one_shot, "killed_late")
+    folder = RunFolder(config.folder).round(1)
+    shutil.copy(folder.path / "model.keras", folder.path / "checkpoint_0002.keras")
+    (folder.path / "checkpoint.json").write_text("{}")
+    assert left_over(RunFolder(config.folder))
+    with no_training():
+        experiments.run_experiment(config, log=lambda line: None)
+    assert not left_over(RunFolder(config.folder))
+    assert folder.finished
+
+
 def fake_interruption(runs, name):
     """A copy of a run whose last round has a checkpoint and no result."""
     config = runs.copy(runs.one_shot, name)

@@ -201,6 +201,7 @@ def test_a_studied_experiment_has_the_studys_settings(name):
         rounds = config_of(source).last_round
         start = {
             "paper_section": config_of(source).paper_section,
+            "dataset": config_of(source).dataset,
             "round": int(round_name[-2:]) if round_name else rounds,
             "rounds": rounds,
             "paper_setting_differences": [],

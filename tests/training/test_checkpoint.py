@@ -118,6 +118,16 @@ def test_removing_leaves_the_history(tmp_path):
     remove_checkpoint(tmp_path)
 
 
+def test_what_a_kill_in_mid_write_left_goes_with_the_next(tmp_path):
+    half = tmp_path / ".4242.checkpoint_0001.keras"
+    half.write_bytes(b"half")
+    write_checkpoint(tmp_path, make_model(1.0), rows(1), {})
+    assert not half.exists()
+    half.write_bytes(b"half")
+    remove_checkpoint(tmp_path)
+    assert names(tmp_path) == ["history.csv"]
+
+
 def test_the_history_is_one_row_an_epoch(tmp_path):
     write_history(tmp_path, rows(3))
     with open(tmp_path / "history.csv", newline="") as file:

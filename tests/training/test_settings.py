@@ -35,13 +35,13 @@ def test_the_heads_factor(head, factor):
     [
         ("epochs", 0, "at least 1"),
         ("batch_size", 0, "at least 1"),
-        ("learning_rate", 0.0, "above 0"),
-        ("learning_rate", math.inf, "above 0"),
-        ("learning_rate", math.nan, "above 0"),
-        ("head_learning_rate", -1e-4, "above 0, or 0 for the same"),
-        ("lr_factor", 0.0, "above 0"),
-        ("weight_decay", -1.0, "at least 0"),
-        ("weight_decay", math.nan, "at least 0"),
+        ("learning_rate", 0.0, "above 0 and finite"),
+        ("learning_rate", math.inf, "above 0 and finite"),
+        ("learning_rate", math.nan, "above 0 and finite"),
+        ("head_learning_rate", -1e-4, "finite and above 0, or 0"),
+        ("lr_factor", 0.0, "above 0 and finite"),
+        ("weight_decay", -1.0, "at least 0 and finite"),
+        ("weight_decay", math.nan, "at least 0 and finite"),
     ],
 )
 def test_a_number_out_of_range_is_named(name, value, rule):

@@ -19,7 +19,7 @@ from tfprune.experiments.run_folder import RunFolder, blame_file, find_round
 from tfprune.experiments.start import build_start, masks_sparsity
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import read_checkpoint, remove_checkpoint
-from tfprune.training.fit import accuracy_percent, compile_for_training, fit
+from tfprune.training.fit import accuracy_percent, compile_for_training, fit, percent
 
 
 def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print) -> list[dict[str, Any]]:
@@ -46,6 +46,9 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
         start_result = find_round(config.output_dir, config.init_from, "init_from")[1].read_result()
     run.check_claim(config)
     rounds = [run.round(number) for number in range(config.last_round + 1)]
+    for folder in rounds:
+        if folder.finished:
+            remove_checkpoint(folder.path)  # A kill may have come between the result and this.
     if all(folder.finished for folder in rounds):
         log(f"{config.experiment}: finished already, in {run.path}")
         return [folder.read_result() for folder in rounds]
@@ -58,7 +61,6 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
     experiment = _Experiment(config, run, dataset, start_result, log)
     for folder in rounds:
         if folder.finished:
-            remove_checkpoint(folder.path)  # A kill may have come between the result and this.
             log(f"{config.experiment} round {folder.number}: finished already")
         else:
             experiment.do_round(folder.number)
@@ -119,7 +121,7 @@ class _Experiment:
         if number > 0 or self.config.regime == "dense":
             self._fit(model, number, history, notes)
         self._network = model
-        accuracy = 100.0 * history[-1]["val_accuracy"] if history else notes["accuracy_before_percent"]
+        accuracy = percent(history[-1]["val_accuracy"]) if history else notes["accuracy_before_percent"]
         result = make_result(
             self.config, self.dataset, self.start_result, number, model, notes, history, accuracy
         )

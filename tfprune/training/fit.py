@@ -98,4 +98,9 @@ def fit(
 
 def accuracy_percent(model: keras.Model, test_batches: Any) -> float:
     """Returns the top-1 accuracy of a compiled classifier, in percent."""
-    return 100.0 * float(model.evaluate(test_batches, verbose=0, return_dict=True)["accuracy"])
+    return percent(model.evaluate(test_batches, verbose=0, return_dict=True)["accuracy"])
+
+
+def percent(fraction: float) -> float:
+    """Returns a float32 fraction in percent, without the digits that float32 does not have."""
+    return round(100.0 * float(fraction), 4)

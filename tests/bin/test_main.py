@@ -1,0 +1,81 @@
+"""What `run_main` makes of a binary's end, without a binary."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+SCRIPT = """
+from absl import flags
+from tfprune.bin.main import run_main
+from tfprune.errors import UserError
+
+flags.DEFINE_integer("number", 1, "A number.")
+
+def main():
+    {body}
+
+run_main(main, "What it does.")
+"""
+
+
+def run(body, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(body=body), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_success():
+    done = run("print(flags.FLAGS.number)", "--number=3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
+def test_a_user_error_is_one_line_and_status_2():
+    done = run("raise UserError('first,\\n  second')")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: first, second\n")
+
+
+def test_any_other_error_keeps_its_traceback():
+    done = run("raise ValueError('a bug')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "ValueError: a bug"
+
+
+def test_an_interruption_says_how_to_go_on():
+    done = run("raise KeyboardInterrupt")
+    assert done.returncode == 130
+    assert done.stderr == "error: interrupted; the same command goes on where it stopped\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (["--nubmer=3"], "nubmer"),
+        (["--number=three"], "--number=three"),
+        (["--flagfile=nowhere.flags"], "nowhere.flags"),
+        (["three", "four"], "not a flag: three four"),
+    ],
+)
+def test_bad_flags_are_one_line_and_status_2(arguments, part):
+    done = run("print('it ran')", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+    assert part in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort"])
+def test_help(flag):
+    done = run("print('it ran')", flag)
+    assert done.returncode == 0
+    assert done.stdout.startswith("What it does.\n")
+    assert "it ran" not in done.stdout
