@@ -116,7 +116,7 @@ def test_dense_network_and_ratio_to_it(make_network, images, tmp_path):
         assert entry["gzip_to_dense_artifact"] == entry["gzip_bytes"] / other["gzip_bytes"]
     assert audit["artifacts"]["model_float16.tflite"]["bytes_to_dense_artifact"] == 1
     assert audit["artifacts"]["model_float16_sparse.tflite"]["bytes_to_dense_artifact"] < 0.4
-    assert "of same dense" in format_audit(audit)
+    assert "to dense file" in format_audit(audit)
 
     assert audit["dense_comparison"] == "the dense network's artifacts of the same names"
 
