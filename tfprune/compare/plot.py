@@ -184,7 +184,8 @@ def _label_axes(tuned: Axes, pruned: Axes, least_density: float) -> None:
     pruned.set_xlabel("sparsity of the pruned kernels (scale: logarithm of the share left)")
     low, high = tuned.get_ylim()
     low = min(low, high - _MIN_SPAN_PERCENT)
-    tuned.set_ylim(max(low, -2), min(high, 101))
+    high += 0.06 * (high - low)  # Room for the topmost markers, however close the points lie.
+    tuned.set_ylim(max(low, -2), min(high, 101.5))
     tuned.set_ylabel("after fine-tuning, %")
     pruned.set_ylim(-4, 104)
     pruned.set_ylabel("right after pruning, %")
