@@ -311,7 +311,7 @@ def test_an_unbuilt_model_is_built_or_refused_never_left_dense(data, masks_of):
     model = prune_low_magnitude(keras.Sequential([layers.Dense(4)]), ConstantSparsity(0.5, begin_step=0))
     model.compile("sgd", "mse")
     if keras.backend.backend() == "tensorflow":  # Keras builds it in the first step, after the callback.
-        with pytest.raises(ValueError, match="must be built before `fit`"):
+        with pytest.raises(ValueError, match="must be built before training"):
             fit(model, data, 1, UpdatePruningStep())
         model.build((None, 10))
     fit(model, data, 1, UpdatePruningStep())

@@ -94,17 +94,21 @@ def test_scores_that_are_not_finite_are_an_error_that_names_the_tensor(bad, scop
 
 
 def test_unknown_scope_lists_the_valid_ones():
-    with pytest.raises(ValueError, match=r"\['layer', 'global'\].*'model'"):
+    with pytest.raises(ValueError, match=r"\['layer', 'global', 'erk'\].*'model'"):
         masks.update_masks([np.ones(2)], [np.ones(2, bool)], 0.5, "model")
 
 
 def test_unknown_score_lists_the_valid_ones():
-    with pytest.raises(ValueError, match=r"\['magnitude'\].*'l3'"):
+    with pytest.raises(ValueError, match=r"\['fisher', 'magnitude', 'random', 'taylor'\].*'l3'"):
         scores.get("l3")
 
 
 def test_magnitude_ranks_by_absolute_value():
-    assert scores.get("magnitude")(np.array([-3.0, 1.0, 0.0])).tolist() == [3.0, 1.0, 0.0]
+    assert scores.get("magnitude")(scores.Tensor("kernel", np.array([-3.0, 1.0, 0.0]))).tolist() == [
+        3.0,
+        1.0,
+        0.0,
+    ]
 
 
 # Few distinct values, so that ties are the rule; several dtypes; up to three dimensions.
@@ -168,7 +172,7 @@ def test_masks_are_nested_though_scores_change_and_sparsity_falls(tensors, spars
             target = max(total - round(sparsity * total), len(old))
             reached = min(target, sum(np.count_nonzero(m) for m in old))
             assert sum(np.count_nonzero(m) for m in new) == reached
-        else:
+        elif scope == "layer":
             for n, o in zip(new, old, strict=True):
                 target = max(n.size - round(sparsity * n.size), 1)
                 assert np.count_nonzero(n) == min(target, np.count_nonzero(o))

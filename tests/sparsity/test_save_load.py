@@ -70,7 +70,7 @@ def test_round_trip_keeps_schedule_scope_and_masks(schedule, mlp, tmp_path, mask
     loaded = reload(wrapped, tmp_path)
     for old, new in zip(pruned_layers(wrapped), pruned_layers(loaded), strict=True):
         assert (new.name, new.layer.name) == (old.name, old.layer.name)
-        assert (new.scope, new.score) == ("global", "magnitude")
+        assert (new.rule.scope, new.rule.score) == ("global", "magnitude")
         assert type(new.pruning_schedule) is type(schedule)
         assert schedule is None or new.pruning_schedule.get_config() == schedule.get_config()
     assert int(ops.convert_to_numpy(pruned_layers(loaded)[0].pruning_step)) == 17
@@ -215,7 +215,7 @@ def test_a_subclassed_model(data, tmp_path, assert_exact_zeros, to_numpy):
 def test_the_wrapper_rebuilds_from_its_config():
     layer = PruneLowMagnitude(layers.Dense(3), EveryOther(0.25), scope="global", name="mine")
     copy = PruneLowMagnitude.from_config(layer.get_config())
-    assert (copy.name, copy.scope, copy.layer.units) == ("mine", "global", 3)
+    assert (copy.name, copy.rule.scope, copy.layer.units) == ("mine", "global", 3)
     assert copy.pruning_schedule.get_config() == {"sparsity": 0.25}
 
 

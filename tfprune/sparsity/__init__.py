@@ -1,28 +1,40 @@
-"""Magnitude pruning for any Keras 3 model, with the names of `tfmot.sparsity.keras`."""
+"""Pruning for any Keras 3 model, with the names of `tfmot.sparsity.keras`."""
 
 from tfprune.sparsity.apply import pruned_layers
+from tfprune.sparsity.at_once import prune_to
 from tfprune.sparsity.callbacks import UpdatePruningStep
-from tfprune.sparsity.prune import prune_low_magnitude, prune_to, strip_pruning
+from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, strip_pruning
+from tfprune.sparsity.pruner import Pruner
 from tfprune.sparsity.registry import PrunableLayer
+from tfprune.sparsity.regrowth import SET, Regrowth, RigL
 from tfprune.sparsity.schedules import (
     ConstantSparsity,
     GeometricDecay,
     PolynomialDecay,
     PruningSchedule,
 )
+from tfprune.sparsity.scores import Gradients, Tensor, needs_gradients
 from tfprune.sparsity.summary import Summary, summarize
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 __all__ = [
+    "SET",
     "ConstantSparsity",
     "GeometricDecay",
+    "Gradients",
     "PolynomialDecay",
     "PrunableLayer",
     "PruneLowMagnitude",
+    "Pruner",
     "PruningSchedule",
+    "Regrowth",
+    "RigL",
     "Summary",
+    "Tensor",
     "UpdatePruningStep",
+    "needs_gradients",
     "prune_low_magnitude",
+    "prune_scope",
     "prune_to",
     "pruned_layers",
     "strip_pruning",

@@ -1,6 +1,7 @@
 """Brings masks to a model's weights: finds the wrappers, updates their masks, zeroes what they remove."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -9,6 +10,9 @@ from keras import ops
 
 from tfprune.sparsity import masks as mask_rules
 from tfprune.sparsity import scores
+from tfprune.sparsity.patterns import Pattern
+from tfprune.sparsity.regrowth import drop_and_grow
+from tfprune.sparsity.scores import Gradients, Tensor
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -29,32 +33,127 @@ def pruned_layers(model: keras.layers.Layer) -> list[PruneLowMagnitude]:
 
 
 def set_sparsity(
-    layers: Sequence[PruneLowMagnitude], sparsity: float, scope: str, optimizer: Any = None
+    layers: Sequence[PruneLowMagnitude],
+    sparsity: float,
+    scope: str,
+    optimizer: Any = None,
+    gradients: Mapping[int, Gradients] | None = None,
 ) -> None:
     """Updates the masks of `layers` to `sparsity` and zeroes what they remove.
 
     Args:
-        layers: Built wrappers; with `scope="global"` they reach the sparsity together.
+        layers: Built wrappers; with `scope` "global" or "erk" they reach the sparsity together.
         sparsity: In [0, 1).
-        scope: "layer" or "global".
+        scope: "layer", "global" or "erk".
         optimizer: Its slots for removed weights become zero too, lest momentum move them.
+        gradients: Where a score needs them: id of a prunable variable -> its gradients.
 
     Raises:
         ValueError: On weights that are NaN or infinite; the message names the layer.
     """
-    masks, ranks, names = [], [], []
-    for layer in layers:
-        score = scores.get(layer.score)
-        for variable, mask in zip(layer.prunable_variables, layer.masks, strict=True):
-            masks.append(mask)
-            weights = np.asarray(ops.convert_to_numpy(variable), np.float32)
-            ranks.append(score(weights))
-            names.append(f"layer {layer.layer.name!r}, variable {variable.name!r}")
-    old = [np.asarray(ops.convert_to_numpy(mask)) for mask in masks]
-    new = mask_rules.update_masks(ranks, old, sparsity, scope, names)
-    for mask, value in zip(masks, new, strict=True):
-        mask.assign(value)
+    parts = [part for layer in layers for part in _parts(layer, gradients)]
+    new = mask_rules.update_masks(
+        [part.scores() for part in parts],
+        [part.mask_values for part in parts],
+        sparsity,
+        scope,
+        [part.tensor.name for part in parts],
+        [part.pattern for part in parts],
+    )
+    for part, mask in zip(parts, new, strict=True):
+        part.mask.assign(mask)
     apply_masks(layers, optimizer)
+
+
+def regrow(
+    layers: Sequence[PruneLowMagnitude],
+    sparsity: float,
+    scope: str,
+    step: int,
+    optimizer: Any = None,
+    gradients: Mapping[int, Gradients] | None = None,
+) -> None:
+    """Gives `layers` their random masks at `sparsity`, or, where they have masks, drops and grows weights.
+
+    Args:
+        layers: Built wrappers that have the same `Rule` with a `regrowth`.
+        sparsity, scope, optimizer, gradients: As for `set_sparsity`.
+        step: The training step, which decides how many weights move.
+
+    Raises:
+        ValueError: On weights or gradients that are NaN or infinite; the message names the layer.
+    """
+    rule = layers[0].rule
+    parts = [part for layer in layers for part in _parts(layer, gradients)]
+    names = [part.tensor.name for part in parts]
+    masks = [part.mask_values for part in parts]
+    start = mask_rules.update_masks(
+        [scores.random(part.tensor) for part in parts], masks, sparsity, scope, names
+    )
+    if any(not np.array_equal(new, old) for new, old in zip(start, masks, strict=True)):
+        new_masks = start
+    else:
+        schedule = rule.pruning_schedule
+        share = rule.regrowth.share(step, schedule.begin_step, schedule.end_step)
+        new_masks = []
+        for part, mask, name in zip(parts, masks, names, strict=True):
+            growth = np.asarray(rule.regrowth.growth_scores(part.tensor, step), np.float32)
+            ranks = part.scores()
+            if not (np.isfinite(growth).all() and np.isfinite(ranks).all()):
+                raise ValueError(f"Weights and gradients must be finite. Received: NaN or infinity in {name}")
+            count = round(share * np.count_nonzero(mask))
+            new_masks.append(drop_and_grow(ranks, growth, mask, count))
+    for part, mask in zip(parts, new_masks, strict=True):
+        part.mask.assign(mask)
+    apply_masks(layers, optimizer)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One prunable variable of a wrapper, as NumPy arrays."""
+
+    layer: PruneLowMagnitude
+    tensor: Tensor
+    mask: keras.Variable
+    mask_values: np.ndarray
+    pattern: Pattern
+
+    def scores(self) -> np.ndarray:
+        return scores.get(self.layer.rule.score)(self.tensor)
+
+
+def _parts(layer: PruneLowMagnitude, gradients: Mapping[int, Gradients] | None) -> Iterator[_Part]:
+    for variable, mask, pattern in zip(layer.prunable_variables, layer.masks, layer.patterns, strict=True):
+        tensor = Tensor(
+            name=f"layer {layer.layer.name!r}, variable {variable.name!r}",
+            weights=np.asarray(ops.convert_to_numpy(variable), np.float32),
+            gradients=_gradients_of(layer, variable, gradients),
+            seed=layer.seed,
+        )
+        yield _Part(layer, tensor, mask, np.asarray(ops.convert_to_numpy(mask)), pattern)
+
+
+def _gradients_of(
+    layer: PruneLowMagnitude, variable: keras.Variable, gradients: Mapping[int, Gradients] | None
+) -> Gradients | None:
+    """Looks up the gradients of a variable, if the layer's rule needs them.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not layer.rule.needs_gradients:
+        return None
+    if gradients is None:
+        raise ValueError(
+            f"Layer {layer.layer.name!r} is ranked by gradients: give batches to measure them, "
+            "`gradient_data`. Received: gradient_data=None"
+        )
+    if id(variable) not in gradients:
+        raise ValueError(
+            f"Layer {layer.layer.name!r} is ranked by gradients, so it must be trainable. "
+            f"Received: variable {variable.name!r} with trainable=False"
+        )
+    return gradients[id(variable)]
 
 
 def apply_masks(layers: Sequence[PruneLowMagnitude], optimizer: Any = None) -> None:

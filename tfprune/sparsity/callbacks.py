@@ -1,144 +1,105 @@
-"""`UpdatePruningStep`: counts training steps and brings the schedules' sparsities to the masks."""
+"""`UpdatePruningStep`: a `Pruner` in `fit`."""
 
-import json
 import warnings
 from typing import Any
 
 import keras
-from keras import ops
 
-from tfprune.sparsity.apply import apply_masks, pruned_layers, set_sparsity
-from tfprune.sparsity.schedules import last_due
-from tfprune.sparsity.wrapper import PruneLowMagnitude
+from tfprune.sparsity.gradients import GradientData
+from tfprune.sparsity.pruner import Pruner
 
 
 class UpdatePruningStep(keras.callbacks.Callback):
     """Prunes by schedule during `fit`; every fit of a model with schedules needs it.
 
-    There is one counter of steps: step t is the t-th training batch of the model's life, 1-based, over
-    several fits and reloads. Before batch t an update is due if any step that the schedule names lies in
-    (last looked at, t], and uses the last such step's sparsity; before training, "last looked at" is -1,
-    so that `begin_step=0` acts before the first batch. With `steps_per_execution=k` the k steps of a
-    group are looked at before the group.
+    Steps are counted as in `Pruner`. With `steps_per_execution=k` the k steps of a group are looked at
+    before the group.
 
-    Removed weights are exactly zero from the update on, in every checkpoint, whatever the optimizer:
-    its slots for them are cleared with them. The order of this callback and a `ModelCheckpoint` does not
-    matter at epoch ends; for one that saves in mid-epoch put this one first, lest the saved count of
-    steps lack the last batch.
+    Removed weights are exactly zero from the update on, in every checkpoint, whatever the optimizer: its
+    slots for them are cleared with them. The order of this callback and one that saves does not matter at
+    epoch ends; for one that saves in mid-epoch put this one first, lest the saved count of steps lack the
+    last batch.
+
+    Args:
+        gradient_data: For scores and growth that need gradients: batches of the form (x, y), or a function
+            from the step to batches. Give RigL a function, or a data set that shuffles, so that it does not
+            see the same batch each time.
+        gradient_batches: How many of them an update uses, from the start; None: all.
 
     Raises (when the fit begins):
-        ValueError: If the model has no `PruneLowMagnitude` layers, or is not built.
+        ValueError: If the model has no `PruneLowMagnitude` layers, is not built, or needs `gradient_data`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gradient_data: GradientData = None, gradient_batches: int | None = 1) -> None:
         super().__init__()
-        self._layers: list[PruneLowMagnitude] = []
-        self._step = 0
+        self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
+        self._pruner: Pruner | None = None
 
     @property
     def steps_taken(self) -> int:
         """Number of training batches in the model's life so far."""
-        return self._step
+        return self._pruner.steps_taken
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the pruned layers and takes up their count of steps."""
         model = self.model
-        self._layers = pruned_layers(model)
-        if not self._layers:
-            raise ValueError(
-                "The model has no pruned layers: wrap it with `prune_low_magnitude` before `fit`. "
-                f"Received: model={model!r}"
-            )
-        if not all(layer.built for layer in self._layers):
-            raise ValueError(
-                "The model must be built before `fit`: give it an `Input`, or call it on a batch first. "
-                f"Received: model={model!r}"
-            )
-        self._groups = _groups(self._layers)
+        self._pruner = Pruner(
+            model, gradient_data=self._gradient_data, gradient_batches=self._gradient_batches
+        )
+        self._epoch_start = self._pruner.steps_taken
         # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
         self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
-        self._fired: set[str] = set()
-        self._take_up_step()
-        for layer in self._layers:
-            layer.updater = self
+        self._reads_are_free = keras.backend.backend() != "jax"
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes at which step the epoch starts."""
-        if self._step == self._first_step:
-            self._take_up_step()  # `BackupAndRestore` may have restored it since training began.
-        self._epoch_start = self._step
+        if self._pruner.steps_taken == self._pruner.first_step:
+            self._pruner.take_up_step()  # `BackupAndRestore` may have restored it since training began.
+        self._epoch_start = self._pruner.steps_taken
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if a scheduled step is due."""
         until = self._epoch_start + self._within_epoch(batch + self._group_size)
-        due = []
-        for key, layers in self._groups.items():
-            sparsity = last_due(layers[0].pruning_schedule, self._looked_at, until)
-            if sparsity is not None:
-                due.append((key, layers, sparsity))
-        self._looked_at = until
-        if not due:
-            return
-        optimizer = self.model.optimizer
-        for key, layers, sparsity in due:
-            set_sparsity(layers, sparsity, layers[0].scope, optimizer)
-            self._fired.add(key)
+        if self._pruner.update_due(until - self._pruner.steps_taken):
+            self.model  # noqa: B018  (On JAX: brings the training state to the model.)
+        self._pruner.look_at(until)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Counts the batches of the epoch so far."""
-        self._step = self._epoch_start + self._within_epoch(batch + 1)
+        """Counts the batches of the epoch so far; after the last, makes the model ready to be saved."""
+        done = self._within_epoch(batch + 1)
+        self._pruner.count_to(self._epoch_start + done)
+        if done == (self.params or {}).get("steps"):
+            self._finish_epoch()  # Other callbacks may save before `on_epoch_end` is our turn.
+        elif self._reads_are_free:
+            self._pruner.store_step()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Stores the count of steps in the model."""
-        # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
-        apply_masks(self._layers, self.model.optimizer)
-        self._store_step()
+        """Makes the model ready to be saved, where the epoch's length was not known before."""
+        self._finish_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Stores the count of steps; warns of schedules that never acted."""
-        self._store_step()
-        for layer in self._layers:
-            layer.updater = None
-        if not self._groups:
+        pruner = self._pruner
+        pruner.store_step(everywhere=True)
+        pruner.detach()
+        if not pruner.has_schedules:
             return
         # Makes the next fit trace anew, so that a missing callback is noticed there too.
         self.model.train_function = None
-        for key, layers in self._groups.items():
-            end_step = getattr(layers[0].pruning_schedule, "end_step", -1)
-            if key not in self._fired and not 0 <= end_step <= self._first_step:
-                warnings.warn(
-                    f"{layers[0].pruning_schedule!r} never pruned: none of its steps is among steps "
-                    f"{self._first_step + 1} to {self._step} of this fit.",
-                    stacklevel=2,
-                )
+        for schedule in pruner.never_fired():
+            warnings.warn(
+                f"{schedule!r} never pruned: none of its steps is among steps {pruner.first_step + 1} to "
+                f"{pruner.steps_taken} of this fit.",
+                stacklevel=2,
+            )
 
-    def _take_up_step(self) -> None:
-        self._step = int(ops.convert_to_numpy(self._layers[0].pruning_step))
-        self._first_step = self._epoch_start = self._step
-        self._looked_at = self._step or -1
-
-    def _store_step(self) -> None:
-        for layer in self._layers:
-            layer.pruning_step.assign(self._step)
+    def _finish_epoch(self) -> None:
+        self.model  # noqa: B018  (On JAX: brings the training state to the model.)
+        # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
+        self._pruner.zero_removed_weights()
+        self._pruner.store_step(everywhere=True)
 
     def _within_epoch(self, batches: int) -> int:
         """With `steps_per_execution` Keras names a group's last batch even where the epoch ends before."""
         steps = (self.params or {}).get("steps")
         return min(batches, steps) if steps else batches
-
-
-def _groups(layers: list[PruneLowMagnitude]) -> dict[str, list[PruneLowMagnitude]]:
-    """Groups the layers that have a schedule by schedule and scope, keyed by both as text."""
-    groups: dict[str, list[PruneLowMagnitude]] = {}
-    for layer in layers:
-        schedule = layer.pruning_schedule
-        if schedule is None:
-            continue
-        if hasattr(schedule, "get_config"):
-            # Layers read from a file have equal schedules, not the same one.
-            schedule_key = keras.saving.serialize_keras_object(schedule)
-        else:
-            schedule_key = id(schedule)
-        key = json.dumps([schedule_key, layer.scope], sort_keys=True, default=str)
-        groups.setdefault(key, []).append(layer)
-    return groups

@@ -1,14 +1,19 @@
 """Which weights stay: scores and a sparsity in, boolean masks out. NumPy arrays only, no model.
 
 One rule everywhere: of n weights exactly `max(n - round(sparsity * n), 1)` stay, those with the largest
-scores, ties to the lower flat index; and a weight once removed never returns.
+scores, ties to the lower flat index; and a weight once removed never returns. A pattern may put groups of
+weights in the place of weights.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-SCOPES = ("layer", "global")
+from tfprune.sparsity.patterns import WEIGHTS, Pattern
+from tfprune.sparsity.selection import keep_until, kept_count
+
+SCOPES = ("layer", "global", "erk")
 
 
 def check_scope(scope: str) -> str:
@@ -18,34 +23,13 @@ def check_scope(scope: str) -> str:
     return scope
 
 
-def kept_count(size: int, sparsity: float, at_least: int = 1) -> int:
-    """How many of `size` weights stay at `sparsity`: `max(size - round(sparsity * size), at_least)`."""
-    return max(size - round(sparsity * size), at_least)
-
-
-def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Marks the `count` largest of the 1-D `scores`, ties to the lower index.
-
-    A selection in linear time, not a sort.
-
-    Returns:
-        A boolean array like `scores` with exactly `count` elements True.
-    """
-    if count >= scores.size:
-        return np.ones(scores.shape, bool)
-    threshold = np.partition(scores, scores.size - count)[scores.size - count]
-    keep = scores > threshold
-    ties = np.flatnonzero(scores == threshold)
-    keep[ties[: count - np.count_nonzero(keep)]] = True
-    return keep
-
-
 def update_masks(
     scores: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
     sparsity: float,
     scope: str = "layer",
     names: Sequence[str] | None = None,
+    patterns: Sequence[Pattern] | None = None,
 ) -> list[np.ndarray]:
     """Returns the masks at `sparsity`, each a subset of the one before.
 
@@ -54,33 +38,79 @@ def update_masks(
     Args:
         scores: One array a tensor, of any shapes, finite.
         masks: The present masks, booleans of the same shapes.
-        sparsity: Fraction to remove, in [0, 1): of each tensor (`scope="layer"`) or of all the tensors'
-            weights together (`scope="global"`, where every tensor still keeps at least one).
-        scope: "layer" or "global".
+        sparsity: Fraction to remove, in [0, 1).
+        scope: "layer": of each tensor. "global": of all the tensors' weights together, where every tensor
+            still keeps at least one group. "erk": of all together, divided by `erk_sparsities`.
         names: The tensors' names, for errors; by default their positions.
+        patterns: One a tensor; by default single weights. In a tensor with G groups `max(G - round(s * G),
+            1)` of them stay; in the global scope as few groups, from the top of the common ranking, as
+            have the number of weights that has to stay.
 
     Raises:
         ValueError: On scores that are not finite; the message names the tensor.
     """
     check_scope(scope)
     names = names if names is not None else [f"tensor {i}" for i in range(len(scores))]
-    candidates = []
-    for score, mask, name in zip(scores, masks, names, strict=True):
-        score = np.asarray(score, np.float32).ravel()
+    patterns = patterns if patterns is not None else [WEIGHTS] * len(scores)
+    scores = [np.asarray(score, np.float32) for score in scores]
+    for score, name in zip(scores, names, strict=True):
         if not np.isfinite(score).all():
             raise ValueError(f"Scores must be finite. Received: NaN or infinity in {name}")
-        candidates.append(np.where(mask.ravel(), score, -np.inf))
-    sizes = [c.size for c in candidates]
-    if scope == "layer":
-        flat = [
-            keep_largest(c, min(kept_count(n, sparsity), np.count_nonzero(m)))
-            for c, n, m in zip(candidates, sizes, masks, strict=True)
-        ]
-    else:
-        for candidate in candidates:
-            candidate[np.argmax(candidate)] = np.inf  # Each tensor keeps at least its largest.
-        count = kept_count(sum(sizes), sparsity, at_least=len(sizes))
-        count = min(count, sum(np.count_nonzero(m) for m in masks))
-        together = keep_largest(np.concatenate(candidates), count)
-        flat = np.split(together, np.cumsum(sizes)[:-1])
-    return [keep.reshape(mask.shape) for keep, mask in zip(flat, masks, strict=True)]
+    if scope == "global":
+        return _select_together(scores, masks, sparsity, patterns)
+    each = (
+        [sparsity] * len(scores) if scope == "layer" else erk_sparsities([m.shape for m in masks], sparsity)
+    )
+    return [
+        pattern.select(score, mask, s)
+        for pattern, score, mask, s in zip(patterns, scores, masks, each, strict=True)
+    ]
+
+
+def _select_together(
+    scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], sparsity: float, patterns: Sequence[Pattern]
+) -> list[np.ndarray]:
+    """One ranking of all tensors' groups."""
+    candidates = [p.candidates(s, m) for p, s, m in zip(patterns, scores, masks, strict=True)]
+    flat = [candidate.ravel() for candidate in candidates]
+    for candidate in flat:
+        candidate[np.argmax(candidate)] = np.inf  # Each tensor keeps at least its best group.
+    sizes = [p.sizes(m).ravel() for p, m in zip(patterns, masks, strict=True)]
+    total = kept_count(sum(mask.size for mask in masks), sparsity, at_least=len(masks))
+    total = min(total, sum(np.count_nonzero(mask) for mask in masks))
+    if all(pattern is WEIGHTS for pattern in patterns):
+        sizes = [np.ones(1)]
+    together = keep_until(np.concatenate(flat), np.concatenate(sizes), total)
+    split = np.split(together, np.cumsum([candidate.size for candidate in flat])[:-1])
+    return [
+        mask & pattern.spread(keep.reshape(candidate.shape), mask.shape)
+        for pattern, keep, candidate, mask in zip(patterns, split, candidates, masks, strict=True)
+    ]
+
+
+def erk_sparsities(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float]:
+    """Divides an overall sparsity over tensors as Erdos-Renyi-Kernel does (RigL, arXiv:1911.11134).
+
+    A tensor's density is proportional to `sum(shape) / prod(shape)`, so that small tensors stay denser;
+    one that would be more than dense stays dense, and the others share the rest.
+
+    Args:
+        shapes: The tensors' shapes.
+        sparsity: Fraction of all their weights to remove, in [0, 1).
+
+    Returns:
+        One sparsity a tensor, in [0, 1).
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    raw = [sum(shape) / max(size, 1) for shape, size in zip(shapes, sizes, strict=True)]
+    dense: set[int] = set()
+    while True:
+        rest = [i for i in range(len(shapes)) if i not in dense]
+        if not rest:
+            return [0.0] * len(shapes)
+        keep = (1.0 - sparsity) * sum(sizes) - sum(sizes[i] for i in dense)
+        factor = keep / sum(raw[i] * sizes[i] for i in rest)
+        over = {i for i in rest if factor * raw[i] >= 1.0}
+        if not over:
+            return [0.0 if i in dense else 1.0 - factor * raw[i] for i in range(len(shapes))]
+        dense |= over

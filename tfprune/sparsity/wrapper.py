@@ -1,13 +1,17 @@
 """`PruneLowMagnitude`: a layer that runs another with some of its weights masked out."""
 
+import random
+import weakref
 from typing import Any
 
 import keras
 from keras import ops
 
-from tfprune.sparsity import masks as mask_rules
-from tfprune.sparsity import registry, scores
-from tfprune.sparsity.schedules import ConstantSparsity, adopt
+from tfprune.sparsity import registry
+from tfprune.sparsity.patterns import Pattern
+from tfprune.sparsity.rule import Rule
+from tfprune.sparsity.schedules import ConstantSparsity
+from tfprune.sparsity.scores import Score
 
 # tfmot's default: half the weights, from the start.
 DEFAULT_SCHEDULE = ConstantSparsity(0.5, begin_step=0, frequency=100)
@@ -23,28 +27,36 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     slots for them become exactly zero, and so stay so.
 
     Unlike `tfmot`'s wrapper, whose dense gradients move removed weights and let them return, removed
-    weights never regrow. The masks change in `UpdatePruningStep` (by the schedule) and in `prune_to`.
+    weights never regrow, unless `regrowth` says so. The masks change in `UpdatePruningStep` and `Pruner`
+    (by the schedule) and in `prune_to`.
 
     Args:
         layer: The layer to prune. Its variables are used as they are, not copied.
         pruning_schedule: A `PruningSchedule`, or tfmot's, or None: the masks stay as they are until
             `prune_to`. Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`, as tfmot's.
-        scope: "layer": each prunable variable reaches the schedule's sparsity by itself. "global": all
-            wrappers of the model that have the same schedule reach it together.
-        score: Name of the score that ranks the weights; "magnitude".
+        block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth: As for
+            `prune_low_magnitude`.
+        seed: Of random scores and growth. Default: drawn from Python's `random`, which
+            `keras.utils.set_random_seed` seeds.
         **kwargs: As for every Keras layer.
 
     Raises:
-        ValueError: On an unknown scope or score, or a schedule that cannot be called.
+        ValueError: On a value that `prune_low_magnitude` refuses.
     """
 
     def __init__(
         self,
         layer: keras.layers.Layer,
         pruning_schedule: Any = DEFAULT_SCHEDULE,
+        block_size: tuple[int, int] = (1, 1),
+        block_pooling_type: str = "AVG",
+        sparsity_m_by_n: tuple[int, int] | None = None,
         *,
         scope: str = "layer",
-        score: str = "magnitude",
+        score: str | Score = "magnitude",
+        granularity: str = "weight",
+        regrowth: Any = None,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(layer, PruneLowMagnitude):
@@ -53,22 +65,47 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         # The wrapper passes values through; the inner layer casts them by its own policy.
         kwargs.setdefault("dtype", layer.variable_dtype)
         super().__init__(layer, autocast=False, **kwargs)
-        if pruning_schedule is not None and not callable(pruning_schedule):
-            raise ValueError(
-                "`pruning_schedule` must be a schedule, callable with a step, or None. "
-                f"Received: pruning_schedule={pruning_schedule!r}"
-            )
-        scores.get(score)
-        self.pruning_schedule = adopt(pruning_schedule)
-        self.scope = mask_rules.check_scope(scope)
-        self.score = score
+        self.rule = Rule(
+            pruning_schedule,
+            block_size=block_size,
+            block_pooling_type=block_pooling_type,
+            sparsity_m_by_n=sparsity_m_by_n,
+            scope=scope,
+            score=score,
+            granularity=granularity,
+            regrowth=regrowth,
+        )
+        self.seed = random.randrange(2**31) if seed is None else int(seed)
         self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
         self._has_masks = False
-        # The `UpdatePruningStep` that watches over the fit under way.
-        self.updater: Any = None
+        self._updater: Any = None
+        # While gradients of removed weights are measured, the layer runs without masks: they are zero.
+        self.masked = True
         if _is_built(layer):
             self.build()
+
+    @property
+    def pruning_schedule(self) -> Any:
+        """The schedule, or None."""
+        return self.rule.pruning_schedule
+
+    @property
+    def updater(self) -> Any:
+        """The `Pruner` that watches over the training under way, None without one."""
+        return None if self._updater is None else self._updater()
+
+    @updater.setter
+    def updater(self, pruner: Any) -> None:
+        self._updater = None if pruner is None else weakref.ref(pruner)
+
+    @property
+    def patterns(self) -> list[Pattern]:
+        """The groups in which weights go, one pattern for each of `prunable_variables`."""
+        return [
+            self.rule.pattern(item, f"layer {self.layer.name!r}, variable {item.variable.name!r}")
+            for item in registry.prunable(self.layer)
+        ]
 
     @property
     def prunable_variables(self) -> list[keras.Variable]:
@@ -94,6 +131,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             )
             for variable in self.prunable_variables
         ]
+        self.patterns  # noqa: B018  (A layer that the pattern does not fit is an error here.)
         self._has_masks = True
         self.built = True
 
@@ -112,9 +150,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             raise RuntimeError(
                 f"Layer {self.name!r} is trained without a pruning callback, so that its schedule "
                 f"{self.pruning_schedule!r} would never act. Add "
-                "`tfprune.sparsity.UpdatePruningStep()` to the callbacks of `fit`."
+                "`tfprune.sparsity.UpdatePruningStep()` to the callbacks of `fit`, or make a "
+                "`tfprune.sparsity.Pruner` before `train_on_batch` and custom loops."
             )
-        mask_of = {id(v): m for v, m in zip(self.prunable_variables, self.masks, strict=True)}
+        mask_of = {}
+        if self.masked:
+            mask_of = {id(v): m for v, m in zip(self.prunable_variables, self.masks, strict=True)}
         state = []
         # Every variable is mapped, because this scope hides the one around it (JAX trains inside one).
         for variable in self.layer.variables:
@@ -173,17 +214,14 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "pruning_schedule": keras.saving.serialize_keras_object(self.pruning_schedule),
-            "scope": self.scope,
-            "score": self.score,
+            **{name: keras.saving.serialize_keras_object(v) for name, v in self.rule.arguments().items()},
+            "seed": self.seed,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PruneLowMagnitude":
-        config = dict(config)
-        for name in ("layer", "pruning_schedule"):
-            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-        return cls(config.pop("layer"), config.pop("pruning_schedule"), **config)
+        config = keras.saving.deserialize_keras_object(dict(config), custom_objects=custom_objects)
+        return cls(config.pop("layer"), **config)
 
 
 class _RecordingScope(keras.StatelessScope):

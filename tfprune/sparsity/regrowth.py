@@ -1,0 +1,101 @@
+"""Sparse from the start: methods that move a fixed number of weights about while the network trains.
+
+At its first update a layer gets a random mask at the schedule's sparsity, unless it is that sparse already
+(prune first to start from a trained network). At each later update some of the weights that are left are
+removed, those with the lowest scores, and as many grow anew, from zero, so that each tensor keeps its count.
+"""
+
+import abc
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.sparsity.scores import Tensor
+from tfprune.sparsity.selection import keep_largest
+
+
+class Regrowth(abc.ABC):
+    """Which weights grow. Subclasses implement `growth_scores`.
+
+    The share of a tensor's weights that moves at step t falls along a cosine,
+    `drop_fraction / 2 * (1 + cos(pi * (t - begin_step) / (end_step - begin_step)))`, as in RigL
+    (arXiv:1911.11134); the steps are those of the layer's `ConstantSparsity`.
+
+    Args:
+        drop_fraction: Share of the weights that moves at the start, in (0, 1).
+
+    Raises:
+        ValueError: If it is not.
+    """
+
+    needs_gradients = False
+
+    def __init__(self, drop_fraction: float = 0.3) -> None:
+        if not 0.0 < drop_fraction < 1.0:
+            raise ValueError(f"`drop_fraction` must be in (0, 1). Received: drop_fraction={drop_fraction}")
+        self.drop_fraction = float(drop_fraction)
+
+    @abc.abstractmethod
+    def growth_scores(self, tensor: Tensor, step: int) -> np.ndarray:
+        """Returns a score a weight; of the removed weights those with the largest grow."""
+
+    def share(self, step: int, begin_step: int, end_step: int) -> float:
+        """Returns the share of the weights that moves at a step."""
+        progress = min(max((step - begin_step) / (end_step - begin_step), 0.0), 1.0)
+        return self.drop_fraction / 2 * (1 + math.cos(math.pi * progress))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `__init__`."""
+        return {"drop_fraction": self.drop_fraction}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Regrowth":
+        """Returns a method with the arguments of `get_config`."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class SET(Regrowth):
+    """Random weights grow: sparse evolutionary training (Mocanu et al., arXiv:1707.04780)."""
+
+    def growth_scores(self, tensor: Tensor, step: int) -> np.ndarray:
+        return tensor.generator(step).random(tensor.weights.shape, np.float32)
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class RigL(Regrowth):
+    """The weights with the largest gradients grow (Evci et al., arXiv:1911.11134)."""
+
+    needs_gradients = True
+
+    def growth_scores(self, tensor: Tensor, step: int) -> np.ndarray:
+        return tensor.gradients.mean_abs
+
+
+def drop_and_grow(scores: np.ndarray, growth_scores: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
+    """Removes the `count` weights with the lowest scores, then lets as many grow.
+
+    A weight that was just removed may grow again, and then keeps its value, as in RigL.
+
+    Args:
+        scores: Of any shape; those of removed weights do not matter.
+        growth_scores: Of the same shape; those of weights that are left do not matter.
+        mask: The present mask.
+        count: How many weights move; where fewer can grow, fewer do.
+
+    Returns:
+        A mask with as many weights as `mask`.
+    """
+    size, present = mask.size, np.count_nonzero(mask)
+    count = min(count, present, size - present)
+    if count == 0:
+        return mask
+    stay = keep_largest(np.where(mask, scores, -np.inf).ravel(), present - count)
+    grow = keep_largest(np.where(stay, -np.inf, growth_scores.ravel()), count)
+    return (stay | grow).reshape(mask.shape)

@@ -1,0 +1,114 @@
+"""`PruningSummaries`: sparsity and thresholds over the training steps, in TensorBoard."""
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.sparsity.apply import pruned_layers
+from tfprune.sparsity.schedules import last_due
+from tfprune.sparsity.wrapper import PruneLowMagnitude
+
+
+class PruningSummaries(keras.callbacks.TensorBoard):
+    """Writes the state of pruning for TensorBoard, at each epoch's start and at the end of training.
+
+    All that `keras.callbacks.TensorBoard` writes, and in `log_dir/metrics` for each prunable variable, by
+    its path:
+
+    - `<path>/sparsity`: the fraction of its weights that are masked out;
+    - `<path>/threshold`: the smallest magnitude among those that are not;
+    - `<path>/schedule`: the sparsity at the last step at which its schedule was due, once one was. With
+      `scope="layer"` the first follows it up to rounding; with other scopes only all layers together do.
+
+    The steps are training batches: the model's count, which `UpdatePruningStep` keeps; in a model without
+    schedules, whose masks do not change in training, the optimizer's.
+
+    As `tfmot.sparsity.keras.PruningSummaries`, but for the end of the last epoch, which it leaves out, and
+    the names. Like Keras's callback it needs TensorFlow to write, on whichever backend.
+
+    Args:
+        log_dir: Folder for the logs.
+        update_freq: "epoch", "batch" or a number of batches: how often losses and metrics are written.
+            The state of pruning is written once an epoch.
+        **kwargs: For `keras.callbacks.TensorBoard`.
+
+    Raises:
+        ValueError: If `log_dir` is empty or no path; when `fit` begins: if the model has no
+            `PruneLowMagnitude` layers or is not built.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike, update_freq: str | int = "epoch", **kwargs: Any) -> None:
+        if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
+            raise ValueError(f"`log_dir` must be a non-empty string or path. Received: log_dir={log_dir!r}")
+        super().__init__(log_dir=log_dir, update_freq=update_freq, **kwargs)
+        self._layers: list[PruneLowMagnitude] = []
+        self._due: dict[int, float] = {}
+        self._looked_at = -1
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Finds the pruned layers."""
+        super().on_train_begin(logs)
+        self._layers = pruned_layers(self.model)
+        self._due, self._looked_at = {}, -1
+        if not self._layers or not all(layer.built for layer in self._layers):
+            raise ValueError(
+                "`PruningSummaries` needs a built model with pruned layers: wrap it with "
+                f"`prune_low_magnitude` before `fit`. Received: model={self.model!r}"
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Writes the state of pruning before the epoch."""
+        super().on_epoch_begin(epoch, logs)
+        self._write_pruning()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Writes the state of pruning after the last epoch."""
+        self._write_pruning()
+        super().on_train_end(logs)
+
+    def _write_pruning(self) -> None:
+        model = self.model  # On JAX this brings the training state to the model.
+        step = self._step(model)
+        if "pruning" not in self._writers:  # Keras closes what is in there when training ends.
+            self._writers["pruning"] = self.summary.create_file_writer(os.path.join(self.log_dir, "metrics"))
+        writer = self._writers["pruning"]
+        with writer.as_default():
+            for tag, value in self._scalars(step).items():
+                self.summary.scalar(tag, value, step=step)
+        writer.flush()
+
+    def _step(self, model: keras.Model) -> int:
+        counted = any(layer.pruning_schedule is not None for layer in self._layers)
+        step = self._layers[0].pruning_step if counted else model.optimizer.iterations
+        return int(ops.convert_to_numpy(step))
+
+    def _scalars(self, step: int) -> dict[str, float]:
+        self._look_at(step)
+        scalars: dict[str, float] = {}
+        for layer in self._layers:
+            due = self._due.get(id(layer.pruning_schedule))
+            for variable, mask in zip(layer.prunable_variables, layer.masks, strict=True):
+                name, copies = variable.path, 1
+                while f"{name}/sparsity" in scalars:  # Nested models may have layers of the same name.
+                    copies += 1
+                    name = f"{variable.path}_{copies}"
+                stays = np.asarray(ops.convert_to_numpy(mask))
+                magnitudes = np.abs(np.asarray(ops.convert_to_numpy(variable), np.float32))
+                scalars[f"{name}/sparsity"] = 1.0 - float(np.mean(stays))
+                scalars[f"{name}/threshold"] = float(np.min(magnitudes[stays], initial=np.inf))
+                if due is not None:
+                    scalars[f"{name}/schedule"] = due
+        return scalars
+
+    def _look_at(self, step: int) -> None:
+        """Asks the schedules about the steps since the last time."""
+        for schedule in {
+            id(layer.pruning_schedule): layer.pruning_schedule for layer in self._layers
+        }.values():
+            due = None if schedule is None else last_due(schedule, self._looked_at, step)
+            if due is not None:
+                self._due[id(schedule)] = due
+        self._looked_at = step
