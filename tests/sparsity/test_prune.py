@@ -368,3 +368,14 @@ def test_a_lora_kernel_is_left_alone(mlp):
     model = mlp()
     model.get_layer("first").enable_lora(2)
     assert inner_names(prune_low_magnitude(model)) == ["second"]
+
+
+def test_losses_and_labels_keyed_by_output_names_work_as_before():
+    inputs = keras.Input((4,))
+    outputs = [layers.Dense(2, name="first")(inputs), layers.Dense(3, name="second")(inputs)]
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"first": "mse", "second": "mae"}, metrics={"first": ["mae"]})
+    wrapped = prune_low_magnitude(model, None)
+    x, y = np.ones((8, 4), "float32"), {"first": np.zeros((8, 2)), "second": np.zeros((8, 3))}
+    assert wrapped.evaluate(x, y, verbose=0) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+    assert strip_pruning(wrapped).output_names == ["first", "second"]

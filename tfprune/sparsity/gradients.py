@@ -141,7 +141,7 @@ class _Recorder(keras.optimizers.Optimizer):
         """Begins anew."""
         for sums in self._sums.values():
             for total in sums:
-                total.assign(ops.zeros_like(total))
+                total.assign(ops.zeros_like(total.value))
 
     def means(self, count: int) -> dict[int, Gradients]:
         """Returns the means over `count` batches."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -56,6 +57,7 @@ def draw_summary(summary: Any) -> Figure:
         raise ValueError("The model has no prunable variables: there is nothing to draw.")
     height = _FRAME_INCHES + _ROW_INCHES * max(len(rows), 2)
     figure = Figure(figsize=(10, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
     sizes, shares = figure.subplots(1, 2, sharey=True, width_ratios=(5, 2))
     places = range(len(rows))
 

@@ -126,6 +126,7 @@ def prune_low_magnitude(
         result = [wrap(layer) for layer in to_prune]
     elif isinstance(to_prune, keras.Model):
         result = rebuild(to_prune, wrap)
+        _keep_output_names(to_prune, result)
     elif isinstance(to_prune, keras.layers.Layer):
         result = wrap(to_prune)
     else:
@@ -168,6 +169,15 @@ def prune_scope() -> Any:
     The wrapper and the schedules are registered, so that `keras.saving.load_model` finds them anyway.
     """
     return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})
+
+
+def _keep_output_names(model: keras.Model, wrapped: keras.Model) -> None:
+    """Lets losses and labels keyed by output names work as before, though wrapped layers have new names."""
+    names = getattr(model, "output_names", None)
+    if names is not None and names != wrapped.output_names:
+        wrapped.output_names = list(names)
+        if model.compiled:
+            wrapped.compile_from_config(model.get_compile_config())
 
 
 _NOT_NAMED = object()

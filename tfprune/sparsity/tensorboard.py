@@ -105,10 +105,9 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
     def _look_at(self, step: int) -> None:
         """Asks the schedules about the steps since the last time."""
-        for schedule in {
-            id(layer.pruning_schedule): layer.pruning_schedule for layer in self._layers
-        }.values():
-            due = None if schedule is None else last_due(schedule, self._looked_at, step)
+        schedules = [layer.pruning_schedule for layer in self._layers if layer.pruning_schedule is not None]
+        for schedule in {id(schedule): schedule for schedule in schedules}.values():
+            due = last_due(schedule, self._looked_at, step)
             if due is not None:
                 self._due[id(schedule)] = due
         self._looked_at = step

@@ -1,0 +1,283 @@
+"""Pruning policies: which layers to prune, and whether a model is fit for what they are pruned for."""
+
+import abc
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfprune.sparsity.wrapper import PruneLowMagnitude
+
+
+class PruningPolicy(abc.ABC):
+    """Decides for `prune_low_magnitude` which layers of a model are wrapped.
+
+    ```python
+    class OnlyConvolutions(PruningPolicy):
+        def allow_pruning(self, layer):
+            return isinstance(layer, keras.layers.Conv2D)
+
+        def ensure_model_supports_pruning(self, model):
+            pass
+
+    model = prune_low_magnitude(model, schedule, pruning_policy=OnlyConvolutions())
+    ```
+
+    As `tfmot.sparsity.keras.PruningPolicy`.
+    """
+
+    @abc.abstractmethod
+    def allow_pruning(self, layer: keras.layers.Layer) -> bool:
+        """Returns whether `layer` may be pruned."""
+
+    @abc.abstractmethod
+    def ensure_model_supports_pruning(self, model: keras.Model) -> None:
+        """Checks the whole model.
+
+        Raises:
+            ValueError: If it is not fit for what the policy prunes for.
+        """
+
+
+class PruneForLatencyOnXNNPack(PruningPolicy):
+    """Prunes the 1x1 convolutions of image models that XNNPACK can run sparse (arXiv:1911.09723).
+
+    XNNPACK, the CPU delegate of TensorFlow Lite, has sparse kernels for 1x1 convolutions and uses them in
+    a part of the model that begins with one 3x3 convolution, ends with global average pooling and has
+    nothing in between that it cannot lay out in the sparse kernels' order. The model must have:
+
+    - on every path from its inputs, a `Conv2D` of kernel 3x3, stride 2, 3 input channels and padding
+      "valid" behind a `ZeroPadding2D` by 1 on each side;
+    - on every path to its outputs, a `GlobalAveragePooling2D`;
+    - between them only: `Conv2D` 1x1 (stride 1, no groups, no dilation); `DepthwiseConv2D` 3x3 or 5x5
+      (depth multiplier 1, no dilation) with padding "same" and stride 1, or with padding "valid" and stride 1
+      or 2 behind a `ZeroPadding2D` by 1 (3x3) or 2 (5x5) on each side; `BatchNormalization` of the last axis;
+      `Add`, `Multiply`, `x + y`, `x - y`, `x * y`; `ReLU`, `LeakyReLU`, `ELU` or an `Activation` "relu",
+      "relu6", "leaky_relu", "elu" or "sigmoid"; `ZeroPadding2D`, `Dropout`, `Identity`; `UpSampling2D`
+      "bilinear"; `GlobalAveragePooling2D` with `keepdims=True`.
+
+    The rules of `tfmot.sparsity.keras.PruneForLatencyOnXNNPack`. In nested functional and Sequential models
+    they hold for the layers inside.
+    """
+
+    def allow_pruning(self, layer: keras.layers.Layer) -> bool:
+        """Returns whether `layer` is a `Conv2D` of kernel 1x1."""
+        return isinstance(layer, layers.Conv2D) and layer.kernel_size == (1, 1)
+
+    def ensure_model_supports_pruning(self, model: keras.Model) -> None:
+        """Checks the rules above.
+
+        Raises:
+            ValueError: If the model breaks one, is not built, or is neither functional nor Sequential. The
+                message names the layer and the rule.
+        """
+        if not model.built:
+            raise ValueError(f"The model must be built before it can be checked. Received: model={model!r}")
+        functional = _functional(model)
+        if functional is None:
+            raise ValueError(
+                "`PruneForLatencyOnXNNPack` needs a functional or Sequential model, whose layers' "
+                f"connections are known. Received: model={model!r}"
+            )
+        graph = _Graph(functional)
+
+        def is_start(layer: Any) -> bool:
+            return _is_start(layer, graph.producers(layer))
+
+        starts, lost = _search(graph.inputs, is_start, graph.consumers)
+        if lost is not None:
+            raise ValueError(
+                "On every path from the inputs there must be a `Conv2D` of kernel 3x3, stride 2, 3 input "
+                "channels and padding 'valid' behind a `ZeroPadding2D` by 1 on each side. "
+                f"There is none on a path to {_describe(lost)}."
+            )
+        ends, lost = _search(graph.outputs, _is_end, graph.producers)
+        if lost is not None:
+            raise ValueError(
+                "On every path to the outputs there must be a `GlobalAveragePooling2D`. "
+                f"There is none on a path from {_describe(lost)}."
+            )
+
+        def is_last(layer: Any) -> bool:
+            if layer in ends:
+                return True
+            broken = _broken_rule(layer, graph.producers(layer))
+            if broken:
+                raise ValueError(f"XNNPACK cannot run {_describe(layer)} in its sparse part: {broken}.")
+            return False
+
+        _search([after for start in starts for after in graph.consumers(start)], is_last, graph.consumers)
+
+
+class _Graph:
+    """Who feeds whom in a model, nested models opened, wrappers of ours taken off.
+
+    Nodes are layers and operations; a shared one is a single node.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._producers: dict[Any, list[Any]] = {}
+        self._consumers: dict[Any, list[Any]] = {}
+        sources = {id(tensor): [tensor._keras_history.operation] for tensor in model.inputs}
+        self.inputs = [source for found in sources.values() for source in found]
+        self.outputs = [producer for found in self._walk(model, sources) for producer in found]
+
+    def producers(self, layer: Any) -> list[Any]:
+        """The layers whose outputs `layer` takes."""
+        return self._producers.get(layer, [])
+
+    def consumers(self, layer: Any) -> list[Any]:
+        """The layers that take outputs of `layer`."""
+        return self._consumers.get(layer, [])
+
+    def _walk(self, model: Any, made_by: dict[int, list[Any]]) -> list[list[Any]]:
+        """Adds a model's edges. `made_by`: tensor id -> what makes it. Returns what makes each output."""
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                makers = [made_by[id(tensor)] for tensor in node.input_tensors]
+                inner = _functional(node.operation)
+                if inner is not None:
+                    inside = {id(t): found for t, found in zip(inner.inputs, makers, strict=True)}
+                    results = self._walk(inner, inside)
+                else:
+                    layer = _unwrapped(node.operation)
+                    for maker in [maker for found in makers for maker in found]:
+                        _add(self._producers.setdefault(layer, []), maker)
+                        _add(self._consumers.setdefault(maker, []), layer)
+                    results = [[layer]] * len(node.outputs)
+                made_by.update({id(t): found for t, found in zip(node.outputs, results, strict=True)})
+        return [made_by[id(tensor)] for tensor in model.outputs]
+
+
+def _search(
+    start: Iterable[Any], found: Callable[[Any], bool], following: Callable[[Any], list[Any]]
+) -> tuple[list[Any], Any]:
+    """Follows every path from `start` until `found`.
+
+    Returns:
+        What was found; and where a path ended before, None if none did.
+    """
+    ends: list[Any] = []
+    lost = None
+    waiting = list(dict.fromkeys(start))
+    seen = set(waiting)
+    while waiting:
+        layer = waiting.pop()
+        if found(layer):
+            ends.append(layer)
+            continue
+        after = following(layer)
+        if not after:
+            lost = layer
+        for item in after:
+            if item not in seen:
+                seen.add(item)
+                waiting.append(item)
+    return ends, lost
+
+
+def _is_start(layer: Any, producers: list[Any]) -> bool:
+    return (
+        isinstance(layer, layers.Conv2D)
+        and tuple(layer.kernel.shape[:3]) == (3, 3, 3)
+        and layer.strides == (2, 2)
+        and layer.padding == "valid"
+        and _padding_before(producers) == 1
+    )
+
+
+def _is_end(layer: Any) -> bool:
+    return isinstance(layer, layers.GlobalAveragePooling2D)
+
+
+_SUPPORTED = (
+    layers.Add,
+    layers.Multiply,
+    layers.ZeroPadding2D,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.Dropout,
+    layers.Identity,
+)
+_CONDITIONAL = (
+    layers.Conv2D,
+    layers.DepthwiseConv2D,
+    layers.BatchNormalization,
+    layers.Activation,
+    layers.UpSampling2D,
+    layers.GlobalAveragePooling2D,
+)
+# `x + y` and its like, and `keras.ops.add`: operations that are no layers.
+_SUPPORTED_OPERATIONS = ("Add", "Subtract", "Multiply")
+_SUPPORTED_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
+
+
+def _broken_rule(layer: Any, producers: list[Any]) -> str | None:
+    """The rule that a layer between start and end breaks, None if it is supported."""
+    if isinstance(layer, layers.DepthwiseConv2D):
+        holds = _is_supported_depthwise(layer, producers)
+        rule = (
+            "a `DepthwiseConv2D` must have depth multiplier 1, no dilation, a kernel of 3x3 or 5x5, and "
+            "either padding 'same' with stride 1, or padding 'valid' with stride 1 or 2 behind a "
+            "`ZeroPadding2D` by 1 (3x3) or 2 (5x5) on each side"
+        )
+    elif isinstance(layer, layers.Conv2D):
+        plain = ((1, 1), (1, 1), (1, 1), 1)
+        holds = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.groups) == plain
+        rule = "a `Conv2D` must have a kernel of 1x1, stride 1, no dilation and no groups"
+    elif isinstance(layer, layers.GlobalAveragePooling2D):
+        holds, rule = layer.keepdims, "a `GlobalAveragePooling2D` before the last must have `keepdims=True`"
+    elif isinstance(layer, layers.BatchNormalization):
+        holds, rule = layer.axis in (3, -1), "a `BatchNormalization` must be of the last axis"
+    elif isinstance(layer, layers.UpSampling2D):
+        holds, rule = layer.interpolation == "bilinear", "an `UpSampling2D` must be 'bilinear'"
+    elif isinstance(layer, layers.Activation):
+        holds = layer.activation in [getattr(keras.activations, name) for name in _SUPPORTED_ACTIVATIONS]
+        rule = f"an `Activation` must be one of {', '.join(_SUPPORTED_ACTIVATIONS)}"
+    elif isinstance(layer, layers.Layer):
+        holds = isinstance(layer, _SUPPORTED)
+        rule = f"this class is none of {', '.join(cls.__name__ for cls in (*_CONDITIONAL, *_SUPPORTED))}"
+    else:
+        holds = type(layer).__name__ in _SUPPORTED_OPERATIONS
+        rule = f"of the operations that are no layers it can {', '.join(_SUPPORTED_OPERATIONS)} alone"
+    return None if holds else rule
+
+
+def _is_supported_depthwise(layer: layers.DepthwiseConv2D, producers: list[Any]) -> bool:
+    margin = {(3, 3): 1, (5, 5): 2}.get(layer.kernel_size)
+    if margin is None or layer.depth_multiplier != 1 or layer.dilation_rate != (1, 1):
+        return False
+    if layer.padding == "same":
+        return layer.strides == (1, 1)
+    return layer.strides in ((1, 1), (2, 2)) and _padding_before(producers) == margin
+
+
+def _padding_before(producers: list[Any]) -> int | None:
+    """The number of zeros on each side that the one producer adds, None if it does not."""
+    if len(producers) != 1 or not isinstance(producers[0], layers.ZeroPadding2D):
+        return None
+    (top, bottom), (left, right) = producers[0].padding
+    return top if top == bottom == left == right else None
+
+
+def _functional(operation: Any) -> Any:
+    """The functional model that a model is, or that a Sequential has; None for anything else."""
+    operation = getattr(operation, "_functional", None) or operation
+    return operation if hasattr(operation, "_run_through_graph") else None
+
+
+def _unwrapped(operation: Any) -> Any:
+    return operation.layer if isinstance(operation, PruneLowMagnitude) else operation
+
+
+def _add(items: list[Any], item: Any) -> None:
+    if not any(item is other for other in items):
+        items.append(item)
+
+
+def _describe(layer: Any) -> str:
+    return f"layer {layer.name!r} ({type(layer).__name__})"
