@@ -270,11 +270,16 @@ def m_by_n_case(shape, m, n):
     return Case(shape, *constant(m / n, begin_step=1, frequency=3), {"sparsity_m_by_n": (m, n)})
 
 
+# Input channels: multiples of 4, and with 1, 2 and 3 left over.
+M_BY_N_SHAPES = {
+    (2, 4): [(12, 7), (13, 6), (10, 5), (11, 9), (3, 3, 8, 5), (3, 2, 5, 6), (1, 1, 6, 7), (2, 2, 7, 3)],
+    (1, 4): [(13, 8), (11, 6), (2, 3, 6, 4)],
+    (3, 4): [(10, 9), (15, 6), (3, 1, 5, 7)],
+}
 M_BY_N = {
     f"{m}_by_{n}_of_{'x'.join(map(str, shape))}": m_by_n_case(shape, m, n)
-    for m, n in ((2, 4), (1, 4), (3, 4))
-    # Input channels: multiples of 4, and with 1, 2 and 3 left over.
-    for shape in ((12, 7), (13, 6), (10, 5), (11, 9), (3, 3, 8, 5), (3, 2, 5, 6), (1, 1, 6, 7), (2, 2, 7, 3))
+    for (m, n), shapes in M_BY_N_SHAPES.items()
+    for shape in shapes
 }
 
 
@@ -286,52 +291,3 @@ def m_by_n_steps():
 @pytest.mark.parametrize("name", M_BY_N)
 def test_m_by_n_masks_are_equal_from_step_one_on(m_by_n_steps, name):
     assert_equal_at_every_step(m_by_n_steps, name, (1,))
-
-
-def whole_model(keras_module):
-    rng = np.random.default_rng(5)
-    model = keras_module.Sequential(
-        [
-            keras_module.Input((7, 7, 3)),
-            keras_module.layers.Conv2D(6, 3, activation="relu", name="stem"),
-            keras_module.layers.Conv2D(7, (1, 3), name="middle"),
-            keras_module.layers.Flatten(name="flatten"),
-            keras_module.layers.Dense(4, name="head"),
-        ]
-    )
-    model.set_weights([rng.normal(size=w.shape).astype("float32") for w in model.get_weights()])
-    return model
-
-
-def test_a_whole_model_by_train_on_batch_and_stripped():
-    """The same model, wrapped in one call, trained by hand in tfmot and by `fit` in ours; then stripped."""
-    arguments = {"initial_sparsity": 0.3, "final_sparsity": 0.85, "begin_step": 1, "end_step": 5}
-    x = np.random.default_rng(6).normal(size=(10, 7, 7, 3)).astype("float32")
-    y = np.zeros((10, 4), "float32")
-
-    theirs = tfmot.sparsity.keras.prune_low_magnitude(
-        whole_model(tf_keras), tfmot.sparsity.keras.PolynomialDecay(**arguments, frequency=2)
-    )
-    theirs.compile(tf_keras.optimizers.SGD(0.0), "mse")
-    callback = tfmot.sparsity.keras.UpdatePruningStep()
-    callback.set_model(theirs)
-    callback.on_train_begin()
-    for start in range(0, 10, 2):
-        theirs.train_on_batch(x[start : start + 2], y[start : start + 2])
-    callback.on_epoch_end(0)
-    stripped_theirs = tfmot.sparsity.keras.strip_pruning(theirs)
-
-    ours = sparsity.prune_low_magnitude(
-        whole_model(keras), sparsity.PolynomialDecay(**arguments, frequency=2)
-    )
-    ours.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
-    ours.fit(x, y, batch_size=2, shuffle=False, verbose=0, callbacks=[sparsity.UpdatePruningStep()])
-    stripped_ours = sparsity.strip_pruning(ours)
-
-    for our, their in zip(stripped_ours.get_weights(), stripped_theirs.get_weights(), strict=True):
-        np.testing.assert_array_equal(our, their)
-        if our.ndim > 1:
-            assert np.count_nonzero(our == 0) == round(0.85 * our.size)
-    np.testing.assert_allclose(
-        stripped_ours.predict(x, verbose=0), stripped_theirs.predict(x, verbose=0), atol=1e-5
-    )

@@ -1,4 +1,4 @@
-"""Our schedules and signatures against those of tfmot 0.8.1 itself, and its schedules in our models."""
+"""A port from tfmot 0.8.1: names, signatures, schedules, its schedules in our models, a whole program."""
 
 import inspect
 
@@ -19,6 +19,7 @@ with pytest.MonkeyPatch.context() as environment:
     )  # tfmot sets it to 1 and would turn `tf.keras` into Keras 2.
     assert tf.keras.__version__.startswith("3.")
     import tensorflow_model_optimization as tfmot
+    import tf_keras
 
 original = tfmot.sparsity.keras
 
@@ -150,7 +151,10 @@ def default_of(parameter):
     return default
 
 
-@pytest.mark.parametrize("name", NAMES)
+ABSTRACT = ["PrunableLayer", "PruningPolicy", "PruningSchedule"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ABSTRACT])
 def test_signatures_and_defaults_are_tfmots(name):
     theirs = inspect.signature(getattr(original, name)).parameters
     ours = inspect.signature(getattr(sparsity, name)).parameters
@@ -165,7 +169,7 @@ def test_signatures_and_defaults_are_tfmots(name):
             assert parameter.default is not inspect.Parameter.empty, f"our addition `{key}`"
 
 
-@pytest.mark.parametrize("name", ["PrunableLayer", "PruningPolicy", "PruningSchedule"])
+@pytest.mark.parametrize("name", ABSTRACT)
 def test_what_a_subclass_must_implement_is_tfmots(name):
     theirs, ours = getattr(original, name), getattr(sparsity, name)
     assert ours.__abstractmethods__ == theirs.__abstractmethods__
@@ -235,3 +239,37 @@ def test_a_users_subclass_of_tfmots_schedule_works_in_our_models(mlp, data, asse
     assert_exact_zeros(model, 0.3)
     train(model, data, 2)
     assert_exact_zeros(model, 0.6)
+
+
+def program(keras_module, library):
+    """A user's program for tfmot; only the imports differ. Returns the stripped weights and predictions."""
+    rng = np.random.default_rng(5)
+    model = keras_module.Sequential(
+        [
+            keras_module.Input((7, 7, 3)),
+            keras_module.layers.Conv2D(6, 3, activation="relu"),
+            keras_module.layers.Conv2D(7, (1, 3)),
+            keras_module.layers.Flatten(),
+            keras_module.layers.Dense(4),
+        ]
+    )
+    model.set_weights([rng.normal(size=w.shape).astype("float32") for w in model.get_weights()])
+    x, y = rng.normal(size=(10, 7, 7, 3)).astype("float32"), np.zeros((10, 4), "float32")
+    schedule = library.PolynomialDecay(
+        initial_sparsity=0.3, final_sparsity=0.85, begin_step=1, end_step=5, frequency=2
+    )
+    model = library.prune_low_magnitude(model, pruning_schedule=schedule)
+    model.compile(keras_module.optimizers.SGD(0.0), "mse", jit_compile=False)
+    model.fit(x, y, batch_size=2, verbose=0, callbacks=[library.UpdatePruningStep()])
+    model = library.strip_pruning(model)
+    return model.get_weights(), model.predict(x, verbose=0)
+
+
+def test_a_program_runs_with_one_import_changed():
+    our_weights, our_predictions = program(keras, sparsity)
+    their_weights, their_predictions = program(tf_keras, original)
+    for ours, theirs in zip(our_weights, their_weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        if ours.ndim > 1:
+            assert np.count_nonzero(ours == 0) == round(0.85 * ours.size)
+    np.testing.assert_allclose(our_predictions, their_predictions, rtol=1e-5, atol=1e-5)

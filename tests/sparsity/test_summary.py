@@ -102,9 +102,76 @@ def test_the_text_shows_the_figures_and_what_was_left_out(model):
     assert "not pruned, not wrapped: head" in text
     assert "not pruned, no prunable variables: norm" in text
     lines = summarize(wrapped).to_markdown().splitlines()
-    assert lines[0] == "| layer | variable | shape | parameters | nonzeros | sparsity |"
-    assert lines[2] == "| conv | kernel | 3x3x3x4 | 108 | 27 | 0.7500 |"
-    assert {line.count("|") for line in lines} == {7}
+    assert lines[0] == (
+        "| layer | variable | shape | parameters | nonzeros | sparsity | MACs | sparse MACs |"
+    )
+    assert lines[2] == "| conv | kernel | 3x3x3x4 | 108 | 27 | 0.7500 | 3,888 | 972 |"
+    assert {line.count("|") for line in lines} == {9}
+
+
+def test_multiply_accumulates_follow_the_nonzeros(model):
+    wrapped = prune_low_magnitude(model, None, layers="conv")
+    prune_to(wrapped, 0.75)
+    summary = summarize(wrapped)
+    conv, head = summary.variables
+    assert (conv.macs, conv.sparse_macs) == (36 * 108, 36 * 27)
+    assert (head.macs, head.sparse_macs) == (288, 288)
+    assert (summary.macs, summary.sparse_macs) == (36 * 108, 36 * 27)  # Of the pruned kernels.
+    assert (summary.all_macs, summary.all_sparse_macs) == (36 * 108 + 288, 36 * 27 + 288)
+    stripped = summarize(strip_pruning(wrapped))
+    assert (stripped.all_macs, stripped.all_sparse_macs) == (36 * 108 + 288, 36 * 27 + 288)
+
+
+def test_kernels_that_are_never_pruned_count_in_all_macs():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.DepthwiseConv2D(3), layers.Conv2D(2, 1)])
+    wrapped = prune_low_magnitude(model, None)
+    prune_to(wrapped, 0.5)
+    summary = summarize(wrapped)
+    assert (summary.macs, summary.sparse_macs) == (36 * 6, 36 * 3)
+    assert (summary.all_macs, summary.all_sparse_macs) == (36 * (6 + 27), 36 * (3 + 27))
+
+
+def test_unknown_macs_are_a_dash_and_an_input_shape_makes_them_known():
+    inputs = keras.Input((None, None, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name="conv")(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    summary = summarize(model)
+    assert [v.macs for v in summary.variables] == [None, 8]
+    assert (summary.macs, summary.all_sparse_macs) == (None, None)
+    rows = [line.split("|")[-3:-1] for line in summary.to_markdown().splitlines()[2:]]
+    assert rows == [[" - ", " - "], [" 8 ", " 8 "], [" - ", " - "], [" - ", " - "]]
+    assert summarize(model, input_shape=(None, 8, 8, 3)).macs == 36 * 108 + 8
+
+
+def test_depthwise_kernels_are_left_alone_on_purpose():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.DepthwiseConv2D(3, name="depthwise"),
+            layers.SeparableConv2D(4, 3, name="separable"),
+        ]
+    )
+    purpose = "depthwise kernels are left alone on purpose"
+    wrapped = prune_low_magnitude(model, None)
+    assert summarize(wrapped).left_out == {"depthwise": purpose, "separable/depthwise_kernel": purpose}
+    assert f"not pruned, {purpose}: depthwise, separable/depthwise_kernel" in str(summarize(wrapped))
+    assert [v.variable for v in summarize(wrapped).variables] == ["pointwise_kernel"]
+
+
+def test_variables_of_layers_in_a_layer_are_told_apart():
+    inputs = keras.Input((5, 8))
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    x = layers.Bidirectional(layers.GRU(2), name="both")(attention(inputs, inputs))
+    for model in (keras.Model(inputs, x), prune_low_magnitude(keras.Model(inputs, x), None)):
+        names = {(v.layer, v.variable) for v in summarize(model).variables}
+        assert names == {("attention", f"{part}/kernel") for part in _ATTENTION} | {
+            ("both", f"{direction}_gru/gru_cell/{kernel}")
+            for direction in ("forward", "backward")
+            for kernel in ("kernel", "recurrent_kernel")
+        }
+
+
+_ATTENTION = ("query", "key", "value", "attention_output")
 
 
 def test_the_dictionary_is_ready_for_json(model):
@@ -113,6 +180,8 @@ def test_the_dictionary_is_ready_for_json(model):
     loaded = json.loads(json.dumps(summarize(wrapped).to_dict()))
     assert loaded["sparsity"] == 0.5
     assert loaded["variables"][0]["layer"] == "conv"
+    assert loaded["macs"] == 36 * 108 + 288 and loaded["sparse_macs"] == loaded["macs"] / 2
+    assert loaded["variables"][0]["sparse_macs"] == 36 * 54
     assert loaded["left_out"] == {"norm": "no prunable variables"}
 
 

@@ -3,6 +3,7 @@
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.at_once import prune_to
 from tfprune.sparsity.callbacks import UpdatePruningStep
+from tfprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, strip_pruning
 from tfprune.sparsity.pruner import Pruner
 from tfprune.sparsity.registry import PrunableLayer
@@ -15,6 +16,7 @@ from tfprune.sparsity.schedules import (
 )
 from tfprune.sparsity.scores import Gradients, Tensor, needs_gradients
 from tfprune.sparsity.summary import Summary, summarize
+from tfprune.sparsity.tensorboard import PruningSummaries
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 __all__ = [
@@ -24,9 +26,12 @@ __all__ = [
     "Gradients",
     "PolynomialDecay",
     "PrunableLayer",
+    "PruneForLatencyOnXNNPack",
     "PruneLowMagnitude",
     "Pruner",
+    "PruningPolicy",
     "PruningSchedule",
+    "PruningSummaries",
     "Regrowth",
     "RigL",
     "Summary",

@@ -146,7 +146,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer on the masked weights."""
-        if training and self.pruning_schedule is not None and self.updater is None:
+        if training and self.masked and self.pruning_schedule is not None and self.updater is None:
             raise RuntimeError(
                 f"Layer {self.name!r} is trained without a pruning callback, so that its schedule "
                 f"{self.pruning_schedule!r} would never act. Add "
