@@ -27,6 +27,7 @@ def error_of(config):
 ONE_SHOT = {"regime": "one_shot", "target_sparsity": 0.5}
 ITERATIVE = {"regime": "iterative", "schedule": "geometric", "target_sparsity": 0.5}
 GRADUAL = {"regime": "gradual", "schedule": "polynomial", "target_sparsity": 0.5}
+TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,17 @@ GRADUAL = {"regime": "gradual", "schedule": "polynomial", "target_sparsity": 0.5
         ({"regime": "lottery"}, ["--regime=lottery", "dense, one_shot, iterative, gradual"]),
         ({"schedule": "linear"}, ["--schedule=linear", "constant, polynomial, geometric"]),
         ({"scope": "block"}, ["--scope=block", "layer, global"]),
-        ({"pruning_engine": "other"}, ["--pruning_engine=other", "tfprune"]),
+        ({"pruning_engine": "other"}, ["--pruning_engine=other", "tfprune, tfmot"]),
+        (TFMOT, ["--regime=dense", "one_shot, iterative or gradual with --pruning_engine=tfmot"]),
+        ({**TFMOT, **ONE_SHOT, "scope": "global"}, ["--scope=global", "must be layer", "--scope=layer"]),
+        (
+            {**TFMOT, **GRADUAL, "schedule": "geometric"},
+            ["--schedule=geometric", "must be polynomial with --pruning_engine=tfmot"],
+        ),
+        (
+            {**TFMOT, **ONE_SHOT, "mixed_precision": "float16"},
+            ["--mixed_precision=float16", "must be none with --pruning_engine=tfmot"],
+        ),
         ({"mixed_precision": "int8"}, ["--mixed_precision=int8", "none, float16, bfloat16"]),
         ({"paper_section": "4.3.9"}, ["--paper_section=4.3.9", "4.3.1, 4.3.2", "baseline"]),
         ({"width": 0}, ["--width=0", "at least 1"]),

@@ -78,3 +78,16 @@ def test_settings_carry_every_training_flag():
     for field in dataclasses.fields(settings):
         expected = 6 if field.name == "epochs" else getattr(config, field.name)
         assert getattr(settings, field.name) == expected
+
+
+def test_tfmot_takes_the_schedules_that_it_has():
+    config = ExperimentConfig(
+        experiment="e", pruning_engine="tfmot", scope="layer", target_sparsity=0.5, weights="none"
+    )
+    for regime, schedule in (
+        ("one_shot", "constant"),
+        ("iterative", "geometric"),
+        ("iterative", "polynomial"),
+        ("gradual", "polynomial"),
+    ):
+        dataclasses.replace(config, regime=regime, schedule=schedule).check()

@@ -34,7 +34,7 @@ def defined(monkeypatch):
 
 def define(monkeypatch):
     registry = flags.FlagValues()
-    names = ("string", "integer", "float", "enum", "list")
+    names = ("string", "integer", "float", "enum", "list", "boolean")
     definers = {f"DEFINE_{name}": getattr(flags, f"DEFINE_{name}") for name in names}
     definers["mark_flag_as_required"] = flags.mark_flag_as_required
     bound = {name: functools.partial(definer, flag_values=registry) for name, definer in definers.items()}
@@ -142,7 +142,7 @@ def test_a_value_of_another_kind_names_its_flag(defined, argument):
 
 def test_the_promised_experiments_are_there():
     demos = {"demo_dense", "demo_one_shot", "demo_iterative"}
-    assert demos | {"cifar10_gradual_95"} <= set(EXPERIMENTS)
+    assert demos | {"cifar10_gradual_95", "cifar10_rigl_95"} <= set(EXPERIMENTS)
     sections = {(config_of(name).paper_section, config_of(name).dataset) for name in EXPERIMENTS}
     studied = {key for key in sections if key[0]}
     assert studied == PAPER_SETTINGS.keys()

@@ -62,13 +62,14 @@ LEARNING = {"layer": {}, "global": {"scope": "global"}}
 def make_model(name, options):
     """A small network of three kernels, wrapped and compiled; `options` are those of a case above."""
     keras.utils.set_random_seed(7)
+    start = {"kernel_initializer": "zeros"}  # Values come below.
     model = keras.Sequential(
         [
             keras.Input(INPUT_SHAPE),
-            layers.Conv2D(8, 3, activation="tanh", name=f"{name}_first"),
-            layers.Conv2D(12, (2, 3), activation="tanh", name=f"{name}_second"),
+            layers.Conv2D(8, 3, activation="tanh", name=f"{name}_first", **start),
+            layers.Conv2D(12, (2, 3), activation="tanh", name=f"{name}_second", **start),
             layers.Flatten(name=f"{name}_flatten"),
-            layers.Dense(5, name=f"{name}_head"),
+            layers.Dense(5, name=f"{name}_head", **start),
         ]
     )
     schedule = constant() if "regrowth" in options else rising()

@@ -58,18 +58,24 @@ def module_with(weight):
     return module
 
 
+# Values are assigned later; on JAX each shape of random ones would be compiled first.
+ZEROS = {"kernel_initializer": "zeros"}
 PAIRS = {
-    "dense": lambda: Pair(layers.Dense(17), (23,), (1, 0)),
-    "conv1d": lambda: Pair(layers.Conv1D(9, 5), (8, 7), (2, 1, 0)),
-    "conv2d": lambda: Pair(layers.Conv2D(12, (3, 2)), (8, 8, 7), (3, 2, 0, 1)),
-    "conv2d_grouped": lambda: Pair(layers.Conv2D(12, 3, groups=2), (8, 8, 6), (3, 2, 0, 1)),
-    "conv3d": lambda: Pair(layers.Conv3D(6, (2, 3, 2)), (4, 4, 4, 5), (4, 3, 0, 1, 2)),
+    "dense": lambda: Pair(layers.Dense(17, **ZEROS), (23,), (1, 0)),
+    "conv1d": lambda: Pair(layers.Conv1D(9, 5, **ZEROS), (8, 7), (2, 1, 0)),
+    "conv2d": lambda: Pair(layers.Conv2D(12, (3, 2), **ZEROS), (8, 8, 7), (3, 2, 0, 1)),
+    "conv2d_grouped": lambda: Pair(layers.Conv2D(12, 3, groups=2, **ZEROS), (8, 8, 6), (3, 2, 0, 1)),
+    "conv3d": lambda: Pair(layers.Conv3D(6, (2, 3, 2), **ZEROS), (4, 4, 4, 5), (4, 3, 0, 1, 2)),
     # PyTorch's transposed convolutions have the input channels first.
-    "conv1d_transpose": lambda: Pair(layers.Conv1DTranspose(11, 4), (8, 7), (2, 1, 0), output_axis=1),
-    "conv2d_transpose": lambda: Pair(
-        layers.Conv2DTranspose(13, (3, 2)), (6, 6, 5), (3, 2, 0, 1), output_axis=1
+    "conv1d_transpose": lambda: Pair(
+        layers.Conv1DTranspose(11, 4, **ZEROS), (8, 7), (2, 1, 0), output_axis=1
     ),
-    "embedding": lambda: Pair(layers.Embedding(31, 13), (4,), (0, 1), output_axis=1),
+    "conv2d_transpose": lambda: Pair(
+        layers.Conv2DTranspose(13, (3, 2), **ZEROS), (6, 6, 5), (3, 2, 0, 1), output_axis=1
+    ),
+    "embedding": lambda: Pair(
+        layers.Embedding(31, 13, embeddings_initializer="zeros"), (4,), (0, 1), output_axis=1
+    ),
 }
 
 
@@ -106,10 +112,10 @@ def convnet_and_modules(scope, scales=(0.6, 1.0, 0.8)):
     model = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
-            layers.Conv2D(6, 3, name="stem"),
-            layers.Conv2D(9, (1, 2), name="middle"),
+            layers.Conv2D(6, 3, name="stem", **ZEROS),
+            layers.Conv2D(9, (1, 2), name="middle", **ZEROS),
             layers.Flatten(name="flatten"),
-            layers.Dense(5, name="head"),
+            layers.Dense(5, name="head", **ZEROS),
         ]
     )
     model = prune_low_magnitude(model, None, scope=scope)

@@ -78,7 +78,7 @@ def test_two_devices_prune_and_train_as_one(run, on_one_device, on_two):
     removed = [np.count_nonzero(~masks) for masks in one["masks"]]
     # The reference is no empty one: 60 % of 140 weights go, in several updates.
     assert removed[0] == 0 and removed[-1] == 84
-    assert len(np.unique(one["masks"], axis=0)) >= 4
+    assert len(np.unique(one["masks"], axis=0)) >= 3
     for number in numbers:
         two = np.load(folder / f"{run}_{number}.npz")
         np.testing.assert_array_equal(two["masks"], one["masks"])

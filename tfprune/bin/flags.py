@@ -25,7 +25,7 @@ def _define(define: Any, name: str, help_text: str, *choices: Any) -> None:
 def define_experiment_flags() -> None:
     """Defines all flags of `train`."""
     text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
-    one_of, several = flags.DEFINE_enum, flags.DEFINE_list
+    one_of, several, yes_or_no = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_boolean
     # Run.
     _define(text, "experiment", "Name of the run folder in --output_dir. Required.")
     flags.mark_flag_as_required("experiment")
@@ -75,7 +75,8 @@ def define_experiment_flags() -> None:
         one_of,
         "regime",
         "dense: trains; a pruned start keeps its masks. one_shot: prunes once, then trains. iterative: "
-        "prunes and trains --rounds times. gradual: prunes while it trains.",
+        "prunes and trains --rounds times. gradual: prunes while it trains. sparse: trains with random masks "
+        "that move by --regrowth.",
         experiments.REGIMES,
     )
     _define(
@@ -88,12 +89,17 @@ def define_experiment_flags() -> None:
     _define(real, "target_sparsity", "Fraction of the prunable weights that are zero at the end, in [0, 1).")
     _define(real, "power", "Exponent of --schedule=polynomial.")
     _define(number, "rounds", "Rounds of --regime=iterative.")
-    _define(number, "frequency", "Steps between updates of --regime=gradual.")
-    _define(real, "ramp_fraction", "Share of gradual's steps over which sparsity rises; the rest fine-tunes.")
+    _define(number, "frequency", "Steps between updates of --regime=gradual and sparse.")
+    _define(
+        real,
+        "ramp_fraction",
+        "Share of the steps in which gradual's sparsity rises, or sparse's masks move. The rest fine-tunes.",
+    )
     _define(
         one_of,
         "scope",
-        "layer: every layer reaches the sparsity. global: all layers together, by one threshold.",
+        "layer: every layer reaches the sparsity. global: all layers together, by one threshold. erk: all "
+        "together, small layers less (Erdos-Renyi-Kernel, arXiv:1911.11134).",
         experiments.SCOPES,
     )
     _define(
@@ -102,7 +108,58 @@ def define_experiment_flags() -> None:
         "Regular expression that the whole name of a layer to prune matches, such as stage[34]_.*. "
         "Empty: every convolution.",
     )
-    _define(one_of, "pruning_engine", "What prunes.", experiments.PRUNING_ENGINES)
+    _define(
+        several,
+        "layer_sparsity",
+        "Targets of their own, REGEX:SPARSITY,...: the first expression that matches a layer's whole name "
+        "counts; --target_sparsity is for the others.",
+    )
+    _define(yes_or_no, "spare_ends", "Leaves the first and the last layer with a kernel as they are.")
+    _define(
+        one_of,
+        "score",
+        "What ranks weights: their magnitude, random numbers, |weight * gradient| (taylor), or weight^2 * "
+        "gradient^2 (fisher). Training batches give the gradients.",
+        experiments.SCORES,
+    )
+    _define(number, "gradient_batches", "Batches for one measurement of gradients (taylor, fisher, rigl).")
+    _define(
+        one_of,
+        "granularity",
+        "weight: single weights. channel: whole output channels, ranked by their L2 norm.",
+        experiments.GRANULARITIES,
+    )
+    _define(
+        several,
+        "block_size",
+        "HEIGHT,WIDTH of blocks that go together, in input and output channels of a kernel.",
+    )
+    _define(
+        one_of,
+        "block_pooling_type",
+        "What ranks a block: its mean or its largest score.",
+        experiments.POOLING_TYPES,
+    )
+    _define(
+        several,
+        "sparsity_m_by_n",
+        "M,N: M zeros in every N weights along the input channels; --target_sparsity is M/N. Empty: none.",
+    )
+    _define(
+        one_of,
+        "regrowth",
+        "How the weights of --regime=sparse move: random ones grow (set, arXiv:1707.04780), or those with "
+        "the largest gradients (rigl, arXiv:1911.11134).",
+        experiments.REGROWTH,
+    )
+    _define(real, "drop_fraction", "Share of a layer's weights that moves at the first update of --regrowth.")
+    _define(
+        one_of,
+        "pruning_engine",
+        "What prunes: tfprune, or tfmot itself, on the same network in tf-keras, which needs --scope=layer "
+        "and KERAS_BACKEND=tensorflow.",
+        experiments.PRUNING_ENGINES,
+    )
     # Training.
     _define(several, "epochs", "Epochs of every round, or a comma-separated list with one number a round.")
     _define(number, "batch_size", "Examples a step.")

@@ -11,7 +11,7 @@ from typing import Any
 from tfprune.compare.paper import PAPER_SECTIONS
 from tfprune.errors import UserError
 
-REGIMES = ("dense", "one_shot", "iterative", "gradual")
+REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
 
 _ROUND_FOLDER = re.compile(r"round_(\d{2,})")
 

@@ -8,13 +8,16 @@ from tfprune.data.datasets import DATASETS
 from tfprune.data.pipeline import AUTOAUGMENT_CHOICES
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.paper_settings import PAPER_SECTIONS
+from tfprune.experiments.pruning_options import BEYOND_TFMOT, REGROWTH, check_pruning
 from tfprune.models.resnet import BLOCKS_PER_STAGE, STEMS
 from tfprune.sparsity.masks import SCOPES
+from tfprune.sparsity.patterns import GRANULARITIES, POOLING_TYPES
+from tfprune.sparsity.scores import SCORES
 from tfprune.training.settings import MIXED_PRECISION, TrainingSettings
 
-REGIMES = ("dense", "one_shot", "iterative", "gradual")
+REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
 SCHEDULES = ("constant", "polynomial", "geometric")
-PRUNING_ENGINES = ("tfprune",)
+PRUNING_ENGINES = ("tfprune", "tfmot")
 MODELS = tuple(BLOCKS_PER_STAGE)
 
 # Flags that say where things are, not what the experiment is: a rerun may change them.
@@ -49,6 +52,16 @@ class ExperimentConfig:
     ramp_fraction: float = 0.5
     scope: str = "global"
     prune_layers: str = ""
+    layer_sparsity: tuple[str, ...] = ()
+    spare_ends: bool = False
+    score: str = "magnitude"
+    gradient_batches: int = 8
+    granularity: str = "weight"
+    block_size: tuple[int, ...] = (1, 1)
+    block_pooling_type: str = "AVG"
+    sparsity_m_by_n: tuple[int, ...] = ()
+    regrowth: str = "none"
+    drop_fraction: float = 0.3
     pruning_engine: str = "tfprune"
     epochs: tuple[int, ...] = (20,)
     batch_size: int = 128
@@ -106,6 +119,10 @@ class ExperimentConfig:
             ("regime", REGIMES),
             ("schedule", SCHEDULES),
             ("scope", SCOPES),
+            ("score", tuple(SCORES)),
+            ("granularity", GRANULARITIES),
+            ("block_pooling_type", POOLING_TYPES),
+            ("regrowth", tuple(REGROWTH)),
             ("mixed_precision", MIXED_PRECISION),
             ("pruning_engine", PRUNING_ENGINES),
         ):
@@ -113,7 +130,7 @@ class ExperimentConfig:
                 self._fail(name, f"must be one of {', '.join(choices)}")
         if self.paper_section not in ("", *PAPER_SECTIONS):
             self._fail("paper_section", f"must be empty or one of {', '.join(PAPER_SECTIONS)}")
-        for name in ("rounds", "frequency", "image_size", "width", "batch_size"):
+        for name in ("rounds", "frequency", "gradient_batches", "image_size", "width", "batch_size"):
             if getattr(self, name) < 1:
                 self._fail(name, "must be at least 1")
         for name in ("train_examples", "test_examples"):
@@ -128,6 +145,8 @@ class ExperimentConfig:
             self._fail("target_sparsity", "must be in [0, 1)")
         if not 0.0 < self.ramp_fraction <= 1.0:
             self._fail("ramp_fraction", "must be in (0, 1]")
+        if not 0.0 < self.drop_fraction < 1.0:
+            self._fail("drop_fraction", "must be in (0, 1)")
         if not self.power > 0:
             self._fail("power", "must be above 0")
         try:
@@ -137,6 +156,9 @@ class ExperimentConfig:
         if self.data_dir and not Path(self.data_dir).expanduser().is_dir():
             self._fail("data_dir", "must be an existing folder")
         self._check_regime()
+        check_pruning(self)
+        if self.pruning_engine == "tfmot":
+            self._check_tfmot()
         if len(self.epochs) not in (1, self.training_rounds):
             self._fail(
                 "epochs",
@@ -156,12 +178,31 @@ class ExperimentConfig:
                 self._fail("target_sparsity", "must be 0 for --regime=dense, which prunes nothing")
         elif not self.target_sparsity:
             self._fail("target_sparsity", f"must be above 0 for --regime={self.regime}")
-        if self.regime in ("dense", "one_shot") and self.schedule != "constant":
+        if self.regime in ("dense", "one_shot", "sparse") and self.schedule != "constant":
             self._fail("schedule", f"must be constant for --regime={self.regime}")
         if self.regime in ("iterative", "gradual") and self.schedule == "constant":
             self._fail("schedule", f"must be polynomial or geometric for --regime={self.regime}")
+        if (self.regime == "sparse") != (self.regrowth != "none"):
+            rule = "must be set or rigl for" if self.regime == "sparse" else "must be none but for"
+            self._fail("regrowth", f"{rule} --regime=sparse")
         if self.regime != "iterative" and self.rounds != 1:
             self._fail("rounds", f"must be 1 for --regime={self.regime}; only iterative has more")
+
+    def _check_tfmot(self) -> None:
+        engine = "with --pruning_engine=tfmot"
+        if self.regime in ("dense", "sparse"):
+            self._fail(
+                "regime", f"must be one_shot, iterative or gradual {engine}, which trains nothing else"
+            )
+        if self.scope != "layer":
+            self._fail("scope", f"must be layer {engine}, which has no other: pass --scope=layer")
+        if self.regime == "gradual" and self.schedule != "polynomial":
+            self._fail("schedule", f"must be polynomial {engine} for --regime=gradual")
+        for name, default in BEYOND_TFMOT.items():
+            if getattr(self, name) != default:
+                self._fail(name, f"must be {_to_text(default) or 'empty'} {engine}")
+        if self.mixed_precision != "none":
+            self._fail("mixed_precision", f"must be none {engine}, which trains in float32 here")
 
     def _fail(self, name: str, rule: str) -> None:
         value = getattr(self, name)
@@ -208,4 +249,10 @@ def _to_text(value: object) -> str:
 def _from_text(text: str, kind: object) -> object:
     if kind == tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part)
+    if kind == tuple[str, ...]:
+        return tuple(part for part in text.split(",") if part)
+    if kind is bool:
+        if text not in ("True", "False"):
+            raise ValueError(f"must be True or False. Received: {text}")
+        return text == "True"
     return kind(text)

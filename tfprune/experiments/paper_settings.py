@@ -41,6 +41,12 @@ _COMMON = {
     "lr_factor": 0.1,
     "weight_decay": 5e-4,
     "mixed_precision": "none",
+    "score": "magnitude",
+    "granularity": "weight",
+    "block_size": (1, 1),
+    "sparsity_m_by_n": (),
+    "layer_sparsity": (),
+    "spare_ends": False,
 }
 _ITERATIVE_EPOCHS = (10, 10, 10, 10, 15, 15)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -10,10 +11,17 @@ import numpy as np
 from tfprune import sparsity
 from tfprune.data import datasets
 from tfprune.data.pipeline import test_batches, train_batches
-from tfprune.errors import UserError
+from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.environment import prepare_backend
-from tfprune.experiments.levels import check_target, sparsity_levels, step_schedule
+from tfprune.experiments.levels import (
+    check_target,
+    round_sparsity,
+    sparsity_levels,
+    step_schedules,
+    tfmot_schedule,
+)
+from tfprune.experiments.pruning_options import schedule_wrapped
 from tfprune.experiments.results import make_result
 from tfprune.experiments.run_folder import RunFolder, blame_file, find_round
 from tfprune.experiments.start import build_start, masks_sparsity
@@ -53,12 +61,13 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
         log(f"{config.experiment}: finished already, in {run.path}")
         return [folder.read_result() for folder in rounds]
     prepare_backend(config)
+    engine = _load_tfmot_engine() if config.pruning_engine == "tfmot" else None
     dataset = load_dataset(config)
     log(
         f"{config.experiment}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
         f"{config.dataset}, backend {keras.backend.backend()}"
     )
-    experiment = _Experiment(config, run, dataset, start_result, log)
+    experiment = _Experiment(config, run, dataset, start_result, engine, log)
     for folder in rounds:
         if folder.finished:
             log(f"{config.experiment} round {folder.number}: finished already")
@@ -89,6 +98,13 @@ def load_dataset(config: ExperimentConfig) -> datasets.Dataset:
         raise UserError(f"--{name}={getattr(config, name)}: {error}") from error
 
 
+def _load_tfmot_engine() -> ModuleType:
+    """Imports tfmot and tf-keras, which nothing else needs."""
+    with blame_flag("pruning_engine", "tfmot"):
+        from tfprune.experiments import tfmot_engine
+    return tfmot_engine
+
+
 class _Experiment:
     """The rounds of one experiment, its data and the network as it goes from round to round."""
 
@@ -98,9 +114,11 @@ class _Experiment:
         run: RunFolder,
         dataset: datasets.Dataset,
         start_result: dict[str, Any] | None,
+        tfmot_engine: ModuleType | None,
         log: Callable[[str], None],
     ) -> None:
         self.config, self.run, self.dataset, self.start_result = config, run, dataset, start_result
+        self._tfmot = tfmot_engine
         self._log = lambda text: log(f"{config.experiment} {text}")
         self._network: keras.Model | None = None
         self._test = test_batches(dataset.test, image_size=config.image_size, batch_size=config.batch_size)
@@ -121,7 +139,12 @@ class _Experiment:
         if number > 0 or self.config.regime == "dense":
             self._fit(model, number, history, notes)
         self._network = model
-        accuracy = percent(history[-1]["val_accuracy"]) if history else notes["accuracy_before_percent"]
+        if not history:
+            accuracy = notes["accuracy_before_percent"]
+        elif self._tfmot:  # Not the twin's own figure, but that of what came back from it.
+            accuracy = accuracy_percent(model, self._test)
+        else:
+            accuracy = percent(history[-1]["val_accuracy"])
         result = make_result(
             self.config, self.dataset, self.start_result, number, model, notes, history, accuracy
         )
@@ -138,6 +161,8 @@ class _Experiment:
         model = build_start(self.config, self.dataset)
         start = masks_sparsity(model)
         check_target(self.config, start)
+        if self._tfmot:
+            self._tfmot.check_start(model, tfmot_schedule(self.config, start, 1, self._steps(1)))
         self.run.claim(self.config)
         compile_for_training(model, self.config.settings(0))
         accuracy = accuracy_percent(model, self._test)
@@ -154,21 +179,23 @@ class _Experiment:
         model = self._network or before.load_model()
         start = self.run.round(0).read_result()["sparsity"]
         notes = {"accuracy_before_percent": before.read_result()["accuracy_percent"]}
-        if config.regime == "gradual":
-            settings = config.settings(number)
-            steps = settings.epochs * math.ceil(len(self.dataset.train) / settings.batch_size)
-            names = {wrapper.layer.name for wrapper in sparsity.pruned_layers(model)}
-            schedule = step_schedule(config, start, steps)
-            model = sparsity.prune_low_magnitude(
-                model, schedule, layers=lambda layer: layer.name in names, scope=config.scope
-            )
-            compile_for_training(model, settings)
+        if config.regime in ("gradual", "sparse"):
+            steps = self._steps(number)
+            schedule = step_schedules(config, start, steps)
+            if not self._tfmot:
+                model = schedule_wrapped(config, model, schedule)
+            compile_for_training(model, config.settings(number))
             notes |= {"target_sparsity": config.target_sparsity, "accuracy_after_pruning_percent": None}
             self._log(f"round {number}: prunes by {schedule} in {steps} steps")
             return model, notes
         level = sparsity_levels(config, start)[number - 1]
         compile_for_training(model, config.settings(number))
-        sparsity.prune_to(model, level, scope=config.scope)
+        if self._tfmot:
+            self._tfmot.prune(model, tfmot_schedule(config, start, number, self._steps(number)))
+        else:
+            wanted = round_sparsity(config, start, number)
+            batches = self._gradient_batches(number)
+            sparsity.prune_to(model, wanted, gradient_data=batches, gradient_batches=config.gradient_batches)
         after = accuracy_percent(model, self._test)
         self._log(
             f"round {number} of {config.last_round}: pruned to {masks_sparsity(model):.4f}, accuracy "
@@ -180,29 +207,25 @@ class _Experiment:
         self, model: keras.Model, number: int, history: list[dict[str, float]], notes: dict[str, Any]
     ) -> None:
         config, folder = self.config, self.run.round(number).path
-        # Each round has its own stream of orders and augmentations.
-        seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
-        pruned = bool(sparsity.pruned_layers(model))
+        arguments = {
+            "folder": folder,
+            "train_images": len(self.dataset.train),
+            "train_batches": lambda first, last: self._train_batches((number,), first, last),
+            "test_batches": self._test,
+            "history": history,
+            "notes": notes,
+        }
         try:
-            fit(
-                model,
-                config.settings(number),
-                folder=folder,
-                train_images=len(self.dataset.train),
-                train_batches=lambda first, last: train_batches(
-                    self.dataset.train,
-                    image_size=config.image_size,
-                    batch_size=config.batch_size,
-                    autoaugment=config.autoaugment,
-                    seed=seed,
-                    first_epoch=first,
-                    epochs=last,
-                ),
-                test_batches=self._test,
-                history=history,
-                notes=notes,
-                callbacks=[sparsity.UpdatePruningStep()] if pruned else [],
-            )
+            if self._tfmot:
+                start = self.run.round(0).read_result()["sparsity"]
+                schedule = tfmot_schedule(config, start, number, self._steps(number))
+                self._tfmot.fit(model, config.settings(number), schedule=schedule, **arguments)
+            else:
+                pruning = sparsity.UpdatePruningStep(
+                    gradient_data=self._gradient_batches(number), gradient_batches=config.gradient_batches
+                )
+                callbacks = [pruning] if sparsity.pruned_layers(model) else []
+                fit(model, config.settings(number), callbacks=callbacks, **arguments)
         except NonFiniteLossError as error:
             checkpoint = read_checkpoint(folder)
             kept = checkpoint.model_path if checkpoint else "none, it was the first epoch"
@@ -210,3 +233,25 @@ class _Experiment:
                 f"{config.experiment} round {number}: {error}. Last good checkpoint: {kept}. "
                 f"A lower --learning_rate (now {config.learning_rate}) may help"
             ) from error
+
+    def _train_batches(self, stream: tuple[int, ...], first_epoch: int, epochs: int) -> Any:
+        """Batches of whole epochs; each stream, a round's or an update's, has its own order."""
+        config = self.config
+        return train_batches(
+            self.dataset.train,
+            image_size=config.image_size,
+            batch_size=config.batch_size,
+            autoaugment=config.autoaugment,
+            seed=int(np.random.SeedSequence([config.seed, *stream]).generate_state(1)[0]),
+            first_epoch=first_epoch,
+            epochs=epochs,
+        )
+
+    def _gradient_batches(self, number: int) -> Callable[[int], Any]:
+        """Training batches, others at each step, to measure gradients on."""
+        return lambda step: self._train_batches((number, step), 0, 1)
+
+    def _steps(self, number: int) -> int:
+        """Training steps of a round."""
+        settings = self.config.settings(number)
+        return settings.epochs * math.ceil(len(self.dataset.train) / settings.batch_size)

@@ -7,6 +7,7 @@ from tfprune import sparsity
 from tfprune.data.datasets import Dataset
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.pruning_options import wrap
 from tfprune.experiments.run_folder import find_round
 from tfprune.models.imagenet import load_backbone
 from tfprune.models.resnet import build_resnet
@@ -52,7 +53,7 @@ def build_start(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
         if config.weights != "none":
             with blame_flag("weights", config.weights):
                 load_backbone(network, config.weights)
-        return network if config.regime == "dense" else _wrap(config, network)
+        return network if config.regime == "dense" else wrap(config, network)
 
     run, start = find_round(config.output_dir, config.init_from, "init_from")
     try:
@@ -61,7 +62,7 @@ def build_start(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
         raise UserError(f"--init_from={config.init_from}: {error}") from error
     masked = {w.layer.name for w in sparsity.pruned_layers(source)}
     if config.regime != "dense":
-        network = _wrap(config, network)
+        network = wrap(config, network)
         lost = masked - {w.layer.name for w in sparsity.pruned_layers(network)}
         if lost:
             raise UserError(
@@ -74,14 +75,6 @@ def build_start(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
     new_head = run.read_config().dataset != config.dataset
     _copy_weights(config, source, network, skip={"head"} if new_head else set())
     return network
-
-
-def _wrap(config: ExperimentConfig, network: keras.Model) -> keras.Model:
-    """Wraps the layers that `--prune_layers` selects; by default every convolution, as the paper."""
-    with blame_flag("prune_layers", config.prune_layers):
-        return sparsity.prune_low_magnitude(
-            network, None, layers=config.prune_layers or keras.layers.Conv2D, scope=config.scope
-        )
 
 
 def _layers_by_name(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, list[keras.Variable]]]:

@@ -30,7 +30,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         ValueError: If the model has no `PruneLowMagnitude` layers, is not built, or needs `gradient_data`.
     """
 
-    def __init__(self, gradient_data: GradientData = None, gradient_batches: int | None = 1) -> None:
+    def __init__(self, *, gradient_data: GradientData = None, gradient_batches: int | None = 1) -> None:
         super().__init__()
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
         self._pruner: Pruner | None = None

@@ -51,12 +51,13 @@ class GradientMeter:
             id of a prunable variable -> its gradients; those of layers that do not train are left out.
 
         Raises:
-            ValueError: If there is no batch.
+            ValueError: If there is no batch, or in float16 gradients that are infinite at any scale.
         """
         masks = {id(mask) for layer in self._layers for mask in layer.masks}
         state = [
             (variable, np.array(ops.convert_to_numpy(variable)))
-            for variable in self._model.non_trainable_variables
+            # A loss of several outputs adds up each one's in metrics of the model.
+            for variable in [*self._model.non_trainable_variables, *self._model.metrics_variables]
             if id(variable) not in masks
         ]
         count = 0
@@ -66,7 +67,7 @@ class GradientMeter:
         try:
             for batch in batches:
                 x, y, weight = keras.utils.unpack_x_y_sample_weight(_to_numpy(batch))
-                self._probe.train_on_batch(x, y, weight)
+                self._add(x, y, weight)
                 count += 1
         finally:
             for layer in self._layers:
@@ -76,6 +77,18 @@ class GradientMeter:
         if not count:
             raise ValueError("`gradient_data` must have at least one batch. Received: none")
         return self._recorder.means(count)
+
+    def _add(self, x: Any, y: Any, weight: Any) -> None:
+        before = int(ops.convert_to_numpy(self._recorder.iterations))
+        for _ in range(_MOST_LOSS_SCALES):
+            self._probe.train_on_batch(x, y, weight)
+            if int(ops.convert_to_numpy(self._recorder.iterations)) > before:
+                return
+        raise ValueError("Gradients must be finite. Received: NaN or infinity on a batch of `gradient_data`")
+
+
+# In float16 a batch with infinite gradients is left out, and the scale of the loss halved, from 2 ** 15 on.
+_MOST_LOSS_SCALES = 40
 
 
 def first_batches(data: GradientData, step: int, count: int | None) -> Iterable[Any]:
@@ -107,7 +120,12 @@ class _Probe(keras.Model):
         return self.model(inputs, training=training)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model.compute_loss(*args, **kwargs)
+        # On JAX `add_loss` and activity regularizers hand their losses to the model that trains.
+        self.model._losses_override = list(self._losses_override)
+        try:
+            return self.model.compute_loss(*args, **kwargs)
+        finally:
+            self.model._losses_override = []
 
 
 class _Recorder(keras.optimizers.Optimizer):
@@ -129,7 +147,9 @@ class _Recorder(keras.optimizers.Optimizer):
                     for name in ("sum_abs", "sum_square")
                 )
 
-    def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        # On TensorFlow this is the backend's variable, not the Keras variable around it.
+        variable = self._trainable_variables[self._get_variable_index(variable)]
         if id(variable) not in self._sums:
             return
         gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)  # An embedding's is sparse.

@@ -1,5 +1,6 @@
 """Which variables of a layer may be pruned: kernels and embedding tables; never biases or normalisation."""
 
+import abc
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol, runtime_checkable
@@ -63,6 +64,7 @@ class PrunableLayer(Protocol):
     the input channels.
     """
 
+    @abc.abstractmethod
     def get_prunable_weights(self) -> list[keras.Variable]:
         """Returns the layer's prunable variables; called after `build`."""
 

@@ -102,9 +102,9 @@ class Rule:
         schedule = self.pruning_schedule
         for name in ("target_sparsity", "final_sparsity"):
             final = getattr(schedule, name, None)
-            if final is not None and round(final * n) != m:
+            if final is not None and abs(final - m / n) > 0.005:
                 raise ValueError(
-                    f"With sparsity_m_by_n={self.sparsity_m_by_n} the schedule must end at {m / n:.4g}. "
+                    f"With `sparsity_m_by_n`={self.sparsity_m_by_n} the schedule must end at {m / n:.4g}. "
                     f"Received: {name}={final}"
                 )
 
