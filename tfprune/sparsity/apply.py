@@ -51,7 +51,7 @@ def set_sparsity(
     Raises:
         ValueError: On weights that are NaN or infinite; the message names the layer.
     """
-    parts = [part for layer in layers for part in _parts(layer, gradients)]
+    parts = [part for layer in layers for part in _parts(layer, gradients, layer.rule.score_needs_gradients)]
     new = mask_rules.update_masks(
         [part.scores() for part in parts],
         [part.mask_values for part in parts],
@@ -84,7 +84,7 @@ def regrow(
         ValueError: On weights or gradients that are NaN or infinite; the message names the layer.
     """
     rule = layers[0].rule
-    parts = [part for layer in layers for part in _parts(layer, gradients)]
+    parts = [part for layer in layers for part in _parts(layer, gradients, rule.needs_gradients)]
     names = [part.tensor.name for part in parts]
     masks = [part.mask_values for part in parts]
     start = mask_rules.update_masks(
@@ -122,12 +122,14 @@ class _Part:
         return scores.get(self.layer.rule.score)(self.tensor)
 
 
-def _parts(layer: PruneLowMagnitude, gradients: Mapping[int, Gradients] | None) -> Iterator[_Part]:
+def _parts(
+    layer: PruneLowMagnitude, gradients: Mapping[int, Gradients] | None, needed: bool
+) -> Iterator[_Part]:
     for variable, mask, pattern in zip(layer.prunable_variables, layer.masks, layer.patterns, strict=True):
         tensor = Tensor(
             name=f"layer {layer.layer.name!r}, variable {variable.name!r}",
             weights=np.asarray(ops.convert_to_numpy(variable), np.float32),
-            gradients=_gradients_of(layer, variable, gradients),
+            gradients=_gradients_of(layer, variable, gradients) if needed else None,
             seed=layer.seed,
         )
         yield _Part(layer, tensor, mask, np.asarray(ops.convert_to_numpy(mask)), pattern)
@@ -135,14 +137,12 @@ def _parts(layer: PruneLowMagnitude, gradients: Mapping[int, Gradients] | None) 
 
 def _gradients_of(
     layer: PruneLowMagnitude, variable: keras.Variable, gradients: Mapping[int, Gradients] | None
-) -> Gradients | None:
-    """Looks up the gradients of a variable, if the layer's rule needs them.
+) -> Gradients:
+    """Looks up the gradients of a variable.
 
     Raises:
         ValueError: If there are none.
     """
-    if not layer.rule.needs_gradients:
-        return None
     if gradients is None:
         raise ValueError(
             f"Layer {layer.layer.name!r} is ranked by gradients: give batches to measure them, "

@@ -63,7 +63,7 @@ def prune_to(
     if not groups:
         raise ValueError(f"No pruned layer's name matches. Received: sparsity={sparsity!r}")
     gradients = None
-    if gradient_data is not None and any(w.rule.needs_gradients for g in groups.values() for w in g):
+    if gradient_data is not None and any(w.rule.score_needs_gradients for g in groups.values() for w in g):
         batches = first_batches(gradient_data, 0, gradient_batches)
         gradients = GradientMeter(model, wrappers).measure(batches)
     for (choice, target), group in groups.items():

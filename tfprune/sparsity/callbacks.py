@@ -16,9 +16,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
     before the group.
 
     Removed weights are exactly zero from the update on, in every checkpoint, whatever the optimizer: its
-    slots for them are cleared with them. The order of this callback and one that saves does not matter at
-    epoch ends; for one that saves in mid-epoch put this one first, lest the saved count of steps lack the
-    last batch.
+    slots for them are cleared with them. The order of this callback and one that saves does not matter. One
+    limit: on JAX, what `OrbaxCheckpoint` saves in mid-epoch has the count of steps of the last epoch's end.
 
     Args:
         gradient_data: For scores and growth that need gradients: batches of the form (x, y), or a function
@@ -55,23 +54,25 @@ class UpdatePruningStep(keras.callbacks.Callback):
         """Notes at which step the epoch starts."""
         if self._pruner.steps_taken == self._pruner.first_step:
             self._pruner.take_up_step()  # `BackupAndRestore` may have restored it since training began.
-        self._epoch_start = self._pruner.steps_taken
+        self._epoch_start = self._done = self._pruner.steps_taken
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if a scheduled step is due."""
         until = self._epoch_start + self._within_epoch(batch + self._group_size)
-        if self._pruner.update_due(until - self._pruner.steps_taken):
+        if self._pruner.update_due_at(until):
             self.model  # noqa: B018  (On JAX: brings the training state to the model.)
         self._pruner.look_at(until)
+        # Counted already: in `on_train_batch_end` another callback may save before it is our turn.
+        self._pruner.count_to(until)
+        if self._reads_are_free:
+            self._pruner.store_step()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Counts the batches of the epoch so far; after the last, makes the model ready to be saved."""
+        """After the epoch's last batch, makes the model ready to be saved."""
         done = self._within_epoch(batch + 1)
-        self._pruner.count_to(self._epoch_start + done)
+        self._done = self._epoch_start + done
         if done == (self.params or {}).get("steps"):
-            self._finish_epoch()  # Other callbacks may save before `on_epoch_end` is our turn.
-        elif self._reads_are_free:
-            self._pruner.store_step()
+            self._finish_epoch()  # In `on_epoch_end` another callback may save before it is our turn.
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Makes the model ready to be saved, where the epoch's length was not known before."""
@@ -95,6 +96,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def _finish_epoch(self) -> None:
         self.model  # noqa: B018  (On JAX: brings the training state to the model.)
+        self._pruner.count_to(self._done)  # The last batch that began may have been none.
         # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
         self._pruner.zero_removed_weights()
         self._pruner.store_step(everywhere=True)

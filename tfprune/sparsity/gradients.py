@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.sparsity.apply import apply_masks
 from tfprune.sparsity.scores import Gradients
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
@@ -62,6 +63,7 @@ class GradientMeter:
         ]
         count = 0
         self._recorder.reset()
+        apply_masks(self._layers)  # Muon moves removed weights too.
         for layer in self._layers:
             layer.masked = False
         try:

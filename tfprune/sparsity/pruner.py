@@ -94,7 +94,7 @@ class Pruner:
 
     def update_due(self, steps: int = 1) -> bool:
         """Whether `before_step(steps)` would update the masks."""
-        return bool(self._due(self._step + steps))
+        return self.update_due_at(self._step + steps)
 
     def before_step(self, steps: int = 1) -> None:
         """Updates the masks, if an update is due before any of the next `steps` training batches."""
@@ -116,6 +116,10 @@ class Pruner:
     def count_to(self, step: int) -> None:
         """Says that `step` training batches are done."""
         self._step = step
+
+    def update_due_at(self, until: int) -> bool:
+        """Whether `look_at(until)` would update the masks."""
+        return bool(self._due(until))
 
     def look_at(self, until: int) -> None:
         """Updates the masks, if an update is due at or before step `until`, which comes next."""

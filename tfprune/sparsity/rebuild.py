@@ -1,5 +1,6 @@
 """Replaces the layers of a model: functional ones are made anew, subclassed ones changed in place."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,9 @@ import keras
 
 Replace = Callable[[Any], Any]
 
-# Where Keras itself keeps what a layer consists of.
+# Where Keras, TensorFlow and PyTorch themselves keep what a layer consists of.
 _OF_KERAS = ("_layers", "_metrics", "_trainable_variables", "_non_trainable_variables", "_seed_generators")
+_OF_BACKENDS = ("_self_unconditional_dependency_names", "_modules")
 
 
 def is_graph(model: Any) -> bool:
@@ -22,18 +24,17 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
     A functional or Sequential model is made anew around the same layers, and compiled as it was. A
     subclassed model is changed in place: its attributes, and the lists, tuples and dictionaries among them.
     """
-    if is_graph(model):
-        return keras.models.clone_model(
-            model, clone_function=lambda layer: _replaced(layer, replace), recursive=True
-        )
-    _rebuild_in_place(model, replace)
-    return model
 
+    @functools.cache  # A nested model met twice stays one.
+    def replaced(layer: Any) -> Any:
+        if not isinstance(layer, keras.Model):
+            return replace(layer) if isinstance(layer, keras.layers.Layer) else layer
+        if is_graph(layer):
+            return keras.models.clone_model(layer, clone_function=replaced, recursive=True)
+        _rebuild_in_place(layer, replaced)
+        return layer
 
-def _replaced(layer: Any, replace: Replace) -> Any:
-    if isinstance(layer, keras.Model):
-        return rebuild(layer, replace)
-    return replace(layer) if isinstance(layer, keras.layers.Layer) else layer
+    return replaced(model)
 
 
 def _rebuild_in_place(model: keras.Model, replace: Replace) -> None:
@@ -43,8 +44,9 @@ def _rebuild_in_place(model: keras.Model, replace: Replace) -> None:
     locked = tracker.locked
     tracker.unlock()  # A built model takes no new layers, but these bring only masks.
     try:
-        for name, value in list(vars(model).items()):
-            if name in _OF_KERAS:
+        # PyTorch keeps the layers among a model's attributes apart.
+        for name, value in [*vars(model).items(), *getattr(model, "_modules", {}).items()]:
+            if name in _OF_KERAS or name in _OF_BACKENDS:
                 continue
             new = _map_layers(value, replace, order, replaced)
             if new is not value:
@@ -63,7 +65,7 @@ def _rebuild_in_place(model: keras.Model, replace: Replace) -> None:
 def _map_layers(value: Any, replace: Replace, order: dict[int, int], replaced: set[int]) -> Any:
     """Returns `value`, or what takes its place; notes which layers go, and the new ones' place in `order`."""
     if isinstance(value, keras.layers.Layer):
-        new = _replaced(value, replace)
+        new = replace(value)
         if new is not value:
             replaced.add(id(value))
             order.setdefault(id(new), order.get(id(value), len(order)))
@@ -71,8 +73,11 @@ def _map_layers(value: Any, replace: Replace, order: dict[int, int], replaced: s
     if isinstance(value, dict):
         new = {key: _map_layers(item, replace, order, replaced) for key, item in value.items()}
         return new if any(new[key] is not value[key] for key in value) else value
-    if type(value) is tuple or isinstance(value, list):
+    if isinstance(value, (list, tuple)):  # On TensorFlow a model's tuples and lists are wrapped.
         new = [_map_layers(item, replace, order, replaced) for item in value]
-        changed = any(a is not b for a, b in zip(new, value, strict=True))
-        return (tuple(new) if type(value) is tuple else new) if changed else value
+        if all(a is b for a, b in zip(new, value, strict=True)):
+            return value
+        if isinstance(value, list):
+            return new
+        return value._make(new) if hasattr(value, "_fields") else tuple(new)
     return value

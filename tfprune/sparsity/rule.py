@@ -114,11 +114,14 @@ class Rule:
         return json.dumps([_as_text(v) for v in self.arguments().values()], sort_keys=True, default=str)
 
     @property
+    def score_needs_gradients(self) -> bool:
+        """Whether the score reads gradients."""
+        return getattr(scores.get(self.score), "needs_gradients", False)
+
+    @property
     def needs_gradients(self) -> bool:
-        """Whether an update reads gradients."""
-        return (self.regrowth is not None and self.regrowth.needs_gradients) or getattr(
-            scores.get(self.score), "needs_gradients", False
-        )
+        """Whether an update by schedule reads gradients."""
+        return self.score_needs_gradients or (self.regrowth is not None and self.regrowth.needs_gradients)
 
     def arguments(self) -> dict[str, Any]:
         """Returns what makes the rule anew."""

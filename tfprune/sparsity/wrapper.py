@@ -121,15 +121,17 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self.pruning_step = self.add_weight(
             shape=(), dtype="int32", initializer="zeros", trainable=False, name="pruning_step"
         )
+        names = [variable.name for variable in self.prunable_variables]
         self.masks = [
             self.add_weight(
                 shape=variable.shape,
                 dtype="bool",
                 initializer="ones",
                 trainable=False,
-                name=f"{variable.name}_mask",
+                # Attention has four kernels; some checkpoints go by names.
+                name=f"{variable.name}_mask" + (f"_{i}" if names.count(variable.name) > 1 else ""),
             )
-            for variable in self.prunable_variables
+            for i, variable in enumerate(self.prunable_variables)
         ]
         self.patterns  # noqa: B018  (A layer that the pattern does not fit is an error here.)
         self._has_masks = True
