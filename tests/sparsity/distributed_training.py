@@ -29,9 +29,8 @@ BATCHES, BATCH_SIZE, EPOCHS = 4, 8, 2
 LINEAR = {"begin_step": 2, "end_step": 7, "frequency": 1, "power": 1}
 GROWING = {"begin_step": 2, "end_step": 7, "frequency": 2}
 RUNS = {
-    "layer": lambda: dict(pruning_schedule=PolynomialDecay(0.0, 0.6, **LINEAR)),
     "global": lambda: dict(pruning_schedule=PolynomialDecay(0.0, 0.6, **LINEAR), scope="global"),
-    # Random masks first, then gradients decide.
+    # Random masks first, layer by layer; then gradients decide.
     "rigl": lambda: dict(pruning_schedule=ConstantSparsity(0.6, **GROWING), regrowth=RigL(0.5)),
 }
 

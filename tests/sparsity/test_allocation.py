@@ -159,15 +159,21 @@ def test_ends_are_those_of_the_whole_model_whatever_is_in_it_or_wrapped(four):
 
 def test_a_schedule_for_each_name(four):
     half, more = ConstantSparsity(0.5, 0), PolynomialDecay(0.0, 0.75, 0, 2)
-    model = prune_low_magnitude(four(), {"first|f.*h": half, ".*ir.*": more, "secon": half})
+    model = prune_low_magnitude(four(), {"first|f.*h": half, ".*ir.*": more})
     schedules = {layer.layer.name: layer.pruning_schedule for layer in pruned_layers(model)}
-    # The first that matches the whole name; "second" matches none, and is not wrapped.
+    # The first that matches the whole name; none matches "second", which is not wrapped.
     assert schedules == {"first": half, "third": more, "fourth": half}
     model.compile("sgd", "mse")
     x, y = np.ones((3, 8)), np.ones((3, 2))
     model.fit(x, y, batch_size=1, verbose=0, callbacks=[UpdatePruningStep()])
     assert removed(model) == {"first": 32, "third": 48, "fourth": 8}
     assert not isinstance(model.get_layer("second"), PruneLowMagnitude)
+
+
+def test_a_name_that_no_layer_has_is_an_error(four):
+    schedule = ConstantSparsity(0.5, 0)
+    with pytest.raises(ValueError, match="first, second, third, fourth. Received: 'secon'"):
+        prune_low_magnitude(four(), {"first": schedule, "secon": schedule})
 
 
 @pytest.mark.parametrize("scope", ["global", "erk"])
@@ -210,7 +216,7 @@ def test_a_mapping_of_schedules_that_is_wrong(schedules, message, four):
     [
         ({}, "`sparsity` must have at least one entry"),
         ({"(": 0.5}, "`sparsity` must be a valid regular expression"),
-        ({"fifth": 0.5}, "No pruned layer's name matches.*fifth"),
+        ({"fifth": 0.5}, "must match a pruned layer.*fifth"),
         ({"first": 0.5, "second": 1.0}, r"`sparsity\['second'\]` must be in \[0, 1\)"),
     ],
 )

@@ -1,6 +1,7 @@
 """Files written during `fit`: exact zeros and the right step in each, and a resume that changes nothing."""
 
 import functools
+import gc
 import io
 import pathlib
 import shutil
@@ -229,11 +230,36 @@ def raw_arrays(path):
     return [m for m in matrices if m.dtype == bool], [m for m in matrices if m.dtype != bool]
 
 
-SAVER_FIRST = pytest.mark.parametrize("saver_first", [True, False], ids=["saver_first", "saver_last"])
+def bug(reason, here=True):
+    return pytest.mark.xfail(here, reason=reason, strict=True)
 
 
-@SAVER_FIRST
-@pytest.mark.parametrize("kind", KINDS)
+ONE_SHORT = bug("a callback before ours that saves in mid-epoch stores a count of steps one short")
+ORBAX_COUNT = bug("on JAX Orbax's state tree in mid-epoch has the last epoch's count", BACKEND == "jax")
+ORBAX_ZEROS = bug("Orbax's state tree in mid-epoch has the removed weights that Muon moved")
+SAME_PATHS = bug("masks and counts of several variables have one path, which Orbax refuses")
+UNSAVED_COUNT = bug("on JAX an interrupted fit leaves the last epoch's count", BACKEND == "jax")
+
+ORDERS = {"saver_first": True, "saver_last": False}
+SAVER_FIRST = pytest.mark.parametrize("saver_first", ORDERS.values(), ids=ORDERS)
+
+
+def in_both_orders(marks):
+    """Parametrizes kind and order; `marks` maps (kind, order) to marks."""
+    return pytest.mark.parametrize(
+        "kind, saver_first",
+        [
+            pytest.param(kind, first, id=f"{kind}-{order}", marks=marks.get((kind, order), ()))
+            for kind in KINDS
+            for order, first in ORDERS.items()
+        ],
+    )
+
+
+@in_both_orders(
+    {(kind, "saver_first"): ONE_SHORT for kind in KINDS if "batch" in kind}
+    | {("orbax_batch", "saver_last"): ORBAX_COUNT}
+)
 def test_every_file_is_exact_and_resumes_as_if_nothing_happened(kind, saver_first, tmp_path):
     masks, kernels = uninterrupted()
     files = write(kind, saver_first, start(), tmp_path / "files")
@@ -255,7 +281,9 @@ def test_every_file_is_exact_and_resumes_as_if_nothing_happened(kind, saver_firs
 
 
 @SAVER_FIRST
-@pytest.mark.parametrize("kind", ["checkpoint_batch", "orbax_epoch", "orbax_batch"])
+@pytest.mark.parametrize(
+    "kind", ["checkpoint_batch", "orbax_epoch", pytest.param("orbax_batch", marks=ORBAX_ZEROS)]
+)
 def test_files_are_exact_where_the_optimizer_moves_removed_weights(kind, saver_first, tmp_path):
     # Muon's update of a weight depends on the others', so that one without gradient moves too.
     files = write(kind, saver_first, start("muon"), tmp_path / "files")
@@ -296,7 +324,7 @@ def test_backup_and_restore_goes_on_from_the_last_epoch(saver_first, tmp_path):
         np.testing.assert_allclose(kernel, expected, atol=1e-5)
 
 
-@SAVER_FIRST
+@pytest.mark.parametrize("saver_first", [pytest.param(True, marks=ONE_SHORT), False], ids=ORDERS)
 def test_backup_and_restore_goes_on_from_a_batch(saver_first, tmp_path):
     masks, kernels = uninterrupted()
 
@@ -314,16 +342,19 @@ def test_backup_and_restore_goes_on_from_a_batch(saver_first, tmp_path):
         np.testing.assert_allclose(kernel, expected, atol=1e-5)
 
 
+@UNSAVED_COUNT
 def test_a_model_saved_after_an_interrupted_fit_goes_on(tmp_path):
     masks, _ = uninterrupted()
     model = start()
     with pytest.raises(InterruptedError):
         fit(model, *stream(), UpdatePruningStep(), Interrupt(after=5))
+    gc.collect()  # The callback is gone.
     model.save(tmp_path / "model.keras")
     model = load(tmp_path / "model.keras", tmp_path)
     assert_same_masks(fit(model, *stream(5), UpdatePruningStep()), masks[5:])
 
 
+@UNSAVED_COUNT
 def test_the_interrupted_model_itself_goes_on():
     masks, _ = uninterrupted()
     model = start()
@@ -364,6 +395,7 @@ def nested_with_equal_names():
     return keras.Model(inputs, parts[1](parts[0](inputs)))
 
 
+@SAME_PATHS
 @pytest.mark.parametrize("make", [attention, recurrent, nested_with_equal_names])
 def test_the_state_tree_that_orbax_saves_has_every_mask(make):
     model = prune_low_magnitude(make(), None)

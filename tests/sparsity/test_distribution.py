@@ -13,7 +13,7 @@ import pytest
 
 PROGRAM = pathlib.Path(__file__).with_name("distributed_training.py")
 HOW = {"tensorflow": ["mirrored"], "jax": ["two_devices", "two_processes"]}.get(keras.backend.backend(), [])
-RUNS = ["layer", "global", "rigl"]
+RUNS = ["global", "rigl"]
 
 pytestmark = pytest.mark.skipif(not HOW, reason="Keras distributes training on TensorFlow and JAX only")
 

@@ -379,3 +379,33 @@ def test_losses_and_labels_keyed_by_output_names_work_as_before():
     x, y = np.ones((8, 4), "float32"), {"first": np.zeros((8, 2)), "second": np.zeros((8, 3))}
     assert wrapped.evaluate(x, y, verbose=0) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
     assert strip_pruning(wrapped).output_names == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda model: prune_low_magnitude(model, None, pruning_policy=3), "`pruning_policy` must be"),
+        (
+            lambda model: prune_low_magnitude(model, None, spare_ends="yes"),
+            "`spare_ends` must be True or False",
+        ),
+        (lambda model: prune_low_magnitude(model, ConstantSparsity), "`pruning_schedule` must be a schedule"),
+        (lambda model: prune_low_magnitude(model, None, block_size=(True, True)), "`block_size` must be two"),
+        (lambda model: prune_to(prune_low_magnitude(model, None), None), "`sparsity` must be a number"),
+        (lambda model: prune_to(3, 0.5), "model or layer is needed. Received: 3"),
+        (lambda model: strip_pruning(3), "`model` must be a Keras 3 model"),
+        (
+            lambda model: prune_to(
+                prune_low_magnitude(model, None, sparsity_m_by_n=(2, 4)), 0.5, scope="global"
+            ),
+            "`scope` must be 'layer'.*'global'.*'first'",
+        ),
+        (
+            lambda model: prune_to(prune_low_magnitude(model, None, sparsity_m_by_n=(2, 4)), 0.8),
+            "at most 0.5. Received: sparsity=0.8",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_an_error_that_says_so(function, message, mlp):
+    with pytest.raises(ValueError, match=message):
+        function(mlp())

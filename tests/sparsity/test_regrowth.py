@@ -185,7 +185,7 @@ def test_set_grows_at_random(start, masks_of):
         prune_to(model, 0.75)
         before = masks_of(model)[0]
         model = prune_low_magnitude(model, SCHEDULE, regrowth=SET(0.4), seed=seed)
-        Pruner(model).look_at(BEGIN)
+        Pruner(model).before_step(BEGIN)
         grown.append(masks_of(model)[0] & ~before)
         stayed.append(masks_of(model)[0] & before)
     assert (grown[0] != grown[1]).any()

@@ -18,6 +18,8 @@ from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 def pruned_layers(model: keras.layers.Layer) -> list[PruneLowMagnitude]:
     """Returns the `PruneLowMagnitude` layers of a model, nested ones too, each once, in order."""
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
     # Keras walks nested layers depth first, but siblings in an order of its own.
     found: dict[int, PruneLowMagnitude] = {}
 
@@ -119,7 +121,13 @@ class _Part:
     pattern: Pattern
 
     def scores(self) -> np.ndarray:
-        return scores.get(self.layer.rule.score)(self.tensor)
+        values = np.asarray(scores.get(self.layer.rule.score)(self.tensor))
+        if values.shape != self.mask_values.shape:
+            raise ValueError(
+                f"`score` must return an array of the weights' shape {self.mask_values.shape}. Received: "
+                f"shape {values.shape} from {self.layer.rule.score!r} for {self.tensor.name}"
+            )
+        return values
 
 
 def _parts(
@@ -132,6 +140,8 @@ def _parts(
             gradients=_gradients_of(layer, variable, gradients) if needed else None,
             seed=layer.seed,
         )
+        if not np.isfinite(tensor.weights).all():
+            raise ValueError(f"Weights must be finite. Received: NaN or infinity in {tensor.name}")
         yield _Part(layer, tensor, mask, np.asarray(ops.convert_to_numpy(mask)), pattern)
 
 

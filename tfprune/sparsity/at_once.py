@@ -1,5 +1,7 @@
 """`prune_to`: prunes without training."""
 
+import numbers
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +45,11 @@ def prune_to(
         sparsity = {name: check_sparsity(f"sparsity[{name!r}]", value) for name, value in sparsity.items()}
         sparsity_of = first_match("sparsity", sparsity)
     else:
+        if not isinstance(sparsity, numbers.Real):
+            raise ValueError(
+                "`sparsity` must be a number in [0, 1), or a mapping to such. "
+                f"Received: sparsity={sparsity!r}"
+            )
         sparsity = check_sparsity("sparsity", sparsity)
         sparsity_of = lambda name: sparsity  # noqa: E731
     if scope is not None:
@@ -59,9 +66,15 @@ def prune_to(
     for wrapper in wrappers:
         target = sparsity_of(wrapper.layer.name)
         if target is not None:
+            wrapper.rule.check_sparsity(target)
             groups.setdefault((scope or wrapper.rule.scope, target), []).append(wrapper)
-    if not groups:
-        raise ValueError(f"No pruned layer's name matches. Received: sparsity={sparsity!r}")
+    names = [wrapper.layer.name for wrapper in wrappers]
+    for pattern in sparsity if isinstance(sparsity, Mapping) else ():
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(
+                f"Each entry of `sparsity` must match a pruned layer: {', '.join(names)}. "
+                f"Received: {pattern!r}"
+            )
     gradients = None
     if gradient_data is not None and any(w.rule.score_needs_gradients for g in groups.values() for w in g):
         batches = first_batches(gradient_data, 0, gradient_batches)

@@ -1,4 +1,4 @@
-"""`UpdatePruningStep`: a `Pruner` in `fit`."""
+"""`UpdatePruningStep`: pruning by schedule in `fit`."""
 
 import warnings
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tfprune.sparsity.gradients import GradientData
-from tfprune.sparsity.pruner import Pruner
+from tfprune.sparsity.pruning_run import PruningRun
 
 
 class UpdatePruningStep(keras.callbacks.Callback):
@@ -32,40 +32,40 @@ class UpdatePruningStep(keras.callbacks.Callback):
     def __init__(self, *, gradient_data: GradientData = None, gradient_batches: int | None = 1) -> None:
         super().__init__()
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
-        self._pruner: Pruner | None = None
+        self._run: PruningRun | None = None
 
     @property
     def steps_taken(self) -> int:
         """Number of training batches in the model's life so far."""
-        return self._pruner.steps_taken
+        return self._run.steps_taken
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the pruned layers and takes up their count of steps."""
         model = self.model
-        self._pruner = Pruner(
+        self._run = PruningRun(
             model, gradient_data=self._gradient_data, gradient_batches=self._gradient_batches
         )
-        self._epoch_start = self._pruner.steps_taken
+        self._epoch_start = self._run.steps_taken
         # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
         self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
         self._reads_are_free = keras.backend.backend() != "jax"
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes at which step the epoch starts."""
-        if self._pruner.steps_taken == self._pruner.first_step:
-            self._pruner.take_up_step()  # `BackupAndRestore` may have restored it since training began.
-        self._epoch_start = self._done = self._pruner.steps_taken
+        if self._run.steps_taken == self._run.first_step:
+            self._run.take_up_step()  # `BackupAndRestore` may have restored it since training began.
+        self._epoch_start = self._done = self._run.steps_taken
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if a scheduled step is due."""
         until = self._epoch_start + self._within_epoch(batch + self._group_size)
-        if self._pruner.update_due_at(until):
+        if self._run.is_due(until):
             self.model  # noqa: B018  (On JAX: brings the training state to the model.)
-        self._pruner.look_at(until)
+        self._run.look_at(until)
         # Counted already: in `on_train_batch_end` another callback may save before it is our turn.
-        self._pruner.count_to(until)
+        self._run.count_to(until)
         if self._reads_are_free:
-            self._pruner.store_step()
+            self._run.store_step()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """After the epoch's last batch, makes the model ready to be saved."""
@@ -80,26 +80,26 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Stores the count of steps; warns of schedules that never acted."""
-        pruner = self._pruner
-        pruner.store_step(everywhere=True)
-        pruner.detach()
-        if not pruner.has_schedules:
+        run = self._run
+        run.store_step(everywhere=True)
+        run.detach()
+        if not run.has_schedules:
             return
         # Makes the next fit trace anew, so that a missing callback is noticed there too.
         self.model.train_function = None
-        for schedule in pruner.never_fired():
+        for schedule in run.never_fired():
             warnings.warn(
-                f"{schedule!r} never pruned: none of its steps is among steps {pruner.first_step + 1} to "
-                f"{pruner.steps_taken} of this fit.",
+                f"{schedule!r} never pruned: none of its steps is among steps {run.first_step + 1} to "
+                f"{run.steps_taken} of this fit.",
                 stacklevel=2,
             )
 
     def _finish_epoch(self) -> None:
         self.model  # noqa: B018  (On JAX: brings the training state to the model.)
-        self._pruner.count_to(self._done)  # The last batch that began may have been none.
+        self._run.count_to(self._done)  # The last batch that began may have been none.
         # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
-        self._pruner.zero_removed_weights()
-        self._pruner.store_step(everywhere=True)
+        self._run.zero_removed_weights()
+        self._run.store_step(everywhere=True)
 
     def _within_epoch(self, batches: int) -> int:
         """With `steps_per_execution` Keras names a group's last batch even where the epoch ends before."""

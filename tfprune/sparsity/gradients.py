@@ -77,7 +77,10 @@ class GradientMeter:
             for variable, value in state:
                 variable.assign(value)
         if not count:
-            raise ValueError("`gradient_data` must have at least one batch. Received: none")
+            raise ValueError(
+                "`gradient_data` must have at least one batch each time. Received: none; "
+                "an iterator is used up after one pass, a list or a function is not"
+            )
         return self._recorder.means(count)
 
     def _add(self, x: Any, y: Any, weight: Any) -> None:
@@ -102,6 +105,11 @@ def first_batches(data: GradientData, step: int, count: int | None) -> Iterable[
         count: At most so many; None: all.
     """
     batches = data(step) if callable(data) else data
+    if isinstance(batches, tuple) and any(hasattr(part, "shape") for part in batches):
+        raise ValueError(
+            "`gradient_data` must be an iterable of batches: for one batch of arrays give [(x, y)]. "
+            f"Received: a tuple of {len(batches)} arrays"
+        )
     return itertools.islice(batches, count)
 
 

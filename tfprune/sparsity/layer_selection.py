@@ -70,8 +70,14 @@ def is_prunable(layer: keras.layers.Layer) -> bool:
     return registry.may_be_prunable(layer)
 
 
-def ends(model: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Returns the model's first and last layer with prunable variables, wrapped or not."""
+def prunable_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns a model's layers with prunable variables, in order, wrapped ones by what they wrap.
+
+    Raises:
+        ValueError: On what is no layer.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
     found: list[keras.layers.Layer] = []
 
     def visit(layer: keras.layers.Layer) -> None:
@@ -84,4 +90,4 @@ def ends(model: keras.layers.Layer) -> list[keras.layers.Layer]:
             found.append(layer)
 
     visit(model)
-    return [found[0], found[-1]] if found else []
+    return found

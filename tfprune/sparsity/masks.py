@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfprune.sparsity.patterns import WEIGHTS, Pattern
+from tfprune.sparsity.patterns import WEIGHTS, Groups, Pattern
 from tfprune.sparsity.selection import keep_until, kept_count
 
 SCOPES = ("layer", "global", "erk")
@@ -56,6 +56,12 @@ def update_masks(
     for score, name in zip(scores, names, strict=True):
         if not np.isfinite(score).all():
             raise ValueError(f"Scores must be finite. Received: NaN or infinity in {name}")
+    for pattern, name in zip(patterns, names, strict=True):
+        if scope != "layer" and not isinstance(pattern, Groups):
+            raise ValueError(
+                "Where m of every n weights go, every layer has the same share of zeros: `scope` must be "
+                f"'layer'. Received: scope={scope!r}, for {name}"
+            )
     if scope == "global":
         return _select_together(scores, masks, sparsity, patterns)
     each = (

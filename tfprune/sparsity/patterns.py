@@ -16,7 +16,18 @@ POOLING_TYPES = ("AVG", "MAX")
 
 
 class Pattern(abc.ABC):
-    """A partition of a tensor's weights into groups; each group stays or goes as a whole."""
+    """Which weights of a tensor may go together."""
+
+    @abc.abstractmethod
+    def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
+        """Returns the mask of this one tensor at `sparsity`, a subset of `mask`."""
+
+
+class Groups(Pattern):
+    """A partition of a tensor's weights into groups; each group stays or goes as a whole.
+
+    Of G groups `max(G - round(sparsity * G), 1)` stay, those with the largest scores.
+    """
 
     @abc.abstractmethod
     def pool(self, scores: np.ndarray) -> np.ndarray:
@@ -26,27 +37,23 @@ class Pattern(abc.ABC):
     def spread(self, groups: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Returns an array of the weights' `shape`, each weight with its group's value."""
 
+    @abc.abstractmethod
+    def sizes(self, mask: np.ndarray) -> np.ndarray:
+        """Returns how many weights of each group are left."""
+
     def candidates(self, scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Returns the groups' scores; -inf for those of which nothing is left."""
         pooled = self.pool(np.where(mask, scores, np.float32(0)))
         return np.where(self.sizes(mask) > 0, pooled, np.float32(-np.inf))
 
-    @abc.abstractmethod
-    def sizes(self, mask: np.ndarray) -> np.ndarray:
-        """Returns how many weights of each group are left."""
-
     def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
-        """Returns the mask of this one tensor at `sparsity`, a subset of `mask`.
-
-        Of G groups `max(G - round(sparsity * G), 1)` stay, those with the largest scores.
-        """
         candidates = self.candidates(scores, mask)
         count = min(kept_count(candidates.size, sparsity), np.count_nonzero(candidates > -np.inf))
         keep = keep_largest(candidates.ravel(), count).reshape(candidates.shape)
         return mask & self.spread(keep, mask.shape)
 
 
-class Weights(Pattern):
+class Weights(Groups):
     """Each weight by itself: unstructured sparsity."""
 
     def pool(self, scores: np.ndarray) -> np.ndarray:
@@ -62,7 +69,7 @@ class Weights(Pattern):
         return np.where(mask, scores, np.float32(-np.inf))
 
 
-class Blocks(Pattern):
+class Blocks(Groups):
     """Blocks of the last two axes, ranked by their mean or largest score.
 
     For a matrix these are tfmot's blocks. For a convolution's kernel the last two axes are the channels:
@@ -98,7 +105,7 @@ class Blocks(Pattern):
         return self._reduce(np.add, mask.astype(np.int64))
 
 
-class Channels(Pattern):
+class Channels(Groups):
     """Whole output channels, ranked by the root mean square or the mean of their scores.
 
     The root mean square orders the channels of one tensor as their L2 norm does, and makes channels of
@@ -143,15 +150,6 @@ class MOfN(Pattern):
 
     def __init__(self, m: int, n: int, input_axis: int) -> None:
         self.m, self.n, self.input_axis = m, n, input_axis
-
-    def pool(self, scores: np.ndarray) -> np.ndarray:
-        return scores
-
-    def spread(self, groups: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return groups
-
-    def sizes(self, mask: np.ndarray) -> np.ndarray:
-        return mask
 
     def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
         kept = self.n - min(round(sparsity * self.n), self.m)

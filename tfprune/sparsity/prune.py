@@ -1,13 +1,20 @@
 """`prune_low_magnitude` and `strip_pruning`: models in, models out."""
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfprune.sparsity.apply import apply_masks, pruned_layers
-from tfprune.sparsity.layer_selection import Selection, ends, first_match, is_prunable, selector
+from tfprune.sparsity.layer_selection import (
+    Selection,
+    first_match,
+    is_prunable,
+    prunable_layers,
+    selector,
+)
 from tfprune.sparsity.rebuild import rebuild
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.scores import Score
@@ -89,10 +96,19 @@ def prune_low_magnitude(
         pruning_schedule.values() if isinstance(pruning_schedule, Mapping) else [pruning_schedule]
     ):
         Rule(schedule, **options)  # Bad arguments are an error before anything is changed.
+    if not isinstance(spare_ends, bool):
+        raise ValueError(f"`spare_ends` must be True or False. Received: spare_ends={spare_ends!r}")
+    if pruning_policy is not None and not hasattr(pruning_policy, "allow_pruning"):
+        raise ValueError(
+            f"`pruning_policy` must be a `PruningPolicy` or None. Received: pruning_policy={pruning_policy!r}"
+        )
     selected = selector(layers)
     if pruning_policy is not None and isinstance(to_prune, keras.Model):
         pruning_policy.ensure_model_supports_pruning(to_prune)
-    spared = ends(to_prune) if spare_ends and isinstance(to_prune, keras.layers.Layer) else []
+    spared: list[keras.layers.Layer] = []
+    if spare_ends and isinstance(to_prune, keras.layers.Layer):
+        found = prunable_layers(to_prune)
+        spared = [found[0], found[-1]] if found else []
     matched: list[str] = []
 
     def is_wanted(layer: keras.layers.Layer) -> bool:
@@ -115,13 +131,16 @@ def prune_low_magnitude(
             for wrapper in inside:
                 wrapper.rule = Rule(schedule_of(inner.name), **options)
             return layer
-        wrapper = PruneLowMagnitude(inner, schedule_of(inner.name), **options, **kwargs)
-        if isinstance(layer, PruneLowMagnitude) and layer.built:
+        again = isinstance(layer, PruneLowMagnitude)
+        own = {"seed": layer.seed, **kwargs} if again else kwargs
+        wrapper = PruneLowMagnitude(inner, schedule_of(inner.name), **options, **own)
+        if again and layer.built:
             for new, old in zip(wrapper.masks, layer.masks, strict=True):
                 new.assign(old)
             wrapper.pruning_step.assign(layer.pruning_step)
         return wrapper
 
+    _check_names(pruning_schedule, to_prune)
     if isinstance(to_prune, (list, tuple)):
         result = [wrap(layer) for layer in to_prune]
     elif isinstance(to_prune, keras.Model):
@@ -147,6 +166,9 @@ def strip_pruning(model: Any) -> Any:
     """Returns the model (or layer, or list of layers) without wrappers, its removed weights exactly zero.
 
     The result shares its variables with `model`; a subclassed model is changed in place, and returned.
+
+    Raises:
+        ValueError: On anything else.
     """
 
     def unwrap(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -157,9 +179,11 @@ def strip_pruning(model: Any) -> Any:
         return layer.layer
 
     if isinstance(model, (list, tuple)):
-        return [unwrap(layer) for layer in model]
+        return [strip_pruning(layer) for layer in model]
     if isinstance(model, keras.Model):
         return rebuild(model, unwrap)
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"`model` must be a Keras 3 model, a layer or a list of layers. Received: {model!r}")
     return unwrap(model)
 
 
@@ -169,6 +193,20 @@ def prune_scope() -> Any:
     The wrapper and the schedules are registered, so that `keras.saving.load_model` finds them anyway.
     """
     return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})
+
+
+def _check_names(pruning_schedule: Any, to_prune: Any) -> None:
+    """Checks that each name pattern has a prunable layer, lest a misspelt one be ignored."""
+    if not isinstance(pruning_schedule, Mapping):
+        return
+    models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
+    names = [layer.name for model in models for layer in prunable_layers(model)]
+    for pattern in pruning_schedule:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(
+                "Each entry of `pruning_schedule` must match a layer that can be pruned: "
+                f"{', '.join(names)}. Received: {pattern!r}"
+            )
 
 
 def _keep_output_names(model: keras.Model, wrapped: keras.Model) -> None:

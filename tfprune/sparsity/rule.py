@@ -14,6 +14,9 @@ from tfprune.sparsity.regrowth import Regrowth
 from tfprune.sparsity.schedules import ConstantSparsity, adopt
 from tfprune.sparsity.scores import Score
 
+# 0.333 is near enough to one of three.
+_TOLERANCE = 0.005
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -34,7 +37,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         schedule = self.pruning_schedule
-        if schedule is not None and not callable(schedule):
+        if schedule is not None and (not callable(schedule) or isinstance(schedule, type)):
             raise ValueError(
                 "`pruning_schedule` must be a schedule, callable with a step, or None. "
                 f"Received: pruning_schedule={schedule!r}"
@@ -102,10 +105,24 @@ class Rule:
         schedule = self.pruning_schedule
         for name in ("target_sparsity", "final_sparsity"):
             final = getattr(schedule, name, None)
-            if final is not None and abs(final - m / n) > 0.005:
+            if final is not None and abs(final - m / n) > _TOLERANCE:
                 raise ValueError(
                     f"With `sparsity_m_by_n`={self.sparsity_m_by_n} the schedule must end at {m / n:.4g}. "
                     f"Received: {name}={final}"
+                )
+
+    def check_sparsity(self, sparsity: float) -> None:
+        """Checks that the pattern can be so sparse.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if self.sparsity_m_by_n is not None:
+            m, n = self.sparsity_m_by_n
+            if sparsity > m / n + _TOLERANCE:
+                raise ValueError(
+                    f"With `sparsity_m_by_n`={self.sparsity_m_by_n} sparsity must be at most {m / n:.4g}. "
+                    f"Received: sparsity={sparsity}"
                 )
 
     @property
@@ -144,14 +161,15 @@ class Rule:
             if item.input_axis is None:
                 raise ValueError(
                     "m zeros in n weights along the input channels need input channels. Received: "
-                    f"sparsity_m_by_n={self.sparsity_m_by_n}, {name}, which has none"
+                    f"sparsity_m_by_n={self.sparsity_m_by_n}, {name}, which has none; leave it out with "
+                    "`layers`"
                 )
             return MOfN(*self.sparsity_m_by_n, item.input_axis)
         if self.granularity == "channel":
             if not item.output_axes:
                 raise ValueError(
                     "Whole output channels can be removed where there are such. Received: "
-                    f"granularity='channel', {name}, which has none"
+                    f"granularity='channel', {name}, which has none; leave it out with `layers`"
                 )
             return Channels(item.output_axes, getattr(scores.get(self.score), "group_norm", 1))
         return WEIGHTS
@@ -162,7 +180,7 @@ def _two_numbers(name: str, value: Any) -> tuple[int, int]:
         numbers = tuple(value)
     except TypeError:
         numbers = ()
-    if len(numbers) != 2 or any(not isinstance(n, int) or n < 1 for n in numbers):
+    if len(numbers) != 2 or any(type(n) is not int or n < 1 for n in numbers):
         raise ValueError(f"`{name}` must be two whole numbers, at least 1. Received: {name}={value!r}")
     return numbers
 

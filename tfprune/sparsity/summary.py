@@ -183,6 +183,8 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
     Raises:
         ValueError: If the model is not built.
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"`model` must be a Keras 3 model or layer. Received: model={model!r}")
     if not model.built:
         raise ValueError(f"The model must be built before it can be counted. Received: {model!r}")
     uses = kernel_uses(model, input_shape)

@@ -92,12 +92,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     @property
     def updater(self) -> Any:
-        """The `Pruner` that watches over the training under way, None without one."""
+        """The `PruningRun` that watches over the training under way, None without one."""
         return None if self._updater is None else self._updater()
 
     @updater.setter
-    def updater(self, pruner: Any) -> None:
-        self._updater = None if pruner is None else weakref.ref(pruner)
+    def updater(self, run: Any) -> None:
+        self._updater = None if run is None else weakref.ref(run)
 
     @property
     def patterns(self) -> list[Pattern]:
