@@ -201,8 +201,8 @@ def test_prune_to_a_sparsity_for_each_name(four):
     [
         ({}, "`pruning_schedule` must have at least one entry"),
         ({"(": None}, "`pruning_schedule` must be a valid regular expression"),
-        ({"fifth": ConstantSparsity(0.5, 0)}, "Nothing to prune.*fifth"),
-        ({"norm": None}, "Nothing to prune"),
+        ({"fifth": ConstantSparsity(0.5, 0)}, "must match a layer that can be pruned.*'fifth'"),
+        ({"norm": None}, "must match a layer that can be pruned.*'norm'"),
         ({"first": 0.5}, "`pruning_schedule` must be a schedule.*0.5"),
     ],
 )

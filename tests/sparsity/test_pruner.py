@@ -287,5 +287,5 @@ def test_models_that_cannot_be_pruned_are_errors(mlp):
     wrapped = prune_low_magnitude(mlp(), score="fisher")
     with pytest.raises(ValueError, match="needs batches.*gradient_data=None, for layer 'first'"):
         Pruner(wrapped)
-    with pytest.raises(ValueError, match="`gradient_batches` must be at least 1"):
+    with pytest.raises(ValueError, match="`gradient_batches` must be a whole number, at least 1"):
         Pruner(wrapped, gradient_data=[(None, None)], gradient_batches=0)
