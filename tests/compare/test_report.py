@@ -165,3 +165,35 @@ def test_imports_no_framework_and_no_pyplot():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({}, ""),
+        ({"regime": "dense", "score": "taylor"}, ""),  # A dense run prunes nothing.
+        (
+            {"scope": "global", "score": "magnitude", "granularity": "weight", "block_size": [1, 1]}
+            | {"sparsity_m_by_n": [], "layer_sparsity": [], "spare_ends": False, "regrowth": "none"}
+            | {"pruning_engine": "tfprune"},
+            "",
+        ),
+        ({"scope": "erk", "score": "taylor", "spare_ends": True}, "scope erk, score taylor, ends spared"),
+        ({"granularity": "channel"}, "whole channels"),
+        ({"block_size": [2, 4], "block_pooling_type": "MAX"}, "blocks of 2x4 (MAX)"),
+        ({"sparsity_m_by_n": [2, 4]}, "2 of 4 weights zero"),
+        ({"layer_sparsity": ["stem_conv:0.5", "head:0.1"]}, "layer sparsity stem_conv:0.5 head:0.1"),
+        ({"pruning_engine": "tfmot"}, "pruned by tfmot"),
+        ({"regime": "sparse", "regrowth": "rigl"}, "sparse from the start (rigl)"),
+    ],
+)
+def test_a_setting_says_how_the_run_was_pruned(folder, how, words):
+    settings = {"dataset": "digits", "rounds": 1, "model": "resnet18", "accuracy_percent": 90.0}
+    regime = how.pop("regime", "one_shot")
+    number = 0 if regime == "dense" else 1
+    folder.write("a", number, regime=regime, sparsity=0.5, **settings, **how)
+    comparison = write_comparison(folder.path)
+    setting = ", ".join(["resnet18", *filter(None, [words])])
+    assert read_csv(comparison)["a", number]["setting"] == setting
+    assert f"  a: {setting}" in comparison.text.splitlines()
+    assert f"- `a`: {setting}\n" in comparison.markdown_path.read_text()

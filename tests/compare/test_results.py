@@ -64,6 +64,26 @@ def test_optional_keys_may_miss_or_be_null(folder):
     assert result.paper_setting_differences == ()
 
 
+def test_how_a_run_was_pruned(folder):
+    how = {
+        "layer_sparsity": ["stem_conv:0.5", "head:0.1"],
+        "spare_ends": False,
+        "score": "taylor",
+        "granularity": "weight",
+        "block_size": [2, 4],
+        "block_pooling_type": "MAX",
+        "sparsity_m_by_n": [],
+        "regrowth": "none",
+        "pruning_engine": "tfprune",
+    }
+    folder.one_shot("new", "", 0.5, (1, 2), dataset="digits", **how)
+    folder.one_shot("old", "", 0.5, (1, 2), dataset="digits")
+    new, old = (run.rounds[1] for run in read_runs(folder.path))
+    for name, value in how.items():
+        assert getattr(new, name) == (tuple(value) if isinstance(value, list) else value)
+        assert getattr(old, name) is None
+
+
 @pytest.mark.parametrize("content", ['{"experiment": "a", "rou', "", "[1]", "\x00", '{"round": NaN}'])
 def test_broken_json_names_the_file(folder, content):
     folder.dense("a", 90, dataset="digits").write_text(content)
@@ -100,8 +120,13 @@ def test_required_keys(folder, key):
         ("paper_setting_differences", "width=16", "list of strings"),
         ("paper_setting_differences", [16], "list of strings"),
         ("versions", "3.15", "object"),
+        ("layer_sparsity", "stem_conv:0.5", "list of strings"),
+        ("block_size", "2,2", "list of whole numbers"),
+        ("block_size", [2, True], "list of whole numbers"),
+        ("sparsity_m_by_n", [-2, 4], "list of whole numbers"),
+        ("spare_ends", 1, "true or false"),
         ("model", 34, "string"),
-        ("regime", "magic", "one of dense, one_shot, iterative, gradual"),
+        ("regime", "magic", "one of dense, one_shot, iterative, gradual, sparse"),
         ("paper_section", "4.3.9", "4.3.8"),
         ("round", 1, "must be 0, as the folder says"),
     ],

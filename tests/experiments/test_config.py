@@ -17,6 +17,9 @@ ODD = ExperimentConfig(
     lr_boundaries_epochs=(),
     regime="iterative",
     rounds=3,
+    layer_sparsity=("stage[12]_.*:0.5", "a=b:0.1"),
+    spare_ends=True,
+    block_size=(4, 1),
 )
 
 
@@ -31,10 +34,13 @@ def test_flags_are_a_flagfile():
     lines = ODD.to_flags().splitlines()
     assert "--epochs=1,2,3" in lines
     assert "--lr_boundaries_epochs=" in lines
+    assert "--layer_sparsity=stage[12]_.*:0.5,a=b:0.1" in lines
+    assert "--block_size=4,1" in lines
+    assert "--spare_ends=True" in lines
     assert "--target_sparsity=0.30000000000000004" in lines
 
 
-@pytest.mark.parametrize("line", ["--widht=4", "--width", "--width=four", "--epochs=1,two"])
+@pytest.mark.parametrize("line", ["--widht=4", "--width", "--width=four", "--epochs=1,two", "--spare_ends=1"])
 def test_a_line_that_is_no_flag(line):
     with pytest.raises(UserError) as caught:
         ExperimentConfig.from_flags(f"--experiment=e\n{line}\n")
@@ -49,7 +55,8 @@ def test_differences_leave_out_places():
 
 
 @pytest.mark.parametrize(
-    "regime, rounds, last", [("dense", 1, 0), ("one_shot", 1, 1), ("gradual", 1, 1), ("iterative", 6, 6)]
+    "regime, rounds, last",
+    [("dense", 1, 0), ("one_shot", 1, 1), ("gradual", 1, 1), ("sparse", 1, 1), ("iterative", 6, 6)],
 )
 def test_the_last_round(regime, rounds, last):
     assert ExperimentConfig(experiment="e", regime=regime, rounds=rounds).last_round == last

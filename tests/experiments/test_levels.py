@@ -56,6 +56,18 @@ def test_gradual_ends_its_ramp_at_a_share_of_the_steps(steps, ramp_fraction, end
     assert schedule.frequency == 7
 
 
+def test_sparse_has_its_target_from_the_start_and_moves_for_a_share_of_the_steps():
+    config = ExperimentConfig(
+        "e", regime="sparse", regrowth="set", target_sparsity=0.9, ramp_fraction=0.75, frequency=7
+    )
+    schedule = step_schedule(config, 0.0, 100)
+    assert [step for step in range(101) if schedule(step)[0]] == [*range(0, 75, 7), 75]
+    assert schedule(0) == (True, 0.9)
+    assert step_schedule(config, 0.0, 11).end_step == 8
+    with pytest.raises(UserError, match=r"--frequency=7: must be below 7, the steps in which the masks"):
+        step_schedule(config, 0.0, 9)
+
+
 def test_a_target_may_equal_the_start_but_not_be_below():
     config = ExperimentConfig("e", regime="one_shot", target_sparsity=0.5)
     check_target(config, 0.5)

@@ -7,6 +7,7 @@ import pytest
 
 from tfprune import sparsity
 from tfprune.experiments.run import load_dataset
+from tfprune.experiments.run_folder import find_round
 from tfprune.experiments.start import build_network, build_start, masks_sparsity
 
 
@@ -19,6 +20,11 @@ def weights(model, name):
     ]
 
 
+def start_of(config, dataset=None):
+    found = find_round(config.output_dir, config.init_from, "init_from") if config.init_from else None
+    return build_start(config, dataset or load_dataset(config), found)
+
+
 def same(ours, theirs):
     assert ours and len(ours) == len(theirs)
     return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -27,7 +33,7 @@ def same(ours, theirs):
 def test_another_run_on_the_same_data_keeps_its_head(runs):
     source = runs.one_shot.round(1).load_model()
     config = runs.config("start", init_from="one_shot")
-    network = build_start(config, load_dataset(config))
+    network = start_of(config)
     for name in ("stem_conv", "stem_bn", "head"):
         assert same(weights(network, name), weights(source, name))
 
@@ -38,7 +44,7 @@ def test_another_dataset_gets_a_new_head(runs):
     # Digits by another name, so that even the head's shape would fit.
     config = dataclasses.replace(config, dataset="image_folder")
     dataset = load_dataset(runs.config("data"))
-    network = build_start(config, dataset)
+    network = start_of(config, dataset)
     assert same(weights(network, "stem_conv"), weights(source, "stem_conv"))
     assert not same(weights(network, "head"), weights(source, "head"))
     assert same(weights(network, "head"), weights(build_network(config, dataset), "head"))
@@ -50,13 +56,13 @@ def test_another_dataset_gets_a_new_head(runs):
 def test_dense_from_a_dense_run_has_no_masks(runs):
     assert runs.dense.round(0).finished
     config = runs.config("start", init_from="dense")
-    assert not sparsity.pruned_layers(build_start(config, load_dataset(config)))
+    assert not sparsity.pruned_layers(start_of(config))
 
 
 def test_a_pruning_run_takes_up_the_masks(runs):
     config = runs.config("start", init_from="one_shot", regime="one_shot", target_sparsity=0.95)
     assert runs.one_shot.round(1).finished
-    network = build_start(config, load_dataset(config))
+    network = start_of(config)
     expected = runs.one_shot.round(1).read_result()["sparsity"]
     assert masks_sparsity(network) == pytest.approx(expected, abs=1e-12)
     assert masks_sparsity(network) > 0.89
@@ -71,14 +77,14 @@ def test_a_pruning_run_takes_up_the_masks(runs):
 )
 def test_prune_layers_matches_whole_names(runs, prune_layers, names):
     config = runs.config("start", regime="one_shot", target_sparsity=0.5, prune_layers=prune_layers)
-    network = build_start(config, load_dataset(config))
+    network = start_of(config)
     assert {wrapper.layer.name for wrapper in sparsity.pruned_layers(network)} == names
 
 
 def test_the_first_layer_normalises_by_the_train_split(runs):
     config = runs.config("start")
     dataset = load_dataset(config)
-    layer = build_start(config, dataset).get_layer("normalization")
+    layer = start_of(config, dataset).get_layer("normalization")
     images = dataset.train.images
     normalised = np.asarray(layer(images))
     assert normalised.mean(axis=(0, 1, 2)) == pytest.approx([0, 0, 0], abs=1e-4)

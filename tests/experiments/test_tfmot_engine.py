@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from importlib.metadata import version
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from test_resume import Interrupted, assert_same_rounds, left_over, loss_history
 
 from tfprune import sparsity
 from tfprune.errors import UserError
+from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.run import run_experiment
 from tfprune.experiments.run_folder import RunFolder
 from tfprune.models.resnet import build_resnet
@@ -178,6 +180,8 @@ def test_one_shot_is_what_our_engine_makes_of_it(runs):
     result, other = theirs.round(1).read_result(), ours.round(1).read_result()
     assert result.keys() == other.keys()
     assert result["pruning_engine"] == "tfmot"
+    added = result["versions"].items() - other["versions"].items()
+    assert dict(added) == {name: version(name) for name in ("tensorflow-model-optimization", "tf-keras")}
     for name in ("sparsity", "target_sparsity", "accuracy_before_percent", "accuracy_after_pruning_percent"):
         assert result[name] == other[name], name
     assert result["accuracy_percent"] == pytest.approx(
@@ -297,6 +301,8 @@ def test_another_backend(runs, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     message = error_of(runs, **ONE_SHOT)
     assert message.startswith("--pruning_engine=tfmot: must be tfprune with KERAS_BACKEND=jax")
+    # Its networks can be evaluated there.
+    prepare_backend(runs.config("any", **ONE_SHOT, **TFMOT))
 
 
 def test_tfmot_is_not_installed(runs, monkeypatch):

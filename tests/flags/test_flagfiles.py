@@ -67,8 +67,8 @@ def test_there_is_a_flag_for_every_field(defined):
     for name, field in fields.items():
         assert len(defined[name].help) > 5, name
         default = defined[name].default
-        if field.type == tuple[int, ...]:
-            default = tuple(int(value) for value in default)
+        if isinstance(default, list):
+            default = tuple(int(value) if field.type == tuple[int, ...] else value for value in default)
         expected = None if field.default is dataclasses.MISSING else field.default
         assert default == expected, name
 
@@ -108,7 +108,17 @@ def test_every_flag_reaches_the_config(defined):
         ramp_fraction=0.18,
         scope="layer",
         prune_layers="a=b",
-        pruning_engine="tfprune",
+        layer_sparsity=("stem_.*:0.1", "head:0"),
+        spare_ends=True,
+        score="taylor",
+        gradient_batches=23,
+        granularity="channel",
+        block_size=(2, 3),
+        block_pooling_type="MAX",
+        sparsity_m_by_n=(2, 4),
+        regrowth="set",
+        drop_fraction=0.24,
+        pruning_engine="tfmot",
         epochs=(1, 2),
         batch_size=19,
         learning_rate=0.2,
@@ -119,15 +129,15 @@ def test_every_flag_reaches_the_config(defined):
         mixed_precision="bfloat16",
     )
     unchanged = [
-        field.name
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) == field.default and field.name != "pruning_engine"
+        field.name for field in dataclasses.fields(config) if getattr(config, field.name) == field.default
     ]
     assert not unchanged
     assert parse(defined, *config.to_flags().splitlines()) == config
 
 
-@pytest.mark.parametrize("argument", ["--epochs=1,two", "--lr_boundaries_epochs=1.5"])
+@pytest.mark.parametrize(
+    "argument", ["--epochs=1,two", "--lr_boundaries_epochs=1.5", "--block_size=2,x", "--sparsity_m_by_n=2/4"]
+)
 def test_a_list_of_something_else_names_its_flag(defined, argument):
     with pytest.raises(UserError) as caught:
         parse(defined, "--experiment=e", argument)

@@ -55,7 +55,8 @@ def _csv_row(row: ComparisonRow) -> dict[str, object]:
         "difference_percent_points": _exact(row.difference_percent_points),
     }
     for name in _RAW:
-        values[name] = getattr(result, name)
+        value = getattr(result, name)
+        values[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
     versions = sorted((result.versions or {}).items())
     values["versions"] = " ".join(f"{name}={version}" for name, version in versions)
     return values
@@ -75,6 +76,15 @@ _RAW = (
     "autoaugment",
     "scope",
     "schedule",
+    "layer_sparsity",
+    "spare_ends",
+    "score",
+    "granularity",
+    "block_size",
+    "block_pooling_type",
+    "sparsity_m_by_n",
+    "regrowth",
+    "pruning_engine",
     "epochs",
     "steps",
     "train_seconds",

@@ -80,6 +80,32 @@ def describe_setting(result: RoundResult) -> str:
     return ", ".join(facts) or "settings not recorded"
 
 
+def describe_pruning(result: RoundResult) -> str:
+    """How it was pruned, as far as not by magnitude, weight by weight, with tfprune; mostly empty."""
+    facts = []
+    if result.regime == "dense":
+        return ""
+    if result.regime == "sparse":
+        facts.append("sparse from the start" + (f" ({result.regrowth})" if result.regrowth else ""))
+    if result.scope == "erk":
+        facts.append("scope erk")
+    if result.score not in (None, "magnitude"):
+        facts.append(f"score {result.score}")
+    if result.granularity == "channel":
+        facts.append("whole channels")
+    if result.block_size not in (None, (1, 1)):
+        facts.append(f"blocks of {'x'.join(map(str, result.block_size))} ({result.block_pooling_type})")
+    if result.sparsity_m_by_n:
+        facts.append(f"{' of '.join(map(str, result.sparsity_m_by_n))} weights zero")
+    if result.layer_sparsity:
+        facts.append(f"layer sparsity {' '.join(result.layer_sparsity)}")
+    if result.spare_ends:
+        facts.append("ends spared")
+    if result.pruning_engine not in (None, "tfprune"):
+        facts.append(f"pruned by {result.pruning_engine}")
+    return ", ".join(facts)
+
+
 def split_sections(rows: Sequence[ComparisonRow]) -> list[Section]:
     """Splits rows into a table of reproductions, one of other settings and one of other runs.
 
@@ -119,7 +145,7 @@ def _settings(rows: Sequence[ComparisonRow]) -> tuple[tuple[str, str], ...]:
 
 def setting_text(row: ComparisonRow) -> str:
     """A run's setting in words, with what sets it apart from the paper's."""
-    text = describe_setting(row.result)
+    text = ", ".join(filter(None, (describe_setting(row.result), describe_pruning(row.result))))
     if row.in_paper_setting or not row.result.paper_section:
         return text
     text = f"not the paper's setting: {text}"

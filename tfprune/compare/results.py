@@ -49,6 +49,15 @@ class RoundResult:
     autoaugment: str | None = None
     scope: str | None = None
     schedule: str | None = None
+    layer_sparsity: tuple[str, ...] | None = None
+    spare_ends: bool | None = None
+    score: str | None = None
+    granularity: str | None = None
+    block_size: tuple[int, ...] | None = None
+    block_pooling_type: str | None = None
+    sparsity_m_by_n: tuple[int, ...] | None = None
+    regrowth: str | None = None
+    pruning_engine: str | None = None
     epochs: int | None = None
     steps: int | None = None
     train_seconds: float | None = None
@@ -189,7 +198,7 @@ def _checked(path: Path, name: str, annotation: Any, value: Any) -> Any:
     """`value` as the field's type, or a `UserError`; JSON's `true` is no number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     kinds = str(annotation)
-    if annotation is bool:
+    if annotation is bool or kinds.startswith("bool"):
         if not isinstance(value, bool):
             _reject(path, name, value, "must be true or false")
     elif annotation is int or kinds.startswith("int"):
@@ -199,6 +208,10 @@ def _checked(path: Path, name: str, annotation: Any, value: Any) -> Any:
         if not number or not math.isfinite(value):
             _reject(path, name, value, "must be a finite number")
         value = float(value)
+    elif kinds.startswith("tuple[int"):
+        if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+            _reject(path, name, value, "must be a list of whole numbers, at least 0")
+        value = tuple(value)
     elif kinds.startswith("tuple"):
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             _reject(path, name, value, "must be a list of strings")
@@ -211,7 +224,7 @@ def _checked(path: Path, name: str, annotation: Any, value: Any) -> Any:
 
     if name.endswith("_percent") and not 0 <= value <= 100:
         _reject(path, name, value, "must be in [0, 100]")
-    if "sparsity" in name and not 0 <= value <= 1:
+    if isinstance(value, float) and "sparsity" in name and not 0 <= value <= 1:
         _reject(path, name, value, "must be in [0, 1]")
     if name == "regime" and value not in REGIMES:
         _reject(path, name, value, f"must be one of {', '.join(REGIMES)}")

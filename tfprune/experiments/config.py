@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import NoReturn
 
 from tfprune.data.datasets import DATASETS
 from tfprune.data.pipeline import AUTOAUGMENT_CHOICES
@@ -127,40 +128,40 @@ class ExperimentConfig:
             ("pruning_engine", PRUNING_ENGINES),
         ):
             if getattr(self, name) not in choices:
-                self._fail(name, f"must be one of {', '.join(choices)}")
+                self.refuse(name, f"must be one of {', '.join(choices)}")
         if self.paper_section not in ("", *PAPER_SECTIONS):
-            self._fail("paper_section", f"must be empty or one of {', '.join(PAPER_SECTIONS)}")
+            self.refuse("paper_section", f"must be empty or one of {', '.join(PAPER_SECTIONS)}")
         for name in ("rounds", "frequency", "gradient_batches", "image_size", "width", "batch_size"):
             if getattr(self, name) < 1:
-                self._fail(name, "must be at least 1")
+                self.refuse(name, "must be at least 1")
         for name in ("train_examples", "test_examples"):
             if getattr(self, name) < 0:
-                self._fail(name, "must be at least 0")
+                self.refuse(name, "must be at least 0")
         if not 0 <= self.seed < 2**32:
-            self._fail("seed", "must be at least 0 and below 2**32")
+            self.refuse("seed", "must be at least 0 and below 2**32")
         is_path = self.weights not in ("imagenet", "none")
         if is_path and not self.init_from and not Path(self.weights).expanduser().is_file():
-            self._fail("weights", "must be imagenet, none or an existing .safetensors or .pth file")
+            self.refuse("weights", "must be imagenet, none or an existing .safetensors or .pth file")
         if not 0.0 <= self.target_sparsity < 1.0:
-            self._fail("target_sparsity", "must be in [0, 1)")
+            self.refuse("target_sparsity", "must be in [0, 1)")
         if not 0.0 < self.ramp_fraction <= 1.0:
-            self._fail("ramp_fraction", "must be in (0, 1]")
+            self.refuse("ramp_fraction", "must be in (0, 1]")
         if not 0.0 < self.drop_fraction < 1.0:
-            self._fail("drop_fraction", "must be in (0, 1)")
+            self.refuse("drop_fraction", "must be in (0, 1)")
         if not self.power > 0:
-            self._fail("power", "must be above 0")
+            self.refuse("power", "must be above 0")
         try:
             re.compile(self.prune_layers)
         except re.error as error:
-            self._fail("prune_layers", f"must be a regular expression: {error}")
+            self.refuse("prune_layers", f"must be a regular expression: {error}")
         if self.data_dir and not Path(self.data_dir).expanduser().is_dir():
-            self._fail("data_dir", "must be an existing folder")
+            self.refuse("data_dir", "must be an existing folder")
         self._check_regime()
         check_pruning(self)
         if self.pruning_engine == "tfmot":
             self._check_tfmot()
         if len(self.epochs) not in (1, self.training_rounds):
-            self._fail(
+            self.refuse(
                 "epochs",
                 f"must be one number, or one for each of the {self.training_rounds} rounds of "
                 f"--regime={self.regime}, but has {len(self.epochs)}",
@@ -170,49 +171,51 @@ class ExperimentConfig:
                 self.settings(number)
             except ValueError as error:  # "`name` must be ... . Received: name=value"
                 name, rule = re.match(r"`(\w+)` (must be .*)\. Received: ", str(error)).groups()
-                self._fail(name, rule)
+                self.refuse(name, rule)
 
     def _check_regime(self) -> None:
         if self.regime == "dense":
             if self.target_sparsity:
-                self._fail("target_sparsity", "must be 0 for --regime=dense, which prunes nothing")
+                self.refuse("target_sparsity", "must be 0 for --regime=dense, which prunes nothing")
         elif not self.target_sparsity:
-            self._fail("target_sparsity", f"must be above 0 for --regime={self.regime}")
+            self.refuse("target_sparsity", f"must be above 0 for --regime={self.regime}")
         if self.regime in ("dense", "one_shot", "sparse") and self.schedule != "constant":
-            self._fail("schedule", f"must be constant for --regime={self.regime}")
+            self.refuse("schedule", f"must be constant for --regime={self.regime}")
         if self.regime in ("iterative", "gradual") and self.schedule == "constant":
-            self._fail("schedule", f"must be polynomial or geometric for --regime={self.regime}")
+            self.refuse("schedule", f"must be polynomial or geometric for --regime={self.regime}")
         if (self.regime == "sparse") != (self.regrowth != "none"):
             rule = "must be set or rigl for" if self.regime == "sparse" else "must be none but for"
-            self._fail("regrowth", f"{rule} --regime=sparse")
+            self.refuse("regrowth", f"{rule} --regime=sparse")
         if self.regime != "iterative" and self.rounds != 1:
-            self._fail("rounds", f"must be 1 for --regime={self.regime}; only iterative has more")
+            self.refuse("rounds", f"must be 1 for --regime={self.regime}; only iterative has more")
 
     def _check_tfmot(self) -> None:
         engine = "with --pruning_engine=tfmot"
         if self.regime in ("dense", "sparse"):
-            self._fail(
+            self.refuse(
                 "regime", f"must be one_shot, iterative or gradual {engine}, which trains nothing else"
             )
         if self.scope != "layer":
-            self._fail("scope", f"must be layer {engine}, which has no other: pass --scope=layer")
+            self.refuse("scope", f"must be layer {engine}, which has no other: pass --scope=layer")
         if self.regime == "gradual" and self.schedule != "polynomial":
-            self._fail("schedule", f"must be polynomial {engine} for --regime=gradual")
+            self.refuse("schedule", f"must be polynomial {engine} for --regime=gradual")
         for name, default in BEYOND_TFMOT.items():
             if getattr(self, name) != default:
-                self._fail(name, f"must be {_to_text(default) or 'empty'} {engine}")
+                self.refuse(name, f"must be {_to_text(default) or 'empty'} {engine}")
         if self.mixed_precision != "none":
-            self._fail("mixed_precision", f"must be none {engine}, which trains in float32 here")
+            self.refuse("mixed_precision", f"must be none {engine}, which trains in float32 here")
 
-    def _fail(self, name: str, rule: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, tuple):
-            value = ",".join(map(str, value))
-        raise UserError(f"--{name}={value}: {rule}")
+    def refuse(self, name: str, rule: str) -> NoReturn:
+        """Raises the `UserError` of a flag whose value breaks a rule."""
+        raise UserError(f"{self.flag(name)}: {rule}")
+
+    def flag(self, name: str) -> str:
+        """Returns a flag as it is written, `--name=value`."""
+        return f"--{name}={_to_text(getattr(self, name))}"
 
     def to_flags(self) -> str:
         """Returns the flagfile that makes this config, one `--name=value` a line."""
-        return "".join(f"--{field.name}={_to_text(getattr(self, field.name))}\n" for field in fields(self))
+        return "".join(f"{self.flag(field.name)}\n" for field in fields(self))
 
     @classmethod
     def from_flags(cls, text: str) -> "ExperimentConfig":
@@ -235,8 +238,7 @@ class ExperimentConfig:
         """Lists the fields, but for places, in which the two differ: `--width=16 (was 64)`."""
         ours, theirs = replace(self, **dict.fromkeys(PLACES, "")), replace(other, **dict.fromkeys(PLACES, ""))
         return [
-            f"--{field.name}={_to_text(getattr(ours, field.name))} "
-            f"(was {_to_text(getattr(theirs, field.name))})"
+            f"{ours.flag(field.name)} (was {_to_text(getattr(theirs, field.name))})"
             for field in fields(self)
             if getattr(ours, field.name) != getattr(theirs, field.name)
         ]

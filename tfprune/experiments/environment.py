@@ -14,11 +14,11 @@ from tfprune.quiet import native_stderr_captured
 _POLICIES = {"none": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
 
 
-def prepare_backend(config: ExperimentConfig) -> None:
-    """Sets the seed and the precision; keeps tf.data off the accelerator that another backend uses.
+def check_engine(config: ExperimentConfig) -> None:
+    """Checks that the pruning engine works on the backend; what it made does on each.
 
     Raises:
-        UserError: If the pruning engine cannot work on the backend.
+        UserError: If it does not.
     """
     backend = keras.backend.backend()
     if config.pruning_engine == "tfmot" and backend != "tensorflow":
@@ -26,7 +26,11 @@ def prepare_backend(config: ExperimentConfig) -> None:
             f"--pruning_engine=tfmot: must be tfprune with KERAS_BACKEND={backend}; tfmot needs "
             "KERAS_BACKEND=tensorflow"
         )
-    if backend != "tensorflow":
+
+
+def prepare_backend(config: ExperimentConfig) -> None:
+    """Sets the seed and the precision; keeps tf.data off the accelerator that another backend uses."""
+    if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(_POLICIES[config.mixed_precision])

@@ -67,14 +67,17 @@ def step_schedule(
     multiples of `frequency` only: for it the ramp ends at the last one.
 
     Raises:
-        UserError: If, for tfmot, there is none.
+        UserError: If, for tfmot, there is none; if the masks of `sparse` would not move.
     """
     end_step = max(1, round(config.ramp_fraction * steps))
+    if config.regime == "sparse" and end_step <= config.frequency:
+        config.refuse("frequency", f"must be below {end_step}, the steps in which the masks move")
     if config.pruning_engine == "tfmot":
         if end_step < config.frequency:
-            raise UserError(
-                f"--frequency={config.frequency}: must be at most {end_step}, the steps of the ramp, with "
-                "--pruning_engine=tfmot, which prunes at whole multiples of it only"
+            config.refuse(
+                "frequency",
+                f"must be at most {end_step}, the steps of the ramp, with --pruning_engine=tfmot, which "
+                "prunes at whole multiples of it only",
             )
         end_step -= end_step % config.frequency
     return _schedule(config, start, end_step=end_step, frequency=config.frequency, target=target)

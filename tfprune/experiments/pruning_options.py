@@ -7,7 +7,6 @@ import keras
 
 from tfprune import sparsity
 from tfprune.errors import UserError
-from tfprune.sparsity.rule import Rule
 
 if TYPE_CHECKING:  # `config` imports this module.
     from tfprune.experiments.config import ExperimentConfig
@@ -54,8 +53,9 @@ def layer_targets(config: "ExperimentConfig") -> dict[str, float]:
                 f"--layer_sparsity={entry}: must be REGEX:SPARSITY, a regular expression of layer names and "
                 "a sparsity in [0, 1)"
             )
-        targets[pattern] = target
-    return {**targets, ".*": config.target_sparsity}
+        targets.setdefault(pattern, target)  # The first counts.
+    targets.setdefault(".*", config.target_sparsity)
+    return targets
 
 
 def check_pruning(config: "ExperimentConfig") -> None:
@@ -64,23 +64,44 @@ def check_pruning(config: "ExperimentConfig") -> None:
     Raises:
         UserError: With the flag, the value and the rule.
     """
-    if config.layer_sparsity and config.regime in ("dense", "sparse"):
-        raise UserError(
-            f"--layer_sparsity={','.join(config.layer_sparsity)}: must be empty for --regime={config.regime}"
-        )
+    block, m_by_n = config.block_size, config.sparsity_m_by_n
+    if len(block) != 2 or min(block) < 1:
+        config.refuse("block_size", "must be HEIGHT,WIDTH, two whole numbers of at least 1")
+    if m_by_n and not (len(m_by_n) == 2 and 1 <= m_by_n[0] < m_by_n[1]):
+        config.refuse("sparsity_m_by_n", "must be M,N, two whole numbers, M at least 1 and below N, or empty")
     layer_targets(config)
+    if config.layer_sparsity and config.regime in ("dense", "sparse"):
+        config.refuse("layer_sparsity", f"must be empty for --regime={config.regime}")
     if config.regime == "dense":
         return
-    schedule = sparsity.ConstantSparsity(config.target_sparsity, begin_step=0, end_step=1, frequency=1)
-    try:
-        Rule(schedule, **rule_options(config), regrowth=regrowth(config))
-    except ValueError as error:
-        # The library's arguments have the flags' names.
-        named = [name for name in re.findall(r"\w+", str(error)) if hasattr(config, name)]
-        name = named[0] if named else "score"
-        value = getattr(config, name)
-        value = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        raise UserError(f"--{name}={value}: {error}") from error
+    _check_patterns(config)
+    if m_by_n:
+        _check_m_by_n(config, *m_by_n)
+
+
+def _check_patterns(config: "ExperimentConfig") -> None:
+    """Weights go in one kind of group; alone where they move."""
+    given = f"{config.flag('regrowth')}, which moves single weights" if config.regrowth != "none" else ""
+    for name, default, in_words in (
+        ("block_size", (1, 1), "1,1"),
+        ("granularity", "weight", "weight"),
+        ("sparsity_m_by_n", (), "empty"),
+    ):
+        if getattr(config, name) == default:
+            continue
+        if given:
+            config.refuse(name, f"must be {in_words} with {given}")
+        given = f"{config.flag(name)}: weights go in one kind of group"
+
+
+def _check_m_by_n(config: "ExperimentConfig", m: int, n: int) -> None:
+    given = f"with --sparsity_m_by_n={m},{n}"
+    if config.layer_sparsity:
+        config.refuse("layer_sparsity", f"must be empty {given}: every layer has the same share of zeros")
+    if config.scope != "layer":
+        config.refuse("scope", f"must be layer {given}: every layer has the same share of zeros")
+    if abs(config.target_sparsity - m / n) > 0.005:  # The library's own tolerance.
+        config.refuse("target_sparsity", f"must be {m / n:.4g} {given}")
 
 
 def regrowth(config: "ExperimentConfig") -> sparsity.Regrowth | None:
@@ -96,15 +117,28 @@ def wrap(config: "ExperimentConfig", network: keras.Model) -> keras.Model:
         UserError: If none is selected, or one does not have what the flags ask for.
     """
     try:
-        return sparsity.prune_low_magnitude(
+        wrapped = sparsity.prune_low_magnitude(
             network,
             None,
             layers=config.prune_layers or keras.layers.Conv2D,
             spare_ends=config.spare_ends,
+            seed=config.seed,
             **rule_options(config),
         )
     except ValueError as error:
-        raise UserError(f"--prune_layers={config.prune_layers}: {error}") from error
+        raise UserError(f"{selecting_flags(config)}: {error}") from error
+    names = [wrapper.layer.name for wrapper in sparsity.pruned_layers(wrapped)]
+    for pattern in layer_targets(config) if config.layer_sparsity else ():
+        if not any(re.fullmatch(pattern, name) for name in names):
+            config.refuse(
+                "layer_sparsity", f"{pattern!r} must match a layer to prune; there are: {', '.join(names)}"
+            )
+    return wrapped
+
+
+def selecting_flags(config: "ExperimentConfig") -> str:
+    """Returns the flags that say which layers are pruned, for errors."""
+    return f"--prune_layers={config.prune_layers}" + (" --spare_ends" if config.spare_ends else "")
 
 
 def schedule_wrapped(config: "ExperimentConfig", network: keras.Model, schedules: Any) -> keras.Model:

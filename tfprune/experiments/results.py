@@ -14,9 +14,10 @@ from tfprune.experiments.paper_settings import paper_differences
 
 # Copied as they are.
 _FLAGS = (
-    "experiment paper_section dataset regime schedule scope prune_layers pruning_engine seed model width "
-    "stem image_size weights init_from autoaugment batch_size learning_rate head_learning_rate weight_decay "
-    "mixed_precision"
+    "experiment paper_section dataset regime schedule scope prune_layers layer_sparsity spare_ends score "
+    "granularity block_size block_pooling_type sparsity_m_by_n regrowth drop_fraction pruning_engine seed "
+    "model width stem image_size weights init_from autoaugment batch_size learning_rate head_learning_rate "
+    "weight_decay mixed_precision"
 ).split()
 
 
@@ -68,13 +69,14 @@ def make_result(
         "train_seconds": round(sum(row["train_seconds"] for row in history), 3),
         # Equal numbers of images an epoch: the mean over images is the harmonic mean over epochs.
         "images_per_second": round(len(rates) / sum(1 / r for r in rates), 1) if rates else None,
-        "versions": _versions(),
+        "versions": _versions(config),
     }
 
 
-def _versions() -> dict[str, str]:
-    backend = keras.backend.backend()
-    packages = {"keras", "numpy", "tensorflow", backend}
+def _versions(config: ExperimentConfig) -> dict[str, str]:
+    packages = {"keras", "numpy", "tensorflow", keras.backend.backend()}
+    if config.pruning_engine == "tfmot":
+        packages |= {"tensorflow-model-optimization", "tf-keras"}
     return {
         "tfprune": tfprune.__version__,
         "python": platform.python_version(),

@@ -13,7 +13,7 @@ from tfprune.data import datasets
 from tfprune.data.pipeline import test_batches, train_batches
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.environment import prepare_backend
+from tfprune.experiments.environment import check_engine, prepare_backend
 from tfprune.experiments.levels import (
     check_target,
     round_sparsity,
@@ -23,7 +23,7 @@ from tfprune.experiments.levels import (
 )
 from tfprune.experiments.pruning_options import schedule_wrapped
 from tfprune.experiments.results import make_result
-from tfprune.experiments.run_folder import RunFolder, blame_file, find_round
+from tfprune.experiments.run_folder import RoundFolder, RunFolder, blame_file, find_round
 from tfprune.experiments.start import build_start, masks_sparsity
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import read_checkpoint, remove_checkpoint
@@ -49,9 +49,8 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
     """
     config.check()
     run = RunFolder(config.folder)
-    start_result = None
-    if config.init_from:
-        start_result = find_round(config.output_dir, config.init_from, "init_from")[1].read_result()
+    found = find_round(config.output_dir, config.init_from, "init_from") if config.init_from else None
+    start_result = found[1].read_result() if found else None
     run.check_claim(config)
     rounds = [run.round(number) for number in range(config.last_round + 1)]
     for folder in rounds:
@@ -60,6 +59,7 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
     if all(folder.finished for folder in rounds):
         log(f"{config.experiment}: finished already, in {run.path}")
         return [folder.read_result() for folder in rounds]
+    check_engine(config)
     prepare_backend(config)
     engine = _load_tfmot_engine() if config.pruning_engine == "tfmot" else None
     dataset = load_dataset(config)
@@ -67,7 +67,7 @@ def run_experiment(config: ExperimentConfig, log: Callable[[str], None] = print)
         f"{config.experiment}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
         f"{config.dataset}, backend {keras.backend.backend()}"
     )
-    experiment = _Experiment(config, run, dataset, start_result, engine, log)
+    experiment = _Experiment(config, run, dataset, found, start_result, engine, log)
     for folder in rounds:
         if folder.finished:
             log(f"{config.experiment} round {folder.number}: finished already")
@@ -113,11 +113,13 @@ class _Experiment:
         config: ExperimentConfig,
         run: RunFolder,
         dataset: datasets.Dataset,
+        found: tuple[RunFolder, RoundFolder] | None,
         start_result: dict[str, Any] | None,
         tfmot_engine: ModuleType | None,
         log: Callable[[str], None],
     ) -> None:
-        self.config, self.run, self.dataset, self.start_result = config, run, dataset, start_result
+        self.config, self.run, self.dataset = config, run, dataset
+        self._found, self._start_result = found, start_result
         self._tfmot = tfmot_engine
         self._log = lambda text: log(f"{config.experiment} {text}")
         self._network: keras.Model | None = None
@@ -146,7 +148,7 @@ class _Experiment:
         else:
             accuracy = percent(history[-1]["val_accuracy"])
         result = make_result(
-            self.config, self.dataset, self.start_result, number, model, notes, history, accuracy
+            self.config, self.dataset, self._start_result, number, model, notes, history, accuracy
         )
         folder.save_model(model)
         folder.write_result(result)
@@ -158,9 +160,11 @@ class _Experiment:
 
     def _begin_start(self) -> tuple[keras.Model, dict[str, Any]]:
         """Builds the starting network, checks it against the request, and only then makes the run folder."""
-        model = build_start(self.config, self.dataset)
+        model = build_start(self.config, self.dataset, self._found)
         start = masks_sparsity(model)
         check_target(self.config, start)
+        if self.config.regime in ("gradual", "sparse"):
+            step_schedules(self.config, start, self._steps(1))  # What it cannot be is an error now.
         if self._tfmot:
             self._tfmot.check_start(model, tfmot_schedule(self.config, start, 1, self._steps(1)))
         self.run.claim(self.config)
@@ -249,7 +253,8 @@ class _Experiment:
 
     def _gradient_batches(self, number: int) -> Callable[[int], Any]:
         """Training batches, others at each step, to measure gradients on."""
-        return lambda step: self._train_batches((number, step), 0, 1)
+        # Not 0: a stream (number, 0) would be the round's own.
+        return lambda step: self._train_batches((number, step + 1), 0, 1)
 
     def _steps(self, number: int) -> int:
         """Training steps of a round."""

@@ -7,8 +7,8 @@ from tfprune import sparsity
 from tfprune.data.datasets import Dataset
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.pruning_options import wrap
-from tfprune.experiments.run_folder import find_round
+from tfprune.experiments.pruning_options import selecting_flags, wrap
+from tfprune.experiments.run_folder import RoundFolder, RunFolder
 from tfprune.models.imagenet import load_backbone
 from tfprune.models.resnet import build_resnet
 
@@ -35,7 +35,9 @@ def build_network(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
         raise UserError(f"{flags} --image_size={config.image_size}: {error}") from error
 
 
-def build_start(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
+def build_start(
+    config: ExperimentConfig, dataset: Dataset, found: tuple[RunFolder, RoundFolder] | None = None
+) -> keras.Model:
     """Returns the network of round 0, wrapped for pruning where the experiment needs it.
 
     With `--init_from`, weights and masks are the other run's; its head is replaced by a fresh one if that
@@ -44,18 +46,19 @@ def build_start(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
     Args:
         config: The experiment.
         dataset: Its data.
+        found: The run and the round that `--init_from` names; None without one.
 
     Raises:
         UserError: If weights or masks do not fit; the message names the flag and the layer.
     """
     network = build_network(config, dataset)
-    if not config.init_from:
+    if found is None:
         if config.weights != "none":
             with blame_flag("weights", config.weights):
                 load_backbone(network, config.weights)
         return network if config.regime == "dense" else wrap(config, network)
 
-    run, start = find_round(config.output_dir, config.init_from, "init_from")
+    run, start = found
     try:
         source = start.load_model()
     except UserError as error:
@@ -66,7 +69,7 @@ def build_start(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
         lost = masked - {w.layer.name for w in sparsity.pruned_layers(network)}
         if lost:
             raise UserError(
-                f"--prune_layers={config.prune_layers}: must select every layer that --init_from="
+                f"{selecting_flags(config)}: must select every layer that --init_from="
                 f"{config.init_from} has pruned; misses {', '.join(sorted(lost))}"
             )
     elif masked:
