@@ -161,7 +161,7 @@ def test_depthwise_kernels_are_left_alone_on_purpose():
 def test_variables_of_layers_in_a_layer_are_told_apart():
     inputs = keras.Input((5, 8))
     attention = layers.MultiHeadAttention(2, 4, name="attention")
-    x = layers.Bidirectional(layers.GRU(2), name="both")(attention(inputs, inputs))
+    x = layers.Bidirectional(layers.GRU(2, name="gru"), name="both")(attention(inputs, inputs))
     for model in (keras.Model(inputs, x), prune_low_magnitude(keras.Model(inputs, x), None)):
         names = {(v.layer, v.variable) for v in summarize(model).variables}
         assert names == {("attention", f"{part}/kernel") for part in _ATTENTION} | {

@@ -169,12 +169,7 @@ class Move(keras.callbacks.Callback):
                 variable.assign(numpy_of(variable) + (numpy_of(mask) == 0))
 
 
-MEASURED_UNMASKED = pytest.mark.xfail(
-    reason="gradients are measured without masks, on removed weights that have moved", strict=True
-)
-
-
-@pytest.mark.parametrize("score", ["magnitude", pytest.param("taylor", marks=MEASURED_UNMASKED)])
+@pytest.mark.parametrize("score", ["magnitude", "taylor"])
 def test_removed_weights_that_move_between_updates_change_nothing(score, mlp, data):
     def run(*callbacks):
         keras.utils.set_random_seed(1)

@@ -55,8 +55,8 @@ def build_twin(model: keras.Model, wrap: Callable[[tf_keras.layers.Layer], Any])
         pruned = isinstance(layer, sparsity.PruneLowMagnitude)
         twin = wrap(_twin_layer(layer.layer)) if pruned else _twin_layer(layer)
         tensors[layer.name] = twin(sources if len(sources) > 1 else sources[0])
-    (output,) = model.output_names
-    return tf_keras.Model(inputs, tensors[output], name=model.name)
+    (output,) = model.outputs
+    return tf_keras.Model(inputs, tensors[output._keras_history.operation.name], name=model.name)
 
 
 def _source_names(arguments: Any) -> list[str]:

@@ -16,8 +16,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
     before the group.
 
     Removed weights are exactly zero from the update on, in every checkpoint, whatever the optimizer: its
-    slots for them are cleared with them. The order of this callback and one that saves does not matter. One
-    limit: on JAX, what `OrbaxCheckpoint` saves in mid-epoch has the count of steps of the last epoch's end.
+    slots for them are cleared with them. The order of this callback and one that saves does not matter.
 
     Args:
         gradient_data: For scores and growth that need gradients: batches of the form (x, y), or a function
@@ -49,12 +48,21 @@ class UpdatePruningStep(keras.callbacks.Callback):
         # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
         self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
         self._reads_are_free = keras.backend.backend() != "jax"
+        # `OrbaxCheckpoint` reads the variables past `save_own_variables`.
+        run, state_tree = self._run, type(model).get_state_tree
+
+        def get_state_tree(*args: Any, **kwargs: Any) -> Any:
+            run.zero_removed_weights()
+            run.store_step(everywhere=True)
+            return state_tree(model, *args, **kwargs)
+
+        model.get_state_tree = get_state_tree
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes at which step the epoch starts."""
         if self._run.steps_taken == self._run.first_step:
             self._run.take_up_step()  # `BackupAndRestore` may have restored it since training began.
-        self._epoch_start = self._done = self._run.steps_taken
+        self._epoch_start = self._run.steps_taken
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if a scheduled step is due."""
@@ -62,15 +70,17 @@ class UpdatePruningStep(keras.callbacks.Callback):
         if self._run.is_due(until):
             self.model  # noqa: B018  (On JAX: brings the training state to the model.)
         self._run.look_at(until)
-        # Counted already: in `on_train_batch_end` another callback may save before it is our turn.
-        self._run.count_to(until)
-        if self._reads_are_free:
-            self._run.store_step()
+        if (self.params or {}).get("steps"):
+            # Counted already: in `on_train_batch_end` another callback may save before it is our turn. Where
+            # the epoch's length is not known, the batch that begins may be none.
+            self._run.count_to(until)
+            if self._reads_are_free:
+                self._run.store_step()  # An exception may end the fit without a further word.
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """After the epoch's last batch, makes the model ready to be saved."""
         done = self._within_epoch(batch + 1)
-        self._done = self._epoch_start + done
+        self._run.count_to(self._epoch_start + done)
         if done == (self.params or {}).get("steps"):
             self._finish_epoch()  # In `on_epoch_end` another callback may save before it is our turn.
 
@@ -83,6 +93,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         run = self._run
         run.store_step(everywhere=True)
         run.detach()
+        vars(self.model).pop("get_state_tree", None)
         if not run.has_schedules:
             return
         # Makes the next fit trace anew, so that a missing callback is noticed there too.
@@ -96,7 +107,6 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def _finish_epoch(self) -> None:
         self.model  # noqa: B018  (On JAX: brings the training state to the model.)
-        self._run.count_to(self._done)  # The last batch that began may have been none.
         # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
         self._run.zero_removed_weights()
         self._run.store_step(everywhere=True)

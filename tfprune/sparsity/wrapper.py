@@ -118,20 +118,20 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             super().build(input_shape)
         if self._has_masks:
             return
+        # Names after the variables' paths: unique in the model, as Orbax wants them.
+        paths = [variable.path.replace("/", "_") for variable in self.prunable_variables]
         self.pruning_step = self.add_weight(
-            shape=(), dtype="int32", initializer="zeros", trainable=False, name="pruning_step"
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            name=f"{(paths or ['no'])[0]}_pruning_step",
         )
-        names = [variable.name for variable in self.prunable_variables]
         self.masks = [
             self.add_weight(
-                shape=variable.shape,
-                dtype="bool",
-                initializer="ones",
-                trainable=False,
-                # Attention has four kernels; some checkpoints go by names.
-                name=f"{variable.name}_mask" + (f"_{i}" if names.count(variable.name) > 1 else ""),
+                shape=variable.shape, dtype="bool", initializer="ones", trainable=False, name=f"{path}_mask"
             )
-            for i, variable in enumerate(self.prunable_variables)
+            for variable, path in zip(self.prunable_variables, paths, strict=True)
         ]
         self.patterns  # noqa: B018  (A layer that the pattern does not fit is an error here.)
         self._has_masks = True
