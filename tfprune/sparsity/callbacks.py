@@ -1,6 +1,7 @@
 """`UpdatePruningStep`: pruning by schedule in `fit`."""
 
 import warnings
+import weakref
 from typing import Any
 
 import keras
@@ -49,11 +50,12 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
         self._reads_are_free = keras.backend.backend() != "jax"
         # `OrbaxCheckpoint` reads the variables past `save_own_variables`.
-        run, state_tree = self._run, type(model).get_state_tree
+        run_of, state_tree = weakref.ref(self._run), type(model).get_state_tree
 
         def get_state_tree(*args: Any, **kwargs: Any) -> Any:
-            run.zero_removed_weights()
-            run.store_step(everywhere=True)
+            if (run := run_of()) is not None:  # An exception may have ended the fit.
+                run.zero_removed_weights()
+                run.store_step(everywhere=True)
             return state_tree(model, *args, **kwargs)
 
         model.get_state_tree = get_state_tree

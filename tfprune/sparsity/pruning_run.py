@@ -69,13 +69,15 @@ class PruningRun:
 
     def take_up_step(self) -> None:
         """Goes on from the model's own count of steps."""
-        self._step = int(ops.convert_to_numpy(self._layers[0].pruning_step))
+        self._step = self._layers[0].steps_taken
+        self._stored = int(ops.convert_to_numpy(self._layers[0].pruning_step))
         self._first_step = self._step
         self._looked_at = self._step or -1
 
     def count_to(self, step: int) -> None:
         """Says that `step` training batches are done."""
         self._step = step
+        self._layers[0].counted = (self._stored, step)
 
     def is_due(self, until: int) -> bool:
         """Whether `look_at(until)` would update the masks."""
@@ -100,7 +102,14 @@ class PruningRun:
     def store_step(self, everywhere: bool = False) -> None:
         """Writes the count to the model: to the layer that is read first, or to all."""
         for layer in self._layers if everywhere else self._layers[:1]:
-            layer.pruning_step.assign(self._step)
+            self.store_step_in(layer)
+
+    def store_step_in(self, layer: PruneLowMagnitude) -> None:
+        """Writes the count to one layer."""
+        layer.pruning_step.assign(self._step)
+        layer.counted = None
+        if layer is self._layers[0]:
+            self._stored = self._step
 
     def zero_removed_weights(self) -> None:
         """Writes exact zeros to removed weights, and to the optimizer's slots for them."""

@@ -80,6 +80,9 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self.masks: list[keras.Variable] = []
         self._has_masks = False
         self._updater: Any = None
+        # What `pruning_step` was when it was last written, and the steps taken by now: in mid-fit on JAX the
+        # variable lags behind, and an exception may end the fit.
+        self.counted: tuple[int, int] | None = None
         # While gradients of removed weights are measured, the layer runs without masks: they are zero.
         self.masked = True
         if _is_built(layer):
@@ -98,6 +101,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     @updater.setter
     def updater(self, run: Any) -> None:
         self._updater = None if run is None else weakref.ref(run)
+
+    @property
+    def steps_taken(self) -> int:
+        """Number of training batches in the layer's life so far."""
+        stored = int(ops.convert_to_numpy(self.pruning_step))
+        return self.counted[1] if self.counted is not None and self.counted[0] == stored else stored
 
     @property
     def patterns(self) -> list[Pattern]:
@@ -203,10 +212,18 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     def save_own_variables(self, store: Any) -> None:
         """Saves the masks and the step; in mid-fit, first brings both and the zeros up to date."""
         if self.updater is not None:
-            self.pruning_step.assign(self.updater.steps_taken)
+            self.updater.store_step_in(self)
+        else:
+            self.pruning_step.assign(self.steps_taken)
+            self.counted = None
         # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
         self.zero_removed_weights()
         super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the masks and the step."""
+        self.counted = None
+        super().load_own_variables(store)
 
     def zero_removed_weights(self) -> None:
         """Writes exact zeros to the removed weights."""
