@@ -1,7 +1,6 @@
 """`prune_to`: prunes without training."""
 
 import numbers
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import keras
 from tfprune.sparsity import masks as mask_rules
 from tfprune.sparsity.apply import pruned_layers, set_sparsity
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
-from tfprune.sparsity.layer_selection import first_match
+from tfprune.sparsity.layer_selection import check_names, first_match
 from tfprune.sparsity.schedules import check_sparsity
 
 
@@ -68,13 +67,8 @@ def prune_to(
         if target is not None:
             wrapper.rule.check_sparsity(target)
             groups.setdefault((scope or wrapper.rule.scope, target), []).append(wrapper)
-    names = [wrapper.layer.name for wrapper in wrappers]
-    for pattern in sparsity if isinstance(sparsity, Mapping) else ():
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise ValueError(
-                f"Each entry of `sparsity` must match a pruned layer: {', '.join(names)}. "
-                f"Received: {pattern!r}"
-            )
+    if isinstance(sparsity, Mapping):
+        check_names("sparsity", sparsity, [w.layer.name for w in wrappers], "a pruned layer")
     gradients = None
     if gradient_data is not None and any(w.rule.score_needs_gradients for g in groups.values() for w in g):
         batches = first_batches(gradient_data, 0, gradient_batches)

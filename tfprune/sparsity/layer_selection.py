@@ -1,7 +1,7 @@
 """Which layers of a model: by class, by a regular expression on the name, by a function."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -61,6 +61,19 @@ def first_match(argument: str, values: dict[str, Any]) -> Callable[[str], Any]:
         raise ValueError(f"`{argument}` must have at least one entry. Received: {argument}={values!r}")
     patterns = [(compile_name(argument, pattern), value) for pattern, value in values.items()]
     return lambda name: next((value for pattern, value in patterns if pattern.fullmatch(name)), None)
+
+
+def check_names(argument: str, values: Mapping[str, Any], names: list[str], kind: str) -> None:
+    """Checks that each regular expression matches a layer of the `kind`, lest a misspelt one be ignored.
+
+    Raises:
+        ValueError: On one that matches no name; the message lists the names.
+    """
+    for pattern in values:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(
+                f"Each entry of `{argument}` must match {kind}: {', '.join(names)}. Received: {pattern!r}"
+            )
 
 
 def is_prunable(layer: keras.layers.Layer) -> bool:

@@ -1,7 +1,6 @@
 """`prune_low_magnitude` and `strip_pruning`: models in, models out."""
 
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 from tfprune.sparsity.apply import apply_masks, pruned_layers
 from tfprune.sparsity.layer_selection import (
     Selection,
+    check_names,
     first_match,
     is_prunable,
     prunable_layers,
@@ -201,12 +201,7 @@ def _check_names(pruning_schedule: Any, to_prune: Any) -> None:
         return
     models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
     names = [layer.name for model in models for layer in prunable_layers(model)]
-    for pattern in pruning_schedule:
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise ValueError(
-                "Each entry of `pruning_schedule` must match a layer that can be pruned: "
-                f"{', '.join(names)}. Received: {pattern!r}"
-            )
+    check_names("pruning_schedule", pruning_schedule, names, "a layer that can be pruned")
 
 
 def _keep_output_names(model: keras.Model, wrapped: keras.Model) -> None:
