@@ -17,10 +17,9 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-with pytest.MonkeyPatch.context() as environment:
-    environment.setenv(
-        "TF_USE_LEGACY_KERAS", "0"
-    )  # tfmot sets it to 1 and would turn `tf.keras` into Keras 2.
+from tfprune.experiments.environment import legacy_keras_kept_apart
+
+with legacy_keras_kept_apart():
     assert tf.keras.__version__.startswith("3.")
     import tensorflow_model_optimization as tfmot
     import tf_keras
