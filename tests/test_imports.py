@@ -19,12 +19,14 @@ ALLOWED = {
     "data": set(),
     "models": set(),
     "training": set(),
+    "runtime": set(),
     "errors": set(),
     "quiet": set(),
     "experiments": _BELOW,
-    "export": _BELOW,
+    "export": _BELOW | {"runtime"},
     "compare": _BELOW,
-    "bin": _BELOW | {"experiments", "export", "compare"},
+    "benchmark": _BELOW | {"runtime", "export", "experiments"},
+    "bin": _BELOW | {"runtime", "experiments", "export", "benchmark", "compare"},
 }
 
 

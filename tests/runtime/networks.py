@@ -1,0 +1,228 @@
+"""Small random networks that hold every kind of node."""
+
+import numpy as np
+
+from tfprune.runtime.graph import (
+    ACTIVATIONS,
+    Activation,
+    Add,
+    Concatenate,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Graph,
+    Input,
+    Multiply,
+    Pool,
+)
+from tfprune.runtime.node import Node, Shape
+
+ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "softmax")
+
+
+def random_kernel(rng: np.random.Generator, shape: tuple[int, int, int, int], sparsity: float) -> np.ndarray:
+    """Normal weights, each zero with probability `sparsity`, scaled so that values keep their size."""
+    kept = rng.random(shape) >= sparsity
+    scale = 1 / np.sqrt(max(1.0, np.prod(shape[:3]) * (1 - sparsity)))
+    return (rng.normal(0.0, scale, shape) * kept).astype(np.float32)
+
+
+def random_images(rng: np.random.Generator, graph: Graph, count: int, dtype: str = "float32") -> np.ndarray:
+    """`count` images of the graph's size, values 0 to 255."""
+    shape = (count, *graph.nodes[0].shape)
+    if dtype == "uint8":
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    return rng.uniform(0, 255, shape).astype(dtype)
+
+
+def random_network(
+    rng: np.random.Generator, extra: int = 4, sparsity: float | None = None, largest: int = 9
+) -> Graph:
+    """A valid graph with at least one node of every kind, and a vector of 2 to 6 classes at its end.
+
+    Args:
+        rng: Source of all choices.
+        extra: Random operations besides one of each kind.
+        sparsity: Of every kernel; `None`: another one for each.
+        largest: The largest height and width of the image.
+    """
+    return _Builder(rng, sparsity, largest).build(extra)
+
+
+class _Builder:
+    def __init__(self, rng: np.random.Generator, sparsity: float | None, largest: int):
+        self.rng = rng
+        self.sparsity = sparsity
+        channels = self.pick(1, 4)
+        self.nodes: list[Node] = []
+        self.shapes: list[Shape] = []
+        self.append(
+            Input(
+                "image",
+                (),
+                (self.pick(4, largest), self.pick(4, largest), channels),
+                rng.uniform(0.004, 0.02, channels).astype(np.float32),
+                rng.uniform(-1, 0, channels).astype(np.float32),
+            )
+        )
+
+    def build(self, extra: int) -> Graph:
+        kinds = [self.conv, self.residual, self.grouped, self.depthwise, self.pool, self.add, self.multiply]
+        kinds += [self.scale, self.concatenate, self.activation]
+        kinds += [kinds[self.rng.integers(len(kinds))] for _ in range(extra)]
+        for index in self.rng.permutation(len(kinds)):
+            kinds[index]()
+        # One head on the global pool of one value and the flattened other: both kinds of vector.
+        pooled = self.append(GlobalPool("head_pool", (self.any(),), self.choice("max", "average")))
+        flat = self.append(Flatten("head_flatten", (len(self.nodes) - 2,)))
+        vector = self.append(Concatenate("head_concatenate", (pooled, flat)))
+        classes = self.pick(2, 6)
+        self.append(
+            Conv(
+                "head",
+                (vector,),
+                self.kernel(1, 1, self.shapes[vector][2], classes),
+                self.bias(classes),
+                activation=self.choice("linear", "softmax"),
+                path="dense",
+            )
+        )
+        graph = Graph(tuple(self.nodes))
+        graph.shapes()
+        return graph
+
+    def append(self, node: Node) -> int:
+        self.nodes.append(node)
+        self.shapes.append(node.output_shape([self.shapes[source] for source in node.inputs]))
+        return len(self.nodes) - 1
+
+    def pick(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def choice(self, *options):
+        return options[self.rng.integers(len(options))]
+
+    def any(self) -> int:
+        """A value; the newest more often than the others."""
+        return len(self.nodes) - 1 if self.rng.random() < 0.6 else self.pick(0, len(self.nodes) - 1)
+
+    def like(self, source: int, axes: int = 3) -> int:
+        """A value of the shape of another, perhaps itself, in its first axes."""
+        shape = self.shapes[source][:axes]
+        return int(self.rng.choice([i for i, other in enumerate(self.shapes) if other[:axes] == shape]))
+
+    def name(self, kind: str) -> str:
+        return f"{kind}_{len(self.nodes)}"
+
+    def kernel(self, *shape: int) -> np.ndarray:
+        sparsity = self.choice(0.0, 0.5, 0.9, 1.0) if self.sparsity is None else self.sparsity
+        return random_kernel(self.rng, shape, sparsity)
+
+    def bias(self, filters: int) -> np.ndarray:
+        return self.rng.normal(0, 0.5, filters).astype(np.float32)
+
+    def window(self, source: int, largest: int) -> dict:
+        """A random window that fits a value: its size, strides and padding."""
+        height, width, _ = self.shapes[source]
+        size = (self.pick(1, min(largest, height)), self.pick(1, min(largest, width)))
+        # Strides shrink what there is: only while there is enough.
+        strides = (self.pick(1, 2) if height > 4 else 1, self.pick(1, 2) if width > 4 else 1)
+        padding = (*self.around(size[0]), *self.around(size[1]))
+        return {"size": size, "strides": strides, "padding": padding}
+
+    def around(self, size: int) -> tuple[int, int]:
+        return (self.pick(0, size - 1), self.pick(0, size - 1))
+
+    def any_conv(self, source: int, groups: int, filters: int) -> None:
+        window = self.window(source, 3)
+        rows, columns = window.pop("size")
+        height, width, channels = self.shapes[source]
+        top, bottom, left, right = window["padding"]
+        # The widest dilation that still fits, up to 2.
+        dilation = (
+            2 if (rows - 1) * 2 < height + top + bottom and self.pick(0, 2) == 0 else 1,
+            2 if (columns - 1) * 2 < width + left + right and self.pick(0, 2) == 0 else 1,
+        )
+        self.append(
+            Conv(
+                self.name("conv"),
+                (source,),
+                self.kernel(rows, columns, channels // groups, filters),
+                self.bias(filters),
+                dilation=dilation,
+                groups=groups,
+                activation=self.choice(*ELEMENTWISE),
+                path=self.choice("sparse", "dense"),
+                costs={"sparse": float(self.pick(1, 99)), "dense": 2.5} if self.pick(0, 1) else {},
+                **window,
+            )
+        )
+
+    def conv(self) -> None:
+        self.any_conv(self.any(), 1, self.pick(1, 9))
+
+    def grouped(self) -> None:
+        source = self.any()
+        channels = self.shapes[source][2]
+        groups = self.choice(*(g for g in range(1, channels + 1) if channels % g == 0))
+        self.any_conv(source, groups, groups * self.pick(1, 3))
+
+    def depthwise(self) -> None:
+        source = self.any()
+        self.any_conv(source, self.shapes[source][2], self.shapes[source][2] * self.pick(1, 2))
+
+    def residual(self) -> None:
+        source = self.any()
+        residual = self.like(source, 2)
+        size = self.choice(1, 3)
+        filters = self.shapes[residual][2]
+        self.append(
+            Conv(
+                self.name("residual"),
+                (source, residual),
+                self.kernel(size, size, self.shapes[source][2], filters),
+                self.bias(filters),
+                padding=(size // 2,) * 4,
+                activation=self.choice(*ELEMENTWISE),
+                path=self.choice("sparse", "dense"),
+            )
+        )
+
+    def pool(self) -> None:
+        source = self.any()
+        kind = self.choice("max", "average")
+        self.append(
+            Pool(
+                self.name("pool"),
+                (source,),
+                kind,
+                padding_counts=bool(self.pick(0, 1)),
+                **self.window(source, 3),
+            )
+        )
+
+    def add(self) -> None:
+        source = self.any()
+        sources = (source, *(self.like(source) for _ in range(self.pick(1, 2))))
+        self.append(Add(self.name("add"), sources, self.choice(*ELEMENTWISE)))
+
+    def multiply(self) -> None:
+        # A factor of at most 1: products of products would leave float32's range.
+        source = self.any()
+        factor = self.append(Activation(self.name("factor"), (self.like(source),), "tanh"))
+        self.append(Multiply(self.name("multiply"), (source, factor)))
+
+    def scale(self) -> None:
+        source = self.any()
+        pooled = self.append(GlobalPool(self.name("squeeze"), (source,), self.choice("max", "average")))
+        gate = self.append(Activation(self.name("gate"), (pooled,), self.choice("sigmoid", "softmax")))
+        self.append(Multiply(self.name("scale"), (source, gate)))
+
+    def concatenate(self) -> None:
+        source = self.any()
+        sources = (source, *(self.like(source, 2) for _ in range(self.pick(1, 2))))
+        if sum(self.shapes[i][2] for i in sources) <= 40:
+            self.append(Concatenate(self.name("concatenate"), sources))
+
+    def activation(self) -> None:
+        self.append(Activation(self.name("activation"), (self.any(),), self.choice(*ELEMENTWISE)))

@@ -1,0 +1,251 @@
+import dataclasses
+import hashlib
+import os
+import struct
+import subprocess
+import sys
+
+import damaged_files
+import numpy as np
+import pytest
+import reference
+from networks import random_images, random_kernel, random_network
+
+from tfprune.runtime import file as file_module
+from tfprune.runtime.errors import GraphError
+from tfprune.runtime.file import FILE_VERSION, read_file, write_file
+from tfprune.runtime.graph import Conv, Flatten, Graph, Input
+from tfprune.runtime.sparse_array import SparseArray
+
+
+def one_conv(kernel, **attributes):
+    """A network of one convolution on an image of the kernel's size."""
+    rows, columns, channels, filters = kernel.shape
+    ones = np.ones(channels, np.float32)
+    image = Input("image", (), (rows, columns, channels), ones, ones)
+    return Graph((image, Conv("conv", (0,), kernel, np.zeros(filters, np.float32), **attributes)))
+
+
+def round_trip(graph, path, weights):
+    write_file(graph, path, weights)
+    return read_file(path)
+
+
+def assert_same(found, expected, tolerance=0.0):
+    """Nodes of the same types and attributes; values within a share of a kernel's largest."""
+    assert [type(node) for node in found.nodes] == [type(node) for node in expected.nodes]
+    for left, right in zip(found.nodes, expected.nodes, strict=True):
+        for field in dataclasses.fields(right):
+            a, b = getattr(left, field.name), getattr(right, field.name)
+            if not isinstance(b, np.ndarray):
+                assert (type(a), a) == (type(b), b)
+                continue
+            assert a.dtype == np.float32 and a.shape == b.shape
+            limit = tolerance * np.abs(b).max() if b.ndim == 4 else 0.0
+            assert (np.abs(np.asarray(a) - b) <= limit).all()
+
+
+def stored_kernels(path):
+    header, _ = damaged_files.split(path.read_bytes())
+    return [node["kernel"] for node in header["nodes"] if node["type"] == "Conv"]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.tfprune"
+
+
+def test_float32_is_exact(path):
+    for seed in range(30):
+        graph = random_network(np.random.default_rng(seed))
+        assert_same(round_trip(graph, path, "float32"), graph)
+
+
+def test_float16_rounds_kernels_alone(path):
+    for seed in range(30):
+        graph = random_network(np.random.default_rng(seed))
+        assert_same(round_trip(graph, path, "float16"), graph, tolerance=2.0**-10)
+        assert {kernel["dtype"] for kernel in stored_kernels(path)} == {"float16"}
+
+
+def test_a_read_graph_can_be_written_and_run(path):
+    rng = np.random.default_rng(0)
+    graph = random_network(rng)
+    found = round_trip(graph, path, "float32")
+    images = random_images(rng, graph, 2)
+    np.testing.assert_array_equal(reference.run(found, images), reference.run(graph, images))
+    assert_same(round_trip(found, path, "float32"), graph)
+
+
+def test_equal_graphs_give_equal_bytes(path):
+    graph = random_network(np.random.default_rng(0))
+    contents = set()
+    for _ in range(2):
+        found = round_trip(graph, path, "float16")
+        contents.add(path.read_bytes())
+    kernel = np.ones((1, 1, 1, 1), np.float32)
+    for costs in ({"sparse": 1.0, "dense": 2.0}, {"dense": np.float32(2), "sparse": 1}):
+        write_file(one_conv(kernel, costs=costs), path)
+        contents.add(path.read_bytes())
+    assert len(contents) == 2
+    # Kernels read back as sparse arrays of the rounded values are the same graph.
+    write_file(found, path, "float16")
+    assert path.read_bytes() in contents
+
+
+@pytest.mark.parametrize("weights", ["float16", "float32"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.95, 0.98, 0.995])
+def test_bytes(path, sparsity, weights):
+    """A kernel takes its values, and for their positions 2 % more than the entropy at most."""
+    kernel = random_kernel(np.random.default_rng(0), (3, 3, 256, 256), sparsity)
+    write_file(one_conv(np.zeros_like(kernel)), path, weights)
+    without = path.stat().st_size
+    found = round_trip(one_conv(kernel), path, weights).nodes[1].kernel
+    assert isinstance(found, np.ndarray if sparsity == 0 else SparseArray)
+    count = np.count_nonzero(kernel)
+    density = count / kernel.size
+    entropy = -sum(p * np.log2(p) for p in (density, 1 - density) if p)
+    values, positions = count * (2 if weights == "float16" else 4), kernel.size * entropy / 8
+    # The header's numbers have more digits, and the section's end is aligned.
+    assert values + 0.99 * positions < path.stat().st_size - without < values + 1.02 * positions + 128
+    # All besides: 5 arrays of a channel's values each, and the header.
+    assert without < 3 * 4 * 256 + 5 * 64 + 1024
+
+
+def test_kernels_that_are_not_worth_it_are_dense(path):
+    kernel = random_kernel(np.random.default_rng(0), (1, 1, 64, 64), 0.03)
+    found = round_trip(one_conv(kernel), path, "float16")
+    assert stored_kernels(path)[0]["encoding"] == "dense"
+    assert_same(found, one_conv(kernel), tolerance=2.0**-10)
+
+
+# The kernel's values in two output channels, and the type that float16 allows.
+FLOAT16_CASES = {
+    "ordinary": ([[0.1, 3.0], [2.0, 1e-3]], "float16"),
+    "the largest": ([[65504.0, 1.0], [1.0, 1.0]], "float16"),
+    "above the largest": ([[65505.0, 1.0], [1.0, 1.0]], "float32"),
+    "infinite in float16": ([[-1e6, 1.0], [1.0, 1.0]], "float32"),
+    "small beside large": ([[1.0, 1.0], [1e-9, 1.0]], "float16"),
+    "a small channel": ([[1.0, 1.23e-6], [1.0, 0.0]], "float16"),
+    "a small kernel": ([[1.0e-6, 1.23e-6], [1.0e-6, 0.0]], "float32"),
+    "a kernel of exact small values": ([[2.0**-24, 2.0**-24], [0.0, 0.0]], "float16"),
+    "a zero channel": ([[1.0, 0.0], [1.0, 0.0]], "float16"),
+}
+
+
+@pytest.mark.parametrize("case", FLOAT16_CASES)
+def test_what_float16_cannot_hold_stays_float32(path, case):
+    values, dtype = FLOAT16_CASES[case]
+    kernel = np.array(values, np.float32).reshape(2, 1, 1, 2)
+    found = round_trip(one_conv(kernel), path, "float16")
+    assert stored_kernels(path)[0]["dtype"] == dtype
+    assert_same(found, one_conv(kernel), tolerance=0 if dtype == "float32" else 2.0**-10)
+
+
+def test_a_weight_that_rounds_to_zero_is_no_nonzero(path):
+    kernel = np.zeros((3, 3, 4, 2), np.float32)
+    kernel[0, 0, 0] = 1
+    kernel[1, 1, 1] = 1e-9
+    kernel[2, 2, 2] = -0.0
+    found = round_trip(one_conv(kernel), path, "float16").nodes[1].kernel
+    assert stored_kernels(path)[0]["count"] == len(found.values) == 2
+    assert round_trip(one_conv(kernel), path, "float32").nodes[1].kernel.values.size == 4
+
+
+def test_the_layout_is_the_documented_one(path):
+    graph = random_network(np.random.default_rng(3))
+    write_file(graph, path)
+    content = path.read_bytes()
+    assert struct.unpack("<8sIIQ", content[:24])[1] == FILE_VERSION == 1
+    assert content[24:56] == hashlib.sha256(content[:24] + content[56:]).digest()
+    header, sections = damaged_files.split(content)
+    assert damaged_files.join(content[56 : 56 + struct.unpack("<I", content[12:16])[0]], sections) == content
+    arrays = [item for node in header["nodes"] for item in node.values() if isinstance(item, dict)]
+    arrays = [item for item in arrays if "offset" in item]
+    end = 0
+    for array in arrays:
+        assert array["offset"] % 64 == 0 and 0 <= array["offset"] - end < 64
+        end = array["offset"] + array["length"]
+    assert end == len(sections)
+    # Values from the mapped file, without the reader.
+    bias = next(node["bias"] for node in header["nodes"] if node["type"] == "Conv")
+    start = len(content) - len(sections) + bias["offset"]
+    mapped = np.memmap(path, "<f4", "r", start, tuple(bias["shape"]))
+    expected = next(node.bias for node in graph.nodes if isinstance(node, Conv))
+    np.testing.assert_array_equal(mapped, expected)
+
+
+def test_the_file_is_mapped_and_not_read(path, monkeypatch):
+    graph = random_network(np.random.default_rng(0))
+    write_file(graph, path, "float32")
+    opened = []
+
+    class NoReads:
+        def __init__(self, *arguments):
+            self.file = open(*arguments)
+            opened.append(self.file)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def fileno(self):
+            return self.file.fileno()
+
+    monkeypatch.setattr(file_module, "open", NoReads, raising=False)
+    found = read_file(path)
+    assert len(opened) == 1 and opened[0].closed
+    # The graph holds copies: the file may go.
+    path.write_bytes(b"")
+    assert_same(found, graph)
+
+
+def test_writing_is_whole_or_not_at_all(path, monkeypatch):
+    graph = random_network(np.random.default_rng(0))
+    write_file(graph, path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_file(random_network(np.random.default_rng(1)), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_only_sound_graphs_are_written(path):
+    graph = one_conv(np.ones((2, 2, 1, 1), np.float32))
+    with pytest.raises(GraphError, match="must give a vector"):
+        write_file(Graph(graph.nodes[:1]), path)
+    with pytest.raises(ValueError, match=r"`weights` must be one of float32, float16. .*'int8'"):
+        write_file(graph, path, weights="int8")
+    many = tuple(Flatten("x" * 1000, (index,)) for index in range(1, 4300))
+    with pytest.raises(ValueError, match="header may have 4194304 bytes"):
+        write_file(Graph((*graph.nodes, *many)), path)
+    assert not path.exists()
+
+
+def test_a_missing_file_is_just_that(path):
+    with pytest.raises(FileNotFoundError):
+        read_file(path)
+
+
+def test_reading_imports_neither_keras_nor_tensorflow(path):
+    write_file(random_network(np.random.default_rng(0)), path)
+    program = (
+        "import sys; from tfprune.runtime.file import read_file; read_file(sys.argv[1]).shapes();"
+        "print(sorted(sys.modules.keys() & {'keras', 'tensorflow', 'pickle', 'jax', 'torch'}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "keras" not in found.stdout and "tensorflow" not in found.stdout and found.stdout.startswith("[")

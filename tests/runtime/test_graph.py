@@ -1,0 +1,180 @@
+"""Each rule of the graph, broken once."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from networks import random_network
+
+from tfprune.runtime.errors import GraphError
+from tfprune.runtime.graph import (
+    Activation,
+    Add,
+    Concatenate,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Graph,
+    Input,
+    Multiply,
+    Pool,
+)
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+IMAGE = Input("image", (), (6, 5, 2), ones(2), ones(2))
+CONV = Conv("conv", (0,), ones(3, 3, 2, 4), ones(4))
+POOL = Pool("pool", (0,), "max", (2, 2), (2, 2))
+
+
+def last_shape(*nodes):
+    """Of the last of the nodes, which need not give a vector."""
+    graph = Graph((IMAGE, *nodes, GlobalPool("end", (len(nodes),), "max")))
+    return graph.shapes()[-2]
+
+
+def vector():
+    return GlobalPool("vector", (0,), "average")
+
+
+SHAPES = {
+    "convolution": ([CONV], (4, 3, 4)),
+    "strides": ([dataclasses.replace(CONV, strides=(2, 1))], (2, 3, 4)),
+    "padding": ([dataclasses.replace(CONV, padding=(1, 0, 2, 1))], (5, 6, 4)),
+    "dilation": ([dataclasses.replace(CONV, dilation=(2, 2))], (2, 1, 4)),
+    "groups": ([dataclasses.replace(CONV, kernel=ones(3, 3, 1, 4), groups=2)], (4, 3, 4)),
+    "residual": ([CONV, dataclasses.replace(CONV, inputs=(0, 1))], (4, 3, 4)),
+    "pool": ([POOL], (3, 2, 2)),
+    "padded pool": ([dataclasses.replace(POOL, padding=(0, 0, 0, 1))], (3, 3, 2)),
+    "global pool": ([vector()], (1, 1, 2)),
+    "add": ([Add("add", (0, 0, 0))], (6, 5, 2)),
+    "multiply": ([Multiply("multiply", (0, 0))], (6, 5, 2)),
+    "a factor a channel": ([vector(), Multiply("multiply", (0, 1))], (6, 5, 2)),
+    "concatenate": ([Concatenate("concatenate", (0, 0, 0))], (6, 5, 6)),
+    "activation": ([Activation("activation", (0,), "relu")], (6, 5, 2)),
+    "softmax": ([vector(), Activation("activation", (1,), "softmax")], (1, 1, 2)),
+    "flatten": ([Flatten("flatten", (0,))], (1, 1, 60)),
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_shapes(case):
+    nodes, shape = SHAPES[case]
+    assert last_shape(*nodes) == shape
+
+
+def test_random_networks_are_valid_and_cover_all():
+    for seed in range(20):
+        graph = random_network(np.random.default_rng(seed))
+        assert graph.shapes()[-1][:2] == (1, 1)
+        assert len({type(node) for node in graph.nodes}) == 9
+
+
+def conv(**changes):
+    return [dataclasses.replace(CONV, **changes)]
+
+
+def pool(**changes):
+    return [dataclasses.replace(POOL, **changes)]
+
+
+def nan(*shape):
+    return np.full(shape, np.nan, np.float32)
+
+
+WRONG = {
+    "residual's shape": (conv(inputs=(0, 0)), "residual must have"),
+    "three inputs": (conv(inputs=(0, 0, 0)), "one input and perhaps"),
+    "no inputs": (conv(inputs=()), "one input and perhaps"),
+    "zero strides": (conv(strides=(0, 1)), "`strides` must be 2 integers of at least 1"),
+    "one stride": (conv(strides=(1,)), "`strides`"),
+    "strides of another kind": (conv(strides=(1.0, 1)), "`strides`"),
+    "true strides": (conv(strides=(True, 1)), "`strides`"),
+    "huge strides": (conv(strides=(2**16, 1)), "`strides`"),
+    "zero dilation": (conv(dilation=(1, 0)), "`dilation`"),
+    "negative padding": (conv(padding=(0, 0, -1, 0)), "`padding` must be 4 integers of at least 0"),
+    "zero groups": (conv(groups=0), "`groups`"),
+    "groups": (conv(groups=2), "do not fit a kernel of 2 input channels in 2 groups"),
+    "filters in groups": (conv(kernel=ones(3, 3, 1, 3), bias=ones(3), groups=2), "3 filters do not fit"),
+    "activation": (conv(activation="swish"), "one of linear, relu.*'swish'"),
+    "path": (conv(path="fast"), "one of sparse, dense.*'fast'"),
+    "a single stride": (conv(strides=1), "`strides` must be 2 integers"),
+    "costs of another path": (conv(costs={"fast": 1.0}), "one of sparse, dense.*'fast'"),
+    "costs without a value": (conv(costs={"dense": float("nan")}), "`costs` must be microseconds"),
+    "a kernel that is no array": (conv(kernel=[[[[1.0] * 4] * 2]]), "`kernel` must be an array"),
+    "a bias that is no array": (conv(bias=[0.0] * 4), "`bias` must be an array"),
+    "kernel's axes": (conv(kernel=ones(3, 2, 4)), "4 axes"),
+    "empty kernel": (conv(kernel=ones(3, 0, 2, 4)), "4 axes, none empty"),
+    "kernel's values": (conv(kernel=nan(3, 3, 2, 4)), "`kernel` must be finite"),
+    "kernel's type": (conv(kernel=np.ones((3, 3, 2, 4))), "`kernel` must be finite float32"),
+    "bias's shape": (conv(bias=ones(3)), "`bias` must be"),
+    "large window": (conv(kernel=ones(7, 3, 2, 4)), "does not fit"),
+    "softmax of an image": (conv(activation="softmax"), "softmax is for vectors"),
+    "pool's kind": (pool(kind="median"), "one of max, average"),
+    "pool's size": (pool(size=(0, 2)), "`size`"),
+    "pool's strides": (pool(strides=(2,)), "`strides`"),
+    "pool's padding": (pool(padding=(0, 0, 0, -1)), "`padding`"),
+    "padding of a window's size": (pool(padding=(0, 2, 0, 0)), "`padding` must be below `size`"),
+    "padding of a window's width": (pool(padding=(0, 0, 2, 0)), "`padding` must be below `size`"),
+    "padding that counts perhaps": (pool(padding_counts="no"), "must be true or false"),
+    "large pool": (pool(size=(2, 6)), "does not fit"),
+    "pool's inputs": (pool(inputs=(0, 0)), "takes 1 inputs"),
+    "global pool's kind": ([GlobalPool("pool", (0,), "sum")], "one of max, average"),
+    "global pool's inputs": ([GlobalPool("pool", (), "max")], "takes 1 inputs"),
+    "one summand": ([Add("add", (0,))], "two or more"),
+    "unequal summands": ([CONV, Add("add", (0, 1))], "one shape"),
+    "add's activation": ([Add("add", (0, 0), "no")], "'no'"),
+    "add's softmax": ([Add("add", (0, 0), "softmax")], "softmax is for vectors"),
+    "one factor": ([Multiply("multiply", (0,))], "takes 2 inputs"),
+    "unequal factors": ([CONV, Multiply("multiply", (0, 1))], "one factor a channel"),
+    "the factors first": ([vector(), Multiply("multiply", (1, 0))], "one factor a channel"),
+    "one part": ([Concatenate("concatenate", (0,))], "two or more"),
+    "unequal parts": ([POOL, Concatenate("concatenate", (0, 1))], "one height and width"),
+    "activation's name": ([Activation("activation", (0,), "no")], "'no'"),
+    "activation's inputs": ([Activation("activation", (0, 0), "relu")], "takes 1 inputs"),
+    "activation's softmax": ([Activation("activation", (0,), "softmax")], "softmax is for vectors"),
+    "flatten's inputs": ([Flatten("flatten", (0, 0))], "takes 1 inputs"),
+    "a later node": ([Flatten("flatten", (1,))], r"nodes before it \(1\). Received: 1"),
+    "a negative node": ([Flatten("flatten", (-1,))], "nodes before it"),
+    "a second image": ([IMAGE], "only the first"),
+    "too large a value": (
+        conv(kernel=ones(1, 1, 2, 1), bias=ones(1), padding=(2**15,) * 4),
+        "more than 2147483647 numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_broken_rule_is_an_error_that_names_the_node(case):
+    nodes, message = WRONG[case]
+    with pytest.raises(GraphError, match=message) as error:
+        last_shape(*nodes)
+    assert str(error.value).startswith(f"{type(nodes[-1]).__name__} {nodes[-1].name!r}: ")
+
+
+WRONG_IMAGES = {
+    "inputs": ({"inputs": (0,)}, "before it"),
+    "two sizes": ({"shape": (6, 5)}, "`shape` must be 3 integers"),
+    "no rows": ({"shape": (0, 5, 2)}, "`shape`"),
+    "scale": ({"scale": ones(3)}, "`scale`"),
+    "shift": ({"shift": nan(2)}, "`shift`"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_IMAGES)
+def test_wrong_images(case):
+    changes, message = WRONG_IMAGES[case]
+    with pytest.raises(GraphError, match=message):
+        Graph((dataclasses.replace(IMAGE, **changes), vector())).shapes()
+
+
+def test_a_graph_begins_with_an_image_and_ends_in_a_vector():
+    with pytest.raises(GraphError, match="at least an input"):
+        Graph(()).shapes()
+    with pytest.raises(GraphError, match="must be an Input"):
+        Graph((dataclasses.replace(vector(), inputs=()),)).shapes()
+    with pytest.raises(GraphError, match=r"the last node must give a vector.*\(4, 3, 4\)"):
+        Graph((IMAGE, CONV)).shapes()

@@ -1,0 +1,263 @@
+"""Whole networks through the runtime, against NumPy: kernels, memory between the operations, threads."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference
+from networks import random_images, random_kernel, random_network
+
+from tfprune import runtime
+from tfprune.runtime import machine
+from tfprune.runtime.graph import (
+    ACTIVATIONS,
+    Activation,
+    Add,
+    Concatenate,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Graph,
+    Input,
+    Multiply,
+    Pool,
+)
+from tfprune.runtime.model import Model
+
+HOST = machine.host()
+TARGETS = {
+    "this machine": HOST,
+    "baseline": machine.machine(HOST.triple, "generic" if "aarch64" in HOST.triple else "x86-64"),
+}
+if HOST.lanes == 16:
+    TARGETS["AVX2"] = machine.machine(HOST.triple, "haswell", "+avx,+avx2,+fma")
+TOLERANCE = 1e-5  # of the largest value
+
+
+def assert_agrees(graph, images, *, threads=1, target=None):
+    logits = Model(graph, threads, target=target)(images)
+    expected = reference.run(graph, images)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE * max(1, np.abs(expected).max()))
+
+
+def image_of(shape):
+    channels = shape[2]
+    scale = np.linspace(0.5, 1, channels, dtype=np.float32)
+    return Input("image", (), shape, scale, np.linspace(-1, 1, channels, dtype=np.float32))
+
+
+def with_sums(*nodes):
+    """A graph whose output is the sum of each quarter of the last node's value, so that places matter."""
+    graph = Graph((*nodes, Flatten("flat", (len(nodes) - 1,))))
+    size = graph.shapes()[-1][2]
+    weights = np.random.default_rng(0).standard_normal((1, 1, size, 4)).astype(np.float32)
+    head = Conv("head", (len(nodes),), weights, np.zeros(4, np.float32), path="dense")
+    return Graph((*graph.nodes, head))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_networks(seed):
+    rng = np.random.default_rng(seed)
+    graph = random_network(rng, largest=9 + 4 * (seed % 4))
+    target = list(TARGETS.values())[seed % len(TARGETS)]
+    assert_agrees(graph, random_images(rng, graph, 3), threads=1 + seed % 2, target=target)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_convolutions(seed):
+    """Sizes, strides, paddings, dilations, groups and sparsities at random; another convolution after it."""
+    rng = np.random.default_rng([seed, 1])
+    groups = int(rng.choice([1, 1, 1, 2]))
+    channels, filters = groups * int(rng.integers(1, 9)), groups * int(rng.integers(1, 9))
+    window = tuple(int(size) for size in rng.integers(1, 6, 2))
+    dilation = tuple(int(size) for size in rng.integers(1, 3, 2))
+    reach = [(size - 1) * step for size, step in zip(window, dilation, strict=True)]
+    shape = (*(int(rng.integers(extent + 2, extent + 35)) for extent in reach), channels)
+    sparsity = float(rng.choice([0.0, 0.3, 0.9, 0.99, 1.0]))
+    kernel = random_kernel(rng, (*window, channels // groups, filters), sparsity)
+    conv = Conv(
+        "conv",
+        (0,),
+        kernel,
+        rng.standard_normal(filters).astype(np.float32),
+        strides=tuple(int(step) for step in rng.integers(1, 4, 2)),
+        padding=tuple(int(rng.integers(0, 3)) for _ in range(4)),
+        dilation=dilation,
+        groups=groups,
+        activation=str(rng.choice(["linear", "relu", "relu6"])),
+        path=str(rng.choice(["sparse", "dense"])),
+    )
+    last = Conv("last", (1,), random_kernel(rng, (1, 1, filters, 5), 0.5), np.zeros(5, np.float32))
+    graph = with_sums(image_of(shape), conv, last)
+    images = random_images(rng, graph, 2)
+    assert_agrees(graph, images, threads=1 + seed % 2, target=list(TARGETS.values())[seed % len(TARGETS)])
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 15])
+@pytest.mark.parametrize("padding", [(1, 1, 1, 1), (0, 1, 0, 1), (0, 0, 0, 0)])
+def test_an_image_leaves_nothing_to_the_next(size, padding):
+    """Strides over odd sizes: the phases that lack a last row or column share their place with full ones."""
+    rng = np.random.default_rng(size)
+
+    def conv(name, source, strides, path="sparse"):
+        kernel = random_kernel(rng, (3, 3, 4, 4), 0.3)
+        bias = np.ones(4, np.float32)
+        return Conv(name, (source,), kernel, bias, strides=strides, padding=padding, path=path)
+
+    nodes = [image_of((4 * size, 4 * size, 4))]
+    nodes += [conv("first", 0, (2, 2)), conv("second", 1, (2, 2), "dense")]
+    nodes += [Conv("third", (2,), random_kernel(rng, (1, 1, 4, 4), 0.3), np.ones(4, np.float32))]
+    graph = with_sums(*nodes)
+    images = random_images(rng, graph, 5)
+    assert_agrees(graph, images)
+    model = Model(graph, 1)
+    alone = np.concatenate([Model(graph, 1)(images[i : i + 1]) for i in range(5)])
+    np.testing.assert_array_equal(model(images), alone)
+    np.testing.assert_array_equal(model(images[::-1]), alone[::-1])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_activations(activation, target):
+    kernel = np.eye(37, dtype=np.float32).reshape(1, 1, 37, 37)
+    values = np.concatenate([np.linspace(-9, 9, 31), [0, -0.0, 1e-6, -1e-6, 95, -95]]).astype(np.float32)
+    ones, zeros = np.ones(37, np.float32), np.zeros(37, np.float32)
+    graph = Graph((Input("image", (), (1, 1, 37), ones, zeros), Activation("act", (0,), activation)))
+    assert_agrees(graph, values.reshape(1, 1, 1, 37), target=TARGETS[target])
+    for path in ("sparse", "dense"):
+        conv = Conv("conv", (0,), kernel, zeros, activation=activation, path=path)
+        fused = Graph((graph.nodes[0], conv))
+        assert_agrees(fused, values.reshape(1, 1, 1, 37), target=TARGETS[target])
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize("padding_counts", [True, False])
+@pytest.mark.parametrize("size, strides, padding", [
+    ((3, 3), (2, 2), (1, 1, 1, 1)),
+    ((2, 2), (2, 2), (0, 0, 0, 0)),
+    ((3, 2), (1, 1), (1, 2, 0, 1)),
+    ((2, 3), (1, 3), (0, 1, 1, 1)),
+    ((7, 6), (3, 2), (2, 3, 1, 1)),
+    ((13, 17), (1, 1), (0, 0, 0, 0)),
+])  # fmt: skip
+def test_pools(kind, padding_counts, size, strides, padding):
+    rng = np.random.default_rng(0)
+    pool = Pool("pool", (0,), kind, size, strides, padding, padding_counts)
+    for nodes in ([pool], [Activation("act", (0,), "relu"), dataclasses.replace(pool, inputs=(1,))]):
+        graph = with_sums(image_of((13, 17, 5)), *nodes)
+        assert_agrees(graph, random_images(rng, graph, 2))
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_global_pools_and_what_follows(kind):
+    rng = np.random.default_rng(1)
+    nodes = [image_of((6, 7, 5)), GlobalPool("pool", (0,), kind), Multiply("scaled", (0, 1))]
+    nodes += [Multiply("square", (2, 2)), Concatenate("both", (2, 3)), Add("twice", (4, 4, 4), "silu")]
+    graph = with_sums(*nodes)
+    assert_agrees(graph, random_images(rng, graph, 3), threads=2)
+
+
+def test_a_residual_on_both_paths():
+    rng = np.random.default_rng(2)
+    for path in ("sparse", "dense"):
+        convs = [
+            Conv(name, inputs, random_kernel(rng, (3, 3, 4, 4), 0.5), np.ones(4, np.float32),
+                 padding=(1, 1, 1, 1), activation="relu", path=path)
+            for name, inputs in (("a", (0,)), ("b", (1, 0)), ("c", (2, 1)))
+        ]  # fmt: skip
+        graph = with_sums(image_of((9, 11, 4)), *convs)
+        assert_agrees(graph, random_images(rng, graph, 2))
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 7])
+def test_threads_change_no_bit(images):
+    rng = np.random.default_rng(3)
+    graph = random_network(rng, largest=30)
+    batch = random_images(rng, graph, images)
+    alone = Model(graph, 1)(batch)
+    for threads in (2, 3, 5):
+        model = Model(graph, threads)
+        for _ in range(3):
+            np.testing.assert_array_equal(model(batch), alone)
+
+
+def test_pixels_may_be_uint8():
+    rng = np.random.default_rng(4)
+    graph = random_network(rng)
+    pixels = rng.integers(0, 256, (3, *graph.nodes[0].shape), dtype=np.uint8)
+    model = Model(graph)
+    np.testing.assert_array_equal(model(pixels), model(pixels.astype(np.float32)))
+    np.testing.assert_array_equal(model(pixels[:, ::-1]), model(np.ascontiguousarray(pixels[:, ::-1])))
+    assert model(pixels[:0]).shape == (0, graph.shapes()[-1][2])
+
+
+@pytest.mark.parametrize("wrong", ["float64", "rows", "one image", "objects"])
+def test_wrong_images_are_refused(wrong):
+    graph = random_network(np.random.default_rng(5))
+    shape = graph.nodes[0].shape
+    images = {
+        "float64": np.zeros((1, *shape)),
+        "rows": np.zeros((1, shape[0] + 1, *shape[1:]), np.float32),
+        "one image": np.zeros(shape, np.float32),
+        "objects": np.array([None]),
+    }[wrong]
+    with pytest.raises(ValueError, match=r"`images` must be float32 or uint8 \[n, "):
+        Model(graph)(images)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_wrong_threads_are_refused(threads):
+    with pytest.raises(ValueError, match="`threads` must be a whole number of at least 1"):
+        Model(random_network(np.random.default_rng(5)), threads)
+
+
+def test_a_pixel_that_padding_enlarges_is_refused():
+    kernel, bias = np.ones((3, 3, 1, 1), np.float32), np.zeros(1, np.float32)
+    conv = Conv("conv", (0,), kernel, bias, padding=(2, 2, 2, 2))
+    with pytest.raises(runtime.GraphError, match="Conv 'conv': an image of one pixel"):
+        Model(with_sums(image_of((1, 1, 1)), conv))
+
+
+def test_nodes_are_timed():
+    rng = np.random.default_rng(6)
+    graph = random_network(rng)
+    model = Model(graph)
+    batch = random_images(rng, graph, 1)
+    before = model(batch)
+    microseconds = model.time_nodes(batch, rounds=2)
+    assert len(microseconds) == len(graph.nodes) and min(microseconds) > 0
+    np.testing.assert_array_equal(model(batch), before)
+
+
+def test_memory_is_counted():
+    rng = np.random.default_rng(7)
+    kernel = random_kernel(rng, (3, 3, 64, 64), 0.9)
+    graph = with_sums(image_of((8, 8, 64)), Conv("conv", (0,), kernel, np.zeros(64, np.float32)))
+    model = Model(graph, 2)
+    weights = 8 * np.count_nonzero(kernel)
+    before = model.memory_bytes
+    assert before >= weights + 4 * (2 * 8 * 8 * 64)
+    model(random_images(rng, graph, 2))
+    assert before < model.memory_bytes < 2 * before + weights
+
+
+def test_a_process_without_keras_and_tensorflow_loads_and_runs(tmp_path):
+    rng = np.random.default_rng(8)
+    graph = random_network(rng)
+    images = random_images(rng, graph, 2)
+    runtime.write_file(graph, tmp_path / "model.tfprune", "float32")
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import sys, numpy as np; from tfprune import runtime\n"
+        "logits = runtime.load('model.tfprune')(np.load('images.npy')); np.save('logits.npy', logits)\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert {"tfprune", "numpy", "llvmlite"} <= loaded
+    assert not loaded & {"keras", "tensorflow", "jax", "torch", "ai_edge_litert", "absl"}
+    np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), Model(graph)(images))

@@ -1,0 +1,8 @@
+"""Runs pruned networks fast: a small runtime for `model.tfprune` files, without TensorFlow or Keras."""
+
+from tfprune.runtime.errors import FileFormatError, GraphError
+from tfprune.runtime.file import read_file, write_file
+from tfprune.runtime.graph import Graph
+from tfprune.runtime.model import Model, load
+
+__all__ = ["FileFormatError", "Graph", "GraphError", "Model", "load", "read_file", "write_file"]

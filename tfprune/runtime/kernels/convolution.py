@@ -1,0 +1,130 @@
+"""The convolution, sparse and dense: lists of weights, a tile of pixels at a time.
+
+In the padded layout (`layout`) a convolution of stride 1 adds shifted copies of its input's planes:
+`target[p] = bias + sum over entries of value * source[p + offset]`. An **entry** is an input plane, a shift
+and the weights of `group` output channels for it. With `group` 1 there is an entry for each weight that is
+not zero: the sparse path. With more, the channels of a group share what is loaded, at the price of the
+zeros among them: the dense path. A tile's accumulators, `group * vectors`, stay in registers while its
+entries go by.
+
+Entries come in blocks of input planes, small enough that a tile's part of them stays in the first-level
+cache. Between blocks the accumulators wait in the target.
+
+Source of the loop order: "Fast Sparse ConvNets", arXiv:1911.09723, has it for 1x1 kernels.
+"""
+
+from llvmlite import ir
+
+from tfprune.runtime.kernels.activations import activate
+from tfprune.runtime.kernels.emitter import I32, Emitter
+
+PARAMETERS = (
+    "source",  # first pixel of the first input plane
+    "target",  # first pixel of the first output plane
+    "residual",  # the same of the residual
+    "plane",  # distance of two output planes, the residual's too
+    "mask",  # all bits set where the target has a pixel
+    "starts",  # int32 [blocks * groups + 1]: a group's entries in a block
+    "offsets",  # int32 [entries]
+    "values",  # float32 [entries, group]
+    "bias",  # float32 [groups, group]
+    "blocks",
+    "groups",
+)
+WORK = ("first tile", "last tile", "first group", "last group")
+
+
+def emit(
+    module: ir.Module, name: str, lanes: int, *, group: int, vectors: int, activation: str, residual: bool
+) -> None:
+    """Emits the kernel.
+
+    Args:
+        module: Where to.
+        name: Its name.
+        lanes: float32 numbers in a vector.
+        group: Output channels that share an entry.
+        vectors: Vectors in a tile.
+        activation: One of the graph's `ACTIVATIONS`.
+        residual: Whether a residual is added before the activation.
+    """
+    e = Emitter(module, name, lanes, PARAMETERS)
+    b = e.b
+    first_tile, last_tile, first_group, last_group = (e.work(i) for i in range(4))
+    blocks, groups = e.integer("blocks"), e.integer("groups")
+    channels = range(group)
+    parts = range(vectors)
+
+    def tile(index: ir.Value) -> None:
+        pixel = b.mul(index, e.number(vectors * lanes))
+        source, mask = e.at(e.value("source"), pixel), e.at(e.pointer("mask"), pixel)
+
+        def block(block_index: ir.Value) -> None:
+            is_first = b.icmp_signed("==", block_index, e.number(0))
+            is_last = b.icmp_signed("==", b.add(block_index, e.number(1)), blocks)
+
+            def one_group(group_index: ir.Value) -> None:
+                here = [
+                    e.multiply_add(
+                        e.multiply_add(group_index, e.number(group), e.number(channel)),
+                        e.integer("plane"),
+                        pixel,
+                    )
+                    for channel in channels
+                ]
+
+                def from_bias() -> list[ir.Value]:
+                    first = b.mul(group_index, e.number(group))
+                    bias = [
+                        e.splat(e.element(e.pointer("bias"), b.add(first, e.number(channel))))
+                        for channel in channels
+                    ]
+                    return [bias[channel] for channel in channels for _ in parts]
+
+                def from_target() -> list[ir.Value]:
+                    return [
+                        e.load_vector(e.at(e.value("target"), here[channel]), part * lanes)
+                        for channel in channels
+                        for part in parts
+                    ]
+
+                def entry(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+                    shifted = e.at(source, e.element(e.pointer("offsets"), index, I32))
+                    first = b.mul(index, e.number(group))
+                    weights = [
+                        e.splat(e.element(e.pointer("values"), b.add(first, e.number(channel))))
+                        for channel in channels
+                    ]
+                    sums = list(sums)
+                    for part in parts:
+                        pixels = e.load_vector(shifted, part * lanes)
+                        for channel in channels:
+                            at = channel * vectors + part
+                            sums[at] = e.call("llvm.fmuladd", weights[channel], pixels, sums[at])
+                    return sums
+
+                def store(finished: bool) -> list[ir.Value]:
+                    for channel in channels:
+                        for part in parts:
+                            x = sums[channel * vectors + part]
+                            if finished:
+                                if residual:
+                                    other = e.at(e.value("residual"), here[channel])
+                                    x = b.fadd(x, e.load_vector(other, part * lanes))
+                                x = e.keep(activate(e, activation, x), e.load_vector(mask, part * lanes))
+                            target = e.at(e.value("target"), here[channel])
+                            e.store(x, e.at(target, e.number(part * lanes)))
+                    return []
+
+                list_index = e.multiply_add(block_index, groups, group_index)
+                start = e.element(e.pointer("starts"), list_index, I32)
+                stop = e.element(e.pointer("starts"), b.add(list_index, e.number(1)), I32)
+                sums = e.fold(start, stop, e.choose(is_first, from_bias, from_target), entry)
+                e.choose(is_last, lambda: store(finished=True), lambda: store(finished=False))
+
+            e.each(first_group, last_group, one_group)
+
+        e.each(e.number(0), blocks, block)
+
+    e.each(first_tile, last_tile, tile)
+    e.finish()

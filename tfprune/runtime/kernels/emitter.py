@@ -1,0 +1,208 @@
+"""A thin layer over llvmlite's IR builder: parameters, loops and vectors of one kernel."""
+
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+
+F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+POINTER = ir.PointerType()
+FLOAT_BYTES = 4
+
+Body = Callable[[ir.Value], None]
+CarryingBody = Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]]
+
+
+class Emitter:
+    """Writes one kernel: a function `void (parameters, work, arena)`.
+
+    `parameters` points to 64-bit numbers, the same for all threads; `work` to the 64-bit numbers that say
+    which part this thread does; `arena` to the values between the operations.
+    """
+
+    def __init__(self, module: ir.Module, name: str, lanes: int, parameters: Sequence[str]) -> None:
+        """Starts the function.
+
+        Args:
+            module: Where to write it.
+            name: Its name.
+            lanes: float32 numbers in a vector.
+            parameters: Names of its parameters, in their order.
+        """
+        signature = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER])
+        self.function = ir.Function(module, signature, name)
+        self.lanes = lanes
+        self.vector = ir.VectorType(F32, lanes)
+        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
+        given, self._work, self.arena = self.function.args
+        self._parameters = {
+            name: self.load(self.at(given, self.number(i), I64), I64) for i, name in enumerate(parameters)
+        }
+
+    # Parameters
+
+    def integer(self, name: str) -> ir.Value:
+        """Returns a parameter that is a number."""
+        return self._parameters[name]
+
+    def pointer(self, name: str) -> ir.Value:
+        """Returns a parameter that is an address."""
+        return self.b.inttoptr(self._parameters[name], POINTER)
+
+    def value(self, name: str) -> ir.Value:
+        """Returns the address of a parameter that is an offset into the arena, counted in float32."""
+        return self.at(self.arena, self._parameters[name])
+
+    def work(self, index: int) -> ir.Value:
+        """Returns a number of this thread's work."""
+        return self.load(self.at(self._work, self.number(index), I64), I64)
+
+    # Numbers and addresses
+
+    def number(self, value: int) -> ir.Constant:
+        """Returns a 64-bit constant."""
+        return ir.Constant(I64, value)
+
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """Returns the integer a * b + c."""
+        return self.b.add(self.b.mul(a, b), c)
+
+    def at(self, pointer: ir.Value, index: ir.Value, of: ir.Type = F32) -> ir.Value:
+        """Returns the address of an element."""
+        return self.b.gep(pointer, [index], inbounds=True, source_etype=of)
+
+    def load(self, pointer: ir.Value, of: ir.Type) -> ir.Value:
+        """Loads a scalar."""
+        return self.b.load(pointer, align=8 if of == I64 else 1 if of == I8 else 4, typ=of)
+
+    def element(self, pointer: ir.Value, index: ir.Value, of: ir.Type = F32) -> ir.Value:
+        """Loads an element; a 32-bit integer as a 64-bit one."""
+        loaded = self.load(self.at(pointer, index, of), of)
+        return self.b.sext(loaded, I64) if of == I32 else loaded
+
+    def store(self, value: ir.Value, pointer: ir.Value) -> None:
+        """Stores a float32 scalar or vector, aligned as a float32."""
+        self.b.store(value, pointer, align=FLOAT_BYTES)
+
+    # Vectors
+
+    def load_vector(self, pointer: ir.Value, offset: int = 0) -> ir.Value:
+        """Loads a vector from any float32's address, a constant number of elements further on."""
+        if offset:
+            pointer = self.at(pointer, self.number(offset))
+        return self.b.load(pointer, align=FLOAT_BYTES, typ=self.vector)
+
+    def splat(self, scalar: ir.Value) -> ir.Value:
+        """Returns a vector with one number in all lanes."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.b.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        lanes = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        return self.b.shuffle_vector(first, undefined, lanes)
+
+    def constant(self, number: float) -> ir.Constant:
+        """Returns a vector constant with one number in all lanes."""
+        return ir.Constant(self.vector, [float(number)] * self.lanes)
+
+    def every_other(self, low: ir.Value, high: ir.Value, first: int) -> ir.Value:
+        """Returns the elements first, first + 2, ... of two vectors one after the other."""
+        picked = [first + 2 * i for i in range(self.lanes)]
+        return self.b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, self.lanes), picked))
+
+    def keep(self, vector: ir.Value, mask: ir.Value) -> ir.Value:
+        """Zeroes the lanes whose mask (a float32 vector of all-one or all-zero bits) is zero."""
+        bits = ir.VectorType(I32, self.lanes)
+        return self.b.bitcast(
+            self.b.and_(self.b.bitcast(vector, bits), self.b.bitcast(mask, bits)), self.vector
+        )
+
+    def call(self, name: str, *values: ir.Value) -> ir.Value:
+        """Calls an LLVM intrinsic on vectors, such as `"llvm.fmuladd"`, or on scalars a C function."""
+        of = values[0].type
+        if name.startswith("llvm."):
+            name += f".v{self.lanes}f32" if isinstance(of, ir.VectorType) else ".f32"
+        module = self.function.module
+        function = module.globals.get(name) or ir.Function(
+            module, ir.FunctionType(of, [of] * len(values)), name
+        )
+        return self.b.call(function, values)
+
+    def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Returns the larger in each lane; a NaN in `a` gives `b`."""
+        return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
+
+    def minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Returns the smaller in each lane; a NaN in `a` gives `b`."""
+        return self.b.select(self.b.fcmp_ordered("<", a, b), a, b)
+
+    def horizontal(self, vector: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]) -> ir.Value:
+        """Combines all lanes to one number, half with half."""
+        lanes = self.lanes
+        while lanes > 1:
+            lanes //= 2
+            order = [(i + lanes) % self.lanes for i in range(self.lanes)]
+            swapped = self.b.shuffle_vector(
+                vector, vector, ir.Constant(ir.VectorType(I32, self.lanes), order)
+            )
+            vector = combine(vector, swapped)
+        return self.b.extract_element(vector, ir.Constant(I32, 0))
+
+    # Control flow
+
+    def each(self, start: ir.Value, stop: ir.Value, body: Body) -> None:
+        """Emits `for i in range(start, stop): body(i)`."""
+
+        def carry_nothing(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            body(index)
+            return []
+
+        self.fold(start, stop, [], carry_nothing)
+
+    def fold(
+        self, start: ir.Value, stop: ir.Value, initial: Sequence[ir.Value], body: CarryingBody
+    ) -> list[ir.Value]:
+        """Emits `for i in range(start, stop): values = body(i, values)` and returns the last values."""
+        before = self.b.block
+        head, inside, after = (self.function.append_basic_block(name) for name in ("head", "body", "after"))
+        self.b.branch(head)
+        self.b.position_at_end(head)
+        index = self.b.phi(I64)
+        index.add_incoming(start, before)
+        carried = [self.b.phi(value.type) for value in initial]
+        for phi, value in zip(carried, initial, strict=True):
+            phi.add_incoming(value, before)
+        self.b.cbranch(self.b.icmp_signed("<", index, stop), inside, after)
+        self.b.position_at_end(inside)
+        following = body(index, carried)
+        for phi, value in zip(carried, following, strict=True):
+            phi.add_incoming(value, self.b.block)
+        index.add_incoming(self.b.add(index, self.number(1)), self.b.block)
+        self.b.branch(head)
+        self.b.position_at_end(after)
+        return carried
+
+    def choose(
+        self,
+        condition: ir.Value,
+        if_true: Callable[[], Sequence[ir.Value]],
+        if_false: Callable[[], Sequence[ir.Value]],
+    ) -> list[ir.Value]:
+        """Emits `if_true() if condition else if_false()` and returns the values of the branch taken."""
+        yes, no, after = (self.function.append_basic_block(name) for name in ("yes", "no", "joined"))
+        self.b.cbranch(condition, yes, no)
+        ends = []
+        for block, branch in ((yes, if_true), (no, if_false)):
+            self.b.position_at_end(block)
+            values = list(branch())
+            ends.append((values, self.b.block))
+            self.b.branch(after)
+        self.b.position_at_end(after)
+        joined = []
+        for pair in zip(*(values for values, _ in ends), strict=True):
+            phi = self.b.phi(pair[0].type)
+            for value, (_, block) in zip(pair, ends, strict=True):
+                phi.add_incoming(value, block)
+            joined.append(phi)
+        return joined
+
+    def finish(self) -> None:
+        """Ends the function."""
+        self.b.ret_void()

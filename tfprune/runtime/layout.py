@@ -1,0 +1,258 @@
+"""Where the values lie: planes with a halo of zeros that makes a convolution a sum of shifted planes.
+
+A channel's pixels lie row by row, `pitch` apart; between a row's last pixel and the next row's first is the
+halo, at least as wide as any consumer's padding, so that left and right padding share it. Planes are
+`plane` numbers apart; the rows between them are the vertical padding, shared as well. Whatever a kernel
+computes at a halo position it stores as zero.
+
+A convolution of stride 1 needs its input and output to have the same pitch, and so has everything that is
+added to its output. A strided convolution reads **phases**: for strides (s, t) each plane is split into s *
+t planes, of every s-th row and t-th column, and over these it has stride 1.
+
+A vector is contiguous.
+"""
+
+import dataclasses
+import math
+
+from tfprune.runtime.graph import MAX_VALUES, Conv, Graph, Input, Node, Pool, Shape
+from tfprune.runtime.machine import Machine
+
+# Accumulators of the sparse and the dense kernels, by the number of vector registers; what is left holds the
+# weights and what is loaded. The tile is no larger than what its entries can keep in the first-level cache.
+SPARSE_VECTORS = {32: 13, 16: 12}
+DENSE_VECTORS = {32: 6, 16: 3}
+DENSE_GROUP = 4
+
+Taps = dict[tuple[int, int], tuple[int, int, int]]
+Key = tuple  # a node's index; or (index, strides) for its phases
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How the planes of a value lie.
+
+    Attributes:
+        height: Rows with pixels.
+        width: Pixels in a row.
+        pitch: Distance of two rows.
+        plane: Distance of two planes.
+        front: Numbers before the first plane's first pixel that may be read.
+        back: Numbers after the last plane (`plane` each) that may be read or written.
+    """
+
+    height: int
+    width: int
+    pitch: int
+    plane: int
+    front: int
+    back: int
+
+    @property
+    def positions(self) -> int:
+        """Numbers from the first pixel of a plane to its last."""
+        return (self.height - 1) * self.pitch + self.width
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """How a plane is cut for a kernel: `count` tiles of `vectors` vectors."""
+
+    vectors: int
+    count: int
+
+
+def cut(positions: int, lanes: int, most: int) -> Tiles:
+    """Cuts a plane into tiles of at most `most` vectors so that little is computed in vain.
+
+    Args:
+        positions: Numbers in a plane.
+        lanes: Numbers in a vector.
+        most: Vectors in a tile, at most.
+
+    Returns:
+        The cut that wastes least; of equal ones that with the largest tiles.
+    """
+    needed = -(-positions // lanes)
+    if needed <= most:
+        return Tiles(needed, 1)
+    sizes = range(most, most // 2, -1)
+    best = min(sizes, key=lambda size: (-needed % size, -size))
+    return Tiles(best, -(-needed // best))
+
+
+def sparse_tiles(geometry: Geometry, target: Machine) -> Tiles:
+    """Returns the sparse convolution's cut of a plane."""
+    return cut(geometry.positions, target.lanes, SPARSE_VECTORS[target.registers])
+
+
+def dense_tiles(geometry: Geometry, target: Machine) -> Tiles:
+    """Returns the dense convolution's cut of a plane."""
+    return cut(geometry.positions, target.lanes, DENSE_VECTORS[target.registers])
+
+
+def taps(node: Conv) -> Taps:
+    """Returns where a convolution's kernel elements read.
+
+    Args:
+        node: The convolution.
+
+    Returns:
+        (kernel row, kernel column) to (phase, rows down, columns right) from the output's position; the
+        phase is 0 where the strides are 1.
+    """
+    rows, columns = node.kernel.shape[:2]
+    found = {}
+    for row in range(rows):
+        for column in range(columns):
+            down, phase_row = divmod(row * node.dilation[0] - node.padding[0], node.strides[0])
+            right, phase_column = divmod(column * node.dilation[1] - node.padding[2], node.strides[1])
+            found[row, column] = (phase_row * node.strides[1] + phase_column, down, right)
+    return found
+
+
+def phase_shape(shape: Shape, strides: tuple[int, int]) -> Shape:
+    """Returns the shape of the largest phase of a value, all phases' planes as channels."""
+    return (
+        -(-shape[0] // strides[0]),
+        -(-shape[1] // strides[1]),
+        shape[2] * strides[0] * strides[1],
+    )
+
+
+def is_vector(shape: Shape) -> bool:
+    """Whether a value has one pixel and is stored as a vector."""
+    return shape[:2] == (1, 1)
+
+
+class Layout:
+    """The geometry of every value of a graph that is not a vector."""
+
+    def __init__(self, graph: Graph, shapes: list[Shape], target: Machine) -> None:
+        """Plans the halos.
+
+        Args:
+            graph: The network.
+            shapes: Its `shapes()`.
+            target: The machine.
+        """
+        self._target = target
+        self._shapes: dict[Key, Shape] = {}
+        self._leader: dict[Key, Key] = {}
+        self._halo: dict[Key, tuple[int, int]] = {}  # rows, columns
+        for index, shape in enumerate(shapes):
+            self._add((index,), shape)
+        strides = [node.strides[1] for node in graph.nodes if isinstance(node, Conv | Pool)]
+        self._widest_step = max(strides, default=1)
+        for index, node in enumerate(graph.nodes):
+            self._constrain(index, node, shapes)
+        self._plan()
+
+    def geometry(self, *key: object) -> Geometry:
+        """Returns the geometry of a node's value; or, with the strides after its index, of its phases."""
+        return self._geometries[key]
+
+    def _add(self, key: Key, shape: Shape) -> None:
+        if key not in self._shapes:
+            self._shapes[key] = shape
+            self._leader[key] = key
+            self._halo[key] = (0, 0)
+
+    def _find(self, key: Key) -> Key:
+        while self._leader[key] != key:
+            key = self._leader[key]
+        return key
+
+    def _join(self, a: Key, b: Key) -> None:
+        if self._has_planes(a) and self._has_planes(b):
+            self._leader[self._find(a)] = self._find(b)
+
+    def _has_planes(self, key: Key) -> bool:
+        return len(key) > 1 or not is_vector(self._shapes[key])
+
+    def _need(self, key: Key, rows: int, columns: int) -> None:
+        before = self._halo[key]
+        self._halo[key] = (max(before[0], rows), max(before[1], columns))
+
+    def _constrain(self, index: int, node: Node, shapes: list[Shape]) -> None:
+        output = shapes[index]
+        if isinstance(node, Input) or is_vector(output):
+            return
+        if isinstance(node, Conv | Pool) and is_vector(shapes[node.inputs[0]]):
+            raise node.refuse("an image of one pixel that padding enlarges is not supported")
+        if isinstance(node, Pool):
+            height, width, _ = shapes[node.inputs[0]]
+            below = (output[0] - 1) * node.strides[0] + node.size[0] - node.padding[0] - height
+            right = (output[1] - 1) * node.strides[1] + node.size[1] - node.padding[2] - width
+            self._need((node.inputs[0],), max(node.padding[0], below), max(node.padding[2], right))
+            return
+        if isinstance(node, Conv):
+            source = reads(node)
+            self._add(source, shapes[node.inputs[0]] if len(source) == 1 else self._phases(node, shapes))
+            height, width, _ = self._shapes[source]
+            for _, down, right in taps(node).values():
+                self._need(
+                    source,
+                    max(-down, output[0] - 1 + down - (height - 1)),
+                    max(-right, output[1] - 1 + right - (width - 1)),
+                )
+            self._join(source, (index,))
+            joined = node.inputs[1:]
+        else:
+            joined = node.inputs
+        for other in joined:
+            self._join((other,), (index,))
+
+    @staticmethod
+    def _phases(node: Conv, shapes: list[Shape]) -> Shape:
+        return phase_shape(shapes[node.inputs[0]], node.strides)
+
+    def _plan(self) -> None:
+        groups: dict[Key, list[Key]] = {}
+        for key in self._shapes:
+            if self._has_planes(key):
+                groups.setdefault(self._find(key), []).append(key)
+        self._geometries = {}
+        lanes = self._target.lanes
+        for keys in groups.values():
+            pitch = max(self._shapes[key][1] + self._halo[key][1] for key in keys)
+            rows = max(self._halo[key][0] for key in keys)
+            for key in keys:
+                height, width, _ = self._shapes[key]
+                flat = Geometry(height, width, pitch, 0, 0, 0)
+                whole_tiles = max(
+                    tiles.count * tiles.vectors * lanes
+                    for tiles in (sparse_tiles(flat, self._target), dense_tiles(flat, self._target))
+                )
+                # A row is also written in whole vectors.
+                last_row = (height - 1) * pitch + math.ceil(width / lanes) * lanes
+                plane = max((height + rows) * pitch, whole_tiles, last_row)
+                plane = -(-plane // lanes) * lanes  # planes begin alike, and are stored to aligned
+                front = rows * pitch + (pitch - width)
+                # What a whole tile, or a strided row of vectors, reads past the last pixel.
+                back = (rows + 1) * pitch + plane + (self._widest_step + 2) * lanes
+                self._geometries[key] = Geometry(height, width, pitch, plane, front, back)
+
+
+def check_reach(node: Node, geometry: Geometry, channels: int, lowest: int, highest: int) -> None:
+    """Makes sure that a kernel stays within a value's memory; no graph should fail this.
+
+    Args:
+        node: Whose kernel.
+        geometry: The value's.
+        channels: The value's planes.
+        lowest: Smallest offset that is read or written, from the first plane's first pixel.
+        highest: Largest.
+
+    Raises:
+        GraphError: It would not.
+    """
+    end = channels * geometry.plane + geometry.back
+    if lowest < -geometry.front or highest >= end or end > MAX_VALUES:
+        raise node.refuse(f"would reach from {lowest} to {highest}, outside of {-geometry.front} to {end}")
+
+
+def reads(node: Conv) -> Key:
+    """Returns the key of what a convolution reads: its input, or its input's phases."""
+    source = node.inputs[0]
+    return (source,) if node.strides == (1, 1) else (source, node.strides)

@@ -1,0 +1,307 @@
+"""Each operation of a graph as steps."""
+
+import functools
+
+import numpy as np
+
+from tfprune.runtime.arena import counts_of
+from tfprune.runtime.graph import (
+    Activation,
+    Add,
+    Concatenate,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Graph,
+    Input,
+    Multiply,
+    Node,
+    Pool,
+)
+from tfprune.runtime.kernels import planes, vectors, window_pool
+from tfprune.runtime.layout import check_reach, is_vector
+from tfprune.runtime.lowering_convolution import lower_conv, make_flat
+from tfprune.runtime.machine import Machine
+from tfprune.runtime.plan import Plan, even, one_thread
+
+# A larger window is left to plain loops: the fast kernel is written out window by window.
+_LARGEST_UNROLLED_WINDOW = 25
+
+
+def make_plan(graph: Graph, target: Machine) -> Plan:
+    """Makes the steps of a network.
+
+    Args:
+        graph: The network.
+        target: The machine.
+
+    Returns:
+        The plan.
+
+    Raises:
+        GraphError: The graph breaks a rule, or needs what no kernel does.
+    """
+    plan = Plan(graph, target)
+    for index, node in enumerate(graph.nodes):
+        plan.begin(index)
+        _LOWERINGS[type(node)](plan, index, node)
+        plan.end()
+    return plan
+
+
+def _lower_input(plan: Plan, index: int, node: Input) -> None:
+    height, width, channels = node.shape
+    for key in sorted(plan.wanted(index) or {(index,)}, key=str):
+        down, right = key[1] if len(key) > 1 else (1, 1)
+        table = [
+            (
+                (row * width + column) * channels + channel,
+                -(-(height - row) // down),
+                -(-(width - column) // right),
+            )
+            for channel in range(channels)
+            for row in range(down)
+            for column in range(right)
+        ]
+        lies = {"plane": 1, "pitch": 1}
+        if len(key) > 1 or not is_vector(node.shape):
+            lies = {"plane": plan.geometry(key).plane, "pitch": plan.geometry(key).pitch}
+        phases = down * right
+        plan.add(
+            ("image",),
+            planes.emit_image,
+            planes.IMAGE_PARAMETERS,
+            lies
+            | {
+                "target": plan.place(key),
+                "row_step": down * width * channels,
+                "column_step": right * channels,
+                "table": np.array(table, np.int64),
+                "scales": np.repeat(node.scale, phases),
+                "shifts": np.repeat(node.shift, phases),
+            },
+            even(channels * phases),
+        )
+
+
+def _lower_pool(plan: Plan, index: int, node: Pool) -> None:
+    source, target = (node.inputs[0],), (index,)
+    in_shape, out_shape = plan.shape(source), plan.shape(target)
+    zeros_do = node.kind == "average" or node.padding_counts or plan.is_nonnegative(source[0])
+    unrolled = (
+        node.strides[1] in (1, 2)
+        and node.size[0] * node.size[1] <= _LARGEST_UNROLLED_WINDOW
+        and (zeros_do or not any(node.padding))
+        and not is_vector(in_shape)
+        and not is_vector(out_shape)
+    )
+    (_pool_rows if unrolled else _pool_windows)(plan, index, node)
+
+
+def _pool_rows(plan: Plan, index: int, node: Pool) -> None:
+    source, target = (node.inputs[0],), (index,)
+    from_, to = plan.geometry(source), plan.geometry(target)
+    height, width, channels = plan.shape(target)
+    lanes = plan.target.lanes
+    count = -(-width // lanes)
+    start = -node.padding[0] * from_.pitch - node.padding[2]
+    last_row = (channels - 1) * from_.plane + (
+        (height - 1) * node.strides[0] + node.size[0] - 1
+    ) * from_.pitch
+    last = start + last_row + (count * lanes) * node.strides[1] + node.size[1] + lanes
+    check_reach(node, from_, channels, start, last)
+    weights = plan.mask(target)
+    if node.kind == "average":
+        weights = counts_of(to, (height, width, 1), 1 / _window_counts(node, plan.shape(source)[:2]))
+    plan.add(
+        ("pool", node.kind, *node.size, node.strides[1]),
+        functools.partial(
+            planes.emit_pool,
+            kind=node.kind,
+            rows=node.size[0],
+            columns=node.size[1],
+            stride=node.strides[1],
+        ),
+        planes.POOL_PARAMETERS,
+        {
+            "source": plan.place(source) + start,
+            "target": plan.place(target),
+            "source_plane": from_.plane,
+            "source_pitch": from_.pitch,
+            "target_plane": to.plane,
+            "target_pitch": to.pitch,
+            "rows": height,
+            "vectors": count,
+            "row_step": node.strides[0],
+            "weights": weights,
+        },
+        even(channels),
+    )
+
+
+def _window_counts(node: Pool, size: tuple[int, int]) -> np.ndarray:
+    """How many numbers each window's average is of, float32 `[height, width]`."""
+    if node.padding_counts:
+        return np.float32(node.size[0] * node.size[1])
+    counts = []
+    for axis in range(2):
+        before, after = node.padding[2 * axis : 2 * axis + 2]
+        starts = np.arange(0, size[axis] + before + after - node.size[axis] + 1, node.strides[axis]) - before
+        counts.append(np.minimum(starts + node.size[axis], size[axis]) - np.maximum(starts, 0))
+    return np.outer(*counts).astype(np.float32)
+
+
+def _pool_windows(plan: Plan, index: int, node: Pool) -> None:
+    source, target = (node.inputs[0],), (index,)
+    in_shape, out_shape = plan.shape(source), plan.shape(target)
+    lies = {}
+    for name, key, shape in (("source", source, in_shape), ("target", target, out_shape)):
+        vector = is_vector(shape)
+        lies[f"{name}_plane"] = 1 if vector else plan.geometry(key).plane
+        lies[f"{name}_pitch"] = 1 if vector else plan.geometry(key).pitch
+    plan.add(
+        ("window_pool", node.kind, node.padding_counts),
+        functools.partial(window_pool.emit, kind=node.kind, padding_counts=node.padding_counts),
+        window_pool.PARAMETERS,
+        lies
+        | {
+            "source": plan.place(source),
+            "target": plan.place(target),
+            "height": in_shape[0],
+            "width": in_shape[1],
+            "target_height": out_shape[0],
+            "target_width": out_shape[1],
+            "window_height": node.size[0],
+            "window_width": node.size[1],
+            "stride_y": node.strides[0],
+            "stride_x": node.strides[1],
+            "top": node.padding[0],
+            "left": node.padding[2],
+        },
+        even(out_shape[2]),
+    )
+
+
+def _lower_global_pool(plan: Plan, index: int, node: GlobalPool) -> None:
+    source = (node.inputs[0],)
+    shape = plan.shape(source)
+    if is_vector(shape):
+        _map(plan, (index,), source, None, "copy")
+        return
+    geometry = plan.geometry(source)
+    plan.add(
+        ("global_pool", node.kind),
+        functools.partial(vectors.emit_global_pool, kind=node.kind),
+        vectors.GLOBAL_POOL_PARAMETERS,
+        {
+            "source": plan.place(source),
+            "target": plan.place((index,)),
+            "plane": geometry.plane,
+            "mask": plan.mask(source),
+            "vectors": -(-geometry.positions // plan.target.lanes),
+            "scale": int(np.float32(1 / (shape[0] * shape[1])).view(np.int32)),
+        },
+        even(shape[2]),
+    )
+
+
+def _lower_add(plan: Plan, index: int, node: Add) -> None:
+    first = (node.inputs[0],)
+    for position, second in enumerate(node.inputs[1:], start=1):
+        is_last = position == len(node.inputs) - 1
+        _map(plan, (index,), first, (second,), "add", node.activation if is_last else "linear")
+        first = (index,)
+
+
+def _lower_multiply(plan: Plan, index: int, node: Multiply) -> None:
+    first, second = ((source,) for source in node.inputs)
+    same = plan.shape(first) == plan.shape(second)
+    _map(plan, (index,), first, second, "multiply" if same else "multiply_by_channel")
+
+
+def _lower_activation(plan: Plan, index: int, node: Activation) -> None:
+    _map(plan, (index,), (node.inputs[0],), None, "copy", node.activation)
+
+
+def _lower_concatenate(plan: Plan, index: int, node: Concatenate) -> None:
+    channel = 0
+    for source in node.inputs:
+        _map(plan, (index,), (source,), None, "copy", channel=channel)
+        channel += plan.shapes[source][2]
+
+
+def _lower_flatten(plan: Plan, index: int, node: Flatten) -> None:
+    source = (node.inputs[0],)
+    if is_vector(plan.shape(source)):
+        _map(plan, (index,), source, None, "copy")
+    else:
+        make_flat(plan, source, plan.place((index,)))
+
+
+def _map(
+    plan: Plan,
+    target: tuple,
+    first: tuple,
+    second: tuple | None,
+    operation: str,
+    activation: str = "linear",
+    channel: int = 0,
+) -> None:
+    """Adds a step that works value by value, into the target from a channel on."""
+    shape = plan.shape(first)
+    softmax, activation = activation == "softmax", activation.replace("softmax", "linear")
+    if is_vector(shape):
+        # One plane of as many numbers as the vector has, all of them pixels.
+        count = -(-shape[2] // plan.target.lanes)
+        mask = np.full(count * plan.target.lanes, -1, np.int32).view(np.float32)
+        lies = {"plane": 0, "mask": mask, "vectors": count}
+        share, start = one_thread(1), channel
+    else:
+        geometry = plan.geometry(first)
+        count = -(-geometry.positions // plan.target.lanes)
+        lies = {"plane": geometry.plane, "mask": plan.mask(first), "vectors": count}
+        share, start = even(shape[2]), channel * geometry.plane
+    plan.add(
+        ("map", operation, activation),
+        functools.partial(planes.emit_map, operation=operation, activation=activation),
+        planes.MAP_PARAMETERS,
+        lies
+        | {
+            "first": plan.place(first),
+            "second": plan.place(second) if second else 0,
+            "target": plan.place(target) + start,
+        },
+        share,
+    )
+    if softmax:
+        add_softmax(plan, plan.place(target), shape[2])
+
+
+def add_softmax(plan: Plan, place: int, count: int) -> None:
+    """Adds the softmax of a vector, in its place."""
+    plan.add(
+        ("softmax",),
+        vectors.emit_softmax,
+        vectors.SOFTMAX_PARAMETERS,
+        {"source": place, "target": place, "count": count},
+        one_thread(1),
+    )
+
+
+def _lower_conv(plan: Plan, index: int, node: Conv) -> None:
+    lower_conv(plan, index, node)
+    if node.activation == "softmax":
+        add_softmax(plan, plan.place((index,)), plan.shapes[index][2])
+
+
+_LOWERINGS: dict[type[Node], object] = {
+    Input: _lower_input,
+    Conv: _lower_conv,
+    Pool: _lower_pool,
+    GlobalPool: _lower_global_pool,
+    Add: _lower_add,
+    Multiply: _lower_multiply,
+    Activation: _lower_activation,
+    Concatenate: _lower_concatenate,
+    Flatten: _lower_flatten,
+}

@@ -1,0 +1,164 @@
+"""The processor that the kernels are compiled for, at load, by LLVM.
+
+The kernels are written with llvmlite's IR builder (`kernels`), because their inner loops want what neither
+NumPy nor Numba's Python offers: a tile of accumulators that stays in vector registers, of a size that fits
+the processor. llvmlite is an ordinary wheel for Linux, macOS and Windows on x86 and Arm, so nobody needs a
+C compiler, and the vector instructions are the running machine's own. `benchmarks/sparse_kernels.py`
+measures the same loop written in C and in Numba.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import os
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+_DEFAULT_L1_BYTES = 32 * 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What the kernels have to know of a processor.
+
+    Attributes:
+        triple: LLVM's target triple.
+        cpu: LLVM's name of the processor.
+        features: LLVM's list of instruction sets, `"+avx2,-avx512f,..."`.
+        lanes: float32 numbers in a vector register.
+        registers: Vector registers.
+        l1_bytes: First-level data cache of a core.
+    """
+
+    triple: str
+    cpu: str
+    features: str
+    lanes: int
+    registers: int
+    l1_bytes: int = _DEFAULT_L1_BYTES
+
+
+@functools.cache
+def host() -> Machine:
+    """Returns the machine that this process runs on."""
+    _start_llvm()
+    features = llvm.get_host_cpu_features()
+    return machine(
+        llvm.get_process_triple(), llvm.get_host_cpu_name(), features.flatten(), l1_bytes=_l1_bytes()
+    )
+
+
+def machine(triple: str, cpu: str, features: str = "", *, l1_bytes: int = _DEFAULT_L1_BYTES) -> Machine:
+    """Describes a machine by LLVM's names.
+
+    Args:
+        triple: Target triple, such as `"x86_64-unknown-linux-gnu"` or `"aarch64-unknown-linux-gnu"`.
+        cpu: Processor, such as `"generic"` or `"haswell"`.
+        features: Instruction sets beyond the baseline, `"+avx,+avx2,+fma"`.
+        l1_bytes: First-level data cache of a core.
+
+    Returns:
+        The machine: 16 lanes with AVX-512, 8 with AVX2, 4 otherwise (SSE2, Neon).
+    """
+    has = {name[1:] for name in features.split(",") if name.startswith("+")}
+    x86 = triple.startswith(("x86_64", "i686", "amd64"))
+    if x86 and {"avx512f", "avx512vl"} <= has:
+        lanes, registers = 16, 32
+    elif x86 and {"avx2", "fma"} <= has:
+        lanes, registers = 8, 16
+    else:
+        lanes, registers = 4, 16 if x86 else 32
+    return Machine(triple, cpu, features, lanes, registers, l1_bytes)
+
+
+class Compiled:
+    """Machine code in this process; it lives as long as this object."""
+
+    def __init__(self, assembly: str, target: Machine) -> None:
+        """Compiles LLVM assembly for the machine that runs it.
+
+        Args:
+            assembly: The module.
+            target: The machine.
+        """
+        module, target_machine = _optimized(assembly, target)
+        self._engine = llvm.create_mcjit_compiler(module, target_machine)
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """Returns the address of a function of the module."""
+        return self._engine.get_function_address(name)
+
+
+def object_code(assembly: str, target: Machine) -> bytes:
+    """Compiles LLVM assembly for any machine, without loading it.
+
+    Args:
+        assembly: The module.
+        target: The machine, not necessarily this one.
+
+    Returns:
+        An object file.
+    """
+    module, target_machine = _optimized(assembly, target)
+    return target_machine.emit_object(module)
+
+
+def provide(name: str) -> None:
+    """Makes a function of the C library known to compiled code.
+
+    Args:
+        name: Such as `"expf"`.
+
+    Raises:
+        OSError: The process has no such function.
+    """
+    try:
+        if os.name == "nt" and name == "sched_yield":
+            function = ctypes.windll.kernel32.SwitchToThread
+        else:
+            function = getattr(_c_library(), name)
+    except AttributeError as error:
+        raise OSError(f"the C library of this machine has no {name}") from error
+    llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+
+
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _optimized(assembly: str, target: Machine) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    _start_llvm()
+    module = llvm.parse_assembly(assembly)
+    module.triple = target.triple
+    module.verify()
+    target_machine = llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, codemodel="jitdefault", jit=True
+    )
+    module.data_layout = str(target_machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    passes = llvm.create_pass_builder(target_machine, options)
+    passes.getModulePassManager().run(module, passes)
+    return module, target_machine
+
+
+@functools.cache
+def _start_llvm() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL("ucrtbase") if os.name == "nt" else ctypes.CDLL(None)
+
+
+def _l1_bytes() -> int:
+    """The size that Linux states, such as 48K; elsewhere what most processors have at least."""
+    try:
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text(encoding="ascii").strip()
+    except OSError:
+        return _DEFAULT_L1_BYTES
+    return int(size[:-1]) * 1024 if size.endswith("K") and size[:-1].isdigit() else _DEFAULT_L1_BYTES

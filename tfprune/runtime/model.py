@@ -1,0 +1,242 @@
+"""A network that classifies images, without TensorFlow or Keras."""
+
+import ctypes
+import functools
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tfprune.runtime import machine
+from tfprune.runtime.arena import aligned_zeros
+from tfprune.runtime.errors import GraphError
+from tfprune.runtime.file import read_file
+from tfprune.runtime.graph import Graph
+from tfprune.runtime.kernels import activations, program
+from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8
+from tfprune.runtime.lowering import make_plan
+
+_RUN_TYPE = ctypes.CFUNCTYPE(
+    None, *[ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_void_p]
+)
+
+
+class Model:
+    """A compiled network; call it with images.
+
+    Its kernels are compiled for this machine when it is made. A number of threads changes the time, not the
+    result: every sum is made in the same order.
+
+    Attributes:
+        graph: The network.
+        threads: How many threads a call uses.
+        memory_bytes: Of its weights, tables and values between the operations.
+    """
+
+    def __init__(
+        self, graph: Graph, threads: int | None = None, *, target: machine.Machine | None = None
+    ) -> None:
+        """Compiles a network.
+
+        Args:
+            graph: The network.
+            threads: At least 1; None for the cores that the process may use.
+            target: The machine to compile for, if not the whole of this one: one that this one can stand in
+                for, with fewer instruction sets.
+
+        Raises:
+            GraphError: The graph breaks a rule, or needs more memory than there is.
+            ValueError: `threads` is below 1.
+        """
+        if threads is None:
+            threads = machine.available_cores()
+        if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+            raise ValueError(f"`threads` must be a whole number of at least 1. Received: threads={threads!r}")
+        self.graph = graph
+        self.threads = threads
+        target = target or machine.host()
+        plan = make_plan(graph, target)
+        self._plan = plan
+        self._input_shape = plan.shapes[0]
+        self._code = _compiled(program.assembly(sorted(plan.kernels.items()), target.lanes), target)
+        self._run = _RUN_TYPE(self._code.address(program.RUN))
+        # One thread to an image, and all threads on one.
+        self._alone = _Steps(plan.steps, self._code, 1)
+        self._together = self._alone if threads == 1 else _Steps(plan.steps, self._code, threads)
+        self._output = (plan.place((len(graph.nodes) - 1,)), plan.shapes[-1][2])
+        self._arenas: list[np.ndarray] = []
+        self._workers = ThreadPoolExecutor(threads - 1, "tfprune") if threads > 1 else None
+        self._lock = threading.Lock()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of its weights, tables and values, in bytes; a second image at a time doubles the values'."""
+        return self._plan.kept_bytes() + 4 * self._plan.arena.size * max(1, len(self._arenas))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Classifies images.
+
+        Args:
+            images: Plain pixels `[n, height, width, channels]`, float32 or uint8, any n.
+
+        Returns:
+            The network's output, float32 `[n, classes]`.
+
+        Raises:
+            ValueError: The images have another shape or type.
+        """
+        images = self._checked(images)
+        logits = np.empty((len(images), self._output[1]), np.float32)
+        with self._lock:
+            # As many images at a time as there are threads; what is left over, all threads together.
+            side_by_side = len(images) - len(images) % self.threads
+            self._have_arenas(self.threads if side_by_side else 1)
+            if self.threads == 1:
+                self._classify(images, logits, 0, 1)
+                return logits
+            if side_by_side:
+                self._each_thread(
+                    lambda thread: self._classify(images[:side_by_side], logits, thread, self.threads)
+                )
+            for index in range(side_by_side, len(images)):
+                self._classify_together(images[index], logits[index])
+        return logits
+
+    def time_nodes(self, images: np.ndarray, rounds: int = 10) -> list[float]:
+        """Measures each operation on its own, on one thread.
+
+        Args:
+            images: As for a call; the first is used.
+            rounds: How often the whole network is run.
+
+        Returns:
+            Microseconds of each node of the graph, the median over the rounds.
+        """
+        images = self._checked(images)
+        with self._lock:
+            self._have_arenas(1)
+            arena = self._arena(0, images[0])
+            nodes = np.array([step.node for step in self._plan.steps])
+            spans = []
+            for node in range(len(self.graph.nodes)):
+                found = np.flatnonzero(nodes == node)
+                spans.append((int(found[0]), len(found)) if len(found) else (0, 0))
+            times = np.zeros((rounds, len(spans)))
+            for row in times:
+                for node, (first, count) in enumerate(spans):
+                    before = time.perf_counter()
+                    self._run(self._alone.from_(first), count, 0, 1, arena.ctypes.data, None)
+                    row[node] = time.perf_counter() - before
+        return (1e6 * np.median(times, axis=0)).tolist()
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        if images.dtype not in (np.float32, np.uint8) or images.shape[1:] != self._input_shape:
+            raise ValueError(
+                f"`images` must be float32 or uint8 [n, {', '.join(map(str, self._input_shape))}]."
+                f" Received: {images.dtype} {list(images.shape)}"
+            )
+        return np.ascontiguousarray(images)
+
+    def _have_arenas(self, count: int) -> None:
+        while len(self._arenas) < count:
+            try:
+                self._arenas.append(aligned_zeros(self._plan.arena.size))
+            except MemoryError as error:
+                raise GraphError(
+                    f"the network's values need {4 * self._plan.arena.size} bytes of memory"
+                ) from error
+
+    def _arena(self, number: int, image: np.ndarray) -> np.ndarray:
+        arena = self._arenas[number]
+        header = arena[: 2 * 2].view(np.int64)
+        header[IMAGE_ADDRESS], header[IMAGE_IS_UINT8] = image.ctypes.data, image.dtype == np.uint8
+        return arena
+
+    def _classify(self, images: np.ndarray, logits: np.ndarray, first: int, step: int) -> None:
+        """Classifies every `step`-th image from the first on, on the thread that calls it."""
+        start, size = self._output
+        for index in range(first, len(images), step):
+            arena = self._arena(first, images[index])
+            self._run(self._alone.from_(0), self._alone.count, 0, 1, arena.ctypes.data, None)
+            logits[index] = arena[start : start + size]
+
+    def _classify_together(self, image: np.ndarray, logits: np.ndarray) -> None:
+        start, size = self._output
+        arena = self._arena(0, image)
+        counter = np.zeros(1, np.int64)
+
+        def run(thread: int) -> None:
+            self._run(
+                self._together.from_(0),
+                self._together.count,
+                thread,
+                self.threads,
+                arena.ctypes.data,
+                counter.ctypes.data,
+            )
+
+        self._each_thread(run)
+        logits[:] = arena[start : start + size]
+
+    def _each_thread(self, work: object) -> None:
+        waiting = [self._workers.submit(work, thread) for thread in range(1, self.threads)]
+        work(0)
+        for future in waiting:
+            future.result()
+
+
+class _Steps:
+    """A plan's steps as the compiled loop reads them, for a number of threads."""
+
+    def __init__(self, steps: list, code: machine.Compiled, threads: int) -> None:
+        self.count = len(steps)
+        self._parameters = [step.parameters for step in steps]
+        self._work = [step.work(threads) for step in steps]
+        self._table = np.array(
+            [
+                (code.address(step.kernel), parameters.ctypes.data, work.ctypes.data, work.strides[0])
+                for step, parameters, work in zip(steps, self._parameters, self._work, strict=True)
+            ],
+            np.int64,
+        )
+
+    def from_(self, index: int) -> int:
+        """Returns the address of a step."""
+        return self._table.ctypes.data + index * self._table.strides[0]
+
+
+def load(path: str | os.PathLike, threads: int | None = None) -> Model:
+    """Loads a network from a `model.tfprune` file.
+
+    Example:
+
+    ```python
+    from tfprune import runtime
+
+    model = runtime.load("model.tfprune")
+    logits = model(images)  # images: [n, height, width, 3], float32 or uint8
+    ```
+
+    Args:
+        path: The file.
+        threads: At least 1; None for the cores that the process may use.
+
+    Returns:
+        The network, compiled for this machine.
+
+    Raises:
+        FileFormatError: The file is not sound.
+        OSError: It cannot be read.
+    """
+    return Model(read_file(path), threads)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(assembly: str, target: machine.Machine) -> machine.Compiled:
+    for name in ("sched_yield", *activations.C_FUNCTIONS):
+        if f'"{name}"' in assembly:
+            machine.provide(name)
+    return machine.Compiled(assembly, target)

@@ -1,0 +1,203 @@
+"""A network as steps: which kernel, with which parameters, and which part of it each thread does."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from llvmlite import ir
+
+from tfprune.runtime.arena import Arena, mask_of
+from tfprune.runtime.graph import Conv, Graph, Input, Node, Shape
+from tfprune.runtime.layout import Geometry, Layout, is_vector, phase_shape, reads
+from tfprune.runtime.machine import Machine
+
+_WORK_WORDS = 4
+Emit = Callable[[ir.Module, str, int], None]
+# The part of a step for each number of threads: a row of at most four numbers a thread.
+Share = Callable[[int], list[tuple[int, ...]]]
+
+
+@dataclasses.dataclass
+class Step:
+    """One call of a kernel.
+
+    Attributes:
+        node: Index of the node that it belongs to.
+        kernel: The kernel's name.
+        parameters: int64 numbers, in the order of the kernel's parameters.
+        share: Threads to each one's work.
+    """
+
+    node: int
+    kernel: str
+    parameters: np.ndarray
+    share: Share
+
+    def work(self, threads: int) -> np.ndarray:
+        """Returns the work of each thread, int64 `[threads, 4]`."""
+        table = np.zeros((threads, _WORK_WORDS), np.int64)
+        for row, numbers in zip(table, self.share(threads), strict=True):
+            row[: len(numbers)] = numbers
+        return table
+
+
+class Plan:
+    """The steps of a network on a machine; `lowering` fills it.
+
+    Attributes:
+        graph: The network.
+        shapes: The shapes of its values.
+        target: The machine.
+        layout: How the values lie.
+        arena: Where.
+        kernels: Name to function that emits it.
+        steps: In their order.
+    """
+
+    def __init__(self, graph: Graph, target: Machine) -> None:
+        """Checks the graph and lays out its values.
+
+        Args:
+            graph: The network.
+            target: The machine.
+
+        Raises:
+            GraphError: The graph breaks a rule.
+        """
+        self.graph = graph
+        self.shapes = graph.shapes()
+        self.target = target
+        self.layout = Layout(graph, self.shapes, target)
+        self.arena = Arena()
+        self.kernels: dict[str, Emit] = {}
+        self.steps: list[Step] = []
+        self._places: dict[tuple, int] = {}
+        self._kept: list[np.ndarray] = []
+        self._masks: dict[tuple[Geometry, Shape], np.ndarray] = {}
+        self._now = 0
+
+    # Values: a key is (node,), or (node, strides) for a node's phases.
+
+    def wanted(self, index: int) -> set[tuple]:
+        """Returns the keys under which later nodes read a node's value."""
+        keys = {key for node in self.graph.nodes for key in self._read_keys(node) if key[0] == index}
+        if index == len(self.graph.nodes) - 1:
+            keys.add((index,))
+        return keys
+
+    def shape(self, key: tuple) -> Shape:
+        """Returns a value's shape."""
+        shape = self.shapes[key[0]]
+        return shape if len(key) == 1 else phase_shape(shape, key[1])
+
+    def geometry(self, key: tuple) -> Geometry:
+        """Returns how a value's planes lie."""
+        return self.layout.geometry(*key)
+
+    def place(self, key: tuple) -> int:
+        """Returns where a value lies; takes a place for one that is new."""
+        if key not in self._places:
+            shape = self.shape(key)
+            if len(key) == 1 and is_vector(shape):
+                self._places[key] = self.arena.vector(shape[2])
+            else:
+                # The last row and column of some phases may be missing, by the plain value's size.
+                pixels = (key[1], self.shapes[key[0]][:2]) if len(key) > 1 else None
+                self._places[key] = self.arena.planes(self.geometry(key), shape[2], pixels)
+        return self._places[key]
+
+    def has_place(self, key: tuple) -> bool:
+        """Whether a value is in memory."""
+        return key in self._places
+
+    def temporary_vector(self, size: int) -> int:
+        """Takes a place for a vector that only the present node needs."""
+        place = self.arena.vector(size)
+        self._places[("temporary", place)] = place
+        return place
+
+    def begin(self, index: int) -> None:
+        """Says that the steps that follow belong to a node."""
+        self._now = index
+
+    def end(self) -> None:
+        """Gives back the places that nothing after the present node reads."""
+        later = self.graph.nodes[self._now + 1 :]
+        needed = {key for node in later for key in self._read_keys(node)}
+        # Phases are made of the plain value when their first reader comes; until then it is needed.
+        needed |= {(key[0],) for key in needed if key not in self._places}
+        needed.add((len(self.graph.nodes) - 1,))
+        for key in [key for key in self._places if key not in needed]:
+            self.arena.release(self._places.pop(key))
+
+    def _read_keys(self, node: Node) -> list[tuple]:
+        keys = [(source,) for source in node.inputs]
+        if isinstance(node, Conv) and node.strides != (1, 1):
+            output = node.output_shape([self.shapes[i] for i in node.inputs])
+            if not is_vector(output):
+                keys[0] = reads(node)
+        return keys
+
+    # Steps
+
+    def add(
+        self,
+        name: tuple,
+        emit: Emit,
+        names: tuple[str, ...],
+        parameters: dict[str, int | np.ndarray],
+        share: Share,
+    ) -> None:
+        """Adds a step.
+
+        Args:
+            name: What tells this kernel from others.
+            emit: Emits it.
+            names: The kernel's parameters, in their order.
+            parameters: Their values: numbers, or arrays, whose addresses are passed and which are kept.
+            share: See `Step`.
+        """
+        kernel = "_".join(str(part) for part in name)
+        self.kernels[kernel] = emit
+        numbers = []
+        for parameter in names:
+            value = parameters.get(parameter, 0)
+            if isinstance(value, np.ndarray):
+                self._kept.append(value)
+                value = value.ctypes.data
+            numbers.append(value)
+        self.steps.append(Step(self._now, kernel, np.array(numbers, np.int64), share))
+
+    def mask(self, key: tuple) -> np.ndarray:
+        """Returns the mask of a value's planes."""
+        at = (self.geometry(key), (*self.shape(key)[:2], 1))
+        if at not in self._masks:
+            self._masks[at] = mask_of(*at)
+        return self._masks[at]
+
+    def kept_bytes(self) -> int:
+        """Returns the bytes of weights and tables that the steps refer to."""
+        return sum({id(array): array.nbytes for array in self._kept}.values())
+
+    def is_nonnegative(self, index: int) -> bool:
+        """Whether a node's value has no number below zero, by what made it."""
+        node = self.graph.nodes[index]
+        if getattr(node, "activation", None) in ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax"):
+            return True
+        passes_on = not hasattr(node, "activation") and not isinstance(node, Input)
+        return passes_on and all(self.is_nonnegative(source) for source in node.inputs)
+
+
+def even(total: int) -> Share:
+    """Shares things of equal cost: each thread a range."""
+
+    def share(threads: int) -> list[tuple[int, ...]]:
+        edges = [total * i // threads for i in range(threads + 1)]
+        return list(zip(edges, edges[1:], strict=False))
+
+    return share
+
+
+def one_thread(total: int) -> Share:
+    """Leaves everything to the first thread."""
+    return lambda threads: [(0, total)] + [(0, 0)] * (threads - 1)
