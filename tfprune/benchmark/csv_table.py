@@ -1,0 +1,51 @@
+"""A measurement as CSV: a line for each contender in each setting."""
+
+import csv
+import io
+from typing import Any
+
+_SUMMARIES = (
+    ("milliseconds", "milliseconds"),
+    ("to_tflite_dense", "times_as_fast_as_tflite_dense"),
+    ("to_fastest_dense", "times_as_fast_as_fastest_dense"),
+)
+_PARTS = (("median", ""), ("lower", "_lower_quartile"), ("upper", "_upper_quartile"))
+
+
+def to_csv(record: dict[str, Any]) -> str:
+    """Formats latencies and peak memory; empty where there is no value.
+
+    Args:
+        record: From `tfprune.benchmark.measure.measure`.
+
+    Returns:
+        CSV with a header line.
+    """
+    about = {row["name"]: row for row in record["contenders"]}
+    memory = {row["name"]: row for row in (record["memory"] or {"rows": []})["rows"]}
+    columns = ["threads", "batch_size", "contender", "kind", "largest_logit_difference_relative"]
+    columns += [name + suffix for _, name in _SUMMARIES for _, suffix in _PARTS]
+    columns += ["fastest_dense", "peak_memory_bytes", "peak_memory_above_baseline_bytes", "not_timed"]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for setting in record["latency"]:
+        rows = {row["name"]: row for row in setting["rows"]}
+        for name, contender in about.items():
+            row = rows.get(name, {"failure": contender["reason"]})
+            values = {
+                "threads": setting["threads"],
+                "batch_size": setting["batch_size"],
+                "contender": name,
+                "kind": contender["kind"],
+                "largest_logit_difference_relative": contender["largest_logit_difference_relative"],
+                "fastest_dense": setting["fastest_dense"],
+                "peak_memory_bytes": memory.get(name, {}).get("peak_bytes"),
+                "peak_memory_above_baseline_bytes": memory.get(name, {}).get("above_baseline_bytes"),
+                "not_timed": row["failure"],
+            }
+            for key, column in _SUMMARIES:
+                for part, suffix in _PARTS:
+                    values[column + suffix] = (row.get(key) or {}).get(part)
+            writer.writerow(values)
+    return stream.getvalue()

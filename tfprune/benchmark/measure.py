@@ -1,0 +1,274 @@
+"""The whole measurement of a folder of exported files, as one record."""
+
+import dataclasses
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfprune.benchmark.contenders import (
+    DENSE_TFLITE,
+    OURS,
+    OURS_NAME,
+    Prepared,
+    chosen_contenders,
+    prepare,
+)
+from tfprune.benchmark.file_sizes import measure_sizes, zstd_installed
+from tfprune.benchmark.layers import layer_times
+from tfprune.benchmark.loaders import Network, available_threads, load
+from tfprune.benchmark.machine import describe_machine, installed_versions
+from tfprune.benchmark.memory import BASELINE, first_run
+from tfprune.benchmark.ratios import fastest, paired_speedup, summarize
+from tfprune.benchmark.report import setting_title
+from tfprune.benchmark.timing import Timings, describe_failure, time_rounds
+from tfprune.export.artifacts import ARTIFACTS
+from tfprune.runtime.file import read_file
+from tfprune.runtime.graph import Graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        rounds: How often each contender is timed in each setting.
+        batch_sizes: Images a call.
+        threads: Numbers of threads; with the batch sizes they make the settings.
+        contenders: Names of `tfprune.benchmark.contenders`, or `"all"`.
+        zstd: Whether sizes with zstd are measured, too.
+        memory: Whether peak memory is measured.
+    """
+
+    rounds: int = 15
+    batch_sizes: tuple[int, ...] = (1, 8)
+    threads: tuple[int, ...] = dataclasses.field(
+        default_factory=lambda: tuple(sorted({1, available_threads()}))
+    )
+    contenders: tuple[str, ...] = ("all",)
+    zstd: bool = True
+    memory: bool = True
+
+
+def measure(
+    folder: str,
+    *,
+    images: np.ndarray,
+    logits: np.ndarray,
+    dense_weights_bytes: int,
+    plan: Plan,
+    progress: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Measures latency, size and memory of a network's exported files and of its peers.
+
+    In each setting all contenders are loaded, their logits are compared with the network's, and those
+    that agree are timed by turns (`time_rounds`). Other runtimes get the network from `model.tfprune`.
+
+    Args:
+        folder: The exported files.
+        images: uint8 `[n, height, width, channels]`, at least as many as the largest batch.
+        logits: The network's own for them, `[n, classes]`.
+        dense_weights_bytes: All weights as float32; what sizes are compared with.
+        plan: What to measure.
+        progress: Receives a line for each step.
+
+    Returns:
+        `machine`, `versions`, `plan`, `image_shape`; `contenders`: `name`, `title`, `kind`, `reason` why
+        it is not timed (empty if it is) and `largest_logit_difference_relative` over the settings;
+        `latency`: for each setting `threads`, `batch_size`, `fastest_dense` (a name) and `rows` (see
+        `setting_record`); `sizes`: `dense_weights_bytes` and `artifacts` (`name`, `raw`, `gzip`, `zstd`);
+        `memory`: `baseline_bytes` and `rows`; `layers`: see `LayerTime`, one thread, batch 1.
+
+    Raises:
+        ValueError: An unknown contender, too few images, or a `model.tfprune` that is not sound.
+    """
+    if len(images) < max(plan.batch_sizes):
+        raise ValueError(
+            f"`images` must be at least {max(plan.batch_sizes)}, the largest batch. Received: {len(images)}"
+        )
+    contenders = chosen_contenders(plan.contenders)
+    ours = os.path.join(folder, OURS)
+    graph = read_file(ours) if os.path.exists(ours) else None
+    with tempfile.TemporaryDirectory() as work:
+        prepared = []
+        for contender in contenders:
+            prepared.append(prepare(contender, folder, work, graph))
+        reasons = {entry.contender.name: entry.reason for entry in prepared}
+        differences: dict[str, float] = {}
+        latency = []
+        for threads in plan.threads:
+            for batch_size in plan.batch_sizes:
+                title = setting_title({"threads": threads, "batch_size": batch_size})
+                progress(f"latency, {title}: {plan.rounds} rounds ...")
+                networks, failures = _load_all(
+                    prepared, threads, images[:batch_size], logits[:batch_size], differences
+                )
+                batch = images[:batch_size]
+                timings = time_rounds(_calls(networks, batch), plan.rounds)
+                failures |= {name: f"failed: {reason}" for name, reason in timings.failures.items()}
+                for name, failure in failures.items():
+                    reasons[name] = reasons[name] or failure
+                kinds = {entry.contender.name: entry.contender.kind for entry in prepared}
+                latency.append(setting_record(threads, batch_size, timings, kinds, failures))
+                del networks
+                gc.collect()
+        memory = _memory(prepared, images[:1], work, progress) if plan.memory else None
+        layers = _layers(graph, ours, images[:1], plan.rounds) if _timed(latency, OURS_NAME) else []
+    progress("sizes ...")
+    names = [artifact.name for artifact in ARTIFACTS]
+    names += [] if OURS in names else [OURS]
+    return {
+        "machine": describe_machine(),
+        "versions": installed_versions(),
+        "plan": dataclasses.asdict(plan),
+        "image_shape": list(images.shape[1:]),
+        "contenders": [
+            {
+                "name": entry.contender.name,
+                "title": entry.contender.title,
+                "kind": entry.contender.kind,
+                "reason": reasons[entry.contender.name],
+                "largest_logit_difference_relative": differences.get(entry.contender.name),
+            }
+            for entry in prepared
+        ],
+        "latency": latency,
+        "sizes": {
+            "dense_weights_bytes": dense_weights_bytes,
+            "zstd_installed": zstd_installed(),
+            "artifacts": [dataclasses.asdict(size) for size in measure_sizes(folder, names, zstd=plan.zstd)],
+        },
+        "memory": memory,
+        "layers": layers,
+    }
+
+
+def setting_record(
+    threads: int, batch_size: int, timings: Timings, kinds: dict[str, str], failures: dict[str, str]
+) -> dict[str, Any]:
+    """Makes the record of one setting from the seconds of its rounds.
+
+    Args:
+        threads: Of the setting.
+        batch_size: Of the setting.
+        timings: From `time_rounds`.
+        kinds: Name to `Contender.kind`, in the order of the rows.
+        failures: Name to reason, of those that were not timed here.
+
+    Returns:
+        `threads`, `batch_size`, `fastest_dense` and `rows`: `name`, `milliseconds`, `to_tflite_dense`,
+        `to_fastest_dense` (each `median`, `lower`, `upper`: median and quartiles; the last two say how many
+        times faster and are null where the baseline was not timed), `seconds` of every round, `failure`.
+    """
+    seconds = timings.seconds
+    best = fastest(seconds, [name for name, kind in kinds.items() if kind == "dense"])
+
+    def against(baseline: str | None, name: str) -> dict[str, float] | None:
+        if baseline not in seconds:
+            return None
+        return dataclasses.asdict(paired_speedup(seconds[baseline], seconds[name]))
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "milliseconds": dataclasses.asdict(summarize([1e3 * value for value in values])),
+            "to_tflite_dense": against(DENSE_TFLITE, name),
+            "to_fastest_dense": against(best, name),
+            "seconds": values,
+            "failure": "",
+        }
+        for name, values in seconds.items()
+    ]
+    rows += [{"name": name, "failure": failure} for name, failure in failures.items()]
+    rows.sort(key=lambda row: list(kinds).index(row["name"]))
+    return {"threads": threads, "batch_size": batch_size, "fastest_dense": best, "rows": rows}
+
+
+def _load_all(
+    prepared: Sequence[Prepared],
+    threads: int,
+    batch: np.ndarray,
+    logits: np.ndarray,
+    differences: dict[str, float],
+) -> tuple[dict[str, Network], dict[str, str]]:
+    """Loads all that can run and keeps those whose logits are the network's; updates `differences`."""
+    networks, failures = {}, {}
+    for entry in prepared:
+        if entry.reason:
+            continue
+        name = entry.contender.name
+        try:
+            network = load(entry.contender.loader, entry.path, threads, len(batch))
+            difference = logit_difference(network(batch), logits)
+        except Exception as error:
+            # Whatever a runtime raises concerns that one alone.
+            failures[name] = f"failed: {describe_failure(error)}"
+            continue
+        differences[name] = max(difference, differences.get(name, 0.0))
+        if difference <= entry.contender.largest_difference:
+            networks[name] = network
+        else:
+            failures[name] = (
+                f"not timed: its logits differ by {difference:.1e} of the largest, more than"
+                f" {entry.contender.largest_difference:g}"
+            )
+    return networks, failures
+
+
+def logit_difference(logits: np.ndarray, reference: np.ndarray) -> float:
+    """Returns the largest difference, relative to the largest logit; infinite if not all are finite.
+
+    Args:
+        logits: Of a contender, `[n, classes]`.
+        reference: The network's.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if logits.shape != reference.shape:
+        raise ValueError(f"logits must be {reference.shape}. Received: {logits.shape}")
+    if not np.isfinite(logits).all():
+        return float("inf")
+    difference = float(np.abs(logits - reference).max())
+    largest = float(np.abs(reference).max())
+    return difference / largest if largest else (0.0 if not difference else float("inf"))
+
+
+def _calls(networks: dict[str, Network], batch: np.ndarray) -> dict[str, Callable[[], object]]:
+    return {name: lambda network=network: network(batch) for name, network in networks.items()}
+
+
+def _timed(latency: Sequence[dict[str, Any]], name: str) -> bool:
+    return any(row["name"] == name and not row["failure"] for record in latency for row in record["rows"])
+
+
+def _memory(
+    prepared: Sequence[Prepared], image: np.ndarray, work: str, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    progress("peak memory: a process for each ...")
+    image_path = os.path.join(work, "image.npy")
+    np.save(image_path, image)
+    baseline = first_run(BASELINE, "", image_path).peak_bytes
+    rows = []
+    for entry in prepared:
+        if entry.reason:
+            continue
+        row: dict[str, Any] = {"name": entry.contender.name}
+        try:
+            result = first_run(entry.contender.loader, entry.path, image_path)
+        except (RuntimeError, OSError, ValueError) as error:
+            rows.append(row | {"failure": describe_failure(error)})
+            continue
+        row |= {"peak_bytes": result.peak_bytes, "above_baseline_bytes": result.peak_bytes - baseline}
+        rows.append(row | {"first_result_seconds": result.seconds, "failure": ""})
+    return {"baseline_bytes": baseline, "rows": rows}
+
+
+def _layers(graph: Graph, path: str, image: np.ndarray, rounds: int) -> list[dict[str, Any]]:
+    from tfprune import runtime
+
+    model = runtime.load(path, threads=1)
+    return [row.to_record() for row in layer_times(graph, model.time_nodes(image, rounds))]

@@ -1,0 +1,39 @@
+"""Which values of a graph cannot be negative: a zero padding is then none to a maximum."""
+
+from tfprune.runtime.graph import (
+    Activation,
+    Add,
+    Concatenate,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Graph,
+    Multiply,
+    Pool,
+)
+
+_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax")
+
+
+def nonnegative_values(graph: Graph) -> list[bool]:
+    """Returns for each node whether its value is known to have no number below zero.
+
+    An explicit zero padding before a max-pool (ResNet's stem) can then be the pool's own padding, which
+    the peers' runtimes compute without another pass. That is how such networks are exported to them.
+
+    Args:
+        graph: The network.
+    """
+    known: list[bool] = []
+    for node in graph.nodes:
+        match node:
+            case Conv(activation=activation) | Activation(activation=activation):
+                known.append(activation in _NONNEGATIVE)
+            case Add(activation=activation):
+                sum_of_such = activation == "linear" and all(known[source] for source in node.inputs)
+                known.append(activation in _NONNEGATIVE or sum_of_such)
+            case Pool() | GlobalPool() | Multiply() | Concatenate() | Flatten():
+                known.append(all(known[source] for source in node.inputs))
+            case _:
+                known.append(False)
+    return known

@@ -1,0 +1,186 @@
+"""A graph as an ONNX file, with dense kernels, for ONNX Runtime and MNN."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tfprune.benchmark.nonnegative import nonnegative_values
+from tfprune.runtime.graph import (
+    Activation,
+    Add,
+    Concatenate,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Graph,
+    Input,
+    Multiply,
+    Node,
+    Pool,
+)
+
+_OPSET = 17
+_IR_VERSION = 8
+_PLAIN = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "hard_silu": "HardSwish"}
+
+
+def to_onnx(graph: Graph, image_type: str = "uint8") -> onnx.ModelProto:
+    """Converts a graph to ONNX.
+
+    Its input `image` is `[n, height, width, channels]` with any n, transposed once to the channels-first
+    layout of ONNX's convolutions; its output `logits` is float32 `[n, classes]`.
+
+    Args:
+        graph: The network.
+        image_type: Of the input: `"uint8"` or `"float32"`.
+
+    Returns:
+        The model, checked.
+    """
+    types = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
+    if image_type not in types:
+        raise ValueError(f"`image_type` must be uint8 or float32. Received: image_type={image_type!r}")
+    shapes = graph.shapes()
+    writer = _Writer(graph, image_type)
+    values: list[str] = []
+    for index, node in enumerate(graph.nodes):
+        values.append(writer.write(index, node, [values[source] for source in node.inputs]))
+    classes = shapes[-1][2]
+    writer.emit("Reshape", [values[-1], writer.constant(np.array([-1, classes]))], "logits")
+    image = helper.make_tensor_value_info("image", types[image_type], ["n", *shapes[0]])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes])
+    body = helper.make_graph(writer.nodes, "tfprune", [image], [logits], writer.constants)
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION, producer_name="tfprune"
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+class _Writer:
+    """Collects ONNX nodes and constants; names every value after its place."""
+
+    def __init__(self, graph: Graph, image_type: str) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._image_type = image_type
+        self._nonnegative = nonnegative_values(graph)
+
+    def constant(self, array: np.ndarray) -> str:
+        """Adds a constant and returns its name."""
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def emit(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        """Adds a node and returns the name of its value."""
+        output = output or f"value_{len(self.nodes)}"
+        self.nodes.append(
+            helper.make_node(kind, inputs, [output], name=f"{kind}_{len(self.nodes)}", **attributes)
+        )
+        return output
+
+    def write(self, index: int, node: Node, inputs: list[str]) -> str:
+        """Adds what computes a graph's node and returns the name of its value."""
+        match node:
+            case Input():
+                return self._input(node)
+            case Conv():
+                return self._conv(node, inputs)
+            case Pool():
+                return self._pool(node, inputs[0])
+            case GlobalPool():
+                return self.emit(f"Global{'Max' if node.kind == 'max' else 'Average'}Pool", inputs)
+            case Add():
+                return self._activate(self._sum(inputs), node.activation)
+            case Multiply():
+                return self.emit("Mul", inputs)
+            case Concatenate():
+                return self.emit("Concat", inputs, axis=1)
+            case Activation():
+                return self._activate(inputs[0], node.activation)
+            case Flatten():
+                rows_first = self.emit("Transpose", inputs, perm=[0, 2, 3, 1])
+                return self.emit("Reshape", [rows_first, self.constant(np.array([0, -1, 1, 1]))])
+        raise TypeError(f"no ONNX for a {type(node).__name__}")
+
+    def _input(self, node: Input) -> str:
+        pixels = "image"
+        if self._image_type != "float32":
+            pixels = self.emit("Cast", [pixels], to=TensorProto.FLOAT)
+        value = self.emit("Transpose", [pixels], perm=[0, 3, 1, 2])
+        value = self.emit("Mul", [value, self.constant(node.scale.reshape(1, -1, 1, 1))])
+        return self.emit("Add", [value, self.constant(node.shift.reshape(1, -1, 1, 1))])
+
+    def _conv(self, node: Conv, inputs: list[str]) -> str:
+        kernel = np.asarray(node.kernel).transpose(3, 2, 0, 1)
+        value = self.emit(
+            "Conv",
+            [inputs[0], self.constant(kernel), self.constant(node.bias)],
+            kernel_shape=list(node.kernel.shape[:2]),
+            strides=list(node.strides),
+            pads=_pads(node.padding),
+            dilations=list(node.dilation),
+            group=node.groups,
+        )
+        return self._activate(self._sum([value, *inputs[1:]]), node.activation)
+
+    def _pool(self, node: Pool, value: str) -> str:
+        window = {"kernel_shape": list(node.size), "strides": list(node.strides)}
+        if node.kind == "average":
+            return self.emit(
+                "AveragePool",
+                [value],
+                pads=_pads(node.padding),
+                count_include_pad=int(node.padding_counts),
+                **window,
+            )
+        pads = _pads(node.padding)
+        if node.padding_counts and any(pads) and not self._nonnegative[node.inputs[0]]:
+            full = [0, 0, *pads[:2], 0, 0, *pads[2:]]
+            value = self.emit("Pad", [value, self.constant(np.array(full))])
+            pads = [0, 0, 0, 0]
+        return self.emit("MaxPool", [value], pads=pads, **window)
+
+    def _sum(self, values: list[str]) -> str:
+        total = values[0]
+        for value in values[1:]:
+            total = self.emit("Add", [total, value])
+        return total
+
+    def _activate(self, value: str, activation: str) -> str:
+        match activation:
+            case "linear":
+                return value
+            case "relu6":
+                bounds = [self.constant(np.array(bound, np.float32)) for bound in (0, 6)]
+                return self.emit("Clip", [value, *bounds])
+            case "leaky_relu":
+                return self.emit("LeakyRelu", [value], alpha=0.2)
+            case "elu":
+                return self.emit("Elu", [value], alpha=1.0)
+            case "hard_sigmoid":
+                return self.emit("HardSigmoid", [value], alpha=1 / 6, beta=0.5)
+            case "silu":
+                return self.emit("Mul", [value, self.emit("Sigmoid", [value])])
+            case "gelu":
+                # The pattern that runtimes recognise: x * (1 + erf(x / sqrt 2)) * 0.5.
+                erf = self.emit("Erf", [self.emit("Div", [value, self._number(np.sqrt(2))])])
+                return self.emit(
+                    "Mul",
+                    [self.emit("Mul", [value, self.emit("Add", [erf, self._number(1)])]), self._number(0.5)],
+                )
+            case "softmax":
+                return self.emit("Softmax", [value], axis=1)
+        return self.emit(_PLAIN[activation], [value])
+
+    def _number(self, number: float) -> str:
+        return self.constant(np.array(number, np.float32))
+
+
+def _pads(padding: tuple[int, int, int, int]) -> list[int]:
+    """ONNX's order: the beginnings, then the ends."""
+    top, bottom, left, right = padding
+    return [top, left, bottom, right]

@@ -1,0 +1,146 @@
+"""A measurement as a picture: latency relative to the fastest dense network, sizes and memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from tfprune.benchmark.contenders import OURS, OURS_NAME
+from tfprune.benchmark.report import setting_title
+
+_OURS = "#0072b2"
+_COLORS = {"dense": "0.62", "sparse": "#d55e00", "int8": "#cc79a7"}
+_BAR_INCHES = 0.27
+_FRAME_INCHES = 0.95
+_COLUMNS = 2
+_LEAST_SPAN = 1.5
+_TEXT_SHARE = 0.36
+_MARGIN_SHARE = 0.05
+
+
+def plot_benchmark(record: dict[str, Any], title: str) -> Figure:
+    """Draws a panel for each setting, one for file sizes and one for memory; all scales are logarithmic.
+
+    Bars of latency start at 1, the fastest dense network: to the left is faster, to the right slower.
+
+    Args:
+        record: From `tfprune.benchmark.measure.measure`.
+        title: What network it is.
+
+    Returns:
+        A figure 1,200 pixels wide. It belongs to no pyplot state.
+    """
+    settings = [setting for setting in record["latency"] if setting["fastest_dense"]]
+    panels = len(settings) + 1 + bool(record["memory"])
+    lines = -(-panels // _COLUMNS)
+    bars = max(len(record["contenders"]), len(record["sizes"]["artifacts"])) + 1
+    height = lines * (bars * _BAR_INCHES + _FRAME_INCHES) + 0.5
+    figure = Figure(figsize=(12, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{title}\n{record['machine']['processor']}", fontsize=11, x=0.01, ha="left")
+    axes = list(figure.subplots(lines, _COLUMNS, squeeze=False).flat)
+    for unused in axes[panels:]:
+        unused.remove()
+    for panel, setting in zip(axes, settings, strict=False):
+        _draw_setting(panel, record, setting)
+    _draw_sizes(axes[len(settings)], record["sizes"])
+    if record["memory"]:
+        _draw_memory(axes[len(settings) + 1], record)
+    return figure
+
+
+def _draw_setting(axes: Axes, record: dict[str, Any], setting: dict[str, Any]) -> None:
+    about = {row["name"]: row for row in record["contenders"]}
+    rows = [row for row in setting["rows"] if not row["failure"] and row["to_fastest_dense"]]
+    values = [1 / row["to_fastest_dense"]["median"] for row in rows]
+    texts = [
+        f"{_short(row['milliseconds']['median'])} ms, {row['to_fastest_dense']['median']:.2f}x"
+        for row in rows
+    ]
+    titles = [about[row["name"]]["title"] for row in rows]
+    colors = [_color(row["name"], about[row["name"]]["kind"]) for row in rows]
+    _draw_bars(axes, titles, values, texts, colors, 1.0)
+    axes.axvline(1, color="0.25", lw=1)
+    axes.set_title(f"Latency, {setting_title(setting)}", loc="left", fontsize=10)
+    axes.set_xlabel(f"relative to the fastest dense: {about[setting['fastest_dense']]['title']}", fontsize=9)
+
+
+def _draw_sizes(axes: Axes, sizes: dict[str, Any]) -> None:
+    artifacts = sizes["artifacts"]
+    values = [size["raw"] / 1e6 for size in artifacts]
+    texts = [f"{_short(size['raw'] / 1e6)} MB, gzip {_short(size['gzip'] / 1e6)} MB" for size in artifacts]
+    colors = [_OURS if size["name"] == OURS else _COLORS["dense"] for size in artifacts]
+    dense = sizes["dense_weights_bytes"] / 1e6
+    _draw_bars(axes, [size["name"] for size in artifacts], values, texts, colors, None)
+    for position, size in enumerate(artifacts):
+        axes.plot([size["gzip"] / 1e6], [position], marker="|", ms=9, mew=1.8, color="0.1")
+    axes.axvline(dense, color="0.25", lw=1, ls="--")
+    axes.set_title(
+        "File size; tick: gzipped; dashed: the dense float32 weights",
+        loc="left",
+        fontsize=10,
+    )
+    axes.set_xlabel("MB", fontsize=9)
+
+
+def _draw_memory(axes: Axes, record: dict[str, Any]) -> None:
+    about = {row["name"]: row for row in record["contenders"]}
+    rows = [row for row in record["memory"]["rows"] if not row["failure"] and row["above_baseline_bytes"] > 0]
+    values = [row["above_baseline_bytes"] / 1e6 for row in rows]
+    titles = [about[row["name"]]["title"] for row in rows]
+    colors = [_color(row["name"], about[row["name"]]["kind"]) for row in rows]
+    _draw_bars(axes, titles, values, [f"{_short(value)} MB" for value in values], colors, None)
+    axes.set_title("Peak memory above Python with NumPy, one image, 1 thread", loc="left", fontsize=10)
+    axes.set_xlabel("MB", fontsize=9)
+
+
+def _draw_bars(
+    axes: Axes,
+    titles: Sequence[str],
+    values: Sequence[float],
+    texts: Sequence[str],
+    colors: Sequence[str],
+    start: float | None,
+) -> None:
+    """Draws horizontal bars on a logarithmic scale, from `start` or from the left edge."""
+    axes.set_xscale("log")
+    ends = [*values, start or values[0]]
+    low, high = min(ends), max(max(ends), _LEAST_SPAN * min(ends))
+    # The texts take a share of the axis, whatever its range.
+    span = (high / low) ** (1 / (1 - _TEXT_SHARE - _MARGIN_SHARE))
+    left, right = low / span**_MARGIN_SHARE, high * span**_TEXT_SHARE
+    origin = left if start is None else start
+    axes.set_xlim(left, right)
+    for position, (value, text, color) in enumerate(zip(values, texts, colors, strict=True)):
+        axes.barh(position, value - origin, left=origin, color=color, height=0.72, zorder=2)
+        axes.annotate(
+            text,
+            (max(value, origin), position),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )
+    axes.set_yticks(range(len(titles)), titles, fontsize=8.5)
+    axes.set_ylim(len(titles) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", color="0.92", lw=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _color(name: str, kind: str) -> str:
+    return _OURS if name == OURS_NAME else _COLORS[kind]
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,0 +1,130 @@
+"""Latency, size and memory of a round's exported files, beside the same network in other runtimes.
+
+  python -m tfprune.bin.export --experiment=demo_one_shot --formats=saved_model,tflite,sparse
+  python -m tfprune.bin.benchmark --experiment=demo_one_shot
+
+Times the exported TFLite files and model.tfprune, and the network of model.tfprune in ONNX Runtime, PyTorch
+and MNN where they are installed; all by turns in one run, after their logits were found to be the network's.
+Prints the tables and writes benchmark.json, benchmark.csv and benchmark.png beside the exported files. The
+.keras file and the SavedModel are not timed: TensorFlow has one number of threads for a whole process.
+"""
+
+import os
+
+# Before Keras loads: the exported files are TensorFlow's.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
+
+from tfprune.bin.flags import define_run_flags  # noqa: E402
+from tfprune.bin.main import run_main  # noqa: E402
+from tfprune.errors import UserError, blame_flag  # noqa: E402
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    from tfprune.benchmark.contenders import chosen_contenders
+    from tfprune.benchmark.files import write_benchmark
+    from tfprune.benchmark.measure import Plan, measure
+    from tfprune.benchmark.report import format_benchmark
+    from tfprune.data.pipeline import make_images
+    from tfprune.experiments.deployment import strip_round
+    from tfprune.experiments.evaluate import load_run_data
+    from tfprune.experiments.run_folder import find_round
+    from tfprune.export.runtimes import keras_logits
+    from tfprune.quiet import native_stderr_captured
+
+    values = flags.FLAGS
+    plan = Plan(
+        rounds=values.rounds,
+        batch_sizes=parse_batch_sizes(values.batch_sizes),
+        threads=parse_threads(values.threads),
+        contenders=tuple(values.contenders),
+        zstd=values.zstd,
+    )
+    with blame_flag("contenders", ",".join(values.contenders)):
+        chosen_contenders(plan.contenders)
+    run, found = find_round(values.output_dir, values.experiment, "experiment")
+    folder = run.export_folder(found.number)
+    if not (folder / "export.json").exists():
+        raise UserError(
+            f"--experiment={values.experiment}: {folder} has no exported files: run"
+            f" python -m tfprune.bin.export --experiment={values.experiment} first"
+        )
+    config, dataset = load_run_data(run, values.data_dir)
+    count = max(plan.batch_sizes)
+    if count > len(dataset.test):
+        raise UserError(
+            f"--batch_sizes={','.join(values.batch_sizes)}: the run has {len(dataset.test)} test images"
+        )
+    images = make_images(dataset.test.images, np.arange(count), config.image_size)
+    model = strip_round(found).model
+    try:
+        with native_stderr_captured():
+            record = measure(
+                str(folder),
+                images=images,
+                logits=keras_logits(model, images),
+                dense_weights_bytes=4 * model.count_params(),
+                plan=plan,
+            )
+        title = f"{values.experiment}: {model.name}, {'x'.join(map(str, images.shape[1:]))}"
+        paths = write_benchmark({"experiment": values.experiment} | record, folder, title)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: {error}") from error
+    print(format_benchmark(record, layers=values.layers))
+    for path in paths:
+        print(f"wrote {path}")
+
+
+def parse_batch_sizes(texts: list[str]) -> tuple[int, ...]:
+    """Parses `--batch_sizes`.
+
+    Raises:
+        UserError: Not whole numbers of at least 1.
+    """
+    sizes = [int(text) if text.isascii() and text.isdigit() else 0 for text in texts]
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"--batch_sizes={','.join(texts)}: must be whole numbers of at least 1")
+    return tuple(dict.fromkeys(sizes))
+
+
+def parse_threads(texts: list[str]) -> tuple[int, ...]:
+    """Parses `--threads`: numbers, and `all` for as many as this process has cores.
+
+    Raises:
+        UserError: Something else, or more than there are cores.
+    """
+    from tfprune.benchmark.loaders import available_threads
+
+    cores = available_threads()
+    counts = [
+        cores if text == "all" else int(text) if text.isascii() and text.isdigit() else 0 for text in texts
+    ]
+    if not counts or min(counts) < 1 or max(counts) > cores:
+        raise UserError(
+            f"--threads={','.join(texts)}: must be all or whole numbers from 1 to {cores}, the cores"
+        )
+    return tuple(dict.fromkeys(counts))
+
+
+def run() -> None:
+    """The command `tfprune-benchmark`."""
+    define_run_flags("EXPERIMENT or EXPERIMENT/round_KK whose exported files to measure.")
+    flags.DEFINE_integer("rounds", 15, "How often each is timed in each setting.", 1)
+    flags.DEFINE_list("batch_sizes", ["1", "8"], "Images a call.")
+    flags.DEFINE_list("threads", ["1", "all"], "Numbers of threads; all: the cores of this process.")
+    flags.DEFINE_list(
+        "contenders",
+        ["all"],
+        "What to measure: tfprune, tflite_float32, tflite_float16, tflite_float16_sparse, tflite_int8, "
+        "onnxruntime, pytorch, mnn, mnn_sparse, or all.",
+    )
+    flags.DEFINE_boolean("layers", False, "Print where the time of model.tfprune goes, layer by layer.")
+    flags.DEFINE_boolean("zstd", True, "Measure sizes with zstd -19, too: some seconds for each 10 MB.")
+    run_main(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()
