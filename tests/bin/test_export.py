@@ -22,6 +22,9 @@ def tensorflow_backend():
         pytest.skip("export works on the TensorFlow backend only")
 
 
+ALL_FORMATS = "keras, saved_model, tflite, sparse"
+
+
 @pytest.fixture
 def run_export(runs, monkeypatch, capsys):
     monkeypatch.setitem(os.environ, "KERAS_BACKEND", "tensorflow")  # The import sets it.
@@ -31,7 +34,8 @@ def run_export(runs, monkeypatch, capsys):
         values = {
             "output_dir": str(runs.output_dir),
             "data_dir": "",
-            "formats": ["keras", "saved_model", "tflite"],
+            "formats": ["keras", "saved_model", "tflite", "sparse"],
+            "sparse_weights": "float16",
             "audit_images": 20,
             **changes,
         }
@@ -61,6 +65,7 @@ def test_a_pruned_run_is_exported_and_audited(runs, run_export, tmp_path):
         "model_float16.tflite",
         "model_float16_sparse.tflite",
         "model_int8.tflite",
+        "model.tfprune",
     }
     assert audit["artifacts"].keys() == names
     assert {path.name for path in folder.iterdir()} == names | {"export.json"}
@@ -83,8 +88,12 @@ def test_a_pruned_run_is_exported_and_audited(runs, run_export, tmp_path):
     "experiment, changes, parts",
     [
         ("nobody", {}, ["--experiment=nobody: there is no experiment of that name"]),
-        ("one_shot", {"formats": ["keras", "onnx"]}, ["--formats=keras,onnx", "keras, saved_model, tflite"]),
-        ("one_shot", {"formats": []}, ["--formats=", "keras, saved_model, tflite"]),
+        (
+            "one_shot",
+            {"formats": ["keras", "onnx"]},
+            ["--formats=keras,onnx", "keras, saved_model, tflite, sparse"],
+        ),
+        ("one_shot", {"formats": []}, ["--formats=", "keras, saved_model, tflite, sparse"]),
         ("one_shot", {"data_dir": "/nowhere"}, ["--data_dir=/nowhere"]),
     ],
 )

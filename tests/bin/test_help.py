@@ -9,6 +9,7 @@ from tfprune.experiments.config import ExperimentConfig
 
 TRAIN = [field.name for field in dataclasses.fields(ExperimentConfig)]
 RUN = ["experiment", "output_dir", "data_dir"]
+BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "layers", "zstd"]
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,8 @@ RUN = ["experiment", "output_dir", "data_dir"]
     [
         ("train", TRAIN, "Trains, prunes and fine-tunes one experiment"),
         ("evaluate", [*RUN, "summary"], "Evaluates a finished round"),
-        ("export", [*RUN, "formats", "audit_images"], "Exports a finished round"),
+        ("export", [*RUN, "formats", "sparse_weights", "audit_images"], "Exports a finished round"),
+        ("benchmark", [*RUN, *BENCHMARK], "Latency, size and memory"),
         ("compare", ["output_dir", "experiments"], "Puts the runs of a folder beside each other"),
     ],
 )

@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from tfprune import runtime
 from tfprune.errors import UserError
 from tfprune.export import AuditError, export, export_model, format_audit
+from tfprune.runtime.graph import Conv
 
 ALL = [
     "model.keras",
@@ -17,6 +19,7 @@ ALL = [
     "model_float16.tflite",
     "model_float16_sparse.tflite",
     "model_int8.tflite",
+    "model.tfprune",
 ]
 
 
@@ -51,7 +54,7 @@ def test_logits_and_sizes(exported):
     entries = audit["artifacts"]
     for name in ("model.keras", "saved_model", "model_float32.tflite"):
         assert entries[name]["largest_logit_difference_relative"] <= 1e-4
-    for name in ("model_float16.tflite", "model_int8.tflite"):
+    for name in ("model_float16.tflite", "model_int8.tflite", "model.tfprune"):
         # Rounding must show, or something else than float16 and int8 was measured.
         assert entries[name]["largest_logit_difference_relative"] > 1e-5
         assert entries[name]["equal_predictions_percent"] >= 99
@@ -59,6 +62,7 @@ def test_logits_and_sizes(exported):
     assert size["model_float16_sparse.tflite"] < 0.4 * size["model_float16.tflite"]
     assert size["model_float16.tflite"] < 0.6 * size["model_float32.tflite"]
     assert size["model_int8.tflite"] < 0.4 * size["model_float32.tflite"]
+    assert size["model.tfprune"] < size["model_float16_sparse.tflite"]
     assert all(entry["gzip_bytes"] < entry["bytes"] for entry in entries.values())
 
 
@@ -90,6 +94,38 @@ def test_saved_model_holds_each_weight_once_and_serves_any_batch(exported, netwo
     for batch in (1, 5):
         logits = signature(image=tf.constant(images[:batch]))["logits"]
         np.testing.assert_allclose(logits, model(images[:batch]), atol=1e-4)
+
+
+def test_the_sparse_runtime_gives_the_networks_logits(exported, make_network, images, tmp_path):
+    folder, audit = exported
+    graph = runtime.read_file(folder / "model.tfprune").nodes
+    convolutions = [node for node in graph if isinstance(node, Conv)]
+    assert [node.name for node in convolutions] == ["stem_conv", "conv1", "conv2", "shortcut_conv", "head"]
+    assert all(set(node.costs) == {"dense", "sparse"} for node in convolutions)
+    assert all(node.path == min(node.costs, key=node.costs.get) for node in convolutions)
+
+    model, masks = make_network()
+    arguments = {"formats": ("sparse",), "sparse_weights": "float32", "progress": quietly}
+    exact = export_model(model, masks, str(tmp_path), images=images, **arguments)["artifacts"][
+        "model.tfprune"
+    ]
+    assert exact["weights"] == "float32"
+    assert exact["largest_logit_difference_relative"] <= 1e-5
+    assert exact["bytes"] > audit["artifacts"]["model.tfprune"]["bytes"]
+    logits = runtime.load(tmp_path / "model.tfprune", threads=1)(images)
+    np.testing.assert_allclose(logits, model.predict(images, verbose=0), atol=1e-4)
+
+
+def test_a_layer_that_the_sparse_runtime_cannot_run_is_refused_before_anything_is_written(images, tmp_path):
+    image = keras.Input((16, 16, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.UpSampling2D(name="up")(x)
+    model = keras.Model(image, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(UserError, match=r"layer 'up' \(UpSampling2D\)"):
+        export_model(model, {}, str(tmp_path), images=images, progress=quietly)
+    assert not os.listdir(tmp_path)
+    others = ("keras", "tflite")
+    assert export_model(model, {}, str(tmp_path), images=images, formats=others, progress=quietly)["passed"]
 
 
 def test_tflite_takes_one_image_or_many_by_signature(exported, images):
@@ -217,6 +253,7 @@ def test_mixed_precision_and_compiled_models_are_exported_as_plain_float32(image
         ({"images": np.zeros((4, 8, 16, 3), "uint8")}, r"\[n, \*\(16, 16, 3\)\]"),
         ({"formats": ("tflite", "onnx")}, "`formats` must name some of .*onnx"),
         ({"formats": ()}, "`formats` must name some of"),
+        ({"sparse_weights": "int8"}, "`sparse_weights` must be one of .*'int8'"),
         ({"masks": {"conv9": np.ones((3, 3, 32, 64))}}, "Received: 'conv9'"),
         ({"masks": {"conv1": np.ones((3, 3))}}, r"mask of 'conv1' must have the shape"),
         ({"masks": {"conv1": np.full((3, 3, 32, 64), 0.5)}}, "only 0 and 1.*'conv1'"),

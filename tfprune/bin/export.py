@@ -1,4 +1,4 @@
-"""Exports a finished round of an experiment as .keras, SavedModel and TFLite, and audits every artifact.
+"""Exports a finished round of an experiment as .keras, SavedModel, TFLite and model.tfprune, and audits each.
 
   python -m tfprune.bin.export --experiment=demo_one_shot
 
@@ -50,6 +50,7 @@ def main() -> None:
             folder,
             images=make_images(dataset.test.images, examples, config.image_size),
             formats=values.formats,
+            sparse_weights=values.sparse_weights,
             dense_audit=dense_audit,
         )
     except OSError as error:
@@ -72,7 +73,10 @@ def read_audit(ancestor: Path | None) -> dict | None:
 def run() -> None:
     """The command `tfprune-export`."""
     define_run_flags("EXPERIMENT or EXPERIMENT/round_KK to export; without a round, its last.")
-    flags.DEFINE_list("formats", ["keras", "saved_model", "tflite"], "What to write.")
+    flags.DEFINE_list("formats", ["keras", "saved_model", "tflite", "sparse"], "What to write.")
+    flags.DEFINE_enum(
+        "sparse_weights", "float16", ["float16", "float32"], "How model.tfprune stores its weights."
+    )
     flags.DEFINE_integer("audit_images", 1000, "Test images of the audit, at most; the first ones.", 1)
     run_main(main, __doc__)
 

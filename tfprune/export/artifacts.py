@@ -2,13 +2,17 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from tfprune.export.deployable import weights_by_name
+from tfprune.export.sparse_paths import choose_paths
+from tfprune.runtime import Graph, write_file
 
-FORMATS = ("keras", "saved_model", "tflite")
+FORMATS = ("keras", "saved_model", "tflite", "sparse")
+SPARSE_WEIGHTS = ("float16", "float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Artifact:
 
     Attributes:
         name: Its name in the output folder.
-        format: `"keras"`, `"saved_model"` or `"tflite"`.
+        format: One of `FORMATS`.
         weights: How the weights are stored: `"float32"`, `"float16"`, `"float16 sparse"` or
             `"int8"`. It decides what the audit asks for.
     """
@@ -35,10 +39,44 @@ ARTIFACTS = (
     Artifact("model_float16_sparse.tflite", "tflite", "float16 sparse"),
     # int8 weights stay dense: sparse-encoded, the file does not load under the default delegate.
     Artifact("model_int8.tflite", "tflite", "int8"),
+    Artifact("model.tfprune", "sparse", "float16"),
 )
 
 
-def write_artifact(artifact: Artifact, model: keras.Model, folder: str, saved_model_folder: str) -> None:
+def chosen_artifacts(formats: Sequence[str], sparse_weights: str) -> list[Artifact]:
+    """Lists what an export writes.
+
+    Args:
+        formats: Some of `FORMATS`.
+        sparse_weights: How `model.tfprune` stores its weights, one of `SPARSE_WEIGHTS`.
+
+    Returns:
+        The artifacts, in the order of `ARTIFACTS`.
+
+    Raises:
+        ValueError: An argument is none of these.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"`formats` must name some of {FORMATS}. Received: formats={formats}")
+    if sparse_weights not in SPARSE_WEIGHTS:
+        raise ValueError(
+            f"`sparse_weights` must be one of {SPARSE_WEIGHTS}. Received: sparse_weights={sparse_weights!r}"
+        )
+    return [
+        dataclasses.replace(artifact, weights=sparse_weights) if artifact.format == "sparse" else artifact
+        for artifact in ARTIFACTS
+        if artifact.format in formats
+    ]
+
+
+def write_artifact(
+    artifact: Artifact,
+    model: keras.Model,
+    folder: str,
+    saved_model_folder: str,
+    graph: Graph | None = None,
+) -> None:
     """Writes one artifact.
 
     Args:
@@ -46,12 +84,16 @@ def write_artifact(artifact: Artifact, model: keras.Model, folder: str, saved_mo
         model: The network, as `deployable_copy` returns it.
         folder: Where to put it, under its name.
         saved_model_folder: The network's SavedModel, which TFLite files are converted from.
+        graph: The network, compiled for the sparse runtime; each convolution's path is chosen here, by
+            measuring both.
     """
     path = os.path.join(folder, artifact.name)
     if artifact.format == "keras":
         model.save(path)
     elif artifact.format == "saved_model":
         write_saved_model(model, path)
+    elif artifact.format == "sparse":
+        write_file(choose_paths(graph), path, artifact.weights)
     else:
         flatbuffer = convert_to_tflite(saved_model_folder, artifact.weights)
         with open(path, "wb") as file:

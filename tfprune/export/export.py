@@ -16,6 +16,7 @@ from tfprune.export.artifacts import (
     ARTIFACTS,
     FORMATS,
     Artifact,
+    chosen_artifacts,
     write_artifact,
     write_saved_model,
 )
@@ -23,7 +24,9 @@ from tfprune.export.audit import audit_artifact, weights_bytes
 from tfprune.export.deployable import deployable_copy, masked_kernels
 from tfprune.export.rules import AuditError
 from tfprune.export.runtimes import keras_logits
+from tfprune.export.sparse_compiler import compile_model
 from tfprune.quiet import native_stderr_captured
+from tfprune.runtime import Graph
 from tfprune.training.files import write_json
 
 AUDIT_FILE = "export.json"
@@ -38,6 +41,7 @@ def export_model(
     *,
     images: np.ndarray,
     formats: Sequence[str] = FORMATS,
+    sparse_weights: str = "float16",
     dense_audit: dict[str, Any] | None = None,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -77,8 +81,10 @@ def export_model(
             0/1 mask of its kernel. Empty for a dense network.
         out_dir: Where to write; made if missing.
         images: uint8 test images `[n, h, w, 3]`, at least one.
-        formats: Which of `"keras"`, `"saved_model"`, `"tflite"`. Artifacts of the other formats
-            from an earlier export are removed.
+        formats: Which of `"keras"`, `"saved_model"`, `"tflite"`, `"sparse"` (`model.tfprune`, for
+            `tfprune.runtime`). Artifacts of the other formats from an earlier export are removed.
+        sparse_weights: How `model.tfprune` stores its weights: `"float16"` or `"float32"`. Either way it
+            computes in float32.
         dense_audit: The parsed `export.json` of the dense network this one was pruned from.
         progress: Receives a line for each artifact.
 
@@ -87,17 +93,19 @@ def export_model(
 
     Raises:
         AuditError: An artifact failed.
-        UserError: The Keras backend is not TensorFlow.
+        UserError: The Keras backend is not TensorFlow, or the sparse runtime cannot run a layer.
         ValueError: An argument does not fit the model or the list above.
     """
     network = deployable_copy(model)
     masked_kernels(network, masks)
     _check_images(images, network)
     dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, network)
-    artifacts = _chosen(formats)
+    artifacts = chosen_artifacts(formats, sparse_weights)
     reference = keras_logits(network, images)
     if not np.isfinite(reference).all():
         raise AuditError(["the network itself: its logits are not all finite"])
+    # Before anything is written: it refuses a layer that the sparse runtime cannot run.
+    graph = compile_model(network) if "sparse" in formats else None
 
     work = os.path.join(out_dir, _UNFINISHED)
     shutil.rmtree(work, ignore_errors=True)
@@ -106,7 +114,7 @@ def export_model(
         _remove(os.path.join(out_dir, name))
     try:
         entries = {}
-        _write_all(artifacts, network, work)
+        _write_all(artifacts, network, graph, work)
         for artifact in artifacts:
             entry = audit_artifact(artifact, work, network, masks, images, reference)
             entries[artifact.name] = entry | _ratios(entry, network, dense_artifacts.get(artifact.name))
@@ -125,14 +133,7 @@ def export_model(
     return audit
 
 
-def _chosen(formats: Sequence[str]) -> list[Artifact]:
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise ValueError(f"`formats` must name some of {FORMATS}. Received: formats={formats}")
-    return [artifact for artifact in ARTIFACTS if artifact.format in formats]
-
-
-def _write_all(artifacts: list[Artifact], network: keras.Model, work: str) -> None:
+def _write_all(artifacts: list[Artifact], network: keras.Model, graph: Graph | None, work: str) -> None:
     wanted = any(artifact.format == "saved_model" for artifact in artifacts)
     # TFLite files are converted from a SavedModel; one that was not asked for is not kept.
     source = os.path.join(work, "saved_model" if wanted else "conversion_source")
@@ -140,7 +141,7 @@ def _write_all(artifacts: list[Artifact], network: keras.Model, work: str) -> No
         for artifact in artifacts:
             if artifact.format == "tflite" and not os.path.exists(source):
                 write_saved_model(network, source)
-            write_artifact(artifact, network, work, source)
+            write_artifact(artifact, network, work, source, graph)
 
 
 def _dense_artifacts(dense_audit: dict[str, Any] | None, network: keras.Model) -> tuple[dict[str, Any], str]:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from tfprune import runtime
 from tfprune.export.artifacts import Artifact
 
 # Large enough to amortise a call, small enough for 224 x 224 activations.
@@ -33,7 +34,8 @@ def artifact_logits(artifact: Artifact, folder: str, images: np.ndarray) -> np.n
 
     Args:
         artifact: Which: `.keras` files run in Keras, a SavedModel through its serving signature,
-            TFLite files in LiteRT's interpreter with its default delegate.
+            TFLite files in LiteRT's interpreter with its default delegate, `model.tfprune` in
+            `tfprune.runtime`.
         folder: Where it lies.
         images: uint8 `[n, height, width, 3]`.
 
@@ -47,6 +49,8 @@ def artifact_logits(artifact: Artifact, folder: str, images: np.ndarray) -> np.n
         loaded = tf.saved_model.load(path)
         signature = loaded.signatures["serving_default"]
         return _in_batches(lambda batch: signature(image=tf.constant(batch))["logits"].numpy(), images)
+    if artifact.format == "sparse":
+        return _in_batches(runtime.load(path), images)
     interpreter = Interpreter(path, num_threads=os.cpu_count())
     runner = interpreter.get_signature_runner("serving_default")
     return _in_batches(lambda batch: runner(image=batch)["logits"].copy(), images)

@@ -1,15 +1,18 @@
 """Reads the masked kernels back from each artifact, in Keras's layout."""
 
 import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune import runtime
 from tfprune.export.artifacts import Artifact
 from tfprune.export.deployable import layers_by_path, masked_kernels, weights_by_name
 from tfprune.export.tflite_matching import matching_weights
 from tfprune.export.tflite_weights import read_weights
+from tfprune.runtime.graph import Conv, Node
 
 
 def stored_kernels(
@@ -35,9 +38,24 @@ def stored_kernels(
         weights = tf.saved_model.load(path).weights
         names = {id(weight): name for name, weight in weights_by_name(model).items()}
         return {layer: [weights[names[id(kernel)]].numpy()] for layer, kernel in kernels.items()}
+    if artifact.format == "sparse":
+        nodes = runtime.read_file(path).nodes
+        return {layer: _kernels_of(layer, kernel.shape, nodes) for layer, kernel in kernels.items()}
     with open(path, "rb") as file:
         candidates = read_weights(file.read())
     return {layer: matching_weights(np.asarray(kernel), candidates) for layer, kernel in kernels.items()}
+
+
+def _kernels_of(layer: str, shape: tuple[int, ...], nodes: Sequence[Node]) -> list[np.ndarray]:
+    """The kernels of a layer's convolutions; a dense layer's and a depthwise one's have other axes."""
+    size = int(np.prod(shape))
+    # A separable convolution is two, `layer/depthwise` and `layer/pointwise`.
+    own = [
+        node.kernel
+        for node in nodes
+        if isinstance(node, Conv) and (node.name == layer or node.name.startswith(f"{layer}/"))
+    ]
+    return [np.asarray(kernel).reshape(shape) for kernel in own if kernel.size == size]
 
 
 def allowed_copies(model: keras.Model, masks: dict[str, np.ndarray]) -> dict[str, int]:
