@@ -22,7 +22,7 @@ from tfprune.runtime.kernels import planes, vectors, window_pool
 from tfprune.runtime.layout import check_reach, is_vector
 from tfprune.runtime.lowering_convolution import lower_conv, make_flat
 from tfprune.runtime.machine import Machine
-from tfprune.runtime.plan import Plan, even, one_thread
+from tfprune.runtime.plan import Plan, even, whole
 
 # A larger window is left to plain loops: the fast kernel is written out window by window.
 _LARGEST_UNROLLED_WINDOW = 25
@@ -255,7 +255,7 @@ def _map(
         count = -(-shape[2] // plan.target.lanes)
         mask = np.full(count * plan.target.lanes, -1, np.int32).view(np.float32)
         lies = {"plane": 0, "mask": mask, "vectors": count}
-        share, start = one_thread(1), channel
+        share, start = whole(1), channel
     else:
         geometry = plan.geometry(first)
         count = -(-geometry.positions // plan.target.lanes)
@@ -284,7 +284,7 @@ def add_softmax(plan: Plan, place: int, count: int) -> None:
         vectors.emit_softmax,
         vectors.SOFTMAX_PARAMETERS,
         {"source": place, "target": place, "count": count},
-        one_thread(1),
+        whole(1),
     )
 
 

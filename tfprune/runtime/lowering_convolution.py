@@ -17,15 +17,16 @@ from tfprune.runtime.layout import (
     sparse_tiles,
 )
 from tfprune.runtime.packing import Weights, pack, pack_vector_rows
-from tfprune.runtime.plan import Plan, Share, even
+from tfprune.runtime.plan import Plan, Share, even, parts_for, ranges
 from tfprune.runtime.sparse_array import nonzeros
 
 # Vectors of outputs that a dense layer computes at a time.
 _LAYER_VECTORS = 4
 # What storing a group's tile costs, in entries.
 _STORE_COST = 3
-# Threads take whole tiles if that leaves none idle for more than this share; else groups of channels.
-_MOST_IDLE = 0.1
+# Threads take whole tiles, because each then reads mostly what it wrote itself, if that leaves no more than
+# this share of their time idle; else groups of channels.
+_MOST_IDLE = 0.15
 
 
 def lower_conv(plan: Plan, index: int, node: Conv) -> None:
@@ -98,19 +99,20 @@ def _add_convolution(plan: Plan, target: tuple, source: tuple, node: Conv) -> No
 
 
 def _share(tiles: int, weights: Weights) -> Share:
-    """Shares a convolution: tiles where they come out even, else groups of about equal cost."""
+    """Cuts a convolution: into tiles where there are enough, else into groups of about equal cost."""
     entries = np.diff(weights.starts).reshape(weights.blocks, weights.groups).sum(0)
     cost = np.concatenate([[0], np.cumsum(entries + _STORE_COST * weights.blocks)])
 
     def share(threads: int) -> list[tuple[int, ...]]:
-        most = -(-tiles // threads)
-        if most * threads - tiles <= _MOST_IDLE * tiles or weights.groups < threads:
-            edges = [tiles * i // threads for i in range(threads + 1)]
-            return [(start, stop, 0, weights.groups) for start, stop in zip(edges, edges[1:], strict=False)]
-        wanted = cost[-1] * np.arange(threads + 1) / threads
-        edges = np.searchsorted(cost, wanted).tolist()
+        most = parts_for(threads)
+        at_once = -(-tiles // threads) * threads
+        if at_once - tiles <= _MOST_IDLE * at_once:
+            parts = min(most, tiles)
+            edges = [tiles * i // parts for i in range(parts + 1)]
+            return [(start, stop, 0, weights.groups) for start, stop in ranges(edges)]
+        edges = np.searchsorted(cost, cost[-1] * np.arange(most + 1) / most).tolist()
         edges[-1] = weights.groups
-        return [(0, tiles, start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        return [(0, tiles, start, stop) for start, stop in ranges(edges)]
 
     return share
 

@@ -16,11 +16,12 @@ from tfprune.runtime.file import read_file
 from tfprune.runtime.graph import Graph
 from tfprune.runtime.kernels import activations, program
 from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8
+from tfprune.runtime.kernels.program import COUNTER_WORDS
 from tfprune.runtime.lowering import make_plan
+from tfprune.runtime.plan import Step
 
-_RUN_TYPE = ctypes.CFUNCTYPE(
-    None, *[ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_void_p]
-)
+_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+_RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
 
 
 class Model:
@@ -64,7 +65,7 @@ class Model:
         self._run = _RUN_TYPE(self._code.address(program.RUN))
         # One thread to an image, and all threads on one.
         self._alone = _Steps(plan.steps, self._code, 1)
-        self._together = self._alone if threads == 1 else _Steps(plan.steps, self._code, threads)
+        self._together = _Steps(plan.steps, self._code, threads)
         self._output = (plan.place((len(graph.nodes) - 1,)), plan.shapes[-1][2])
         self._arenas: list[np.ndarray] = []
         self._workers = ThreadPoolExecutor(threads - 1, "tfprune") if threads > 1 else None
@@ -93,13 +94,7 @@ class Model:
             # As many images at a time as there are threads; what is left over, all threads together.
             side_by_side = len(images) - len(images) % self.threads
             self._have_arenas(self.threads if side_by_side else 1)
-            if self.threads == 1:
-                self._classify(images, logits, 0, 1)
-                return logits
-            if side_by_side:
-                self._each_thread(
-                    lambda thread: self._classify(images[:side_by_side], logits, thread, self.threads)
-                )
+            self._classify_side_by_side(images[:side_by_side], logits)
             for index in range(side_by_side, len(images)):
                 self._classify_together(images[index], logits[index])
         return logits
@@ -127,7 +122,7 @@ class Model:
             for row in times:
                 for node, (first, count) in enumerate(spans):
                     before = time.perf_counter()
-                    self._run(self._alone.from_(first), count, 0, 1, arena.ctypes.data, None)
+                    self._run(self._alone.from_(first), count, arena.ctypes.data, None, 0, 1)
                     row[node] = time.perf_counter() - before
         return (1e6 * np.median(times, axis=0)).tolist()
 
@@ -155,50 +150,50 @@ class Model:
         header[IMAGE_ADDRESS], header[IMAGE_IS_UINT8] = image.ctypes.data, image.dtype == np.uint8
         return arena
 
-    def _classify(self, images: np.ndarray, logits: np.ndarray, first: int, step: int) -> None:
-        """Classifies every `step`-th image from the first on, on the thread that calls it."""
+    def _classify_side_by_side(self, images: np.ndarray, logits: np.ndarray) -> None:
+        """Each thread takes an image at a time."""
         start, size = self._output
-        for index in range(first, len(images), step):
-            arena = self._arena(first, images[index])
-            self._run(self._alone.from_(0), self._alone.count, 0, 1, arena.ctypes.data, None)
-            logits[index] = arena[start : start + size]
+        indices = iter(range(len(images)))
 
-    def _classify_together(self, image: np.ndarray, logits: np.ndarray) -> None:
-        start, size = self._output
-        arena = self._arena(0, image)
-        counter = np.zeros(1, np.int64)
+        def work(thread: int) -> None:
+            for index in indices:
+                arena = self._arena(thread, images[index])
+                self._run(self._alone.from_(0), self._alone.count, arena.ctypes.data, None, 0, 1)
+                logits[index] = arena[start : start + size]
 
-        def run(thread: int) -> None:
-            self._run(
-                self._together.from_(0),
-                self._together.count,
-                thread,
-                self.threads,
-                arena.ctypes.data,
-                counter.ctypes.data,
-            )
-
-        self._each_thread(run)
-        logits[:] = arena[start : start + size]
-
-    def _each_thread(self, work: object) -> None:
-        waiting = [self._workers.submit(work, thread) for thread in range(1, self.threads)]
+        others = min(self.threads, len(images)) - 1
+        waiting = [self._workers.submit(work, thread) for thread in range(1, others + 1)]
         work(0)
         for future in waiting:
             future.result()
 
+    def _classify_together(self, image: np.ndarray, logits: np.ndarray) -> None:
+        """All threads take parts of each step. One that is too late finds none, and is not awaited."""
+        start, size = self._output
+        arena = self._arena(0, image)
+        counters = np.zeros((self._together.count, 1 + self.threads, COUNTER_WORDS), np.int64)
+
+        def work(thread: int) -> None:
+            steps, count = self._together.from_(0), self._together.count
+            self._run(steps, count, arena.ctypes.data, counters.ctypes.data, thread, self.threads)
+
+        for thread in range(1, self.threads):
+            self._workers.submit(work, thread)
+        work(0)
+        logits[:] = arena[start : start + size]
+
 
 class _Steps:
-    """A plan's steps as the compiled loop reads them, for a number of threads."""
+    """A plan's steps as the compiled loop reads them, cut for a number of threads."""
 
-    def __init__(self, steps: list, code: machine.Compiled, threads: int) -> None:
+    def __init__(self, steps: list[Step], code: machine.Compiled, threads: int) -> None:
         self.count = len(steps)
         self._parameters = [step.parameters for step in steps]
-        self._work = [step.work(threads) for step in steps]
+        self._parts = [step.parts(threads) for step in steps]
         self._table = np.array(
             [
-                (code.address(step.kernel), parameters.ctypes.data, work.ctypes.data, work.strides[0])
-                for step, parameters, work in zip(steps, self._parameters, self._work, strict=True)
+                (code.address(step.kernel), parameters.ctypes.data, parts.ctypes.data, len(parts))
+                for step, parameters, parts in zip(steps, self._parameters, self._parts, strict=True)
             ],
             np.int64,
         )

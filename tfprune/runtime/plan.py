@@ -1,19 +1,19 @@
-"""A network as steps: which kernel, with which parameters, and which part of it each thread does."""
+"""A network as steps: which kernel, with which parameters, and into which parts it can be cut."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from llvmlite import ir
 
 from tfprune.runtime.arena import Arena, mask_of
 from tfprune.runtime.graph import Conv, Graph, Input, Node, Shape
+from tfprune.runtime.kernels.program import PART_WORDS, Emit
 from tfprune.runtime.layout import Geometry, Layout, is_vector, phase_shape, reads
 from tfprune.runtime.machine import Machine
 
-_WORK_WORDS = 4
-Emit = Callable[[ir.Module, str, int], None]
-# The part of a step for each number of threads: a row of at most four numbers a thread.
+# Parts of a step for each thread: one that is late or slow then leaves more of them to the others.
+PARTS_PER_THREAD = 4
+# Cuts a step for a number of threads into parts, each a row of at most PART_WORDS numbers.
 Share = Callable[[int], list[tuple[int, ...]]]
 
 
@@ -25,7 +25,7 @@ class Step:
         node: Index of the node that it belongs to.
         kernel: The kernel's name.
         parameters: int64 numbers, in the order of the kernel's parameters.
-        share: Threads to each one's work.
+        share: Cuts it into parts.
     """
 
     node: int
@@ -33,10 +33,11 @@ class Step:
     parameters: np.ndarray
     share: Share
 
-    def work(self, threads: int) -> np.ndarray:
-        """Returns the work of each thread, int64 `[threads, 4]`."""
-        table = np.zeros((threads, _WORK_WORDS), np.int64)
-        for row, numbers in zip(table, self.share(threads), strict=True):
+    def parts(self, threads: int) -> np.ndarray:
+        """Returns the parts for so many threads, int64 `[parts, PART_WORDS]`, none of them empty."""
+        rows = self.share(threads)
+        table = np.zeros((len(rows), PART_WORDS), np.int64)
+        for row, numbers in zip(table, rows, strict=True):
             row[: len(numbers)] = numbers
         return table
 
@@ -188,16 +189,26 @@ class Plan:
         return passes_on and all(self.is_nonnegative(source) for source in node.inputs)
 
 
+def ranges(edges: Sequence[int]) -> list[tuple[int, int]]:
+    """Returns the ranges between edges, without empty ones."""
+    return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
+
+
+def parts_for(threads: int) -> int:
+    """Returns into how many parts a step is cut at most."""
+    return 1 if threads == 1 else PARTS_PER_THREAD * threads
+
+
 def even(total: int) -> Share:
-    """Shares things of equal cost: each thread a range."""
+    """Cuts things of equal cost into ranges."""
 
     def share(threads: int) -> list[tuple[int, ...]]:
-        edges = [total * i // threads for i in range(threads + 1)]
-        return list(zip(edges, edges[1:], strict=False))
+        most = parts_for(threads)
+        return ranges([total * i // most for i in range(most + 1)])
 
     return share
 
 
-def one_thread(total: int) -> Share:
-    """Leaves everything to the first thread."""
-    return lambda threads: [(0, total)] + [(0, 0)] * (threads - 1)
+def whole(total: int) -> Share:
+    """Leaves everything in one part."""
+    return lambda threads: [(0, total)]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from tfprune.runtime.kernels.emitter import I32, Emitter
+from tfprune.runtime.kernels.emitter import I32, KernelEmitter
 
 LEAKY_SLOPE = 0.2
 # What the activations call, lane by lane.
@@ -13,7 +13,7 @@ C_FUNCTIONS = ("expf", "erff")
 _LARGEST_EXPONENT = 88.0
 
 
-def activate(e: Emitter, name: str, x: ir.Value) -> ir.Value:
+def activate(e: KernelEmitter, name: str, x: ir.Value) -> ir.Value:
     """Emits an activation.
 
     Args:
@@ -27,13 +27,13 @@ def activate(e: Emitter, name: str, x: ir.Value) -> ir.Value:
     return _EMITTED[name](e, x)
 
 
-def exponential(e: Emitter, x: ir.Value) -> ir.Value:
+def exponential(e: KernelEmitter, x: ir.Value) -> ir.Value:
     """Emits exp of a vector whose numbers are brought within [-88, 88] first."""
     bounded = e.maximum(e.minimum(x, e.constant(_LARGEST_EXPONENT)), e.constant(-_LARGEST_EXPONENT))
     return lane_by_lane(e, "expf", bounded)
 
 
-def lane_by_lane(e: Emitter, function: str, x: ir.Value) -> ir.Value:
+def lane_by_lane(e: KernelEmitter, function: str, x: ir.Value) -> ir.Value:
     """Emits a call of a C function for each lane."""
     result = ir.Constant(e.vector, ir.Undefined)
     for lane in range(e.lanes):
@@ -42,59 +42,59 @@ def lane_by_lane(e: Emitter, function: str, x: ir.Value) -> ir.Value:
     return result
 
 
-def _linear(_: Emitter, x: ir.Value) -> ir.Value:
+def _linear(_: KernelEmitter, x: ir.Value) -> ir.Value:
     return x
 
 
-def _relu(e: Emitter, x: ir.Value) -> ir.Value:
+def _relu(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.maximum(x, e.constant(0))
 
 
-def _relu6(e: Emitter, x: ir.Value) -> ir.Value:
+def _relu6(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.minimum(_relu(e, x), e.constant(6))
 
 
-def _leaky_relu(e: Emitter, x: ir.Value) -> ir.Value:
+def _leaky_relu(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.maximum(x, e.b.fmul(x, e.constant(LEAKY_SLOPE)))
 
 
-def _elu(e: Emitter, x: ir.Value) -> ir.Value:
+def _elu(e: KernelEmitter, x: ir.Value) -> ir.Value:
     below = e.b.fsub(exponential(e, _negative_part(e, x)), e.constant(1))
     return e.b.select(e.b.fcmp_ordered(">", x, e.constant(0)), x, below)
 
 
-def _sigmoid(e: Emitter, x: ir.Value) -> ir.Value:
+def _sigmoid(e: KernelEmitter, x: ir.Value) -> ir.Value:
     negative = e.b.fsub(e.constant(0), x)
     return e.b.fdiv(e.constant(1), e.b.fadd(e.constant(1), exponential(e, negative)))
 
 
-def _hard_sigmoid(e: Emitter, x: ir.Value) -> ir.Value:
+def _hard_sigmoid(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.b.fmul(_relu6(e, e.b.fadd(x, e.constant(3))), e.constant(1 / 6))
 
 
-def _tanh(e: Emitter, x: ir.Value) -> ir.Value:
+def _tanh(e: KernelEmitter, x: ir.Value) -> ir.Value:
     # 2 sigmoid(2x) - 1; its error is absolute, a rounding of numbers about 1.
     return e.b.fsub(e.b.fmul(_sigmoid(e, e.b.fadd(x, x)), e.constant(2)), e.constant(1))
 
 
-def _silu(e: Emitter, x: ir.Value) -> ir.Value:
+def _silu(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.b.fmul(x, _sigmoid(e, x))
 
 
-def _hard_silu(e: Emitter, x: ir.Value) -> ir.Value:
+def _hard_silu(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.b.fmul(x, _hard_sigmoid(e, x))
 
 
-def _gelu(e: Emitter, x: ir.Value) -> ir.Value:
+def _gelu(e: KernelEmitter, x: ir.Value) -> ir.Value:
     erf = lane_by_lane(e, "erff", e.b.fmul(x, e.constant(0.5**0.5)))
     return e.b.fmul(e.b.fmul(x, e.constant(0.5)), e.b.fadd(erf, e.constant(1)))
 
 
-def _negative_part(e: Emitter, x: ir.Value) -> ir.Value:
+def _negative_part(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.minimum(x, e.constant(0))
 
 
-_EMITTED: dict[str, Callable[[Emitter, ir.Value], ir.Value]] = {
+_EMITTED: dict[str, Callable[[KernelEmitter, ir.Value], ir.Value]] = {
     "linear": _linear,
     "relu": _relu,
     "relu6": _relu6,

@@ -16,7 +16,7 @@ Source of the loop order: "Fast Sparse ConvNets", arXiv:1911.09723, has it for 1
 from llvmlite import ir
 
 from tfprune.runtime.kernels.activations import activate
-from tfprune.runtime.kernels.emitter import I32, Emitter
+from tfprune.runtime.kernels.emitter import I32, KernelEmitter
 
 PARAMETERS = (
     "source",  # first pixel of the first input plane
@@ -31,7 +31,7 @@ PARAMETERS = (
     "blocks",
     "groups",
 )
-WORK = ("first tile", "last tile", "first group", "last group")
+PART = ("first tile", "last tile", "first group", "last group")
 
 
 def emit(
@@ -48,9 +48,9 @@ def emit(
         activation: One of the graph's `ACTIVATIONS`.
         residual: Whether a residual is added before the activation.
     """
-    e = Emitter(module, name, lanes, PARAMETERS)
+    e = KernelEmitter(module, name, lanes, PARAMETERS)
     b = e.b
-    first_tile, last_tile, first_group, last_group = (e.work(i) for i in range(4))
+    first_tile, last_tile, first_group, last_group = (e.part(i) for i in range(4))
     blocks, groups = e.integer("blocks"), e.integer("groups")
     channels = range(group)
     parts = range(vectors)

@@ -13,48 +13,16 @@ CarryingBody = Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]]
 
 
 class Emitter:
-    """Writes one kernel: a function `void (parameters, work, arena)`.
+    """Writes one function: numbers, addresses and loops."""
 
-    `parameters` points to 64-bit numbers, the same for all threads; `work` to the 64-bit numbers that say
-    which part this thread does; `arena` to the values between the operations.
-    """
-
-    def __init__(self, module: ir.Module, name: str, lanes: int, parameters: Sequence[str]) -> None:
+    def __init__(self, function: ir.Function) -> None:
         """Starts the function.
 
         Args:
-            module: Where to write it.
-            name: Its name.
-            lanes: float32 numbers in a vector.
-            parameters: Names of its parameters, in their order.
+            function: Without a body.
         """
-        signature = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER])
-        self.function = ir.Function(module, signature, name)
-        self.lanes = lanes
-        self.vector = ir.VectorType(F32, lanes)
-        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
-        given, self._work, self.arena = self.function.args
-        self._parameters = {
-            name: self.load(self.at(given, self.number(i), I64), I64) for i, name in enumerate(parameters)
-        }
-
-    # Parameters
-
-    def integer(self, name: str) -> ir.Value:
-        """Returns a parameter that is a number."""
-        return self._parameters[name]
-
-    def pointer(self, name: str) -> ir.Value:
-        """Returns a parameter that is an address."""
-        return self.b.inttoptr(self._parameters[name], POINTER)
-
-    def value(self, name: str) -> ir.Value:
-        """Returns the address of a parameter that is an offset into the arena, counted in float32."""
-        return self.at(self.arena, self._parameters[name])
-
-    def work(self, index: int) -> ir.Value:
-        """Returns a number of this thread's work."""
-        return self.load(self.at(self._work, self.number(index), I64), I64)
+        self.function = function
+        self.b = ir.IRBuilder(function.append_basic_block("entry"))
 
     # Numbers and addresses
 
@@ -82,6 +50,132 @@ class Emitter:
     def store(self, value: ir.Value, pointer: ir.Value) -> None:
         """Stores a float32 scalar or vector, aligned as a float32."""
         self.b.store(value, pointer, align=FLOAT_BYTES)
+
+    # Control flow
+
+    def each(self, start: ir.Value, stop: ir.Value, body: Body) -> None:
+        """Emits `for i in range(start, stop): body(i)`."""
+
+        def carry_nothing(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            body(index)
+            return []
+
+        self.fold(start, stop, [], carry_nothing)
+
+    def fold(
+        self, start: ir.Value, stop: ir.Value, initial: Sequence[ir.Value], body: CarryingBody
+    ) -> list[ir.Value]:
+        """Emits `for i in range(start, stop): values = body(i, values)` and returns the last values."""
+        before = self.b.block
+        head, inside, after = (self.function.append_basic_block(name) for name in ("head", "body", "after"))
+        self.b.branch(head)
+        self.b.position_at_end(head)
+        index = self.b.phi(I64)
+        index.add_incoming(start, before)
+        carried = [self.b.phi(value.type) for value in initial]
+        for phi, value in zip(carried, initial, strict=True):
+            phi.add_incoming(value, before)
+        self.b.cbranch(self.b.icmp_signed("<", index, stop), inside, after)
+        self.b.position_at_end(inside)
+        following = body(index, carried)
+        for phi, value in zip(carried, following, strict=True):
+            phi.add_incoming(value, self.b.block)
+        index.add_incoming(self.b.add(index, self.number(1)), self.b.block)
+        self.b.branch(head)
+        self.b.position_at_end(after)
+        return carried
+
+    def choose(
+        self,
+        condition: ir.Value,
+        if_true: Callable[[], Sequence[ir.Value]],
+        if_false: Callable[[], Sequence[ir.Value]],
+    ) -> list[ir.Value]:
+        """Emits `if_true() if condition else if_false()` and returns the values of the branch taken."""
+        yes, no, after = (self.function.append_basic_block(name) for name in ("yes", "no", "joined"))
+        self.b.cbranch(condition, yes, no)
+        ends = []
+        for block, branch in ((yes, if_true), (no, if_false)):
+            self.b.position_at_end(block)
+            values = list(branch())
+            ends.append((values, self.b.block))
+            self.b.branch(after)
+        self.b.position_at_end(after)
+        joined = []
+        for pair in zip(*(values for values, _ in ends), strict=True):
+            phi = self.b.phi(pair[0].type)
+            for value, (_, block) in zip(pair, ends, strict=True):
+                phi.add_incoming(value, block)
+            joined.append(phi)
+        return joined
+
+    def repeat_while(
+        self,
+        start: ir.Value,
+        condition: Callable[[ir.Value], ir.Value],
+        body: Callable[[ir.Value], ir.Value],
+    ) -> None:
+        """Emits `x = start; while condition(x): x = body(x)`."""
+        before = self.b.block
+        head, inside, after = (self.function.append_basic_block(name) for name in ("head", "body", "after"))
+        self.b.branch(head)
+        self.b.position_at_end(head)
+        x = self.b.phi(start.type)
+        x.add_incoming(start, before)
+        self.b.cbranch(condition(x), inside, after)
+        self.b.position_at_end(inside)
+        following = body(x)
+        x.add_incoming(following, self.b.block)
+        self.b.branch(head)
+        self.b.position_at_end(after)
+
+    def finish(self) -> None:
+        """Ends the function."""
+        self.b.ret_void()
+
+
+class KernelEmitter(Emitter):
+    """Writes one kernel: a function `void (parameters, part, arena)`.
+
+    `parameters` points to 64-bit numbers, the same for the whole step; `part` to the 64-bit numbers that say
+    which part of the step to do; `arena` to the values between the operations.
+    """
+
+    def __init__(self, module: ir.Module, name: str, lanes: int, parameters: Sequence[str]) -> None:
+        """Starts the function.
+
+        Args:
+            module: Where to write it.
+            name: Its name.
+            lanes: float32 numbers in a vector.
+            parameters: Names of its parameters, in their order.
+        """
+        signature = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER])
+        super().__init__(ir.Function(module, signature, name))
+        self.lanes = lanes
+        self.vector = ir.VectorType(F32, lanes)
+        given, self._part, self.arena = self.function.args
+        self._parameters = {
+            name: self.load(self.at(given, self.number(i), I64), I64) for i, name in enumerate(parameters)
+        }
+
+    # Parameters
+
+    def integer(self, name: str) -> ir.Value:
+        """Returns a parameter that is a number."""
+        return self._parameters[name]
+
+    def pointer(self, name: str) -> ir.Value:
+        """Returns a parameter that is an address."""
+        return self.b.inttoptr(self._parameters[name], POINTER)
+
+    def value(self, name: str) -> ir.Value:
+        """Returns the address of a parameter that is an offset into the arena, counted in float32."""
+        return self.at(self.arena, self._parameters[name])
+
+    def part(self, index: int) -> ir.Value:
+        """Returns a number of the part that is to be done."""
+        return self.load(self.at(self._part, self.number(index), I64), I64)
 
     # Vectors
 
@@ -144,65 +238,3 @@ class Emitter:
             )
             vector = combine(vector, swapped)
         return self.b.extract_element(vector, ir.Constant(I32, 0))
-
-    # Control flow
-
-    def each(self, start: ir.Value, stop: ir.Value, body: Body) -> None:
-        """Emits `for i in range(start, stop): body(i)`."""
-
-        def carry_nothing(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            body(index)
-            return []
-
-        self.fold(start, stop, [], carry_nothing)
-
-    def fold(
-        self, start: ir.Value, stop: ir.Value, initial: Sequence[ir.Value], body: CarryingBody
-    ) -> list[ir.Value]:
-        """Emits `for i in range(start, stop): values = body(i, values)` and returns the last values."""
-        before = self.b.block
-        head, inside, after = (self.function.append_basic_block(name) for name in ("head", "body", "after"))
-        self.b.branch(head)
-        self.b.position_at_end(head)
-        index = self.b.phi(I64)
-        index.add_incoming(start, before)
-        carried = [self.b.phi(value.type) for value in initial]
-        for phi, value in zip(carried, initial, strict=True):
-            phi.add_incoming(value, before)
-        self.b.cbranch(self.b.icmp_signed("<", index, stop), inside, after)
-        self.b.position_at_end(inside)
-        following = body(index, carried)
-        for phi, value in zip(carried, following, strict=True):
-            phi.add_incoming(value, self.b.block)
-        index.add_incoming(self.b.add(index, self.number(1)), self.b.block)
-        self.b.branch(head)
-        self.b.position_at_end(after)
-        return carried
-
-    def choose(
-        self,
-        condition: ir.Value,
-        if_true: Callable[[], Sequence[ir.Value]],
-        if_false: Callable[[], Sequence[ir.Value]],
-    ) -> list[ir.Value]:
-        """Emits `if_true() if condition else if_false()` and returns the values of the branch taken."""
-        yes, no, after = (self.function.append_basic_block(name) for name in ("yes", "no", "joined"))
-        self.b.cbranch(condition, yes, no)
-        ends = []
-        for block, branch in ((yes, if_true), (no, if_false)):
-            self.b.position_at_end(block)
-            values = list(branch())
-            ends.append((values, self.b.block))
-            self.b.branch(after)
-        self.b.position_at_end(after)
-        joined = []
-        for pair in zip(*(values for values, _ in ends), strict=True):
-            phi = self.b.phi(pair[0].type)
-            for value, (_, block) in zip(pair, ends, strict=True):
-                phi.add_incoming(value, block)
-            joined.append(phi)
-        return joined
-
-    def finish(self) -> None:
-        """Ends the function."""
-        self.b.ret_void()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from tfprune.runtime.kernels.activations import activate
-from tfprune.runtime.kernels.emitter import F32, I8, I64, Emitter
+from tfprune.runtime.kernels.emitter import F32, I8, I64, KernelEmitter
 
 # The arena's first 64-bit numbers: where the image is, and whether it is uint8.
 IMAGE_ADDRESS, IMAGE_IS_UINT8 = 0, 1
@@ -47,8 +47,8 @@ MAPS = ("add", "multiply", "multiply_by_channel", "copy")
 
 
 def emit_image(module: ir.Module, name: str, lanes: int) -> None:
-    """Emits image to planes, `pixel * scale + shift`; work: first and last plane."""
-    e = Emitter(module, name, lanes, IMAGE_PARAMETERS)
+    """Emits image to planes, `pixel * scale + shift`; a part: first and last plane."""
+    e = KernelEmitter(module, name, lanes, IMAGE_PARAMETERS)
     b = e.b
     image = b.inttoptr(e.element(e.arena, e.number(IMAGE_ADDRESS), I64), ir.PointerType())
     is_uint8 = b.icmp_signed("!=", e.element(e.arena, e.number(IMAGE_IS_UINT8), I64), e.number(0))
@@ -76,7 +76,7 @@ def emit_image(module: ir.Module, name: str, lanes: int) -> None:
 
             e.each(e.number(0), rows, row)
 
-        e.each(e.work(0), e.work(1), plane)
+        e.each(e.part(0), e.part(1), plane)
 
     def nothing(of: ir.Type) -> Callable[[], list[ir.Value]]:
         return lambda: planes(of) or []
@@ -86,8 +86,8 @@ def emit_image(module: ir.Module, name: str, lanes: int) -> None:
 
 
 def emit_split(module: ir.Module, name: str, lanes: int, *, stride: int) -> None:
-    """Emits every `stride`-th column of rows to planes of their own; work: first and last target plane."""
-    e = Emitter(module, name, lanes, SPLIT_PARAMETERS)
+    """Emits every `stride`-th column of rows to planes of their own; a part: first and last target plane."""
+    e = KernelEmitter(module, name, lanes, SPLIT_PARAMETERS)
     b = e.b
 
     def plane(index: ir.Value) -> None:
@@ -112,15 +112,15 @@ def emit_split(module: ir.Module, name: str, lanes: int, *, stride: int) -> None
 
         e.each(e.number(0), rows, row)
 
-    e.each(e.work(0), e.work(1), plane)
+    e.each(e.part(0), e.part(1), plane)
     e.finish()
 
 
 def emit_pool(
     module: ir.Module, name: str, lanes: int, *, kind: str, rows: int, columns: int, stride: int
 ) -> None:
-    """Emits max or average pooling of planes padded with zeros, windows `rows` x `columns`; work: planes."""
-    e = Emitter(module, name, lanes, POOL_PARAMETERS)
+    """Emits max or average pooling of planes padded with zeros; a part: first and last plane."""
+    e = KernelEmitter(module, name, lanes, POOL_PARAMETERS)
     b = e.b
     combine = b.fadd if kind == "average" else e.maximum
 
@@ -160,16 +160,16 @@ def emit_pool(
 
         e.each(e.number(0), e.integer("rows"), row)
 
-    e.each(e.work(0), e.work(1), plane)
+    e.each(e.part(0), e.part(1), plane)
     e.finish()
 
 
 def emit_map(module: ir.Module, name: str, lanes: int, *, operation: str, activation: str) -> None:
-    """Emits `activation(first operation second)` value by value; work: first and last plane.
+    """Emits `activation(first operation second)` value by value; a part: first and last plane.
 
     `operation` is one of `MAPS`; `"multiply_by_channel"` takes the second as a vector.
     """
-    e = Emitter(module, name, lanes, MAP_PARAMETERS)
+    e = KernelEmitter(module, name, lanes, MAP_PARAMETERS)
     b = e.b
 
     def plane(index: ir.Value) -> None:
@@ -190,11 +190,11 @@ def emit_map(module: ir.Module, name: str, lanes: int, *, operation: str, activa
 
         e.each(e.number(0), e.integer("vectors"), part)
 
-    e.each(e.work(0), e.work(1), plane)
+    e.each(e.part(0), e.part(1), plane)
     e.finish()
 
 
-def strided(e: Emitter, pointer: ir.Value, stride: int) -> ir.Value:
+def strided(e: KernelEmitter, pointer: ir.Value, stride: int) -> ir.Value:
     """Emits a vector of every `stride`-th element."""
     if stride == 1:
         return e.load_vector(pointer)

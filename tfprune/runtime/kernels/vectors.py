@@ -3,7 +3,7 @@
 from llvmlite import ir
 
 from tfprune.runtime.kernels.activations import activate, exponential
-from tfprune.runtime.kernels.emitter import F32, I32, I64, Emitter
+from tfprune.runtime.kernels.emitter import F32, I32, I64, KernelEmitter
 
 DENSE_PARAMETERS = (
     "source",
@@ -38,8 +38,8 @@ GLOBAL_POOL_PARAMETERS = ("source", "target", "plane", "mask", "vectors", "scale
 def emit_dense(
     module: ir.Module, name: str, lanes: int, *, vectors: int, activation: str, residual: bool
 ) -> None:
-    """Emits `target = activation(bias + weights^T source [+ residual])`; work: first and last tile."""
-    e = Emitter(module, name, lanes, DENSE_PARAMETERS)
+    """Emits `target = activation(bias + weights^T source [+ residual])`; a part: first and last tile."""
+    e = KernelEmitter(module, name, lanes, DENSE_PARAMETERS)
     b = e.b
 
     def tile(index: ir.Value) -> None:
@@ -60,13 +60,13 @@ def emit_dense(
                 x = b.fadd(x, e.load_vector(e.at(e.value("residual"), first), part * lanes))
             e.store(activate(e, activation, x), e.at(e.at(e.value("target"), first), e.number(part * lanes)))
 
-    e.each(e.work(0), e.work(1), tile)
+    e.each(e.part(0), e.part(1), tile)
     e.finish()
 
 
 def emit_sparse(module: ir.Module, name: str, lanes: int, *, activation: str, residual: bool) -> None:
-    """Emits the same from lists of weights; work: first and last output."""
-    e = Emitter(module, name, lanes, SPARSE_PARAMETERS)
+    """Emits the same from lists of weights; a part: first and last output."""
+    e = KernelEmitter(module, name, lanes, SPARSE_PARAMETERS)
     b = e.b
     indices_type = ir.VectorType(I32, lanes)
 
@@ -92,13 +92,13 @@ def emit_sparse(module: ir.Module, name: str, lanes: int, *, activation: str, re
         activated = activate(e, activation, e.splat(total))
         e.store(b.extract_element(activated, ir.Constant(I32, 0)), e.at(e.value("target"), index))
 
-    e.each(e.work(0), e.work(1), output)
+    e.each(e.part(0), e.part(1), output)
     e.finish()
 
 
 def emit_softmax(module: ir.Module, name: str, lanes: int) -> None:
-    """Emits the softmax of a vector; work: 0 to 1 for the thread that does it."""
-    e = Emitter(module, name, lanes, SOFTMAX_PARAMETERS)
+    """Emits the softmax of a vector."""
+    e = KernelEmitter(module, name, lanes, SOFTMAX_PARAMETERS)
     b = e.b
     count = e.integer("count")
 
@@ -123,13 +123,13 @@ def emit_softmax(module: ir.Module, name: str, lanes: int) -> None:
 
         e.each(e.number(0), count, divide)
 
-    e.each(e.work(0), e.work(1), whole)
+    e.each(e.part(0), e.part(1), whole)
     e.finish()
 
 
 def emit_flatten(module: ir.Module, name: str, lanes: int) -> None:
-    """Emits planes to a vector in the order rows, columns, channels; work: first and last row."""
-    e = Emitter(module, name, lanes, FLATTEN_PARAMETERS)
+    """Emits planes to a vector in the order rows, columns, channels; a part: first and last row."""
+    e = KernelEmitter(module, name, lanes, FLATTEN_PARAMETERS)
     width, channels = e.integer("width"), e.integer("channels")
 
     def row(y: ir.Value) -> None:
@@ -144,13 +144,13 @@ def emit_flatten(module: ir.Module, name: str, lanes: int) -> None:
 
         e.each(e.number(0), width, column)
 
-    e.each(e.work(0), e.work(1), row)
+    e.each(e.part(0), e.part(1), row)
     e.finish()
 
 
 def emit_global_pool(module: ir.Module, name: str, lanes: int, *, kind: str) -> None:
-    """Emits the average (`scale` is a float32's bits, 1 / pixels) or maximum of planes; work: planes."""
-    e = Emitter(module, name, lanes, GLOBAL_POOL_PARAMETERS)
+    """Emits the average (`scale` is a float32's bits, 1 / pixels) or maximum of planes; a part: planes."""
+    e = KernelEmitter(module, name, lanes, GLOBAL_POOL_PARAMETERS)
     b = e.b
     lowest = e.constant(float("-inf"))
 
@@ -175,5 +175,5 @@ def emit_global_pool(module: ir.Module, name: str, lanes: int, *, kind: str) -> 
             result = e.horizontal(sums[0], e.maximum)
         e.store(result, e.at(e.value("target"), index))
 
-    e.each(e.work(0), e.work(1), plane)
+    e.each(e.part(0), e.part(1), plane)
     e.finish()

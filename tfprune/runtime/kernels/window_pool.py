@@ -2,7 +2,7 @@
 
 from llvmlite import ir
 
-from tfprune.runtime.kernels.emitter import F32, Emitter
+from tfprune.runtime.kernels.emitter import F32, KernelEmitter
 
 PARAMETERS = (
     "source",
@@ -25,8 +25,8 @@ PARAMETERS = (
 
 
 def emit(module: ir.Module, name: str, lanes: int, *, kind: str, padding_counts: bool) -> None:
-    """Emits the kernel; work: first and last plane."""
-    e = Emitter(module, name, lanes, PARAMETERS)
+    """Emits the kernel; a part: first and last plane."""
+    e = KernelEmitter(module, name, lanes, PARAMETERS)
     b = e.b
     zero = e.number(0)
     area = b.mul(e.integer("window_height"), e.integer("window_width"))
@@ -77,5 +77,5 @@ def emit(module: ir.Module, name: str, lanes: int, *, kind: str, padding_counts:
 
         e.each(zero, e.integer("target_height"), row)
 
-    e.each(e.work(0), e.work(1), plane)
+    e.each(e.part(0), e.part(1), plane)
     e.finish()
