@@ -1,6 +1,4 @@
-import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -12,24 +10,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 # For `import pillow_reference`, which the benchmark imports, too.
 sys.path.insert(0, str(HERE))
-
-CIFAR = ("cifar10", "cifar100")
-
-
-@pytest.fixture(scope="session")
-def cifar_data_dir():
-    """Folder with CIFAR-10 and CIFAR-100 as prepared TFDS datasets."""
-    given = os.environ.get("TFPRUNE_TEST_DATA_DIR")
-    if given:
-        return pathlib.Path(given)
-    cache = pathlib.Path.home() / ".cache" / "tfprune" / "tests"
-    if not all((cache / name).is_dir() for name in CIFAR):
-        script = HERE.parents[2] / "shared" / "data" / "prepare_cifar.py"
-        if not script.exists():
-            pytest.skip(f"no CIFAR: TFPRUNE_TEST_DATA_DIR is not set and {script} is not there")
-        cache.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, str(script), "--data_dir", str(cache)], check=True)
-    return cache
 
 
 def photograph(name, width, height):

@@ -82,7 +82,7 @@ class Compiled:
             assembly: The module.
             target: The machine.
         """
-        module, target_machine = _optimized(assembly, target)
+        module, target_machine = _parsed(assembly, target)
         self._engine = llvm.create_mcjit_compiler(module, target_machine)
         self._engine.finalize_object()
 
@@ -101,8 +101,19 @@ def object_code(assembly: str, target: Machine) -> bytes:
     Returns:
         An object file.
     """
-    module, target_machine = _optimized(assembly, target)
+    module, target_machine = _for_any(assembly, target)
     return target_machine.emit_object(module)
+
+
+def machine_assembly(assembly: str, target: Machine) -> str:
+    """Returns what `object_code` compiles as text, in the machine's own assembly language.
+
+    Args:
+        assembly: The module.
+        target: The machine, not necessarily this one.
+    """
+    module, target_machine = _for_any(assembly, target)
+    return target_machine.emit_assembly(module)
 
 
 def provide(name: str) -> None:
@@ -129,25 +140,29 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _optimized(assembly: str, target: Machine) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+def _for_any(assembly: str, target: Machine) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    return _parsed(assembly, target)
+
+
+def _parsed(assembly: str, target: Machine) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
     _start_llvm()
     module = llvm.parse_assembly(assembly)
     module.triple = target.triple
     module.verify()
+    # The kernels are written as they should run: LLVM's passes over modules took longer and won nothing.
     target_machine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, codemodel="jitdefault", jit=True
     )
     module.data_layout = str(target_machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    passes = llvm.create_pass_builder(target_machine, options)
-    passes.getModulePassManager().run(module, passes)
     return module, target_machine
 
 
 @functools.cache
 def _start_llvm() -> None:
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
 
 
 @functools.cache

@@ -55,7 +55,7 @@ def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> 
     positions, values = nonzeros(node.kernel)
     row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
     phases = node.strides[0] * node.strides[1]
-    table = np.array([taps(node)[r, c] for r in range(rows) for c in range(columns)], np.int64).reshape(-1, 3)
+    table = np.array(list(taps(node).values()), np.int64)
     phase, down, right = table[row * columns + column].T
     plane = (channel + out // (filters // node.groups) * inner) * phases + phase
     offset = plane * source.plane + down * source.pitch + right
@@ -69,13 +69,14 @@ def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> 
     per_block = -(-planes // blocks)
     blocks = -(-planes // per_block)
 
-    # Entries in the order of blocks, groups, planes and positions; the channels of a group share one.
+    # Entries in the order of blocks, groups, planes and taps; the channels of a group share one.
     list_index = plane // per_block * groups + out // group
-    order = np.lexsort((out, right, down, plane, list_index))
-    list_index, offset, out, values = (array[order] for array in (list_index, offset, out, values))
-    is_new = np.ones(len(order), bool)
-    if group > 1 and len(order):
-        is_new[1:] = (np.diff(list_index) != 0) | (np.diff(offset) != 0)
+    entry_key = (list_index * planes + plane) * (rows * columns) + row * columns + column
+    order = np.argsort(entry_key * group + out % group)
+    list_index, offset, out, values, entry_key = (
+        array[order] for array in (list_index, offset, out, values, entry_key)
+    )
+    is_new = np.diff(entry_key, prepend=-1) != 0
     entry = np.cumsum(is_new) - 1
     packed = np.zeros((int(is_new.sum()), group), np.float32)
     packed[entry, out % group] = values

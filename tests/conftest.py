@@ -1,0 +1,26 @@
+"""What tests of several packages need."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+CIFAR = ("cifar10", "cifar100")
+
+
+@pytest.fixture(scope="session")
+def cifar_data_dir():
+    """Folder with CIFAR-10 and CIFAR-100 as prepared TFDS datasets."""
+    given = os.environ.get("TFPRUNE_TEST_DATA_DIR")
+    if given:
+        return pathlib.Path(given)
+    cache = pathlib.Path.home() / ".cache" / "tfprune" / "tests"
+    if not all((cache / name).is_dir() for name in CIFAR):
+        script = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "prepare_cifar.py"
+        if not script.exists():
+            pytest.skip(f"no CIFAR: TFPRUNE_TEST_DATA_DIR is not set and {script} is not there")
+        cache.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, str(script), "--data_dir", str(cache)], check=True)
+    return cache
