@@ -19,6 +19,7 @@ from tfprune.runtime.graph import (
     Multiply,
     Pool,
 )
+from tfprune.runtime.sparse_array import SparseArray
 
 
 def ones(*shape):
@@ -111,6 +112,10 @@ WRONG = {
     "kernel's values": (conv(kernel=nan(3, 3, 2, 4)), "`kernel` must be finite"),
     "kernel's type": (conv(kernel=np.ones((3, 3, 2, 4))), "`kernel` must be finite float32"),
     "bias's shape": (conv(bias=ones(3)), "`bias` must be"),
+    "enormous window": (
+        conv(kernel=SparseArray((2**9, 2**9, 2, 4), np.zeros(0, np.int64), np.zeros(0, np.float32))),
+        "a window may have 65536 elements. Received: 512 x 512",
+    ),
     "large window": (conv(kernel=ones(7, 3, 2, 4)), "does not fit"),
     "softmax of an image": (conv(activation="softmax"), "softmax is for vectors"),
     "pool's kind": (pool(kind="median"), "one of max, average"),

@@ -221,6 +221,20 @@ def test_a_pixel_that_padding_enlarges_is_refused():
         Model(with_sums(image_of((1, 1, 1)), conv))
 
 
+def test_more_memory_than_there_is_is_refused(monkeypatch):
+    graph = random_network(np.random.default_rng(5))
+    monkeypatch.setattr("tfprune.runtime.lowering.memory_bytes", lambda: 100)
+    with pytest.raises(runtime.GraphError, match="more memory than this machine has"):
+        Model(graph)
+
+
+@pytest.mark.parametrize("images, rounds", [(0, 1), (1, 0)])
+def test_timing_needs_an_image_and_a_round(images, rounds):
+    graph = random_network(np.random.default_rng(5))
+    with pytest.raises(ValueError, match="needs an image and a round"):
+        Model(graph).time_nodes(np.zeros((images, *graph.nodes[0].shape), np.float32), rounds)
+
+
 def test_nodes_are_timed():
     rng = np.random.default_rng(6)
     graph = random_network(rng)

@@ -42,6 +42,8 @@ ACTIVATIONS = (
 PATHS = ("sparse", "dense")
 # Offsets within a value are 32-bit numbers in the kernels.
 MAX_VALUES = 2**31 - 1
+# Far more than any network's; a file must not be able to ask for tables of any size.
+MAX_WINDOW = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Conv(Node):
         if np.ndim(self.kernel) != 4 or 0 in np.shape(self.kernel):
             raise self.refuse(f"`kernel` must have 4 axes, none empty. Received: {np.shape(self.kernel)}")
         rows, columns, inner, filters = np.shape(self.kernel)
+        if rows * columns > MAX_WINDOW:
+            raise self.refuse(f"a window may have {MAX_WINDOW} elements. Received: {rows} x {columns}")
         if inner * self.groups != channels or filters % self.groups:
             raise self.refuse(
                 f"{channels} input channels and {filters} filters do not fit a kernel of"

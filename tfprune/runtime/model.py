@@ -11,7 +11,6 @@ import numpy as np
 
 from tfprune.runtime import machine
 from tfprune.runtime.arena import aligned_zeros
-from tfprune.runtime.errors import GraphError
 from tfprune.runtime.file import read_file
 from tfprune.runtime.graph import Graph
 from tfprune.runtime.kernels import activations, program
@@ -58,8 +57,7 @@ class Model:
         self.graph = graph
         self.threads = threads
         target = target or machine.host()
-        plan = make_plan(graph, target)
-        self._plan = plan
+        self._plan = plan = make_plan(graph, target)
         self._input_shape = plan.shapes[0]
         self._code = _compiled(program.assembly(sorted(plan.kernels.items()), target.lanes), target)
         self._run = _RUN_TYPE(self._code.address(program.RUN))
@@ -108,8 +106,13 @@ class Model:
 
         Returns:
             Microseconds of each node of the graph, the median over the rounds.
+
+        Raises:
+            ValueError: The images have another shape or type, or there is none; or `rounds` is below 1.
         """
         images = self._checked(images)
+        if not len(images) or rounds < 1:
+            raise ValueError(f"needs an image and a round. Received: {len(images)} images, rounds={rounds}")
         with self._lock:
             self._have_arenas(1)
             arena = self._arena(0, images[0])
@@ -137,12 +140,7 @@ class Model:
 
     def _have_arenas(self, count: int) -> None:
         while len(self._arenas) < count:
-            try:
-                self._arenas.append(aligned_zeros(self._plan.arena.size))
-            except MemoryError as error:
-                raise GraphError(
-                    f"the network's values need {4 * self._plan.arena.size} bytes of memory"
-                ) from error
+            self._arenas.append(aligned_zeros(self._plan.arena.size))
 
     def _arena(self, number: int, image: np.ndarray) -> np.ndarray:
         arena = self._arenas[number]

@@ -76,15 +76,22 @@ class Plan:
         self._kept: list[np.ndarray] = []
         self._masks: dict[tuple[Geometry, Shape], np.ndarray] = {}
         self._now = 0
+        # The network's output is read by the caller, after all nodes.
+        self._last_reader = {
+            key: index for index, node in enumerate(graph.nodes) for key in self._read_keys(index, node)
+        } | {(len(graph.nodes) - 1,): len(graph.nodes)}
+
+    def _read_keys(self, index: int, node: Node) -> list[tuple]:
+        keys = [(source,) for source in node.inputs]
+        if isinstance(node, Conv) and not is_vector(self.shapes[index]):
+            keys[0] = reads(node)
+        return keys
 
     # Values: a key is (node,), or (node, strides) for a node's phases.
 
     def wanted(self, index: int) -> set[tuple]:
-        """Returns the keys under which later nodes read a node's value."""
-        keys = {key for node in self.graph.nodes for key in self._read_keys(node) if key[0] == index}
-        if index == len(self.graph.nodes) - 1:
-            keys.add((index,))
-        return keys
+        """Returns the keys under which later nodes read a node's value, or the caller its output."""
+        return {key for key in self._last_reader if key[0] == index}
 
     def shape(self, key: tuple) -> Shape:
         """Returns a value's shape."""
@@ -123,21 +130,13 @@ class Plan:
 
     def end(self) -> None:
         """Gives back the places that nothing after the present node reads."""
-        later = self.graph.nodes[self._now + 1 :]
-        needed = {key for node in later for key in self._read_keys(node)}
         # Phases are made of the plain value when their first reader comes; until then it is needed.
-        needed |= {(key[0],) for key in needed if key not in self._places}
-        needed.add((len(self.graph.nodes) - 1,))
-        for key in [key for key in self._places if key not in needed]:
+        unmade = {(key[0],) for key in self._last_reader if key not in self._places and self._is_read(key)}
+        for key in [key for key in self._places if not self._is_read(key) and key not in unmade]:
             self.arena.release(self._places.pop(key))
 
-    def _read_keys(self, node: Node) -> list[tuple]:
-        keys = [(source,) for source in node.inputs]
-        if isinstance(node, Conv) and node.strides != (1, 1):
-            output = node.output_shape([self.shapes[i] for i in node.inputs])
-            if not is_vector(output):
-                keys[0] = reads(node)
-        return keys
+    def _is_read(self, key: tuple) -> bool:
+        return self._last_reader.get(key, -1) > self._now
 
     # Steps
 
