@@ -242,7 +242,7 @@ def test_nodes_are_timed():
     batch = random_images(rng, graph, 1)
     before = model(batch)
     microseconds = model.time_nodes(batch, rounds=2)
-    assert len(microseconds) == len(graph.nodes) and min(microseconds) > 0
+    assert len(microseconds) == len(graph.nodes) and min(microseconds) >= 0 and max(microseconds) > 0
     np.testing.assert_array_equal(model(batch), before)
 
 

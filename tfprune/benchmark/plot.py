@@ -65,7 +65,8 @@ def _draw_setting(axes: Axes, record: dict[str, Any], setting: dict[str, Any]) -
     _draw_bars(axes, titles, values, texts, colors, 1.0)
     axes.axvline(1, color="0.25", lw=1)
     axes.set_title(f"Latency, {setting_title(setting)}", loc="left", fontsize=10)
-    axes.set_xlabel(f"relative to the fastest dense: {about[setting['fastest_dense']]['title']}", fontsize=9)
+    fastest = about[setting["fastest_dense"]]["title"]
+    axes.set_xlabel(f"time relative to the fastest dense, {fastest}; to the left is faster", fontsize=9)
 
 
 def _draw_sizes(axes: Axes, sizes: dict[str, Any]) -> None:
