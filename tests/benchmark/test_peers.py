@@ -8,8 +8,8 @@ import pytest
 import reference
 
 from tfprune.benchmark.loaders import load
-from tfprune.benchmark.nonnegative import nonnegative_values
 from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input, Pool
+from tfprune.runtime.nonnegative import nonnegative_values
 
 SEEDS = range(12)
 

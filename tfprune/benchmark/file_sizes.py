@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 
 from tfprune.benchmark.loaders import available_threads
-from tfprune.export.sizes import artifact_bytes, gzip_bytes
+from tfprune.export.sizes import artifact_bytes, compressed_bytes, gzip_bytes
 
 ZSTD_LEVEL = 19
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +64,4 @@ def zstd_bytes(path: str) -> int:
     import zstandard
 
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=available_threads()).compressobj()
-    total = 0
-    for name in _files(path):
-        with open(name, "rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                total += len(compressor.compress(chunk))
-    return total + len(compressor.flush())
-
-
-def _files(path: str) -> list[str]:
-    if os.path.isfile(path):
-        return [path]
-    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return compressed_bytes(path, compressor)

@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tfprune.benchmark.nonnegative import nonnegative_values
 from tfprune.runtime.graph import (
     Activation,
     Add,
@@ -20,6 +19,7 @@ from tfprune.runtime.graph import (
     Node,
     Pool,
 )
+from tfprune.runtime.nonnegative import nonnegative_values
 
 _OPSET = 17
 _IR_VERSION = 8

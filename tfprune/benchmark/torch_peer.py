@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tfprune.benchmark.nonnegative import nonnegative_values
 from tfprune.runtime.graph import (
     Activation,
     Add,
@@ -19,6 +18,7 @@ from tfprune.runtime.graph import (
     Node,
     Pool,
 )
+from tfprune.runtime.nonnegative import nonnegative_values
 
 
 def to_torch(graph: Graph) -> list[dict[str, Any]]:

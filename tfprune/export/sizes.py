@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from typing import Any
 
 GZIP_LEVEL = 6  # gzip's default
 _CHUNK_BYTES = 1 << 20
@@ -28,7 +29,19 @@ def gzip_bytes(path: str) -> int:
     Returns:
         Bytes of one gzip stream at gzip's default level.
     """
-    compressor = zlib.compressobj(GZIP_LEVEL, wbits=31)
+    return compressed_bytes(path, zlib.compressobj(GZIP_LEVEL, wbits=31))
+
+
+def compressed_bytes(path: str, compressor: Any) -> int:
+    """Returns the compressed size of a file, or of a folder's files one after the other.
+
+    Args:
+        path: The file or folder.
+        compressor: With `compress(chunk)` and `flush()`, as zlib's and zstandard's.
+
+    Returns:
+        Bytes of one stream.
+    """
     total = 0
     for name in _files(path):
         with open(name, "rb") as file:

@@ -18,7 +18,7 @@ def lower_pool(plan: Plan, index: int, node: Pool) -> None:
     """Adds the step of a pool: rows of vectors where that is possible, else plain loops."""
     source, target = (node.inputs[0],), (index,)
     in_shape, out_shape = plan.shape(source), plan.shape(target)
-    zeros_do = node.kind == "average" or node.padding_counts or plan.is_nonnegative(source[0])
+    zeros_do = node.kind == "average" or node.padding_counts or plan.nonnegative[source[0]]
     unrolled = (
         node.strides[1] in (1, 2)
         and node.size[0] * node.size[1] <= _LARGEST_UNROLLED_WINDOW

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tfprune.runtime.arena import Arena, mask_of
-from tfprune.runtime.graph import Conv, Graph, Input, Node, Shape
+from tfprune.runtime.graph import Conv, Graph, Node, Shape
 from tfprune.runtime.kernels.program import PART_WORDS, Emit
 from tfprune.runtime.layout import Geometry, Layout, is_vector, phase_shape, reads
 from tfprune.runtime.machine import Machine
+from tfprune.runtime.nonnegative import nonnegative_values
 
 # Parts of a step for each thread: one that is late or slow then leaves more of them to the others.
 PARTS_PER_THREAD = 4
@@ -48,6 +49,7 @@ class Plan:
     Attributes:
         graph: The network.
         shapes: The shapes of its values.
+        nonnegative: Which of them have no number below zero.
         target: The machine.
         layout: How the values lie.
         arena: Where.
@@ -67,6 +69,7 @@ class Plan:
         """
         self.graph = graph
         self.shapes = graph.shapes()
+        self.nonnegative = nonnegative_values(graph)
         self.target = target
         self.layout = Layout(graph, self.shapes, target)
         self.arena = Arena()
@@ -161,7 +164,7 @@ class Plan:
         self.kernels[kernel] = emit
         numbers = []
         for parameter in names:
-            value = parameters.get(parameter, 0)
+            value = parameters[parameter]
             if isinstance(value, np.ndarray):
                 self._kept.append(value)
                 value = value.ctypes.data
@@ -178,14 +181,6 @@ class Plan:
     def kept_bytes(self) -> int:
         """Returns the bytes of weights and tables that the steps refer to."""
         return sum({id(array): array.nbytes for array in self._kept}.values())
-
-    def is_nonnegative(self, index: int) -> bool:
-        """Whether a node's value has no number below zero, by what made it."""
-        node = self.graph.nodes[index]
-        if getattr(node, "activation", None) in ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax"):
-            return True
-        passes_on = not hasattr(node, "activation") and not isinstance(node, Input)
-        return passes_on and all(self.is_nonnegative(source) for source in node.inputs)
 
 
 def ranges(edges: Sequence[int]) -> list[tuple[int, int]]:

@@ -18,8 +18,7 @@ _NONNEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax")
 def nonnegative_values(graph: Graph) -> list[bool]:
     """Returns for each node whether its value is known to have no number below zero.
 
-    An explicit zero padding before a max-pool (ResNet's stem) can then be the pool's own padding, which
-    the peers' runtimes compute without another pass. That is how such networks are exported to them.
+    To the maximum over its windows a pool's own padding and explicit zeros (ResNet's stem) are then the same.
 
     Args:
         graph: The network.
