@@ -209,6 +209,7 @@ def test_an_interrupted_export_leaves_no_audit_and_a_rerun_cleans_up(
 
     # What a killed process leaves, for nothing runs after it.
     (tmp_path / ".unfinished").mkdir()
+    (tmp_path / "benchmark.json").write_text("{}")
     (tmp_path / ".unfinished" / "model.keras").write_bytes(b"half")
 
     def fail(*_):

@@ -31,6 +31,8 @@ from tfprune.training.files import write_json
 
 AUDIT_FILE = "export.json"
 FAILED_AUDIT_FILE = "export_failed.json"
+# What `tfprune.benchmark` measured of the files that are replaced.
+_MEASUREMENTS = ("benchmark.json", "benchmark.csv", "benchmark.png")
 _UNFINISHED = ".unfinished"
 
 
@@ -51,7 +53,7 @@ def export_model(
     the artifacts replace those of an earlier export, and `export.json` comes last. While
     `export.json` is there, it describes the files beside it and they have passed. If one fails,
     the artifacts of an earlier export stay, without `export.json`, and the failing audit is in
-    `export_failed.json`.
+    `export_failed.json`. Measurements of an earlier export (`benchmark.json`, ...) are removed.
 
     The audit (`export.json`) holds
 
@@ -110,7 +112,7 @@ def export_model(
     work = os.path.join(out_dir, _UNFINISHED)
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
-    for name in (AUDIT_FILE, FAILED_AUDIT_FILE):
+    for name in (AUDIT_FILE, FAILED_AUDIT_FILE, *_MEASUREMENTS):
         _remove(os.path.join(out_dir, name))
     try:
         entries = {}
