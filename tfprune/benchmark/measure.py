@@ -119,7 +119,6 @@ def measure(
         layers = _layers(graph, ours, images[:1], plan.rounds) if _timed(latency, OURS_NAME) else []
     progress("sizes ...")
     names = [artifact.name for artifact in ARTIFACTS]
-    names += [] if OURS in names else [OURS]
     return {
         "machine": describe_machine(),
         "versions": installed_versions(),
