@@ -1,8 +1,10 @@
 """Whole networks through the runtime, against NumPy: kernels, memory between the operations, threads."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from tfprune.runtime.graph import (
     Pool,
 )
 from tfprune.runtime.model import Model
+from tfprune.runtime.sparse_array import SparseArray
 
 HOST = machine.host()
 TARGETS = {
@@ -223,7 +226,7 @@ def test_a_pixel_that_padding_enlarges_is_refused():
 
 def test_more_memory_than_there_is_is_refused(monkeypatch):
     graph = random_network(np.random.default_rng(5))
-    monkeypatch.setattr("tfprune.runtime.lowering.memory_bytes", lambda: 100)
+    monkeypatch.setattr("tfprune.runtime.plan.memory_bytes", lambda: 100)
     with pytest.raises(runtime.GraphError, match="more memory than this machine has"):
         Model(graph)
 
@@ -275,3 +278,104 @@ def test_a_process_without_keras_and_tensorflow_loads_and_runs(tmp_path):
     assert {"tfprune", "numpy", "llvmlite"} <= loaded
     assert not loaded & {"keras", "tensorflow", "jax", "torch", "ai_edge_litert", "absl"}
     np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), Model(graph)(images))
+
+
+def test_an_image_without_sense_leaves_nothing_to_the_next():
+    """NaN in an image: in its logits, and in no later ones'."""
+    rng = np.random.default_rng(9)
+    for width in (17, 18, 33):
+        nodes = [image_of((9, width, 3))]
+        kernels = [random_kernel(rng, (3, 3, channels, 4), 0.0) for channels in (3, 4)]
+        for index, kernel in enumerate(kernels):
+            conv = Conv(f"conv{index}", (index,), kernel, np.ones(4, np.float32), padding=(1, 1, 1, 1))
+            nodes.append(dataclasses.replace(conv, activation="relu"))
+        nodes.append(Pool("pool", (2,), "average", (3, 3), (1, 1), (1, 1, 1, 1)))
+        nodes.append(Add("add", (2, 3)))
+        graph = with_sums(*nodes)
+        images = random_images(rng, graph, 2)
+        for threads in (1, 2):
+            model = Model(graph, threads)
+            expected = model(images)
+            assert np.isnan(model(np.full_like(images, np.nan))).all()
+            np.testing.assert_array_equal(model(images), expected)
+
+
+@pytest.mark.parametrize("shape, strides", [((1, 64, 2), (4, 4)), ((2, 64, 2), (8, 8)), ((3, 5, 2), (2, 7))])
+def test_strides_beyond_the_image(shape, strides):
+    """Some phases have no rows at all."""
+    rng = np.random.default_rng(10)
+    first = Conv("first", (0,), random_kernel(rng, (1, 1, 2, 3), 0.0), np.ones(3, np.float32))
+    second = Conv(
+        "second", (1,), random_kernel(rng, (1, 1, 3, 4), 0.0), np.ones(4, np.float32), strides=strides
+    )
+    graph = with_sums(image_of(shape), first, second)
+    assert_agrees(graph, random_images(rng, graph, 2))
+
+
+def test_an_interrupted_call_spoils_no_later_one():
+    rng = np.random.default_rng(11)
+    graph = random_network(rng, largest=30)
+    images = random_images(rng, graph, 40)
+    model = Model(graph, 4)
+    expected = model(images)
+
+    class Interrupted(np.ndarray):
+        """Raises, as Ctrl-C does, on the thread that calls, after some images."""
+
+        def __getitem__(self, key):
+            if key == 10 and threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            return np.asarray(self)[key]
+
+    interrupted = 0
+    for _ in range(20):
+        try:
+            logits = np.empty_like(expected)
+            model._have_arenas(4)
+            model._classify_side_by_side(images.view(Interrupted), logits)
+        except KeyboardInterrupt:
+            interrupted += 1
+        np.testing.assert_array_equal(model(images), expected)
+        np.testing.assert_array_equal(model(images[:1]), expected[:1])
+    assert interrupted
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_process_can_go_on_with_a_model(tmp_path):
+    code = (
+        "import os, sys, numpy as np; from tfprune import runtime; from tfprune.runtime.graph import *\n"
+        "one = np.ones(2, np.float32)\n"
+        "nodes = (Input('image', (), (4, 4, 2), one, one), GlobalPool('pool', (0,), 'max'))\n"
+        "model = runtime.Model(Graph(nodes), 2); images = np.ones((5, 4, 4, 2), np.float32)\n"
+        "model(images); child = os.fork()\n"
+        "if not child: os._exit(0 if (model(images) == 2).all() else 1)\n"
+        "sys.exit(os.waitpid(child, 0)[1] != 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def hostile_graphs():
+    one = np.ones(1, np.float32)
+    empty = SparseArray((1, 1, 1, 1), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    phases = Conv("conv", (0,), empty, np.zeros(1, np.float32), strides=(65535, 30000))
+    yield "strides of", (Input("image", (), (1, 40000, 1), one, one), phases)
+    many = [Input("image", (), (1, 1, 1), one, one)]
+    many += [Multiply(f"times{i}", (i, i)) for i in range(2000)]
+    yield "", (*many, Pool("pool", (2000,), "max", (1, 1), (1, 1)))
+    wide = SparseArray((1, 1, 2**13, 2**15), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    image = Input("image", (), (1, 1, 2**13), np.ones(2**13, np.float32), np.ones(2**13, np.float32))
+    dense = Conv("dense", (0,), wide, np.zeros(2**15, np.float32), path="dense")
+    yield "more memory", (image, dense)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_graphs_made_to_exhaust_the_machine(index, monkeypatch):
+    """Each is small on disk; it runs, or is refused, at once."""
+    message, nodes = list(hostile_graphs())[index]
+    monkeypatch.setattr("tfprune.runtime.plan.memory_bytes", lambda: 2**29)
+    if message:
+        with pytest.raises(runtime.GraphError, match=message):
+            Model(Graph(nodes))
+    else:
+        assert Model(Graph(nodes), 1)(np.ones((1, *nodes[0].shape), np.float32)).shape == (1, 1)

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -83,7 +84,8 @@ def measure(
         `memory`: `baseline_bytes` and `rows`; `layers`: see `LayerTime`, one thread, batch 1.
 
     Raises:
-        ValueError: An unknown contender, too few images, or a `model.tfprune` that is not sound.
+        ValueError: An unknown contender, none that can be measured, too few images, or a `model.tfprune`
+            that is not sound.
     """
     if len(images) < max(plan.batch_sizes):
         raise ValueError(
@@ -97,6 +99,9 @@ def measure(
         for contender in contenders:
             prepared.append(prepare(contender, folder, work, graph))
         reasons = {entry.contender.name: entry.reason for entry in prepared}
+        if all(reasons.values()):
+            listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            raise ValueError(f"there is nothing to measure: {listed}")
         differences: dict[str, float] = {}
         latency = []
         for threads in plan.threads:
@@ -258,7 +263,7 @@ def _memory(
         row: dict[str, Any] = {"name": entry.contender.name}
         try:
             result = first_run(entry.contender.loader, entry.path, image_path)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
             rows.append(row | {"failure": describe_failure(error)})
             continue
         row |= {"peak_bytes": result.peak_bytes, "above_baseline_bytes": result.peak_bytes - baseline}

@@ -66,7 +66,7 @@ def _draw_setting(axes: Axes, record: dict[str, Any], setting: dict[str, Any]) -
     axes.axvline(1, color="0.25", lw=1)
     axes.set_title(f"Latency, {setting_title(setting)}", loc="left", fontsize=10)
     fastest = about[setting["fastest_dense"]]["title"]
-    axes.set_xlabel(f"time relative to the fastest dense, {fastest}; to the left is faster", fontsize=9)
+    axes.set_xlabel(f"time relative to {fastest}'s, the fastest dense", fontsize=9)
 
 
 def _draw_sizes(axes: Axes, sizes: dict[str, Any]) -> None:
@@ -107,6 +107,9 @@ def _draw_bars(
     start: float | None,
 ) -> None:
     """Draws horizontal bars on a logarithmic scale, from `start` or from the left edge."""
+    if not values:
+        axes.text(0.5, 0.5, "nothing was measured", ha="center", transform=axes.transAxes)
+        return
     axes.set_xscale("log")
     ends = [*values, start or values[0]]
     low, high = min(ends), max(max(ends), _LEAST_SPAN * min(ends))

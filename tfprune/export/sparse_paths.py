@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from tfprune import runtime
+from tfprune.errors import UserError
 from tfprune.runtime.graph import PATHS, Conv, Graph
 
 
@@ -23,11 +24,15 @@ def choose_paths(graph: Graph, rounds: int = 5) -> Graph:
         The same network with `path` and `costs`, microseconds of each path, in every convolution.
 
     Raises:
+        UserError: The runtime cannot run the network.
         ValueError: `rounds` is below 1.
     """
     if rounds < 1:
         raise ValueError(f"`rounds` must be at least 1. Received: rounds={rounds}")
-    models = {path: runtime.Model(_on_path(graph, path), threads=1) for path in PATHS}
+    try:
+        models = {path: runtime.Model(_on_path(graph, path), threads=1) for path in PATHS}
+    except runtime.GraphError as error:
+        raise UserError(f"the sparse runtime cannot run the network: {error}") from error
     noise = np.random.default_rng(0).uniform(0, 255, (1, *graph.shapes()[0])).astype(np.float32)
     times: dict[str, list[list[float]]] = {path: [] for path in PATHS}
     for counted in [False, *[True] * rounds]:

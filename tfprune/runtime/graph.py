@@ -43,7 +43,8 @@ PATHS = ("sparse", "dense")
 # Offsets within a value are 32-bit numbers in the kernels.
 MAX_VALUES = 2**31 - 1
 # Far more than any network's; a file must not be able to ask for tables of any size.
-MAX_WINDOW = 2**16
+MAX_WINDOW = 2**14
+MAX_PLANES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,8 @@ class Conv(Node):
             raise self.refuse(f"takes one input and perhaps a residual. Received: {len(shapes)} inputs")
         height, width, channels = shapes[0]
         check_numbers(self, "strides", self.strides, 2, 1)
+        if channels * math.prod(self.strides) > MAX_PLANES:
+            raise self.refuse(f"{channels} channels by strides of {self.strides} may be {MAX_PLANES} at most")
         check_numbers(self, "dilation", self.dilation, 2, 1)
         check_numbers(self, "padding", self.padding, 4, 0)
         check_numbers(self, "groups", (self.groups,), 1, 1)

@@ -67,8 +67,10 @@ def check_array(node: Node, name: str, array: np.ndarray | SparseArray, shape: t
     if not isinstance(array, np.ndarray | SparseArray):
         raise node.refuse(f"`{name}` must be an array. Received: {type(array).__name__}")
     values = array.values if isinstance(array, SparseArray) else array
-    if np.shape(array) != shape or array.dtype != np.float32 or not np.isfinite(values).all():
-        raise node.refuse(f"`{name}` must be finite float32 {shape}. Received: {array.dtype} {array.shape}")
+    if np.shape(array) != shape or array.dtype != np.float32:
+        raise node.refuse(f"`{name}` must be float32 {shape}. Received: {array.dtype} {array.shape}")
+    if not np.isfinite(values).all():
+        raise node.refuse(f"`{name}` must be finite. Received: values that are not")
 
 
 def check_softmax(node: Node, activation: str, shape: Shape) -> None:

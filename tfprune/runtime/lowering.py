@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 
-from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import (
     Activation,
     Add,
@@ -23,10 +22,8 @@ from tfprune.runtime.kernels import planes, vectors
 from tfprune.runtime.layout import is_vector
 from tfprune.runtime.lowering_convolution import lower_conv, make_flat
 from tfprune.runtime.lowering_pool import lower_pool
-from tfprune.runtime.machine import Machine, memory_bytes
+from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan import Plan, even, whole
-
-_FLOAT_BYTES = 4
 
 
 def make_plan(graph: Graph, target: Machine) -> Plan:
@@ -43,19 +40,13 @@ def make_plan(graph: Graph, target: Machine) -> Plan:
         GraphError: The graph breaks a rule, or needs what no kernel does.
     """
     plan = Plan(graph, target)
-    _check_memory(max(math.prod(shape) for shape in plan.shapes))
+    plan.require_memory(max(math.prod(shape) for shape in plan.shapes))
     for index, node in enumerate(graph.nodes):
         plan.begin(index)
         _LOWERINGS[type(node)](plan, index, node)
         plan.end()
-    _check_memory(plan.arena.size)
+    plan.require_memory(plan.arena.size)
     return plan
-
-
-def _check_memory(numbers: int) -> None:
-    """Refuses what the system would at first promise and then kill the process for."""
-    if _FLOAT_BYTES * numbers > memory_bytes():
-        raise GraphError(f"its values need {_FLOAT_BYTES * numbers} bytes, more memory than this machine has")
 
 
 def _lower_input(plan: Plan, index: int, node: Input) -> None:

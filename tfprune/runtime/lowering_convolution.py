@@ -133,8 +133,8 @@ def _add_split(plan: Plan, key: tuple, node: Conv) -> None:
                 table.append((first, -(-(height - row) // down), column * count * lanes))
     for column in range(right):
         masks[column, : -(-(width - column) // right)] = -1
-    last_row = table[-1][0] + ((height - 1) // down) * down * from_.pitch
-    check_reach(node, from_, channels, 0, last_row + (count * lanes + lanes) * right)
+    last_row = max(first + (rows - 1) * down * from_.pitch for first, rows, _ in table if rows)
+    check_reach(node, from_, channels, 0, last_row + count * lanes * right - 1)
     plan.add(
         ("split", right),
         functools.partial(planes.emit_split, stride=right),
@@ -191,6 +191,7 @@ def _lower_layer(plan: Plan, target: tuple, source: tuple, node: Conv) -> None:
     tile = min(_LAYER_VECTORS, -(-filters // lanes))
     tiles = -(-filters // (tile * lanes))
     size = tiles * tile * lanes
+    plan.require_memory(height * width * channels * size)
     weights = aligned_zeros(height * width * channels * size)
     weights[inputs * size + out] = values
     bias = aligned_zeros(size)

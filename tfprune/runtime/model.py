@@ -5,12 +5,14 @@ import functools
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from tfprune.runtime import machine
 from tfprune.runtime.arena import aligned_zeros
+from tfprune.runtime.errors import FileFormatError, GraphError
 from tfprune.runtime.file import read_file
 from tfprune.runtime.graph import Graph
 from tfprune.runtime.kernels import activations, program
@@ -52,7 +54,7 @@ class Model:
         """
         if threads is None:
             threads = machine.available_cores()
-        if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        if not isinstance(threads, int | np.integer) or isinstance(threads, bool) or threads < 1:
             raise ValueError(f"`threads` must be a whole number of at least 1. Received: threads={threads!r}")
         self.graph = graph
         self.threads = threads
@@ -66,8 +68,8 @@ class Model:
         self._together = _Steps(plan.steps, self._code, threads)
         self._output = (plan.place((len(graph.nodes) - 1,)), plan.shapes[-1][2])
         self._arenas: list[np.ndarray] = []
-        self._workers = ThreadPoolExecutor(threads - 1, "tfprune") if threads > 1 else None
-        self._lock = threading.Lock()
+        plan.require_memory(plan.arena.size * threads)
+        self._start()
 
     @property
     def memory_bytes(self) -> int:
@@ -88,11 +90,14 @@ class Model:
         """
         images = self._checked(images)
         logits = np.empty((len(images), self._output[1]), np.float32)
+        if self._process != os.getpid():
+            self._start()  # Threads and locks do not outlive a fork.
         with self._lock:
             # As many images at a time as there are threads; what is left over, all threads together.
             side_by_side = len(images) - len(images) % self.threads
             self._have_arenas(self.threads if side_by_side else 1)
-            self._classify_side_by_side(images[:side_by_side], logits)
+            if side_by_side:
+                self._classify_side_by_side(images[:side_by_side], logits)
             for index in range(side_by_side, len(images)):
                 self._classify_together(images[index], logits[index])
         return logits
@@ -115,7 +120,8 @@ class Model:
             raise ValueError(f"needs an image and a round. Received: {len(images)} images, rounds={rounds}")
         with self._lock:
             self._have_arenas(1)
-            arena = self._arena(0, images[0])
+            arena = self._arenas[0]
+            _point_to_image(arena, images[0])
             owners = np.array([step.node for step in self._plan.steps])
             spans = []
             for node in range(len(self.graph.nodes)):
@@ -132,6 +138,13 @@ class Model:
         *nodes, nothing = 1e6 * np.median(times, axis=0)
         return [max(0.0, microseconds - nothing) for microseconds in nodes]
 
+    def _start(self) -> None:
+        """Makes what belongs to a process; the threads themselves start when they are needed."""
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._workers = ThreadPoolExecutor(max(1, self.threads - 1), "tfprune")
+        self._working: dict[int, Future] = {}
+
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
         if images.dtype not in (np.float32, np.uint8) or images.shape[1:] != self._input_shape:
@@ -145,43 +158,56 @@ class Model:
         while len(self._arenas) < count:
             self._arenas.append(aligned_zeros(self._plan.arena.size))
 
-    def _arena(self, number: int, image: np.ndarray) -> np.ndarray:
-        arena = self._arenas[number]
-        header = arena[: 2 * 2].view(np.int64)
-        header[IMAGE_ADDRESS], header[IMAGE_IS_UINT8] = image.ctypes.data, image.dtype == np.uint8
-        return arena
-
     def _classify_side_by_side(self, images: np.ndarray, logits: np.ndarray) -> None:
         """Each thread takes an image at a time."""
         start, size = self._output
         indices = iter(range(len(images)))
+        arenas = self._arenas
 
         def work(thread: int) -> None:
+            arena = arenas[thread]
             for index in indices:
-                arena = self._arena(thread, images[index])
+                _point_to_image(arena, images[index])
                 self._run(self._alone.from_(0), self._alone.count, arena.ctypes.data, None, 0, 1)
                 logits[index] = arena[start : start + size]
 
-        others = min(self.threads, len(images)) - 1
-        waiting = [self._workers.submit(work, thread) for thread in range(1, others + 1)]
-        work(0)
-        for future in waiting:
-            future.result()
+        self._on_all_threads(work)
+        for working in self._working.values():
+            working.result()
 
     def _classify_together(self, image: np.ndarray, logits: np.ndarray) -> None:
         """All threads take parts of each step. One that is too late finds none, and is not awaited."""
         start, size = self._output
-        arena = self._arena(0, image)
         counters = np.zeros((self._together.count, 1 + self.threads, COUNTER_WORDS), np.int64)
+        # The workers hold what they work on, and the image, which the arena has the address of.
+        held = (image, self._arenas[0], counters)
+        _point_to_image(self._arenas[0], image)
 
         def work(thread: int) -> None:
+            _, arena, counters = held
             steps, count = self._together.from_(0), self._together.count
             self._run(steps, count, arena.ctypes.data, counters.ctypes.data, thread, self.threads)
 
-        for thread in range(1, self.threads):
-            self._workers.submit(work, thread)
-        work(0)
-        logits[:] = arena[start : start + size]
+        self._on_all_threads(work)
+        logits[:] = self._arenas[0][start : start + size]
+
+    def _on_all_threads(self, work: Callable[[int], None]) -> None:
+        """Runs work(thread) on this thread and on all workers that have come back from their last."""
+        try:
+            for thread in range(1, self.threads):
+                last = self._working.get(thread)
+                if last is None or last.done():
+                    self._working[thread] = self._workers.submit(work, thread)
+            work(0)
+        except BaseException:
+            # Such as Ctrl-C. Workers may go on for a while, with arenas that nobody else uses any more.
+            self._arenas = []
+            raise
+
+
+def _point_to_image(arena: np.ndarray, image: np.ndarray) -> None:
+    header = arena[: 2 * 2].view(np.int64)
+    header[IMAGE_ADDRESS], header[IMAGE_IS_UINT8] = image.ctypes.data, image.dtype == np.uint8
 
 
 class _Steps:
@@ -224,10 +250,14 @@ def load(path: str | os.PathLike, threads: int | None = None) -> Model:
         The network, compiled for this machine.
 
     Raises:
-        FileFormatError: The file is not sound.
+        FileFormatError: The file is not sound, or needs more memory than the machine has.
         OSError: It cannot be read.
     """
-    return Model(read_file(path), threads)
+    graph = read_file(path)
+    try:
+        return Model(graph, threads)
+    except GraphError as error:
+        raise FileFormatError(f"{os.fspath(path)}: {error}") from error
 
 
 @functools.lru_cache(maxsize=16)

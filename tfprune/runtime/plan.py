@@ -9,7 +9,7 @@ from tfprune.runtime.arena import Arena, mask_of
 from tfprune.runtime.graph import Conv, Graph, Node, Shape
 from tfprune.runtime.kernels.program import PART_WORDS, Emit
 from tfprune.runtime.layout import Geometry, Layout, is_vector, phase_shape, reads
-from tfprune.runtime.machine import Machine
+from tfprune.runtime.machine import Machine, memory_bytes
 from tfprune.runtime.nonnegative import nonnegative_values
 
 # Parts of a step for each thread: one that is late or slow then leaves more of them to the others.
@@ -170,6 +170,20 @@ class Plan:
                 value = value.ctypes.data
             numbers.append(value)
         self.steps.append(Step(self._now, kernel, np.array(numbers, np.int64), share))
+
+    def require_memory(self, numbers: int) -> None:
+        """Refuses what the system would at first promise and then kill the process for.
+
+        Args:
+            numbers: float32 numbers that are needed at once.
+
+        Raises:
+            GraphError: They are more than the machine's memory.
+        """
+        if 4 * numbers > memory_bytes():
+            raise self.graph.nodes[self._now].refuse(
+                f"the network needs {4 * numbers} bytes, more memory than this machine has"
+            )
 
     def mask(self, key: tuple) -> np.ndarray:
         """Returns the mask of a value's planes."""

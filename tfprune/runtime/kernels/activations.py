@@ -29,7 +29,7 @@ def activate(e: KernelEmitter, name: str, x: ir.Value) -> ir.Value:
 
 def exponential(e: KernelEmitter, x: ir.Value) -> ir.Value:
     """Emits exp of a vector whose numbers are brought within [-88, 88] first."""
-    bounded = e.maximum(e.minimum(x, e.constant(_LARGEST_EXPONENT)), e.constant(-_LARGEST_EXPONENT))
+    bounded = e.maximum(e.constant(-_LARGEST_EXPONENT), e.minimum(e.constant(_LARGEST_EXPONENT), x))
     return lane_by_lane(e, "expf", bounded)
 
 
@@ -47,15 +47,15 @@ def _linear(_: KernelEmitter, x: ir.Value) -> ir.Value:
 
 
 def _relu(e: KernelEmitter, x: ir.Value) -> ir.Value:
-    return e.maximum(x, e.constant(0))
+    return e.maximum(e.constant(0), x)  # in this order, a NaN stays one
 
 
 def _relu6(e: KernelEmitter, x: ir.Value) -> ir.Value:
-    return e.minimum(_relu(e, x), e.constant(6))
+    return e.minimum(e.constant(6), _relu(e, x))
 
 
 def _leaky_relu(e: KernelEmitter, x: ir.Value) -> ir.Value:
-    return e.maximum(x, e.b.fmul(x, e.constant(LEAKY_SLOPE)))
+    return e.maximum(e.b.fmul(x, e.constant(LEAKY_SLOPE)), x)
 
 
 def _elu(e: KernelEmitter, x: ir.Value) -> ir.Value:
@@ -91,7 +91,7 @@ def _gelu(e: KernelEmitter, x: ir.Value) -> ir.Value:
 
 
 def _negative_part(e: KernelEmitter, x: ir.Value) -> ir.Value:
-    return e.minimum(x, e.constant(0))
+    return e.minimum(e.constant(0), x)
 
 
 _EMITTED: dict[str, Callable[[KernelEmitter, ir.Value], ir.Value]] = {

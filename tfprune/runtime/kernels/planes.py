@@ -153,7 +153,12 @@ def emit_pool(
                     picked = known[base][0] if stride == 1 else e.every_other(*known[base], odd)
                     total = picked if total is None else combine(total, picked)
                 weights = e.load_vector(e.at(e.pointer("weights"), b.add(start, x)))
-                total = b.fmul(total, weights) if kind == "average" else e.keep(total, weights)
+                if kind == "average":
+                    # Not only multiplied: a NaN times zero would stay in the halo.
+                    is_pixel = b.fcmp_ordered(">", weights, e.constant(0))
+                    total = b.select(is_pixel, b.fmul(total, weights), e.constant(0))
+                else:
+                    total = e.keep(total, weights)
                 e.store(total, e.at(target, b.add(start, x)))
 
             e.each(e.number(0), e.integer("vectors"), part)
