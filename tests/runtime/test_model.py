@@ -211,9 +211,9 @@ def test_wrong_images_are_refused(wrong):
         Model(graph)(images)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 1025])
 def test_wrong_threads_are_refused(threads):
-    with pytest.raises(ValueError, match="`threads` must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="`threads` must be a whole number from 1 to 1024"):
         Model(random_network(np.random.default_rng(5)), threads)
 
 

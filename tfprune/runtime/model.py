@@ -23,6 +23,8 @@ from tfprune.runtime.plan import Step
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
+# Each has counters and workers of its own.
+_MOST_THREADS = 1024
 
 
 class Model:
@@ -44,18 +46,21 @@ class Model:
 
         Args:
             graph: The network.
-            threads: At least 1; None for the cores that the process may use.
+            threads: From 1 to 1,024; None for the cores that the process may use.
             target: The machine to compile for, if not the whole of this one: one that this one can stand in
                 for, with fewer instruction sets.
 
         Raises:
             GraphError: The graph breaks a rule, or needs more memory than there is.
-            ValueError: `threads` is below 1.
+            ValueError: `threads` is not such a number.
         """
         if threads is None:
             threads = machine.available_cores()
-        if not isinstance(threads, int | np.integer) or isinstance(threads, bool) or threads < 1:
-            raise ValueError(f"`threads` must be a whole number of at least 1. Received: threads={threads!r}")
+        whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
+        if not whole or not 1 <= threads <= _MOST_THREADS:
+            raise ValueError(
+                f"`threads` must be a whole number from 1 to {_MOST_THREADS}. Received: threads={threads!r}"
+            )
         self.graph = graph
         self.threads = threads
         target = target or machine.host()
@@ -244,7 +249,7 @@ def load(path: str | os.PathLike, threads: int | None = None) -> Model:
 
     Args:
         path: The file.
-        threads: At least 1; None for the cores that the process may use.
+        threads: From 1 to 1,024; None for the cores that the process may use.
 
     Returns:
         The network, compiled for this machine.
