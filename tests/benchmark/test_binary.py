@@ -122,6 +122,16 @@ def test_a_wrong_network_is_not_timed_and_an_absent_peer_is_named(benchmark, exp
     assert timed == {"tfprune": False, "tflite_float32": True}
 
 
+def test_nothing_to_measure_is_one_error(benchmark, exported):
+    hidden = exported / "hidden"
+    (exported / "model.tfprune").rename(hidden)
+    try:
+        with pytest.raises(UserError, match=r"there is nothing to measure: .*tfprune: "):
+            benchmark("exported", contenders=["tfprune", "onnxruntime"])
+    finally:
+        hidden.rename(exported / "model.tfprune")
+
+
 def test_a_damaged_file_is_one_error(benchmark, exported):
     right = (exported / "model.tfprune").read_bytes()
     try:
