@@ -22,7 +22,8 @@ class Contender:
         title: For people.
         kind: `"dense"` computes with the zeros as with any weight, in float32; `"sparse"` stores or skips
             them; `"int8"` is dense with weights of 8 bits.
-        loader: What runs its file, of `tfprune.benchmark.loaders.LOADERS`.
+        loader: What runs its file, of `tfprune.benchmark.loaders.LOADERS`. One that ends in `_process`
+            does so in a process of its own; without the ending, in that whose memory is measured.
         modules: What must be importable.
         packages: What to install for them.
         artifact: The exported file; `""` where the file is made here from `model.tfprune`.
@@ -41,6 +42,7 @@ class Contender:
     largest_difference: float = 0.02
 
 
+_SAVED_MODEL = (("tensorflow",), "tensorflow", "saved_model")
 _LITERT = (("ai_edge_litert",), "ai-edge-litert")
 _ONNX = (("onnx", "onnxruntime"), "onnx onnxruntime")
 _MNN = (("onnx", "MNN", "_tools"), "onnx MNN")
@@ -56,6 +58,7 @@ CONTENDERS = (
         *_LITERT,
         "model_float16_sparse.tflite",
     ),
+    Contender("saved_model", "SavedModel", "dense", "tensorflow_process", *_SAVED_MODEL),
     # Its activations are quantised too, image by image.
     Contender("tflite_int8", "TFLite int8", "int8", "tflite", *_LITERT, "model_int8.tflite", 0.5),
     Contender("onnxruntime", "ONNX Runtime", "dense", "onnx", *_ONNX),

@@ -95,7 +95,23 @@ def _load_mnn(path: str, threads: int, batch_size: int) -> Network:
     return load_mnn(path, threads, batch_size)
 
 
+def _load_tensorflow(path: str, threads: int, batch_size: int) -> Network:
+    """TensorFlow in this process, which must not have used it."""
+    from tfprune.benchmark.tensorflow_peer import load_saved_model
+
+    return load_saved_model(path, threads, batch_size)
+
+
+def _start_tensorflow(path: str, threads: int, batch_size: int) -> Network:
+    """TensorFlow in a process of its own."""
+    from tfprune.benchmark.tensorflow_peer import start_saved_model
+
+    return start_saved_model(path, threads, batch_size)
+
+
 LOADERS: dict[str, Callable[[str, int, int], Network]] = {
+    "tensorflow": _load_tensorflow,
+    "tensorflow_process": _start_tensorflow,
     "tflite": _load_tflite,
     "runtime": _load_runtime,
     "onnx": _load_onnx,

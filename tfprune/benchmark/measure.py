@@ -262,7 +262,7 @@ def _memory(
             continue
         row: dict[str, Any] = {"name": entry.contender.name}
         try:
-            result = first_run(entry.contender.loader, entry.path, image_path)
+            result = first_run(entry.contender.loader.removesuffix("_process"), entry.path, image_path)
         except (RuntimeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
             rows.append(row | {"failure": describe_failure(error)})
             continue

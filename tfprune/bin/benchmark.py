@@ -3,10 +3,10 @@
   python -m tfprune.bin.export --experiment=demo_one_shot --formats=saved_model,tflite,sparse
   python -m tfprune.bin.benchmark --experiment=demo_one_shot
 
-Times the exported TFLite files and model.tfprune, and the network of model.tfprune in ONNX Runtime, PyTorch
-and MNN where they are installed; all by turns in one run, after their logits were found to be the network's.
-Prints the tables and writes benchmark.json, benchmark.csv and benchmark.png beside the exported files. The
-.keras file and the SavedModel are not timed: TensorFlow has one number of threads for a whole process.
+Times the exported SavedModel, TFLite files and model.tfprune, and the network of model.tfprune in ONNX
+Runtime, PyTorch and MNN where they are installed; all by turns in one run, after their logits were found to
+be the network's. Prints the tables and writes benchmark.json, benchmark.csv and benchmark.png beside the
+exported files. The .keras file is not timed: its network is the SavedModel's.
 """
 
 import os
@@ -118,8 +118,8 @@ def run() -> None:
     flags.DEFINE_list(
         "contenders",
         ["all"],
-        "What to measure: tfprune, tflite_float32, tflite_float16, tflite_float16_sparse, tflite_int8, "
-        "onnxruntime, pytorch, mnn, mnn_sparse, or all.",
+        "What to measure: tfprune, tflite_float32, tflite_float16, tflite_float16_sparse, saved_model, "
+        "tflite_int8, onnxruntime, pytorch, mnn, mnn_sparse, or all.",
     )
     flags.DEFINE_boolean("layers", False, "Print where the time of model.tfprune goes, layer by layer.")
     flags.DEFINE_boolean("zstd", True, "Measure sizes with zstd -19, too: some seconds for each 10 MB.")
