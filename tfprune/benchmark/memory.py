@@ -8,7 +8,6 @@ Python with NumPy holds.
 
 import dataclasses
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from tfprune.benchmark import child
 
 BASELINE = "none"
 _ANSWER = "first run: "
@@ -46,15 +47,13 @@ def first_run(loader: str, path: str, image_path: str) -> FirstRun:
     Raises:
         RuntimeError: The process failed; has its last line.
     """
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, "-m", "tfprune.benchmark.memory", loader, path, image_path],
+        child.command("tfprune.benchmark.memory", loader, path, image_path),
         capture_output=True,
         text=True,
         errors="replace",
         timeout=_SECONDS,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=child.environment(),
     )
     answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
     if done.returncode or not answers:

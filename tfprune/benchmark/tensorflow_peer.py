@@ -11,10 +11,11 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from tfprune.benchmark import child
 
 _LENGTH_BYTES = 8
 
@@ -57,14 +58,12 @@ def start_saved_model(path: str, threads: int, batch_size: int) -> Callable[[np.
     Returns:
         uint8 images to float32 logits.
     """
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tfprune.benchmark.tensorflow_peer", path, str(threads)],
+        child.command("tfprune.benchmark.tensorflow_peer", path, str(threads)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=child.environment(),
     )
 
     def run(images: np.ndarray) -> np.ndarray:

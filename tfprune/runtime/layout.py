@@ -188,7 +188,8 @@ class Layout:
             return
         if isinstance(node, Conv):
             source = reads(node)
-            self._add(source, shapes[node.inputs[0]] if len(source) == 1 else self._phases(node, shapes))
+            # Strides of 1 have one phase, the value itself.
+            self._add(source, phase_shape(shapes[node.inputs[0]], node.strides))
             height, width, _ = self._shapes[source]
             for _, down, right in taps(node).values():
                 self._need(
@@ -202,10 +203,6 @@ class Layout:
             joined = node.inputs
         for other in joined:
             self._join((other,), (index,))
-
-    @staticmethod
-    def _phases(node: Conv, shapes: list[Shape]) -> Shape:
-        return phase_shape(shapes[node.inputs[0]], node.strides)
 
     def _plan(self) -> None:
         groups: dict[Key, list[Key]] = {}

@@ -31,13 +31,12 @@ PARAMETERS = (
     "blocks",
     "groups",
 )
-PART = ("first tile", "last tile", "first group", "last group")
 
 
 def emit(
     module: ir.Module, name: str, lanes: int, *, group: int, vectors: int, activation: str, residual: bool
 ) -> None:
-    """Emits the kernel.
+    """Emits the kernel; a part: first and last tile, first and last group.
 
     Args:
         module: Where to.
