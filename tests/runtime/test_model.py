@@ -379,3 +379,12 @@ def test_graphs_made_to_exhaust_the_machine(index, monkeypatch):
             Model(Graph(nodes))
     else:
         assert Model(Graph(nodes), 1)(np.ones((1, *nodes[0].shape), np.float32)).shape == (1, 1)
+
+
+def test_an_empty_call_that_is_slow_hides_no_operation(monkeypatch):
+    graph = random_network(np.random.default_rng(12))
+    model = Model(graph, 1)
+    empty = iter([1.0] + [1e-6] * 100)
+    monkeypatch.setattr(model, "_seconds", lambda span, arena: next(empty) if span == (0, 0) else 3e-6)
+    images = np.zeros((1, *graph.nodes[0].shape), np.float32)
+    np.testing.assert_allclose(model.time_nodes(images, 2), 2.0)

@@ -25,6 +25,8 @@ _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
 # Each has counters and workers of its own.
 _MOST_THREADS = 1024
+# How often the call that does nothing is timed.
+_EMPTY_CALLS = 10
 
 
 class Model:
@@ -70,7 +72,7 @@ class Model:
         self._run = _RUN_TYPE(self._code.address(program.RUN))
         # One thread to an image, and all threads on one.
         self._alone = _Steps(plan.steps, self._code, 1)
-        self._together = _Steps(plan.steps, self._code, threads)
+        self._together = self._alone if threads == 1 else _Steps(plan.steps, self._code, threads)
         self._output = (plan.place((len(graph.nodes) - 1,)), plan.shapes[-1][2])
         self._arenas: list[np.ndarray] = []
         plan.require_memory(plan.arena.size * threads)
@@ -132,16 +134,21 @@ class Model:
             for node in range(len(self.graph.nodes)):
                 found = np.flatnonzero(owners == node)
                 spans.append((int(found[0]), len(found)) if len(found) else (0, 0))
-            # The last is a call that does nothing; its time is not the operations'.
-            spans.append((0, 0))
             times = np.zeros((rounds, len(spans)))
             for row in times:
-                for node, (first, count) in enumerate(spans):
-                    before = time.perf_counter()
-                    self._run(self._alone.from_(first), count, arena.ctypes.data, None, 0, 1)
-                    row[node] = time.perf_counter() - before
-        *nodes, nothing = 1e6 * np.median(times, axis=0)
-        return [max(0.0, microseconds - nothing) for microseconds in nodes]
+                for node, span in enumerate(spans):
+                    row[node] = self._seconds(span, arena)
+            # A call that does nothing takes time, too, which is not the operations'. Its least is taken:
+            # one that lost its core would hide them all.
+            nothing = min(self._seconds((0, 0), arena) for _ in range(_EMPTY_CALLS))
+        return (1e6 * np.maximum(np.median(times, axis=0) - nothing, 0)).tolist()
+
+    def _seconds(self, span: tuple[int, int], arena: np.ndarray) -> float:
+        """Seconds of a call for some of the steps, first and count, on one thread."""
+        first, count = span
+        before = time.perf_counter()
+        self._run(self._alone.from_(first), count, arena.ctypes.data, None, 0, 1)
+        return time.perf_counter() - before
 
     def _start(self) -> None:
         """Makes what belongs to a process; the threads themselves start when they are needed."""
