@@ -34,8 +34,8 @@ def finished(runs):
 
 @pytest.fixture
 def run_compare(finished, monkeypatch, capsys):
-    def run(output_dir, *experiments):
-        values = types.SimpleNamespace(output_dir=str(output_dir), experiments=list(experiments))
+    def run(output_dir, *experiments, html=False):
+        values = types.SimpleNamespace(output_dir=str(output_dir), experiments=list(experiments), html=html)
         monkeypatch.setattr(compare, "flags", types.SimpleNamespace(FLAGS=values))
         capsys.readouterr()
         compare.main()
@@ -57,6 +57,19 @@ def test_it_prints_every_round_and_names_its_files(finished, run_compare):
         assert f"wrote {path}" in output
 
 
+def test_html_adds_a_page(finished, run_compare):
+    page = finished.output_dir / "index.html"
+    page.unlink(missing_ok=True)
+    assert "index.html" not in run_compare(finished.output_dir, "dense")
+    assert not page.exists()
+    output = run_compare(finished.output_dir, "dense", "one_shot", "iterative", html=True)
+    assert output.splitlines()[-1] == f"wrote {page}"
+    text = page.read_text()
+    for run in (finished.dense, finished.one_shot, finished.iterative):
+        last = run.round(run.read_config().last_round).read_result()
+        assert f"<strong>{last['accuracy_percent']:.1f}</strong>" in text
+
+
 def test_an_unknown_experiment_is_named(finished, run_compare):
     with pytest.raises(UserError, match="--experiments=nobody: there is no such run folder"):
         run_compare(finished.output_dir, "dense", "nobody")
@@ -68,7 +81,7 @@ def test_a_folder_without_runs_is_named(run_compare, tmp_path):
 
 
 def test_it_needs_neither_tensorflow_nor_keras(finished):
-    arguments = [f"--output_dir={finished.output_dir}", "--experiments=dense,one_shot"]
+    arguments = [f"--output_dir={finished.output_dir}", "--experiments=dense,one_shot", "--html"]
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -77,5 +90,6 @@ def test_it_needs_neither_tensorflow_nor_keras(finished):
         timeout=120,
     )
     assert "one_shot" in done.stdout
+    assert "index.html" in done.stdout
     assert done.stdout.splitlines()[-2:] == ["exit status 0", "loaded []"]
     assert done.stderr == ""

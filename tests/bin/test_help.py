@@ -9,6 +9,7 @@ from tfprune.experiments.config import ExperimentConfig
 
 TRAIN = [field.name for field in dataclasses.fields(ExperimentConfig)]
 RUN = ["experiment", "output_dir", "data_dir"]
+REPRODUCE = "profile experiments seeds extra_flagfile output_dir data_dir data_parallel dry_run".split()
 BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "layers", "zstd"]
 
 
@@ -19,7 +20,8 @@ BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "layers", "zstd"]
         ("evaluate", [*RUN, "summary"], "Evaluates a finished round"),
         ("export", [*RUN, "formats", "sparse_weights", "audit_images"], "Exports a finished round"),
         ("benchmark", [*RUN, *BENCHMARK], "Latency, size and memory"),
-        ("compare", ["output_dir", "experiments"], "Puts the runs of a folder beside each other"),
+        ("compare", ["output_dir", "experiments", "html"], "Puts the runs of a folder beside each other"),
+        ("reproduce", REPRODUCE, "Runs the reference study"),
     ],
 )
 def test_help_says_what_it_does_and_names_the_flags(binary, name, flags, first_words):

@@ -55,6 +55,29 @@ def test_unfinished_rounds(folder):
     assert (fresh.rounds, fresh.unfinished_rounds) == ((), (0,))
 
 
+def test_layers(folder):
+    layers = [{"layer": "stem_conv", "weights": 9, "zeros": 0}, {"layer": "b", "weights": 4, "zeros": 4}]
+    folder.dense("a", 90.5, dataset="digits", layers=layers)
+    read = read_runs(folder.path)[0].rounds[0].layers
+    assert [(layer.layer, layer.weights, layer.zeros) for layer in read] == [("stem_conv", 9, 0), ("b", 4, 4)]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {},
+        ["stem_conv"],
+        [{"layer": "a", "weights": 4}],
+        [{"layer": "a", "weights": 4, "zeros": 5}],
+        [{"layer": "a", "weights": 4, "zeros": True}],
+    ],
+)
+def test_layers_are_checked(folder, layers):
+    folder.dense("a", 90.5, dataset="digits", layers=layers)
+    with pytest.raises(UserError, match="`layers` must be a list of {layer, weights, zeros}"):
+        read_runs(folder.path)
+
+
 def test_optional_keys_may_miss_or_be_null(folder):
     folder.write("a", 0, dataset="digits", regime="dense", width=None)
     result = read_runs(folder.path)[0].rounds[0]

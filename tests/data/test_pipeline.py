@@ -110,6 +110,37 @@ def test_test_batches_are_resized_only_and_in_order(split):
     np.testing.assert_array_equal(unchanged, split.images)
 
 
+@pytest.mark.parametrize("batch_size", [6, 22, 18])
+def test_shards_make_up_the_batch(split, batch_size):
+    """The last batch is smaller, or is the only one."""
+    shards = [(0, 2), (1, 2)]
+    for of_shard in (
+        lambda shard: train(split, batch_size=batch_size, shard=shard),
+        lambda shard: arrays(test_batches(split, image_size=16, batch_size=batch_size, shard=shard)),
+    ):
+        together = [
+            tuple(np.concatenate(parts) for parts in zip(*halves, strict=True))
+            for halves in zip(*map(of_shard, shards), strict=True)
+        ]
+        assert_same(together, of_shard((0, 1)))
+
+
+@pytest.mark.parametrize(
+    "shard, batch_size, message",
+    [
+        ((2, 2), 6, "index from 0"),
+        ((0, 0), 6, "index from 0"),
+        ((0, 2), 5, "multiple"),
+        ((0, 4), 8, "multiple"),
+    ],
+)
+def test_shards_that_do_not_fit_are_refused(split, shard, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        train(split, batch_size=batch_size, shard=shard)
+    with pytest.raises(ValueError, match=message):
+        test_batches(split, image_size=16, batch_size=batch_size, shard=shard)
+
+
 def test_make_images_augments_with_each_examples_draws(split):
     augment, draws = AutoAugment("imagenet"), np.random.default_rng(0).random((22, DRAWS))
     examples = np.array([4, 0, 21])

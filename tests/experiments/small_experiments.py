@@ -50,7 +50,7 @@ def small_resnet18() -> Iterator[None]:
 @contextlib.contextmanager
 def no_training() -> Iterator[None]:
     """Makes every fit an error."""
-    with mock.patch("tfprune.experiments.run.fit", side_effect=AssertionError("it trains")):
+    with mock.patch("tfprune.experiments.rounds.fit", side_effect=AssertionError("it trains")):
         yield
 
 

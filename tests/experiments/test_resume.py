@@ -15,12 +15,14 @@ import pytest
 from small_experiments import no_training, state_of
 
 from tfprune.errors import UserError
-from tfprune.experiments import run as experiments
+from tfprune.experiments import rounds
+from tfprune.experiments.run import run_experiment
 from tfprune.experiments.run_folder import RunFolder
 from tfprune.training.checkpoint import read_checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = pathlib.Path(__file__).with_name("train_small.py")
+TIMINGS = ("train_seconds", "images_per_second", "data_wait_percent")
 
 
 class Interrupted(Exception):
@@ -42,7 +44,7 @@ class Interrupt(keras.callbacks.Callback):
 
 def run_until(config, number, callback):
     """Runs an experiment until the callback interrupts it in a round."""
-    fit = experiments.fit
+    fit = rounds.fit
 
     def interrupted_fit(model, settings, *, folder, callbacks, **arguments):
         if folder.name == f"round_{number:02d}":
@@ -50,9 +52,9 @@ def run_until(config, number, callback):
         return fit(model, settings, folder=folder, callbacks=callbacks, **arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "fit", interrupted_fit)
+        patch.setattr(rounds, "fit", interrupted_fit)
         with pytest.raises(Interrupted):
-            experiments.run_experiment(config, log=lambda line: None)
+            run_experiment(config, log=lambda line: None)
 
 
 def without_rounds(runs, uninterrupted, name, first):
@@ -70,7 +72,7 @@ def assert_same_rounds(run, uninterrupted, numbers):
         for name, value in theirs.items():
             assert np.array_equal(ours[name], value), (number, name)
         ours, theirs = run.round(number).read_result(), uninterrupted.round(number).read_result()
-        for timing in ("experiment", "train_seconds", "images_per_second"):
+        for timing in ("experiment", *TIMINGS, "seconds"):
             del ours[timing], theirs[timing]
         assert ours == theirs
 
@@ -78,7 +80,7 @@ def assert_same_rounds(run, uninterrupted, numbers):
 def loss_history(round_folder):
     lines = (round_folder.path / "history.csv").read_text().splitlines()
     names = lines[0].split(",")
-    untimed = [i for i, name in enumerate(names) if name not in ("train_seconds", "images_per_second")]
+    untimed = [i for i, name in enumerate(names) if name not in TIMINGS]
     return [[line.split(",")[i] for i in untimed] for line in lines]
 
 
@@ -104,7 +106,7 @@ def test_an_exception_in_the_second_epoch(runs, name, number, step):
     assert finished
 
     lines = []
-    experiments.run_experiment(config, log=lines.append)
+    run_experiment(config, log=lines.append)
     assert f"{config.experiment} round {number}: goes on after epoch 1" in lines
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert_same_rounds(run, uninterrupted, range(config.last_round + 1))
@@ -124,15 +126,20 @@ def test_an_exception_before_the_first_checkpoint(runs):
     run = RunFolder(config.folder)
     assert run.round(0).finished
     assert read_checkpoint(run.round(1).path) is None
-    experiments.run_experiment(config, log=lambda line: None)
+    run_experiment(config, log=lambda line: None)
     assert_same_rounds(run, runs.one_shot, (0, 1))
 
 
-def train(config, **environment):
+def train(config, preexec_fn=None, **environment):
     command = [sys.executable, str(SCRIPT), *config.to_flags().splitlines()]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
-        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        cwd=ROOT,
+        preexec_fn=preexec_fn,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -170,7 +177,7 @@ def test_a_kill_after_the_last_result_leaves_nothing(runs):
     (folder.path / "checkpoint.json").write_text("{}")
     assert left_over(RunFolder(config.folder))
     with no_training():
-        experiments.run_experiment(config, log=lambda line: None)
+        run_experiment(config, log=lambda line: None)
     assert not left_over(RunFolder(config.folder))
     assert folder.finished
 
@@ -197,7 +204,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(runs, damage):
     else:
         state.write_text(state.read_text()[:20])
     with no_training(), pytest.raises(UserError) as caught:
-        experiments.run_experiment(config, log=lambda line: None)
+        run_experiment(config, log=lambda line: None)
     message = str(caught.value)
     assert message.startswith(f"{folder}: its checkpoint is damaged; remove the folder")
     assert "\n" not in message

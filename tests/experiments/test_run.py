@@ -16,7 +16,8 @@ from tfprune.experiments.run import run_experiment
 RESULT_KEYS = set(
     "experiment paper_section dataset regime round backend seed target_sparsity sparsity "
     "sparsity_all_parameters accuracy_before_percent accuracy_after_pruning_percent accuracy_percent "
-    "epochs steps train_seconds images_per_second versions".split()
+    "epochs steps train_seconds images_per_second data_wait_percent versions layers hardware device_count "
+    "seconds".split()
 )
 
 
@@ -57,7 +58,7 @@ def round_sparsity(run, number):
 )
 def test_a_run_writes_its_files_and_nothing_else(runs, name, rounds, trained):
     run = getattr(runs, name)
-    expected = {"flags.txt"}
+    expected = {".lock", "flags.txt"}
     for number in range(rounds):
         expected |= {f"round_{number:02d}/model.keras", f"round_{number:02d}/result.json"}
         if number in trained:
@@ -276,7 +277,7 @@ def test_the_seed_decides_order_and_initial_weights(runs, monkeypatch):
         labels = np.concatenate([batch.numpy() for _, batch in train_batches(0, 1)])
         raise Seen(labels, model.get_layer("stem_conv").kernel.numpy())
 
-    monkeypatch.setattr("tfprune.experiments.run.fit", fit)
+    monkeypatch.setattr("tfprune.experiments.rounds.fit", fit)
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         with pytest.raises(Seen) as caught:
             runs.run(f"seed_{name}", seed=seed)
@@ -294,7 +295,7 @@ def test_each_round_has_an_order_of_its_own(runs, monkeypatch):
         figures = {"val_accuracy": 0.5, "train_seconds": 1.0, "images_per_second": 1.0}
         history.append({"epoch": 1, **figures})
 
-    monkeypatch.setattr("tfprune.experiments.run.fit", fit)
+    monkeypatch.setattr("tfprune.experiments.rounds.fit", fit)
     runs.run("orders", **runs.iterative_flags)
     assert len(orders) == 3
     assert not any(np.array_equal(orders[i], orders[j]) for i, j in ((0, 1), (0, 2), (1, 2)))

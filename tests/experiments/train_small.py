@@ -12,7 +12,7 @@ import keras
 from small_experiments import small_resnet18
 
 from tfprune.bin import train
-from tfprune.experiments import run as experiments
+from tfprune.experiments import rounds
 
 
 class Stop(keras.callbacks.Callback):
@@ -31,14 +31,14 @@ class Stop(keras.callbacks.Callback):
 
 def stop_at(place):
     number, epoch, step = map(int, place.split(","))
-    fit = experiments.fit
+    fit = rounds.fit
 
     def stopping_fit(model, settings, *, folder, callbacks, **arguments):
         if folder.name == f"round_{number:02d}":
             callbacks = [*callbacks, Stop(epoch, step)]
         return fit(model, settings, folder=folder, callbacks=callbacks, **arguments)
 
-    experiments.fit = stopping_fit
+    rounds.fit = stopping_fit
 
 
 if __name__ == "__main__":

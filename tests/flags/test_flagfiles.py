@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 import pathlib
-import types
 
 import pytest
 from absl import flags
 
-from tfprune.bin import flags as experiment_flags
+from tfprune.bin.flagfiles import experiment_from_flagfiles
+from tfprune.bin.flags import define_experiment_flags, experiment_from_flags
 from tfprune.compare.paper import paper_rows
 from tfprune.errors import UserError
 from tfprune.experiments.config import ExperimentConfig
@@ -27,32 +27,23 @@ def repository_root(monkeypatch):
 
 
 @pytest.fixture
-def defined(monkeypatch):
+def defined():
     """The flags of `train` in a registry of their own."""
-    return define(monkeypatch)
-
-
-def define(monkeypatch):
     registry = flags.FlagValues()
-    names = ("string", "integer", "float", "enum", "list", "boolean")
-    definers = {f"DEFINE_{name}": getattr(flags, f"DEFINE_{name}") for name in names}
-    definers["mark_flag_as_required"] = flags.mark_flag_as_required
-    bound = {name: functools.partial(definer, flag_values=registry) for name, definer in definers.items()}
-    monkeypatch.setattr(experiment_flags, "flags", types.SimpleNamespace(FLAGS=registry, **bound))
-    experiment_flags.define_experiment_flags()
+    define_experiment_flags(registry)
     return registry
 
 
 def parse(registry, *arguments):
     registry(["train", *arguments])
-    return experiment_flags.experiment_from_flags()
+    return experiment_from_flags(registry)
 
 
 @functools.cache
 def config_of(name):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(ROOT)
-        return parse(define(monkeypatch), f"--flagfile=flags/{name}.flags")
+        return experiment_from_flagfiles([pathlib.Path(f"flags/{name}.flags")])
 
 
 def header_of(name):
@@ -157,8 +148,10 @@ def test_the_promised_experiments_are_there():
     studied = {key for key in sections if key[0]}
     assert studied == PAPER_SETTINGS.keys()
     assert {section for section, _ in studied} == {"baseline", *(f"4.3.{i}" for i in range(1, 9))}
-    # One flagfile for each.
-    assert sum(bool(config_of(name).paper_section) for name in EXPERIMENTS) == len(PAPER_SETTINGS)
+    # One flagfile for each, and one with the other scope for the sections that do not say which they mean.
+    by_layer = {name for name in EXPERIMENTS if config_of(name).scope == "layer"}
+    assert by_layer == {"cifar10_one_shot_995_layer", "cifar10_one_shot_95_layer"}
+    assert sum(bool(config_of(name).paper_section) for name in EXPERIMENTS) == len(PAPER_SETTINGS) + 2
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -239,6 +232,12 @@ def test_gradual_has_the_one_shots_epochs_and_rates():
     for name in names.split():
         assert getattr(gradual, name) == getattr(one_shot, name), name
     assert gradual.regime == "gradual"
+
+
+@pytest.mark.parametrize("name", ["cifar10_one_shot_995", "cifar10_one_shot_95"])
+def test_the_other_scope_is_all_that_differs(name):
+    differences = config_of(f"{name}_layer").differences(config_of(name))
+    assert differences == [f"--experiment={name}_layer (was {name})", "--scope=layer (was global)"]
 
 
 def test_the_demo_compares_at_one_sparsity():

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.training.callbacks import NonFiniteLossError, StopOnNonFiniteLoss, Throughput
+from tfprune.training.callbacks import (
+    DeviceCallbackList,
+    EpochTensorBoard,
+    NonFiniteLossError,
+    StopOnNonFiniteLoss,
+    Throughput,
+    mean_data_wait_percent,
+)
 from tfprune.training.checkpoint import read_checkpoint
 from tfprune.training.fit import accuracy_percent, compile_for_training, fit
+from tfprune.training.progress import Progress
 from tfprune.training.settings import TrainingSettings
 
 EXAMPLES, BATCH = 24, 10  # three steps an epoch, the last of four examples
@@ -241,8 +249,81 @@ def test_a_finite_loss_stops_nothing():
     callback.on_train_batch_end(0, {"loss": 1e30})
     callback.on_epoch_end(0, {"loss": 1e30, "val_loss": 1e30})
     callback.on_epoch_end(0, None)
-    with pytest.raises(NonFiniteLossError, match="the loss is inf in epoch 1, step 7 of the epoch"):
-        callback.on_train_batch_end(6, {"loss": math.inf})
+
+
+def test_a_loss_is_found_at_the_next_look_with_its_step(monkeypatch):
+    clock = Clock(monkeypatch)
+    callback = StopOnNonFiniteLoss()
+    callback.on_epoch_begin(0)
+    callback.on_train_batch_end(0, {"loss": 1.0})  # Looks.
+    clock.now += 0.5
+    for batch, loss in ((1, 1.0), (2, math.inf), (3, math.nan)):
+        callback.on_train_batch_end(batch, {"loss": loss})
+    clock.now += 0.6
+    with pytest.raises(NonFiniteLossError, match="the loss is inf in epoch 1, step 3 of the epoch"):
+        callback.on_train_batch_end(4, {"loss": math.nan})
+
+
+def test_a_loss_that_nobody_looked_at_is_found_before_the_checkpoint(monkeypatch):
+    Clock(monkeypatch)
+    callback = StopOnNonFiniteLoss()
+    callback.on_epoch_begin(1)
+    callback.on_train_batch_end(0, {"loss": 1.0})
+    callback.on_train_batch_end(1, {"loss": math.nan})
+    with pytest.raises(NonFiniteLossError, match="the loss is nan in epoch 2, step 2 of the epoch"):
+        callback.on_epoch_end(1, {"loss": math.nan})
+
+
+class Unread:
+    """A figure on the device; reading it waits for the step."""
+
+    def __init__(self, reads):
+        self.reads = reads
+
+    def __float__(self):
+        self.reads.append(1)
+        return 1.0
+
+
+def test_a_steps_figures_stay_on_the_device(tmp_path, monkeypatch):
+    """30 steps in less than a second: the first step and the last are waited for, no other."""
+    Clock(monkeypatch)
+    reads = []
+    callbacks = [
+        StopOnNonFiniteLoss(),
+        Throughput(300, 10),
+        EpochTensorBoard(tmp_path),
+        Progress("x", batch_size=10, log=lambda line: None),
+    ]
+    params = {"epochs": 1, "steps": 30, "verbose": 0}
+    model = make_model()
+    compile_for_training(model, TrainingSettings(epochs=1))
+    watching = DeviceCallbackList(callbacks, model=model, **params)
+    watching.on_train_begin()
+    watching.on_epoch_begin(0)
+    for batch in range(30):
+        watching.on_train_batch_begin(batch)
+        watching.on_train_batch_end(batch, {"loss": Unread(reads), "accuracy": Unread(reads)})
+        if batch in (0, 28):
+            assert len(reads) == 2  # The look at the first loss, and the first step's end.
+    assert len(reads) == 3
+    watching.on_test_begin()
+    watching.on_test_batch_end(0, {"loss": Unread(reads)})
+    watching.on_test_end({"loss": 1.0})
+    assert len(reads) == 3
+    watching.on_epoch_end(0, {"loss": 1.0})
+    watching.on_train_end({"loss": 1.0})
+
+
+def test_batch_figures_reach_callbacks_as_the_step_returned_them(tmp_path):
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(keras.ops.is_tensor(logs["loss"]))
+
+    run(tmp_path, TrainingSettings(epochs=1, batch_size=BATCH), callbacks=[Look()])
+    assert seen == [True] * 3
 
 
 class Clock:
@@ -265,6 +346,34 @@ def test_the_first_batch_is_not_in_the_rate(monkeypatch):
         throughput.on_epoch_end(epoch, logs[epoch])
     assert logs[0] == {"train_seconds": 103.0, "images_per_second": 8.0}
     assert logs[1] == {"train_seconds": 4.0, "images_per_second": 8.5}
+
+
+def test_the_wait_for_data_leaves_out_the_first_batch(monkeypatch):
+    """The pipeline starts in 7 s; then each batch takes 1 s, 0.25 s of it waiting."""
+    clock, waited, logs = Clock(monkeypatch), [0.0], [{}, {}]
+    throughput = Throughput(images=30, batch_size=10, waited=lambda: waited[0])
+    throughput.on_train_begin()
+    for epoch in range(2):
+        throughput.on_epoch_begin(epoch)
+        for batch in range(3):
+            first = (epoch, batch) == (0, 0)
+            clock.now += 100.0 if first else 1.0
+            waited[0] += 7.0 if first else 0.25
+            throughput.on_train_batch_end(batch)
+        clock.now += 50.0
+        throughput.on_epoch_end(epoch, logs[epoch])
+    assert [row["data_wait_percent"] for row in logs] == [25.0, 25.0]
+
+
+def test_a_rounds_wait_is_weighted_by_time():
+    rows = [
+        {"train_seconds": 1.0, "data_wait_percent": 40.0},
+        {"train_seconds": 3.0, "data_wait_percent": 0.0},
+    ]
+    assert mean_data_wait_percent(rows) == 10.0
+    assert mean_data_wait_percent([{"train_seconds": 9.0}, *rows]) == 10.0
+    assert mean_data_wait_percent([{"train_seconds": 9.0}]) is None
+    assert mean_data_wait_percent([]) is None
 
 
 def test_an_only_batch_is_in_the_rate(monkeypatch):

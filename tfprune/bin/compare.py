@@ -2,10 +2,11 @@
 
   python -m tfprune.bin.compare
   python -m tfprune.bin.compare --experiments=demo_dense,demo_one_shot,demo_iterative
+  python -m tfprune.bin.compare --html
 
-Prints the tables and writes comparison.md, comparison.csv and comparison.png to --output_dir. Runs that do
-not have the study's settings are shown as what they are, never as a reproduction. Imports neither TensorFlow
-nor Keras.
+Prints the tables and writes comparison.md, comparison.csv and comparison.png to --output_dir; with --html
+also index.html, one page with every table and picture, which needs no other file. Runs that do not have the
+study's settings are shown as what they are, never as a reproduction. Imports neither TensorFlow nor Keras.
 """
 
 from absl import flags
@@ -15,18 +16,22 @@ from tfprune.bin.main import run_main
 
 def main() -> None:
     """Compares and names the files."""
+    from tfprune.compare.page import write_page
     from tfprune.compare.report import write_comparison
 
     comparison = write_comparison(flags.FLAGS.output_dir, flags.FLAGS.experiments or None)
     print(comparison.text)
     for path in comparison.paths:
         print(f"wrote {path}")
+    if flags.FLAGS.html:
+        print(f"wrote {write_page(flags.FLAGS.output_dir, flags.FLAGS.experiments or None)}")
 
 
 def run() -> None:
     """The command `tfprune-compare`."""
     flags.DEFINE_string("output_dir", "saved_models", "Where the run folders are.")
     flags.DEFINE_list("experiments", [], "Run folders to compare. Empty: all in --output_dir.")
+    flags.DEFINE_boolean("html", False, "Whether to write index.html too.")
     run_main(main, __doc__)
 
 

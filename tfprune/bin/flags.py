@@ -1,6 +1,7 @@
 """The flags that make an experiment: one for each field of `ExperimentConfig`, with its default."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from absl import flags
@@ -22,13 +23,22 @@ def _define(define: Any, name: str, help_text: str, *choices: Any) -> None:
     define(name, default, *choices, help_text)
 
 
-def define_experiment_flags() -> None:
-    """Defines all flags of `train`."""
-    text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
-    one_of, several, yes_or_no = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_boolean
+def define_experiment_flags(registry: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines all flags of `train`, in the process's registry or in one of its own."""
+    text, number, real, one_of, several, yes_or_no = (
+        functools.partial(define, flag_values=registry)
+        for define in (
+            flags.DEFINE_string,
+            flags.DEFINE_integer,
+            flags.DEFINE_float,
+            flags.DEFINE_enum,
+            flags.DEFINE_list,
+            flags.DEFINE_boolean,
+        )
+    )
     # Run.
     _define(text, "experiment", "Name of the run folder in --output_dir. Required.")
-    flags.mark_flag_as_required("experiment")
+    flags.mark_flag_as_required("experiment", registry)
     _define(text, "output_dir", "Where the run folders are.")
     _define(number, "seed", "Seed of initial weights, order and augmentation.")
     _define(
@@ -155,6 +165,16 @@ def define_experiment_flags() -> None:
     _define(real, "drop_fraction", "Share of a layer's weights that moves at the first update of --regrowth.")
     _define(
         one_of,
+        "batchnorm_after_pruning",
+        "What one_shot and iterative do with BatchNorm after each pruning, before they measure the accuracy "
+        "right after it. keep: nothing. reset_removed: filters without weights get beta 0, moving mean 0 and "
+        "moving variance 1, so that they are silent. recalibrate: the moving statistics are measured anew on "
+        "training batches (arXiv:2007.02491).",
+        experiments.AFTER_PRUNING,
+    )
+    _define(number, "batchnorm_batches", "Training batches for --batchnorm_after_pruning=recalibrate.")
+    _define(
+        one_of,
         "pruning_engine",
         "What prunes: tfprune, or tfmot itself, on the same network in tf-keras, which needs --scope=layer "
         "and KERAS_BACKEND=tensorflow.",
@@ -166,12 +186,39 @@ def define_experiment_flags() -> None:
     _define(real, "learning_rate", "Adam's learning rate at the start of each round.")
     _define(real, "head_learning_rate", "The head's own learning rate. 0: the same.")
     _define(
+        one_of,
+        "lr_schedule",
+        "Of each round, step by step: step: by --lr_boundaries_epochs. cosine: from the full rate to zero.",
+        experiments.LR_SCHEDULES,
+    )
+    _define(
+        real,
+        "warmup_epochs",
+        "The rates rise linearly over so many epochs, a fraction too, at the start of each round.",
+    )
+    _define(
         several,
         "lr_boundaries_epochs",
-        "Both rates are multiplied by --lr_factor after these numbers of epochs of a round.",
+        "Both rates are multiplied by --lr_factor after these numbers of epochs of a round. Empty with "
+        "--lr_schedule=cosine.",
     )
     _define(real, "lr_factor", "See --lr_boundaries_epochs.")
     _define(real, "weight_decay", "L2 added to every gradient, as in torch.optim.Adam (not decoupled).")
+    _define(
+        text,
+        "distill_from",
+        "EXPERIMENT or EXPERIMENT/round_KK in --output_dir that teaches (knowledge distillation, "
+        "arXiv:1503.02531): finished, on the same dataset and image size. Empty: none.",
+    )
+    _define(
+        real, "distill_weight", "w, in (0, 1]: the loss is (1 - w) * cross-entropy + w * T^2 * divergence."
+    )
+    _define(real, "distill_temperature", "T, by which the logits of both networks are divided.")
+    _define(
+        number,
+        "evaluate_every",
+        "The test images are evaluated after each so many epochs of a round, and always after its last.",
+    )
     _define(
         one_of,
         "mixed_precision",
@@ -180,7 +227,7 @@ def define_experiment_flags() -> None:
     )
 
 
-def experiment_from_flags() -> ExperimentConfig:
+def experiment_from_flags(registry: flags.FlagValues = flags.FLAGS) -> ExperimentConfig:
     """Returns the config that the parsed flags make.
 
     Raises:
@@ -188,7 +235,7 @@ def experiment_from_flags() -> ExperimentConfig:
     """
     lines = []
     for field in dataclasses.fields(ExperimentConfig):
-        value = flags.FLAGS[field.name].value
+        value = registry[field.name].value
         lines.append(f"--{field.name}={','.join(value) if isinstance(value, list) else value}")
     return ExperimentConfig.from_flags("\n".join(lines))
 

@@ -5,9 +5,12 @@
 
 Flags after the flagfile win over its own. The run folder is --output_dir/--experiment. To go on after an
 interruption run the same command again: finished rounds are skipped, an unfinished one continues from its
-last finished epoch. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.
+last finished epoch. KERAS_BACKEND=tensorflow, jax or torch chooses the backend. --data_parallel shares
+each batch among all devices, --distributed among those of several processes; neither is part of what the
+experiment is.
 """
 
+from tfprune.bin.device_flags import define_device_flags, devices_from_flags
 from tfprune.bin.flags import define_experiment_flags, experiment_from_flags
 from tfprune.bin.main import run_main
 
@@ -17,13 +20,16 @@ def main() -> None:
     from tfprune.experiments.run import run_experiment
 
     config = experiment_from_flags()
-    run_experiment(config)
-    print(f"{config.experiment}: wrote {config.folder}")
+    devices = devices_from_flags()
+    run_experiment(config, devices=devices)
+    if devices.writes:
+        print(f"{config.experiment}: wrote {config.folder}")
 
 
 def run() -> None:
     """The command `tfprune-train`."""
     define_experiment_flags()
+    define_device_flags()
     run_main(main, __doc__)
 
 

@@ -1,8 +1,9 @@
-"""Puts run folders beside the paper's figures: tables, CSV and a plot.
+"""Puts run folders beside the paper's figures: tables, CSV, a plot and a page.
 
-Reads `result.json` files alone: it imports neither TensorFlow nor Keras.
+Reads the files of run folders alone: it imports neither TensorFlow nor Keras.
 """
 
+from tfprune.compare.page import write_page as write_page
 from tfprune.compare.report import Comparison as Comparison
 from tfprune.compare.report import write_comparison as write_comparison
 from tfprune.compare.results import Run as Run

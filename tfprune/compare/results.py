@@ -16,6 +16,15 @@ REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
 _ROUND_FOLDER = re.compile(r"round_(\d{2,})")
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerZeros:
+    """How many of a prunable layer's weights are zero."""
+
+    layer: str
+    weights: int
+    zeros: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundResult:
     """What one finished round wrote; `None` where it did nothing or did not say.
@@ -59,10 +68,27 @@ class RoundResult:
     regrowth: str | None = None
     pruning_engine: str | None = None
     epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    lr_schedule: str | None = None
+    warmup_epochs: float | None = None
+    lr_factor: float | None = None
+    lr_boundaries_epochs: tuple[int, ...] | None = None
+    distill_from: str | None = None
+    distill_weight: float | None = None
+    distill_temperature: float | None = None
+    batchnorm_after_pruning: str | None = None
+    evaluate_every: int | None = None
+    mixed_precision: str | None = None
+    layers: tuple[LayerZeros, ...] = ()
     steps: int | None = None
     train_seconds: float | None = None
     images_per_second: float | None = None
+    data_wait_percent: float | None = None
+    seconds: dict[str, float] | None = None
     backend: str | None = None
+    device_count: int | None = None
+    hardware: dict[str, Any] | None = None
     seed: int | None = None
     versions: dict[str, str] | None = None
 
@@ -208,6 +234,10 @@ def _checked(path: Path, name: str, annotation: Any, value: Any) -> Any:
         if not number or not math.isfinite(value):
             _reject(path, name, value, "must be a finite number")
         value = float(value)
+    elif kinds.startswith("tuple[tfprune"):
+        if not isinstance(value, list) or not all(map(_is_layer, value)):
+            _reject(path, name, value, "must be a list of {layer, weights, zeros}, zeros <= weights")
+        value = tuple(LayerZeros(item["layer"], item["weights"], item["zeros"]) for item in value)
     elif kinds.startswith("tuple[int"):
         if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
             _reject(path, name, value, "must be a list of whole numbers, at least 0")
@@ -231,6 +261,13 @@ def _checked(path: Path, name: str, annotation: Any, value: Any) -> Any:
     if name == "paper_section" and value not in ("", *PAPER_SECTIONS):
         _reject(path, name, value, f"must be empty or one of {', '.join(PAPER_SECTIONS)}")
     return value
+
+
+def _is_layer(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("layer"), str):
+        return False
+    weights, zeros = value.get("weights"), value.get("zeros")
+    return type(weights) is int and type(zeros) is int and 0 <= zeros <= weights
 
 
 def _reject(path: Path, name: str, value: Any, rule: str) -> None:

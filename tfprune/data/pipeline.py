@@ -36,6 +36,7 @@ def train_batches(
     seed: int,
     epochs: int,
     first_epoch: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Resized, augmented batches of whole epochs, one epoch after the other.
 
@@ -59,6 +60,8 @@ def train_batches(
         seed: Not negative.
         epochs: Number of the epoch to stop before.
         first_epoch: Number of the epoch to start with; with `epochs`, the dataset is empty.
+        shard: (index, count): only part `index` of each batch, cut into `count` equal parts in its
+            order. Its examples are those of the whole batch, augmented alike.
 
     Returns:
         A dataset of (uint8 images [batch, image_size, image_size, 3], int32 labels [batch]), of
@@ -67,7 +70,7 @@ def train_batches(
     Raises:
         ValueError: An argument breaks the rules above.
     """
-    _check_sizes(split, image_size, batch_size)
+    _check_sizes(split, image_size, batch_size, shard)
     if autoaugment not in AUTOAUGMENT_CHOICES:
         raise ValueError(
             f"Unknown AutoAugment policy {autoaugment!r}. The choices are: {', '.join(AUTOAUGMENT_CHOICES)}"
@@ -92,37 +95,40 @@ def train_batches(
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, number = divmod(int(step), steps_per_epoch)
         order, draws = plan(epoch)
-        examples = order[number * batch_size : (number + 1) * batch_size]
+        examples = _part(order[number * batch_size : (number + 1) * batch_size], shard)
         images = make_images(split.images, examples, image_size, augment, draws)
         return images, split.labels[examples]
 
     steps = range(first_epoch * steps_per_epoch, epochs * steps_per_epoch)
-    return _batches(batch, steps, split, image_size, batch_size)
+    return _batches(batch, steps, split, image_size, batch_size, shard)
 
 
-def test_batches(split: Split, *, image_size: int, batch_size: int) -> tf.data.Dataset:
+def test_batches(
+    split: Split, *, image_size: int, batch_size: int, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
     """Resized batches of a split, once, in its order.
 
     Args:
         split: The examples.
         image_size: Side of the images in pixels.
         batch_size: Examples a batch; the last batch holds what is left over.
+        shard: (index, count): only part `index` of each batch, cut into `count` equal parts.
 
     Returns:
         A dataset of (uint8 images [batch, image_size, image_size, 3], int32 labels [batch]), of
         known cardinality.
 
     Raises:
-        ValueError: A size is below 1, or the split is empty.
+        ValueError: A size is below 1, the split is empty, or `shard` does not fit.
     """
-    _check_sizes(split, image_size, batch_size)
+    _check_sizes(split, image_size, batch_size, shard)
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
-        examples = np.arange(step * batch_size, min((step + 1) * batch_size, len(split)))
+        examples = _part(np.arange(step * batch_size, min((step + 1) * batch_size, len(split))), shard)
         return make_images(split.images, examples, image_size), split.labels[examples]
 
     steps = range(math.ceil(len(split) / batch_size))
-    return _batches(batch, steps, split, image_size, batch_size)
+    return _batches(batch, steps, split, image_size, batch_size, shard)
 
 
 # A test runner that collects by name must not take it for a test.
@@ -166,6 +172,13 @@ def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
     return memory[start : start + size].reshape(shape)
 
 
+def _part(examples: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
+    """Returns one of `count` equal parts."""
+    index, count = shard
+    size = len(examples) // count
+    return examples[index * size : (index + 1) * size]
+
+
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, stream])
 
@@ -176,11 +189,12 @@ def _batches(
     split: Split,
     image_size: int,
     batch_size: int,
+    shard: tuple[int, int],
 ) -> tf.data.Dataset:
     """Makes batches in parallel, in order; OpenCV releases the interpreter lock."""
     # tf.data's threads are the parallelism; OpenCV's own would only compete with them.
     cv2.setNumThreads(1)
-    static_batch = batch_size if len(split) % batch_size == 0 else None
+    static_batch = batch_size // shard[1] if len(split) % batch_size == 0 else None
 
     def numpy_batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = tf.numpy_function(batch, [step], (tf.uint8, tf.int32), stateful=False)
@@ -195,9 +209,19 @@ def _batches(
     )
 
 
-def _check_sizes(split: Split, image_size: int, batch_size: int) -> None:
+def _check_sizes(split: Split, image_size: int, batch_size: int, shard: tuple[int, int]) -> None:
     for argument, value in (("image_size", image_size), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"`{argument}` must be at least 1. Received: {argument}={value}")
     if len(split) == 0:
         raise ValueError("`split` must have at least one example. Received: an empty split")
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(
+            f"`shard` must be (index, count), index from 0, below count. Received: shard={shard}"
+        )
+    if batch_size % count or len(split) % count:
+        raise ValueError(
+            "Every batch, the last one too, must be a multiple of the number of shards. "
+            f"Received: shard={shard}, batch_size={batch_size}, {len(split)} examples"
+        )

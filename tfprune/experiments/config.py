@@ -1,5 +1,6 @@
 """`ExperimentConfig`: everything that one experiment is, checked before anything is loaded."""
 
+import math
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import NoReturn
 from tfprune.data.datasets import DATASETS
 from tfprune.data.pipeline import AUTOAUGMENT_CHOICES
 from tfprune.errors import UserError, blame_flag
+from tfprune.experiments.batchnorm import AFTER_PRUNING
 from tfprune.experiments.paper_settings import PAPER_SECTIONS
 from tfprune.experiments.pruning_options import BEYOND_TFMOT, REGROWTH, check_pruning
 from tfprune.models.resnet import BLOCKS_PER_STAGE, STEMS
 from tfprune.sparsity.masks import SCOPES
 from tfprune.sparsity.patterns import GRANULARITIES, POOLING_TYPES
 from tfprune.sparsity.scores import SCORES
-from tfprune.training.settings import MIXED_PRECISION, TrainingSettings
+from tfprune.training.settings import LR_SCHEDULES, MIXED_PRECISION, TrainingSettings
 
 REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
 SCHEDULES = ("constant", "polynomial", "geometric")
@@ -63,14 +65,22 @@ class ExperimentConfig:
     sparsity_m_by_n: tuple[int, ...] = ()
     regrowth: str = "none"
     drop_fraction: float = 0.3
+    batchnorm_after_pruning: str = "keep"
+    batchnorm_batches: int = 32
     pruning_engine: str = "tfprune"
     epochs: tuple[int, ...] = (20,)
     batch_size: int = 128
     learning_rate: float = 1e-5
     head_learning_rate: float = 0.0
+    lr_schedule: str = "step"
+    warmup_epochs: float = 0.0
     lr_boundaries_epochs: tuple[int, ...] = ()
     lr_factor: float = 0.1
     weight_decay: float = 5e-4
+    distill_from: str = ""
+    distill_weight: float = 0.5
+    distill_temperature: float = 4.0
+    evaluate_every: int = 1
     mixed_precision: str = "none"
 
     @property
@@ -97,9 +107,12 @@ class ExperimentConfig:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             head_learning_rate=self.head_learning_rate,
+            lr_schedule=self.lr_schedule,
+            warmup_epochs=self.warmup_epochs,
             lr_boundaries_epochs=self.lr_boundaries_epochs,
             lr_factor=self.lr_factor,
             weight_decay=self.weight_decay,
+            evaluate_every=self.evaluate_every,
         )
 
     def check(self) -> None:
@@ -124,6 +137,8 @@ class ExperimentConfig:
             ("granularity", GRANULARITIES),
             ("block_pooling_type", POOLING_TYPES),
             ("regrowth", tuple(REGROWTH)),
+            ("batchnorm_after_pruning", AFTER_PRUNING),
+            ("lr_schedule", LR_SCHEDULES),
             ("mixed_precision", MIXED_PRECISION),
             ("pruning_engine", PRUNING_ENGINES),
         ):
@@ -131,7 +146,7 @@ class ExperimentConfig:
                 self.refuse(name, f"must be one of {', '.join(choices)}")
         if self.paper_section not in ("", *PAPER_SECTIONS):
             self.refuse("paper_section", f"must be empty or one of {', '.join(PAPER_SECTIONS)}")
-        for name in ("rounds", "frequency", "gradient_batches", "image_size", "width", "batch_size"):
+        for name in "rounds frequency gradient_batches batchnorm_batches image_size width batch_size".split():
             if getattr(self, name) < 1:
                 self.refuse(name, "must be at least 1")
         for name in ("train_examples", "test_examples"):
@@ -148,8 +163,11 @@ class ExperimentConfig:
             self.refuse("ramp_fraction", "must be in (0, 1]")
         if not 0.0 < self.drop_fraction < 1.0:
             self.refuse("drop_fraction", "must be in (0, 1)")
-        if not self.power > 0:
-            self.refuse("power", "must be above 0")
+        for name in ("power", "distill_temperature"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                self.refuse(name, "must be above 0 and finite")
+        if not 0.0 < self.distill_weight <= 1.0:
+            self.refuse("distill_weight", "must be in (0, 1]")
         try:
             re.compile(self.prune_layers)
         except re.error as error:
@@ -186,6 +204,9 @@ class ExperimentConfig:
         if (self.regime == "sparse") != (self.regrowth != "none"):
             rule = "must be set or rigl for" if self.regime == "sparse" else "must be none but for"
             self.refuse("regrowth", f"{rule} --regime=sparse")
+        if self.batchnorm_after_pruning != "keep" and self.regime not in ("one_shot", "iterative"):
+            rule = "which does not prune at once, before a round's training"
+            self.refuse("batchnorm_after_pruning", f"must be keep for --regime={self.regime}, {rule}")
         if self.regime != "iterative" and self.rounds != 1:
             self.refuse("rounds", f"must be 1 for --regime={self.regime}; only iterative has more")
 

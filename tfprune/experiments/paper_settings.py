@@ -47,6 +47,10 @@ _COMMON = {
     "sparsity_m_by_n": (),
     "layer_sparsity": (),
     "spare_ends": False,
+    "batchnorm_after_pruning": "keep",
+    "lr_schedule": "step",
+    "warmup_epochs": 0.0,
+    "distill_from": "",
 }
 _ITERATIVE_EPOCHS = (10, 10, 10, 10, 15, 15)
 

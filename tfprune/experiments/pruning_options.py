@@ -12,13 +12,17 @@ if TYPE_CHECKING:  # `config` imports this module.
     from tfprune.experiments.config import ExperimentConfig
 
 REGROWTH = {"none": None, "set": sparsity.SET, "rigl": sparsity.RigL}
-# Flag -> its default, for what only tfprune's own engine does.
+# Flag -> its default, for what only tfprune's own engine does, in pruning and in training.
 BEYOND_TFMOT = {
     "score": "magnitude",
     "granularity": "weight",
     "block_size": (1, 1),
     "sparsity_m_by_n": (),
     "layer_sparsity": (),
+    "batchnorm_after_pruning": "keep",
+    "lr_schedule": "step",
+    "warmup_epochs": 0.0,
+    "distill_from": "",
 }
 
 

@@ -11,13 +11,15 @@ from tfprune import sparsity
 from tfprune.data.datasets import Dataset
 from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.paper_settings import paper_differences
+from tfprune.training.callbacks import mean_data_wait_percent
 
 # Copied as they are.
 _FLAGS = (
     "experiment paper_section dataset regime schedule scope prune_layers layer_sparsity spare_ends score "
     "granularity block_size block_pooling_type sparsity_m_by_n regrowth drop_fraction pruning_engine seed "
     "model width stem image_size weights init_from autoaugment batch_size learning_rate head_learning_rate "
-    "weight_decay mixed_precision"
+    "lr_schedule warmup_epochs lr_boundaries_epochs lr_factor weight_decay mixed_precision "
+    "batchnorm_after_pruning distill_from distill_weight distill_temperature evaluate_every"
 ).split()
 
 
@@ -64,11 +66,17 @@ def make_result(
         "sparsity": summary.sparsity if sparsity.pruned_layers(model) else 0.0,
         "sparsity_all_parameters": summary.sparsity_all_parameters,
         "accuracy_percent": accuracy,
+        "layers": [
+            {"layer": v.layer, "weights": v.parameters, "zeros": v.parameters - v.nonzeros}
+            for v in summary.variables
+            if v.pruned
+        ],
         "epochs": len(history),
         "steps": len(history) * steps_per_epoch,
         "train_seconds": round(sum(row["train_seconds"] for row in history), 3),
         # Equal numbers of images an epoch: the mean over images is the harmonic mean over epochs.
         "images_per_second": round(len(rates) / sum(1 / r for r in rates), 1) if rates else None,
+        "data_wait_percent": mean_data_wait_percent(history),
         "versions": _versions(config),
     }
 

@@ -6,7 +6,9 @@ is finished if and only if it is there.
 """
 
 import contextlib
+import errno
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -15,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfprune.errors import UserError
 from tfprune.experiments.config import ExperimentConfig
-from tfprune.training.files import replacing, write_json, write_text
+from tfprune.training.files import discarding, replacing, write_json, write_text
 
 MODEL = "model.keras"
 RESULT = "result.json"
@@ -40,6 +43,39 @@ def blame_file(path: Path, what: str) -> Iterator[None]:
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: {what}: {reason}") from error
+
+
+# What a write fails with on a full or failing disk, over a quota, or without permission.
+_DISK_ERRORS = {
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EIO ENOTDIR ENAMETOOLONG".split()
+    if hasattr(errno, name)
+}
+
+
+@contextlib.contextmanager
+def blame_disk(folder: Path) -> Iterator[None]:
+    """Turns what writing into a run folder raises into a `UserError`; other errors pass.
+
+    Raises:
+        UserError: With the file, where it is known, and the reason.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if getattr(error, "errno", None) not in _DISK_ERRORS and not _tells_of_disk(str(error)):
+            raise
+        path = getattr(error, "filename", None) or folder
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path}: cannot be written: {reason}. Finished rounds and epochs are intact; once it can, the "
+            "same command goes on from there"
+        ) from error
+
+
+def _tells_of_disk(message: str) -> bool:
+    """HDF5 and TensorFlow raise errors of their own, with the system's words in the message."""
+    return any(os.strerror(number) in message for number in _DISK_ERRORS)
 
 
 @dataclass(frozen=True)
@@ -81,10 +117,15 @@ class RoundFolder:
                 raise ValueError("the end of the file is missing")
             return keras.models.load_model(path, compile=False)
 
-    def save_model(self, model: keras.Model) -> None:
-        """Writes the network without its optimizer: the next round starts a fresh one."""
+    def save_model(self, model: keras.Model, keep: bool = True) -> None:
+        """Writes the network without its optimizer: the next round starts a fresh one.
+
+        Args:
+            model: The network.
+            keep: False in a process that only takes part: no file is left.
+        """
         bare = keras.Model(model.inputs, model.outputs, name=model.name)
-        with replacing(self.path / MODEL) as temporary:
+        with (replacing if keep else discarding)(self.path / MODEL) as temporary:
             bare.save(temporary)
 
     def write_result(self, result: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ too, as with the other engine.
 """
 
 import math
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tfprune.experiments.tf_keras_resnet import TwinTorchAdam, build_twin
 from tfprune.training.callbacks import StopOnNonFiniteLoss, Throughput
 from tfprune.training.checkpoint import EpochCheckpoint
 from tfprune.training.fit import TrainBatches
+from tfprune.training.progress import Progress
+from tfprune.training.rate import RecordLearningRate, make_schedule
 from tfprune.training.settings import TrainingSettings
 
 with legacy_keras_kept_apart():
@@ -77,6 +79,8 @@ def fit(
     test_batches: Any,
     history: list[dict[str, float]],
     notes: dict[str, Any],
+    progress: Progress,
+    waited: Callable[[], float],
 ) -> list[dict[str, float]]:
     """Does what `tfprune.training.fit.fit` does, on the twin, with tfmot's wrappers and callback.
 
@@ -88,9 +92,11 @@ def fit(
         folder: As for the other `fit`, like all that follow.
         train_images: Examples an epoch.
         train_batches: Makes the batches of the epochs still to come.
-        test_batches: Evaluated after each epoch.
+        test_batches: Evaluated after `settings.evaluated_epochs`.
         history: Rows of the epochs already done.
         notes: Kept in the checkpoint.
+        progress: Says how far it is.
+        waited: Returns the seconds waited for `train_batches` up to now.
 
     Returns:
         One row an epoch, as the other `fit`.
@@ -102,27 +108,34 @@ def fit(
     if first_epoch < settings.epochs:
         twin = _Twin(model, schedule)
         twin.load()
+        steps_per_epoch = math.ceil(train_images / settings.batch_size)
+        rates = make_schedule(settings, steps_per_epoch)
         watching = [
             StopOnNonFiniteLoss(),
-            keras.callbacks.LearningRateScheduler(settings.learning_rate_at),
-            Throughput(train_images, settings.batch_size),
+            RecordLearningRate(rates, steps_per_epoch),
+            Throughput(train_images, settings.batch_size, waited),
         ]
-        twin.model.fit(
-            train_batches(first_epoch, settings.epochs),
-            epochs=settings.epochs,
-            initial_epoch=first_epoch,
-            steps_per_epoch=math.ceil(train_images / settings.batch_size),
-            validation_data=test_batches,
-            shuffle=False,
-            verbose=1 if sys.stdout.isatty() else 2,
-            callbacks=[
-                tfmot.sparsity.keras.UpdatePruningStep(),
-                _Exchange(twin, settings),
-                *(_Keras3Callback(callback, model) for callback in watching),
-                tf_keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
-                _Keras3Callback(EpochCheckpoint(folder, history, notes), model),
-            ],
-        )
+        try:
+            twin.model.fit(
+                train_batches(first_epoch, settings.epochs),
+                epochs=settings.epochs,
+                initial_epoch=first_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_data=test_batches,
+                validation_freq=settings.evaluated_epochs,
+                shuffle=False,
+                verbose=0,
+                callbacks=[
+                    tfmot.sparsity.keras.UpdatePruningStep(),
+                    _Exchange(twin, lambda epoch: rates.rate_at(epoch * steps_per_epoch)),
+                    *(_Keras3Callback(callback, model) for callback in watching),
+                    tf_keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+                    _Keras3Callback(EpochCheckpoint(folder, history, notes), model),
+                    _Keras3Callback(progress, model),
+                ],
+            )
+        finally:
+            progress.close()
         stripped = tfmot.sparsity.keras.strip_pruning(twin.model)
         for name, layer in _layers(model).items():
             layer.set_weights([weights + 0.0 for weights in stripped.get_layer(name).get_weights()])
@@ -204,12 +217,12 @@ class _Twin:
 class _Exchange(tf_keras.callbacks.Callback):
     """Brings each epoch's learning rate to the twin, and its outcome to the Keras 3 model."""
 
-    def __init__(self, twin: _Twin, settings: TrainingSettings) -> None:
+    def __init__(self, twin: _Twin, rate_in: Callable[[int], float]) -> None:
         super().__init__()
-        self._twin, self._settings = twin, settings
+        self._twin, self._rate_in = twin, rate_in
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.model.optimizer.learning_rate = self._settings.learning_rate_at(epoch)
+        self.model.optimizer.learning_rate = self._rate_in(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._twin.store()
@@ -225,6 +238,10 @@ class _Keras3Callback(tf_keras.callbacks.Callback):
         super().__init__()
         callback.set_model(model)
         self._callback = callback
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        super().set_params(params)
+        self._callback.set_params(params)
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._callback.on_train_begin(logs)

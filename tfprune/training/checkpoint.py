@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from tfprune.training.files import replacing, write_json, write_text
+from tfprune.training.batch_norm import batch_norm_synchronized
+from tfprune.training.files import discarding, replacing, write_json, write_text
 
 _STATE = "checkpoint.json"
 
@@ -45,16 +46,29 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def write_checkpoint(
-    folder: Path, model: keras.Model, history: list[dict[str, float]], notes: dict[str, Any]
+    folder: Path,
+    model: keras.Model,
+    history: list[dict[str, float]],
+    notes: dict[str, Any],
+    keep: bool = True,
 ) -> None:
     """Writes the model, then the state that names it; a reader sees the old pair or the new one.
 
     `history.csv` comes between the two, because a fit whose state says that it is done writes no more.
+
+    Args:
+        folder: Where to write.
+        model: Compiled.
+        history: One row an epoch done.
+        notes: Plain types to keep with it.
+        keep: False in a process that only takes part: nothing is left in `folder`.
     """
     epochs_done = len(history)
     path = folder / f"checkpoint_{epochs_done:04d}.keras"
-    with replacing(path) as temporary:
+    with (replacing if keep else discarding)(path) as temporary, batch_norm_synchronized(model, False):
         model.save(temporary)
+    if not keep:
+        return
     write_history(folder, history)
     state = {"model": path.name, "epochs_done": epochs_done, "history": history, "notes": notes}
     write_json(folder / _STATE, state)
@@ -71,8 +85,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """Checkpoints, and what a kill in the middle of writing one left."""
-    return [*folder.glob("checkpoint_*.keras"), *folder.glob(".*.checkpoint_*.keras")]
+    return list(folder.glob("checkpoint_*.keras"))
 
 
 def write_history(folder: Path, history: list[dict[str, float]]) -> None:
@@ -80,7 +93,8 @@ def write_history(folder: Path, history: list[dict[str, float]]) -> None:
     if not history:
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    # Rows of epochs without an evaluation have fewer columns.
+    writer = csv.DictWriter(text, list(max(history, key=len)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_text(folder / "history.csv", text.getvalue())
@@ -96,14 +110,17 @@ class EpochCheckpoint(keras.callbacks.Callback):
         folder: Where to write.
         history: Rows of the epochs already done; extended in place.
         notes: Plain types to keep with it.
+        keep: As for `write_checkpoint`.
     """
 
-    def __init__(self, folder: Path, history: list[dict[str, float]], notes: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, history: list[dict[str, float]], notes: dict[str, Any], keep: bool = True
+    ) -> None:
         super().__init__()
-        self._folder, self._history, self._notes = folder, history, notes
+        self._folder, self._history, self._notes, self._keep = folder, history, notes, keep
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Writes the checkpoint."""
         figures = {name: float(value) for name, value in (logs or {}).items()}
         self._history.append({"epoch": epoch + 1, **figures})
-        write_checkpoint(self._folder, self.model, self._history, self._notes)
+        write_checkpoint(self._folder, self.model, self._history, self._notes, self._keep)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,26 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what kills in the middle of `replacing` left in a folder and the folders in it.
+
+    Only for the one process that writes there.
+    """
+    for path in folder.rglob(".*"):
+        if re.match(r"\.\d+\.", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def discarding(path: Path) -> Iterator[Path]:
+    """Yields a temporary path with the name of `path`, and removes what the block writes there.
+
+    For the processes that take part in saving a model, which is work for all, but do not keep the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / path.name
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,16 +1,23 @@
 """One fit and one evaluation. Knows nothing of pruning: what prunes comes in as a callback."""
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from tfprune.training.callbacks import StopOnNonFiniteLoss, Throughput
+from tfprune.training.batch_norm import batch_norm_synchronized, over_replicas
+from tfprune.training.callbacks import (
+    DeviceCallbackList,
+    EpochTensorBoard,
+    StopOnNonFiniteLoss,
+    Throughput,
+)
 from tfprune.training.checkpoint import EpochCheckpoint
 from tfprune.training.optimizer import TorchAdam
+from tfprune.training.progress import Progress
+from tfprune.training.rate import RecordLearningRate, make_schedule
 from tfprune.training.settings import TrainingSettings
 
 # Makes batches of whole epochs: (first_epoch, epochs) -> a tf.data.Dataset of epochs first_epoch to epochs.
@@ -51,6 +58,9 @@ def fit(
     history: list[dict[str, float]],
     notes: dict[str, Any],
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: Progress | None = None,
+    waited: Callable[[], float] | None = None,
+    writes: bool = True,
 ) -> list[dict[str, float]]:
     """Trains a compiled model up to `settings.epochs` epochs, with a checkpoint after each.
 
@@ -60,14 +70,18 @@ def fit(
         folder: Receives `checkpoint*`, `history.csv` and `tensorboard/`.
         train_images: Examples an epoch.
         train_batches: Makes the batches of the epochs still to come.
-        test_batches: Evaluated after each epoch.
+        test_batches: Evaluated after `settings.evaluated_epochs`.
         history: Rows of the epochs already done, from the checkpoint; empty at the start.
         notes: Kept in the checkpoint.
-        callbacks: Run before this function's own.
+        callbacks: Run before this function's own. A batch's figures reach them as tensors.
+        progress: Says how far it is; None: nothing does.
+        waited: Returns the seconds waited for `train_batches` up to now; None: not recorded.
+        writes: False in a process that shares the fit with another, which writes the files.
 
     Returns:
         One row an epoch: epoch (from 1), accuracy and loss in training, val_accuracy and val_loss on the
-        test batches (as fractions), learning_rate, train_seconds, images_per_second.
+        test batches (as fractions; not in epochs without), learning_rate, train_seconds,
+        images_per_second, data_wait_percent.
 
     Raises:
         NonFiniteLossError: Where the loss becomes NaN or infinite; the last epoch's checkpoint stays.
@@ -75,24 +89,35 @@ def fit(
     first_epoch = len(history)
     if first_epoch >= settings.epochs:
         return history
-    model.fit(
-        train_batches(first_epoch, settings.epochs),
-        epochs=settings.epochs,
-        initial_epoch=first_epoch,
-        steps_per_epoch=math.ceil(train_images / settings.batch_size),
-        validation_data=test_batches,
-        shuffle=False,  # The pipeline has done it.
-        # A bar for a person, a line an epoch for a log file.
-        verbose=1 if sys.stdout.isatty() else 2,
-        callbacks=[
-            *callbacks,
-            StopOnNonFiniteLoss(),
-            keras.callbacks.LearningRateScheduler(settings.learning_rate_at),
-            Throughput(train_images, settings.batch_size),
-            keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
-            EpochCheckpoint(folder, history, notes),
-        ],
-    )
+    steps_per_epoch = math.ceil(train_images / settings.batch_size)
+    schedule = make_schedule(settings, steps_per_epoch)
+    model.optimizer.learning_rate = schedule
+    watching = [
+        *callbacks,
+        StopOnNonFiniteLoss(),
+        RecordLearningRate(schedule, steps_per_epoch),
+        Throughput(train_images, settings.batch_size, waited),
+        *([EpochTensorBoard(folder / "tensorboard")] if writes else []),
+        EpochCheckpoint(folder, history, notes, keep=writes),
+        *([progress] if progress else []),
+    ]
+    params = {"epochs": settings.epochs, "steps": steps_per_epoch, "verbose": 0}
+    try:
+        with batch_norm_synchronized(model, over_replicas(model)):
+            model.fit(
+                train_batches(first_epoch, settings.epochs),
+                epochs=settings.epochs,
+                initial_epoch=first_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_data=test_batches,
+                validation_freq=settings.evaluated_epochs,
+                shuffle=False,  # The pipeline has done it.
+                verbose=0,
+                callbacks=DeviceCallbackList(watching, model=model, **params),
+            )
+    finally:
+        if progress:
+            progress.close()
     return history
 
 

@@ -1,0 +1,259 @@
+import html.parser
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tfprune.compare.page import write_page
+from tfprune.errors import UserError
+
+VOID = {"meta", "br", "wbr"}
+
+
+class Checker(html.parser.HTMLParser):
+    """Fails on unbalanced elements; gathers tables as rows of texts, and what refers to other files."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tables, self.references, self.texts = [], [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass  # SVG's
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    def row(self, *first):
+        """The cells of the one row that begins with the given cells."""
+        rows = [row for table in self.tables for row in table if tuple(row[: len(first)]) == first]
+        assert len(rows) == 1, rows
+        return rows[0]
+
+
+def read(path):
+    return Checker(path.read_text(encoding="utf-8"))
+
+
+def flat(page):
+    return " ".join("".join(page.texts).split())
+
+
+def write_study(folder, settings, seeds=1):
+    """Two baselines and three sections; each seed half a point above the one before."""
+    for seed in range(seeds):
+        s, more = (f"_seed{seed}" if seed else ""), 0.5 * seed
+        own = {**settings, "seed": seed, "scope": "global"}
+        folder.dense(f"base{s}", 90.0 + more, "baseline", **own)
+        folder.one_shot(f"shot995{s}", f"base{s}", 0.995, (10.0, 82.5 + more), "4.3.1", **own)
+        folder.one_shot(f"shot95{s}", f"base{s}", 0.95, (10.0, 88.75 + more), "4.3.2", **own)
+        levels = [(0.9659, 85, 89.5 + more), (0.9768, 80, 89.0), (0.9842, 70, 88.0), (0.9892, 60, 87.5)]
+        levels += [(0.9927, 50, 87.0), (0.995, 45, 86.5 + 2 * more)]
+        folder.iterative(f"iterative{s}", f"shot95{s}", levels, "4.3.3", **own)
+        erk = {**own, "scope": "erk", "paper_setting_differences": []}
+        folder.one_shot(f"erk{s}", f"base{s}", 0.995, (10.0, 84.0 + more), **erk)
+
+
+def test_a_self_contained_page_in_one_file(folder, small_cifar):
+    write_study(folder, small_cifar)
+    path = write_page(folder.path)
+    assert path == folder.path / "index.html"
+    assert [path.name for path in folder.path.iterdir() if path.is_file()] == ["index.html"]
+    page = read(path)
+    assert page.references and all(reference.startswith("#") for reference in page.references)
+    text = path.read_text()
+    assert not re.search(r"https?://|@import|url\(|<script|<link|<img", text)
+    assert text.count("<svg") > 5
+    assert "http-equiv" not in text
+
+
+def test_other_settings_are_not_a_reproduction(folder, small_cifar):
+    write_study(folder, small_cifar)
+    page = read(write_page(folder.path))
+    assert "Not a reproduction of the paper. All 4 experiments with a section" in flat(page)
+    assert "One further experiment lies outside" in flat(page)
+    assert page.row("width") == ["width", "16", "64"]
+    assert page.row("image_size") == ["image_size", "32", "224"]
+    assert not any("difference" in row for table in page.tables for row in table)
+    # 90 - 82.5 beside the paper's 7.
+    shot = page.row("4.3.1")
+    assert shot[2:] == ["82.5", "89.0", "7.5", "7.0", "✓ 0.5 worse", "1 of 1"]
+    # 1.25 below its dense network, where the paper's loses nothing.
+    assert page.row("4.3.2")[4:] == ["1.2", "0.0", "✗ 1.2 worse", "0 of 1"]
+
+
+def test_a_reproduction_has_differences(folder, paper_cifar):
+    write_study(folder, paper_cifar)
+    page = read(write_page(folder.path))
+    assert "A reproduction of the paper’s setting." in flat(page)
+    assert page.row("4.3.1")[2:5] == ["82.5", "89.0", "−6.5"]
+    assert page.row("6 of 6")[6:9] == ["86.5", "94.5", "−8.0"]
+
+
+def test_one_of_each_kind(folder, small_cifar, paper_cifar):
+    folder.dense("full", 95.0, "baseline", **paper_cifar)
+    folder.one_shot("small", "small_base", 0.95, (10, 80), "4.3.2", **small_cifar)
+    page = read(write_page(folder.path))
+    assert "In part a reproduction of the paper. In its setting: full. Not in it" in flat(page)
+
+
+def test_rounds_of_an_iterative_run(folder, small_cifar):
+    write_study(folder, small_cifar)
+    page = read(write_page(folder.path))
+    assert page.row("1 of 6") == (
+        ["1 of 6", "0.9659", "0.9659", "0.966", "85.0", "96.0", "89.5", "96.0", "0.5", "0.0", "✓ 0.5 worse"]
+    )
+    assert page.row("1", "0.9500")[4:6] == ["10.0", "chance"]
+
+
+def test_iterative_against_one_shot(folder, small_cifar):
+    write_study(folder, small_cifar, seeds=3)
+    text = flat(read(write_page(folder.path)))
+    # Within the seeds 4.0, 4.5 and 5.0.
+    assert (
+        "Iterative is above one-shot, CIFAR-10 at 0.995, 4.3.3 against 4.3.1: 87.5 ± 1.0 against 83.0 ± 0.5, "
+        "+4.5 ± 0.5 points, above in 3 of 3 seeds (the paper: 94.5 against 89, +5.5)" in text
+    )
+    assert "CIFAR-100" not in text
+
+
+def test_what_the_papers_sections_lack_stands_beside_them(folder, small_cifar):
+    write_study(folder, small_cifar, seeds=2)
+    page = read(write_page(folder.path))
+    assert (
+        "Beyond the paper, against 4.3.1 (CIFAR-10, one-shot to 0.995), in points: erk +1.5 ± 0.0."
+        in flat(page)
+    )
+    (row,) = [row for table in page.tables for row in table if row[0].startswith("erkone-shot, scope erk")]
+    assert row[-1] == "+1.5 ± 0.0"
+
+
+def test_mean_and_spread_over_seeds(folder, small_cifar):
+    write_study(folder, small_cifar, seeds=3)
+    page = read(write_page(folder.path))
+    assert "mean ± sample standard deviation over three seeds (0, 1, 2)" in flat(page)
+    assert page.row("4.3.1")[2:6] == ["83.0 ± 0.5", "89.0", "7.5 ± 0.0", "7.0"]
+    assert page.row("shot995_seed2", "2", "83.50") == ["shot995_seed2", "2", "83.50"]
+
+
+def test_part_of_a_study(folder, small_cifar):
+    write_study(folder, small_cifar, seeds=2)
+    for name, rounds in (("iterative", (5, 6)), ("iterative_seed1", (3, 4, 5, 6))):
+        for number in rounds:
+            (folder.path / f"{name}/round_{number:02d}/result.json").unlink()
+    (folder.path / "new").mkdir()
+    (folder.path / "new/flags.txt").write_text("--paper_section=4.3.4\n--dataset=cifar100\n")
+    page = read(write_page(folder.path))
+    assert "4.3.3 against 4.3.1: not finished (the paper: 94.5" in flat(page)
+    assert page.row("2 of 6")[-1] == "2 of 2"
+    assert page.row("4 of 6")[-1] == "1 of 2"
+    row = page.row("6 of 6")
+    assert (row[3], row[6], row[7], row[-1]) == ("0.995", "not finished", "94.5", "0 of 2")
+    assert "0 of 2 seeds finished; figures of 1 seed after round 4 of 6" in page.row("4.3.3")[1]
+    assert "no round finished yet" in page.row("4.3.4")[1]
+    assert page.row("4.3.5")[1].endswith("not run")
+    assert page.row("new")[2] == "0 of 1"
+
+
+def test_text_of_files_is_escaped(folder, small_cifar):
+    evil = "<script>alert(1)</script>&\"'"
+    settings = {**small_cifar, "hardware": {"processor": evil}, "versions": {evil: evil}, "model": evil}
+    settings["paper_setting_differences"] = [f"width={evil} (paper: 64)", evil]
+    folder.one_shot("a<b>&", "", 0.95, (10, 80), "4.3.2", **settings)
+    (folder.path / "a<b>&/flags.txt").write_text(f"# {evil}\n")
+    (folder.path / "a<b>&/export").mkdir()
+    artifacts = {"artifacts": {evil: {"bytes": 5, "weights": evil}}}
+    (folder.path / "a<b>&/export/export.json").write_text(json.dumps(artifacts))
+    path = write_page(folder.path, status=[(evil, "failed", evil)])
+    assert "<script" not in path.read_text()
+    assert f"# {evil}" in flat(read(path))
+
+
+def test_old_files_say_so_and_invent_nothing(folder):
+    folder.dense("old", 97.0, dataset="digits", epochs=3, train_seconds=12.0)
+    page = read(write_page(folder.path))
+    row = page.row("old")
+    assert row[:4] == ["old", "not recorded", "1 of 1", "12 s"]
+    assert row[4:] == ["not recorded"] * 5
+    assert "Versions: not recorded." in flat(page)
+    assert "Not a reproduction of the paper. No experiment here names a section of it." in flat(page)
+    assert "Sparsity of each layer" not in flat(page)
+
+
+def test_layers_hardware_and_files(folder, small_cifar):
+    layers = [{"layer": "stem_conv", "weights": 100, "zeros": 50}]
+    layers += [{"layer": "stage1_block1_conv1", "weights": 1000, "zeros": 999}]
+    hardware = {"processor": "A processor", "cores": 8, "memory_gib": 31.7, "devices": ["NVIDIA H200"]}
+    more = {"layers": layers, "hardware": hardware, "data_wait_percent": 2.25, "device_count": 2}
+    more |= {"epochs": 2, "train_seconds": 90.0, "images_per_second": 222.0, "backend": "jax"}
+    folder.one_shot("a", "", 0.95, (10, 80), "4.3.2", **small_cifar, **more)
+    page = read(write_page(folder.path))
+    assert page.row("stem_conv") == ["stem_conv", "0.5000"]
+    assert page.row("stage1_block1_conv1") == ["stage1_block1_conv1", "0.9990"]
+    row = page.row("a", "not recorded")
+    assert row[4:7] == ["222", "2.2 %", "jax"]
+    assert row[-1] == "A processor, 8 cores, 32 GiB; NVIDIA H200, batches shared by 2 devices"
+
+
+def test_status_alone(tmp_path):
+    rows = [("base", "running", "epoch 2 of 20"), ("shot", "waiting", "")]
+    path = write_page(tmp_path / "new", ["base", "shot"], refresh_seconds=20, status=rows)
+    text = path.read_text()
+    assert '<meta http-equiv="refresh" content="20">' in text
+    page = flat(read(path))
+    assert "Progress: 1 running and 1 waiting" in page
+    assert "epoch 2 of 20" in page
+    assert "reproduction" not in page
+
+
+def test_status_above_results(folder, small_cifar):
+    write_study(folder, small_cifar)
+    page = flat(read(write_page(folder.path, ["base", "absent"], status=[("base", "finished", "90 %")])))
+    assert page.index("Progress: 1 finished") < page.index("Not a reproduction")
+
+
+def test_errors(folder, small_cifar):
+    with pytest.raises(UserError, match="there is no run folder"):
+        write_page(folder.path)
+    (folder.path / "fresh/round_00").mkdir(parents=True)
+    with pytest.raises(UserError, match="no round has finished yet of fresh"):
+        write_page(folder.path)
+    with pytest.raises(ValueError, match="states out of finished, running.*state='done'"):
+        write_page(folder.path, status=[("a", "done", "")])
+    with pytest.raises(ValueError, match="Received: refresh_seconds=0"):
+        write_page(folder.path, refresh_seconds=0, status=[])
+    folder.dense("a", 90, **small_cifar)
+    path = write_page(folder.path)
+    before = path.read_bytes()
+    (folder.path / "a/round_00/result.json").write_text("{")
+    with pytest.raises(UserError, match="truncated or not JSON"):
+        write_page(folder.path)
+    assert path.read_bytes() == before
+
+
+def test_imports_no_framework():
+    code = (
+        "import sys, tfprune.compare.page; "
+        "print(sorted({'tensorflow', 'keras', 'torch', 'jax', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,88 @@
+"""The wait for data: the reader's, inside tf.data, and nothing else's."""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tfprune.data.waiting import WaitingTime
+
+COUNT = 8
+
+
+def batches(seconds):
+    """A parallel, prefetching pipeline like the project's, one batch every `seconds`."""
+
+    def make(i):
+        time.sleep(seconds)
+        return np.full((2, 3), i, np.uint8), np.full(2, i, np.int32)
+
+    def numpy_batch(i):
+        images, labels = tf.numpy_function(make, [i], (tf.uint8, tf.int32), stateful=False)
+        images.set_shape((2, 3))
+        labels.set_shape((2,))
+        return images, labels
+
+    dataset = tf.data.Dataset.range(COUNT)
+    return dataset.map(numpy_batch, num_parallel_calls=1, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def waits(produce, consume):
+    """Seconds waited for each batch, by the meter and by this reader's own clock."""
+    waiting = WaitingTime()
+    iterator = iter(waiting.measured(batches(produce)))
+    measured, seen = [], []
+    for _ in range(COUNT):
+        before, start = waiting.seconds(), time.perf_counter()
+        next(iterator)
+        seen.append(time.perf_counter() - start)
+        measured.append(waiting.seconds() - before)
+        time.sleep(consume)
+    return np.array(measured), np.array(seen)
+
+
+def test_the_elements_are_the_same():
+    plain, measured = batches(0), WaitingTime().measured(batches(0))
+    assert measured.element_spec == plain.element_spec
+    assert measured.cardinality() == COUNT
+    for ours, theirs in zip(measured, plain, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_slow_pipeline_is_waited_for():
+    measured, seen = waits(produce=0.1, consume=0.0)
+    assert measured[1:].min() > 0.05
+    assert np.all(measured <= seen)
+    assert measured.sum() > 0.8 * seen.sum()
+
+
+def test_a_reader_that_is_slower_waits_little():
+    """Were anything to read ahead of the clock, the time would be the producer's."""
+    measured, _ = waits(produce=0.02, consume=0.2)
+    assert np.median(measured[1:]) < 0.02
+
+
+def test_nothing_is_counted_while_nobody_reads():
+    waiting = WaitingTime()
+    iterator = iter(waiting.measured(batches(0.05)))
+    next(iterator)
+    before = waiting.seconds()
+    time.sleep(0.3)
+    assert waiting.seconds() == before
+
+
+def test_a_compiled_reader_waits_alike():
+    waiting = WaitingTime()
+    iterator = iter(waiting.measured(batches(0.1)))
+
+    @tf.function
+    def step():
+        return next(iterator)[1]
+
+    step()
+    before, start = waiting.seconds(), time.perf_counter()
+    for _ in range(3):
+        step()
+    seen = time.perf_counter() - start
+    assert 0.6 * seen < waiting.seconds() - before <= seen

@@ -1,0 +1,144 @@
+"""One process at a time works in a run folder, and a disk that cannot be written loses nothing."""
+
+import errno
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+
+import keras
+import pytest
+from small_experiments import no_training
+from test_resume import assert_same_rounds, left_over, train
+
+from tfprune.errors import UserError
+from tfprune.experiments.lock import LOCK, OWNER, hold
+from tfprune.experiments.run import run_experiment
+from tfprune.experiments.run_folder import RunFolder, blame_disk
+
+HOLDER = """
+import pathlib, sys, time
+from tfprune.experiments.lock import hold
+with hold(pathlib.Path(sys.argv[1]), "--experiment=x"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder():
+    """Starts processes that hold a folder; ends those that a test leaves."""
+    started = []
+
+    def start(folder):
+        command = [sys.executable, "-c", HOLDER, str(folder)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "held\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_process_is_told_who_holds_the_run(runs, holder):
+    config = runs.copy(runs.one_shot, "held")
+    (RunFolder(config.folder).round(1).path / "result.json").unlink()
+    process = holder(config.folder)
+    with no_training(), pytest.raises(UserError) as caught:
+        run_experiment(config, log=lambda line: None)
+    message = str(caught.value)
+    assert message.startswith(f"--experiment=held: {config.folder} is in use by process {process.pid} on ")
+    # However it ends, the folder is free, and who held it is no longer said.
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run_experiment(config, log=lambda line: None)
+    assert_same_rounds(RunFolder(config.folder), runs.one_shot, (0, 1))
+    assert not (config.folder / OWNER).exists()
+
+
+def test_a_finished_run_can_be_read_while_it_is_held(runs, holder):
+    config = runs.copy(runs.one_shot, "held_finished")
+    holder(config.folder)
+    with no_training():
+        assert len(run_experiment(config, log=lambda line: None)) == 2
+
+
+def test_two_at_once_begin_one_run(runs):
+    """Of two processes that both find no folder one trains; the other's error names it, or it comes later."""
+    config = runs.config("at_once", **runs.one_shot_flags)
+    processes = [train(config) for _ in range(2)]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    codes = sorted(process.returncode for process in processes)
+    assert codes in ([0, 2], [0, 0]), outputs
+    if codes == [0, 2]:
+        refused = next(output for output in outputs if "error: " in output)
+        assert f"--experiment=at_once: {config.folder} is in use by " in refused
+    assert_same_rounds(RunFolder(config.folder), runs.one_shot, (0, 1))
+
+
+def test_a_lock_is_free_after_an_error(tmp_path):
+    with pytest.raises(KeyError), hold(tmp_path, "--experiment=x"):
+        assert (tmp_path / OWNER).exists()
+        raise KeyError
+    with hold(tmp_path, "--experiment=x"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] in ([LOCK], [])
+
+
+def test_a_full_disk_is_a_clear_error_and_loses_nothing(runs):
+    """Files may be as large as the network's, not as a checkpoint, which has the optimizer's state too."""
+    assert runs.one_shot.round(1).finished
+    limit = int(1.2 * (runs.one_shot.round(0).path / "model.keras").stat().st_size)
+    config = runs.config("full_disk", **runs.one_shot_flags)
+    process = train(
+        config, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    )
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, output
+    message = output.splitlines()[-1]
+    assert message.startswith(f"error: {config.folder}")
+    assert f"cannot be written: {os.strerror(errno.EFBIG)}. Finished rounds and epochs are intact" in message
+    run = RunFolder(config.folder)
+    assert run.round(0).finished and not run.round(1).finished
+    run_experiment(config, log=lambda line: None)
+    assert_same_rounds(run, runs.one_shot, (0, 1))
+    assert not left_over(run)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/model.keras"),
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/x/model.keras"),
+        OSError(f"Can't write data (errno = 28, error message = '{os.strerror(errno.ENOSPC)}')"),  # HDF5's
+    ],
+)
+def test_an_error_of_the_disk_names_the_file(error):
+    with pytest.raises(UserError) as caught, blame_disk(pathlib.Path("runs/x")):
+        raise error
+    assert str(caught.value).startswith("runs/x")
+    assert "cannot be written: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "none", "data"), OSError("odd"), KeyError()]
+)
+def test_other_errors_keep_their_traceback(error):
+    with pytest.raises(type(error)) as caught, blame_disk(pathlib.Path("runs/x")):
+        raise error
+    assert caught.value is error
+
+
+def test_keras_on_a_full_disk_raises_what_is_caught(tmp_path):
+    """The real error of the writer that the experiments use."""
+    if not pathlib.Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3)])
+    path = tmp_path / "model.keras"
+    path.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=os.strerror(errno.ENOSPC)), blame_disk(tmp_path):
+        model.save(path)

@@ -1,0 +1,171 @@
+"""Runs the reference study, baselines and pruning experiments, in the order that their starts imply.
+
+  python -m tfprune.bin.reproduce --profile=tiny
+  python -m tfprune.bin.reproduce --profile=small --seeds=0,1,2 --dry_run
+  KERAS_BACKEND=jax python -m tfprune.bin.reproduce --profile=full --output_dir=DIR
+
+The experiments are those of flags/; a profile is a flagfile of flags/profiles/ laid over each of them. Run
+the same command again after an interruption: finished rounds are skipped, an unfinished one continues. One
+folder holds one study: choose another --output_dir for another profile. --output_dir/index.html is kept up
+to date while it runs. Start it from the project's root.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator
+
+from absl import flags
+
+from tfprune.bin.flagfiles import experiment_from_flagfiles, experiment_names, profile_flagfiles
+from tfprune.bin.main import run_main
+from tfprune.errors import UserError
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.study_plan import plan_runs, with_parents
+
+REFRESH_SECONDS = 30
+
+# Of the experiments' flags, those that this binary sets.
+_SET_HERE = {"output_dir": "output_dir", "data_dir": "data_dir", "seed": "seeds"}
+
+
+def main() -> None:
+    """Plans the study, then prints or runs it."""
+    from tfprune.experiments.devices import Devices
+    from tfprune.experiments.study import Study
+
+    values = flags.FLAGS
+    devices = Devices(data_parallel=values.data_parallel)
+    devices.check()
+    runs = plan_study()
+    print(f"profile {values.profile}, --output_dir={values.output_dir}", flush=True)
+    if values.dry_run:
+        print(Study(runs, devices=devices).table())
+        return
+    names = [config.experiment for config in runs]
+    write_page = functools.partial(write_live_page, values.output_dir, names)
+    failures = Study(runs, functools.partial(print, flush=True), write_page, devices).run()
+    write_tables(values.output_dir, [config.experiment for config in runs if config.folder.exists()])
+    if failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise UserError(f"{len(failures)} of {len(runs)} runs are not finished: {reasons}")
+
+
+def plan_study() -> list[ExperimentConfig]:
+    """Returns the runs that the flags ask for, in order.
+
+    Raises:
+        UserError: On flags or flagfiles that make no study.
+    """
+    values = flags.FLAGS
+    seeds = parse_seeds(values.seeds)
+    available = experiment_names()
+    load = functools.cache(load_experiment)
+    chosen = values.experiments or studied_experiments(available, load)
+    experiments = with_parents(chosen, available, load)
+    added = [name for name in experiments if name not in chosen]
+    if values.experiments and added:
+        print(f"--experiments={','.join(chosen)}: with {', '.join(added)}, from which they start")
+    return plan_runs(experiments.values(), seeds)
+
+
+def studied_experiments(available: list[str], load: Callable[[str], ExperimentConfig]) -> list[str]:
+    """Returns the experiments that mirror a section of the paper, by section."""
+    sections = sorted((load(name).paper_section, name) for name in available)
+    return [name for section, name in sections if section]
+
+
+def load_experiment(name: str) -> ExperimentConfig:
+    """Returns an experiment's config in the profile that the flags ask for.
+
+    Raises:
+        UserError: On a flagfile that cannot be read, or that sets what this binary sets.
+    """
+    values = flags.FLAGS
+    paths = profile_flagfiles(name, values.profile, values.extra_flagfile)
+    config = experiment_from_flagfiles(paths)
+    default = ExperimentConfig(experiment=name)
+    for field in ("experiment", *_SET_HERE):
+        if getattr(config, field) != getattr(default, field):
+            where = f"here it is --{_SET_HERE[field]}" if field in _SET_HERE else f"must be {name}"
+            raise UserError(f"{' + '.join(map(str, paths))}: {config.flag(field)}: {where}")
+    return dataclasses.replace(config, output_dir=values.output_dir, data_dir=values.data_dir)
+
+
+def parse_seeds(texts: list[str]) -> list[int]:
+    """Parses `--seeds`.
+
+    Raises:
+        UserError: Not whole numbers of at least 0, or none, or one twice.
+    """
+    seeds = [int(text) if text.isascii() and text.isdigit() else -1 for text in texts]
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={','.join(texts)}: must be different whole numbers of at least 0")
+    return seeds
+
+
+def write_live_page(
+    output_dir: str, names: list[str], status: list[tuple[str, str, str]], ended: bool
+) -> None:
+    """Writes `index.html` of the runs so far; reloads itself until the study has ended."""
+    with warned_of("the page"):
+        from tfprune.compare.page import write_page
+
+        path = write_page(
+            output_dir, names, refresh_seconds=None if ended else REFRESH_SECONDS, status=status
+        )
+        if ended:
+            print(f"wrote {path}", flush=True)
+
+
+def write_tables(output_dir: str, names: list[str]) -> None:
+    """Writes the comparison's files and prints its tables."""
+    with warned_of("the comparison"):
+        from tfprune.compare.report import write_comparison
+
+        comparison = write_comparison(output_dir, names)
+        print(comparison.text)
+        for path in comparison.paths:
+            print(f"wrote {path}")
+
+
+@contextlib.contextmanager
+def warned_of(what: str) -> Iterator[None]:
+    """Makes any error inside a line: hours of training must not end because of a page."""
+    try:
+        yield
+    except Exception as error:
+        print(f"warning: {what} could not be written: {error}", file=sys.stderr, flush=True)
+
+
+def run() -> None:
+    """The command `tfprune-reproduce`."""
+    flags.DEFINE_string(
+        "profile",
+        "small",
+        "Flagfile in flags/profiles/ to lay over every experiment. full: as in the paper, needs an "
+        "accelerator. scratch: no ImageNet weights, 32x32, wants one. small: hours on two cores. tiny: "
+        "digits, minutes.",
+    )
+    flags.DEFINE_list(
+        "experiments",
+        [],
+        "Names of flagfiles in flags/. Empty: all that have a --paper_section. Those from which they start "
+        "are added.",
+    )
+    flags.DEFINE_list(
+        "seeds", ["0"], "Seeds to run all experiments with; seed N other than 0 in folders EXPERIMENT_seedN."
+    )
+    flags.DEFINE_string("extra_flagfile", "", "A flagfile to lay over every experiment, over its profile.")
+    flags.DEFINE_string("output_dir", "saved_models", "Where the run folders and index.html are.")
+    flags.DEFINE_string("data_dir", "", "Folder of prepared TensorFlow Datasets. Empty: its default.")
+    flags.DEFINE_boolean(
+        "data_parallel", False, "All devices that this process sees share each batch (TensorFlow, JAX)."
+    )
+    flags.DEFINE_boolean("dry_run", False, "Print the order, what is done and the time left; run nothing.")
+    run_main(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,228 @@
+"""Where an experiment runs: on one device, or data-parallel on several of one host or of several."""
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import keras
+
+from tfprune.data.datasets import Dataset
+from tfprune.errors import UserError
+from tfprune.experiments.config import ExperimentConfig
+
+# How long a process that ends waits for the others to end too. One that fails alone thereby ends them all.
+_SHUTDOWN_SECONDS = 30
+_HEARTBEAT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Says which devices share each batch; each field is the flag of the same name.
+
+    Every device has the whole network and an equal share of each batch. Loss, gradients and BatchNorm's
+    statistics are those of the whole batch, so that the result is one device's, to rounding. Where an
+    experiment runs is no part of what it is: a rerun elsewhere continues it.
+
+    With several processes every one makes the images of its own rows; all read the same run folders, and
+    process 0 alone writes them, prints and holds the folder.
+
+    Attributes:
+        data_parallel: Whether all devices that this process sees share each batch.
+        distributed: Whether all devices of several processes do (JAX).
+        coordinator_address: HOST:PORT on which process 0 can be reached. Empty, with the two others left
+            as they are: found out from the cluster (Slurm, Open MPI, Cloud TPU).
+        process_count: Number of processes.
+        process_index: Which of them this is, from 0.
+    """
+
+    data_parallel: bool = False
+    distributed: bool = False
+    coordinator_address: str = ""
+    process_count: int = 0
+    process_index: int = -1
+
+    def check(self) -> None:
+        """Checks the flags and that the backend can do what they ask for.
+
+        Raises:
+            UserError: With the flag, the value and the rule.
+        """
+        backend = keras.backend.backend()
+        if self.distributed and backend != "jax":
+            self._refuse(
+                "distributed", f"must be False with KERAS_BACKEND={backend}: several processes need jax"
+            )
+        if self.data_parallel and backend not in ("tensorflow", "jax"):
+            self._refuse(
+                "data_parallel", f"must be False with KERAS_BACKEND={backend}: it needs tensorflow or jax"
+            )
+        given = {
+            "coordinator_address": self.coordinator_address != "",
+            "process_count": self.process_count != 0,
+            "process_index": self.process_index != -1,
+        }
+        names = [name for name, is_given in given.items() if is_given]
+        if names and not self.distributed:
+            self._refuse(names[0], "must be left out without --distributed")
+        if not names:
+            return
+        for name in given:
+            if name not in names:
+                others = " and ".join(f"--{other}" for other in names)
+                self._refuse(
+                    name, f"must be given too with {others}: all three, or none on a cluster that says"
+                )
+        if not re.fullmatch(r".+:\d+", self.coordinator_address):
+            self._refuse("coordinator_address", "must be HOST:PORT, where process 0 can be reached")
+        if self.process_count < 1:
+            self._refuse("process_count", "must be at least 1")
+        if not 0 <= self.process_index < self.process_count:
+            self._refuse(
+                "process_index", f"must be at least 0 and below --process_count={self.process_count}"
+            )
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Connects the processes and makes the devices those of all models and fits inside.
+
+        Open it before Keras makes its first tensor.
+
+        Raises:
+            UserError: If the flags cannot be met.
+        """
+        self.check()
+        if self.distributed:
+            self._connect()
+        if not self._shared:
+            yield
+        elif keras.backend.backend() == "jax":
+            with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
+                yield
+        else:
+            with _mirrored_strategy().scope():
+                yield
+
+    @property
+    def count(self) -> int:
+        """How many devices share each batch."""
+        if not self._shared:
+            return 1
+        if keras.backend.backend() == "jax":
+            return keras.distribution.get_device_count()
+        return len(_tensorflow_devices())
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """This process's number and the number of processes: its share of every batch."""
+        if not self.distributed:
+            return 0, 1
+        import jax
+
+        return jax.process_index(), jax.process_count()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.shard[0] == 0
+
+    def wait_for_all(self, place: str) -> None:
+        """Returns when every process has come to this place.
+
+        Args:
+            place: Its name; the same in every process, or it is an error.
+        """
+        if self.shard[1] > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(place)
+
+    def check_experiment(self, config: ExperimentConfig, dataset: Dataset) -> None:
+        """Checks that the devices can share every batch evenly, the last of each pass too.
+
+        Raises:
+            UserError: With the numbers and what to pass instead.
+        """
+        if self._shared and config.pruning_engine == "tfmot":
+            config.refuse("pruning_engine", "must be tfprune on several devices")
+        count = self.count
+        if config.batch_size % count:
+            fitting = max(config.batch_size // count, 1) * count
+            config.refuse(
+                "batch_size",
+                f"must be a multiple of the {count} devices that share each batch: pass "
+                f"--batch_size={fitting}",
+            )
+        for name, split, flag in (
+            ("training", dataset.train, "train_examples"),
+            ("test", dataset.test, "test_examples"),
+        ):
+            if len(split) % count:
+                last = len(split) % config.batch_size
+                fitting = len(split) // count * count
+                advice = f"pass --{flag}={fitting}" if fitting else "use fewer devices"
+                config.refuse(
+                    flag,
+                    f"must leave a last batch that {count} devices share evenly, but of {len(split):,} "
+                    f"{name} images in batches of {config.batch_size} the last has {last}: {advice}",
+                )
+
+    def __str__(self) -> str:
+        """For the line that says what runs: empty on one device that shares nothing."""
+        if not self._shared:
+            return ""
+        processes = f" of {self.shard[1]} processes" if self.distributed else ""
+        return f", {self.count} devices{processes} share each batch"
+
+    @property
+    def _shared(self) -> bool:
+        return self.data_parallel or self.distributed
+
+    def _refuse(self, name: str, rule: str) -> NoReturn:
+        raise UserError(f"--{name}={getattr(self, name)}: {rule}")
+
+    def _connect(self) -> None:
+        """Joins the other processes, once in the life of this one."""
+        import jax
+
+        if jax.distributed.is_initialized():
+            return
+        found_out: dict[str, Any] = {}
+        if self.coordinator_address:
+            found_out = {
+                "coordinator_address": self.coordinator_address,
+                "num_processes": self.process_count,
+                "process_id": self.process_index,
+            }
+        try:
+            # Not `keras.distribution.initialize`, which is this call without the limits of waiting.
+            jax.distributed.initialize(
+                **found_out,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            )
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            where = f"--coordinator_address={self.coordinator_address}: " if found_out else ""
+            raise UserError(f"--distributed: {where}the processes cannot be connected: {reason}") from error
+
+
+ONE_DEVICE = Devices()
+
+
+@functools.cache
+def _mirrored_strategy() -> Any:
+    """One for the whole process: a second one's collective operations would be taken for the first one's."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(_tensorflow_devices())
+
+
+def _tensorflow_devices() -> list[str]:
+    """Names of this process's GPUs, or of its CPUs where it has none."""
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name for device in devices]

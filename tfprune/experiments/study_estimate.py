@@ -1,0 +1,119 @@
+"""How long a study still takes, from what its finished rounds took; nothing is assumed."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.study_state import RunState
+
+# What decides how long an image takes, in a config and in a result alike.
+_SPEED_FIELDS = ("model", "width", "stem", "image_size", "batch_size", "mixed_precision")
+
+# Keras's backend, and how many devices share each batch.
+Place = tuple[str, int]
+
+# Training examples of the datasets that have a fixed number.
+_TRAIN_EXAMPLES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1_437}
+
+
+@dataclasses.dataclass
+class _Measured:
+    images: int = 0
+    seconds: float = 0.0
+    other_rounds: int = 0
+    other_seconds: float = 0.0
+
+
+class Speeds:
+    """Measured speeds, by network, image size, batch, precision, backend and number of devices.
+
+    Args:
+        results: Contents of `result.json` files.
+    """
+
+    def __init__(self, results: Iterable[dict[str, Any]]) -> None:
+        self._measured: dict[tuple, _Measured] = {}
+        self._train_examples: dict[str, int] = {}
+        for result in results:
+            self._add(result)
+
+    def _add(self, result: dict[str, Any]) -> None:
+        measured = self._measured.setdefault(
+            _key(result, (result.get("backend", ""), result.get("device_count") or 1)), _Measured()
+        )
+        self._train_examples[result.get("dataset")] = result.get("train_examples_available")
+        seconds = result.get("seconds") or {}
+        if result.get("epochs") and result.get("train_seconds"):
+            measured.images += result["epochs"] * result["train_examples"]
+            # The fit's own clock counts its evaluations and checkpoints too, but, after an interruption, only
+            # the last part.
+            measured.seconds += max(result["train_seconds"], seconds.get("train") or 0.0)
+        if "evaluate" in seconds:
+            measured.other_rounds += 1
+            measured.other_seconds += (seconds.get("prune") or 0.0) + (seconds["evaluate"] or 0.0)
+
+    def images_per_second(self, config: ExperimentConfig, place: Place) -> float | None:
+        """Returns the speed of such a run, its evaluations included where they were recorded."""
+        measured = self._measured.get(_key(dataclasses.asdict(config), place))
+        return measured.images / measured.seconds if measured and measured.seconds else None
+
+    def train_examples(self, config: ExperimentConfig) -> int | None:
+        """Returns how many images an epoch of a run has; None for a folder that no run has read yet."""
+        if config.train_examples:
+            return config.train_examples
+        return _TRAIN_EXAMPLES.get(config.dataset) or self._train_examples.get(config.dataset)
+
+    def images_left(self, state: RunState) -> int | None:
+        """Returns how many images a run has still to train on, counted once an epoch."""
+        examples = self.train_examples(state.config)
+        return 0 if state.finished else None if examples is None else state.epochs_left * examples
+
+    def seconds_left(self, state: RunState, place: Place) -> float | None:
+        """Returns how long a run still takes; None where nothing like it was measured."""
+        if state.finished:
+            return 0.0
+        speed, images = self.images_per_second(state.config, place), self.images_left(state)
+        if speed is None or images is None:
+            return None
+        measured = self._measured[_key(dataclasses.asdict(state.config), place)]
+        other = measured.other_seconds / measured.other_rounds if measured.other_rounds else 0.0
+        return images / speed + state.rounds_left * other
+
+
+def _key(values: dict[str, Any], place: Place) -> tuple:
+    return (*place, *(values.get(name) for name in _SPEED_FIELDS))
+
+
+def read_speeds(output_dir: Path) -> Speeds:
+    """Measures from the finished rounds of all run folders in a folder; unreadable ones tell nothing."""
+    results = []
+    for path in sorted(output_dir.glob("*/round_*/result.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(result, dict):
+            results.append(result)
+    return Speeds(results)
+
+
+def total_text(seconds: Iterable[float | None]) -> str:
+    """Returns the sum of estimates in words, and how many are missing from it."""
+    seconds = list(seconds)
+    known = [value for value in seconds if value is not None]
+    unknown = len(seconds) - len(known)
+    if unknown and not sum(known):
+        return "not measured yet"
+    missing = f", and {unknown} run{'s' if unknown > 1 else ''} not measured yet" if unknown else ""
+    return f"about {duration_text(sum(known))}{missing}"
+
+
+def duration_text(seconds: float) -> str:
+    """Returns a duration in words: `45 s`, `12 min`, `2 h 5 min`."""
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

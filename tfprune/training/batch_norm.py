@@ -1,0 +1,34 @@
+"""BatchNorm over a batch that several devices share."""
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+
+def over_replicas(model: keras.Model) -> bool:
+    """Whether a `tf.distribute` strategy gives each of several copies of the model a part of the batch.
+
+    On JAX one program sees the whole batch, however many devices compute it.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    return model.distribute_strategy.num_replicas_in_sync > 1
+
+
+@contextlib.contextmanager
+def batch_norm_synchronized(model: keras.Model, synchronized: bool) -> Iterator[None]:
+    """Sets `synchronized` of every BatchNorm layer inside the block; afterwards it is as before.
+
+    With it the statistics are those of the whole batch, else of each copy's part. It is not for saved files,
+    because Keras builds such a layer on TensorFlow alone.
+    """
+    layers = [part for part in model._flatten_layers() if isinstance(part, keras.layers.BatchNormalization)]
+    before = [layer.synchronized for layer in layers]
+    try:
+        for layer in layers:
+            layer.synchronized = synchronized
+        yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer.synchronized = value

@@ -1,0 +1,97 @@
+"""Knowledge distillation: a network that learns from labels and from another network's outputs."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def distillation_loss(student_logits: Any, teacher_logits: Any, temperature: float) -> Any:
+    """Returns `T**2 * KL(softmax(teacher / T) || softmax(student / T))`, the mean over the batch.
+
+    `T**2` keeps the size of its gradient the same at every temperature (arXiv:1503.02531, section 2).
+
+    Args:
+        student_logits: [batch, classes].
+        teacher_logits: [batch, classes]; no gradient goes to them.
+        temperature: `T`, above 0.
+    """
+    student = ops.log_softmax(ops.cast(student_logits, "float32") / temperature, axis=-1)
+    teacher = ops.stop_gradient(ops.log_softmax(ops.cast(teacher_logits, "float32") / temperature, axis=-1))
+    divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+    return temperature**2 * ops.mean(divergence)
+
+
+class DistilledModel(keras.Model):
+    """A classifier in training under a teacher: `(1 - weight) * loss + weight * distillation_loss`.
+
+    It has the student's layers, its optimizer and its metrics, and is for `fit` alone. In evaluation the
+    loss is the student's own, and the teacher does not run. `save` writes the student. The teacher is in
+    inference mode and does not learn. (`keras.distillation.Distiller` saves both networks, and runs the
+    teacher in evaluation too, whose loss is the mixed one.)
+
+    Args:
+        student: A functional classifier of logits, compiled.
+        teacher: One of the same inputs and classes, without pruning wrappers; its `trainable` becomes False.
+        weight: Of the teacher's part, in (0, 1].
+        temperature: Above 0.
+
+    Raises:
+        ValueError: On a number out of range, or a teacher of other inputs or classes.
+
+    Source: arXiv:1503.02531.
+    """
+
+    def __init__(
+        self, student: keras.Model, teacher: keras.Model, *, weight: float, temperature: float
+    ) -> None:
+        if not 0.0 < weight <= 1.0:
+            raise ValueError(f"`weight` must be in (0, 1]. Received: weight={weight}")
+        if not temperature > 0.0:
+            raise ValueError(f"`temperature` must be above 0. Received: temperature={temperature}")
+        for what, ours, theirs in (
+            ("inputs", student.input_shape, teacher.input_shape),
+            ("outputs", student.output_shape, teacher.output_shape),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"`teacher` must have the student's {what}, {ours}. Received: a teacher of {theirs}"
+                )
+        super().__init__(student.inputs, student.outputs, name=student.name)
+        teacher.trainable = False
+        # In a function, which Keras does not look into: the teacher is no layer of this model.
+        self._networks = lambda: (student, teacher)
+        self.distillation_weight, self.temperature = weight, temperature
+        self.compile(
+            optimizer=student.optimizer,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=student.jit_compile,
+        )
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The student's, and the teacher's among those that do not train: on JAX a step sees no others."""
+        # Keras asks before there are networks, too.
+        teacher = self._networks()[1].variables if "_networks" in self.__dict__ else []
+        return [*super().variables, *teacher]
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the student's loss, in training mixed with the teacher's part."""
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training:
+            return loss
+        _, teacher = self._networks()
+        taught = distillation_loss(y_pred, teacher(x, training=False), self.temperature)
+        return (1.0 - self.distillation_weight) * loss + self.distillation_weight * taught
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Saves the student, with the optimizer."""
+        self._networks()[0].save(*args, **kwargs)
