@@ -7,7 +7,7 @@ DEMO_DIR ?= saved_models
 # The library's tests run once on each backend, in a process each.
 OTHER_BACKENDS := jax torch
 
-.PHONY: demo test test-tensorflow test-other-backends lint clean-demo
+.PHONY: demo test lint clean-demo
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -19,17 +19,12 @@ demo: $(VENV)/.runtime
 	$(BIN)/python -m tfprune.bin.compare --output_dir=$(DEMO_DIR) \
 		--experiments=demo_dense,demo_one_shot,demo_iterative
 
-# TensorFlow's beside the others': most tests keep one core busy.
+# Two processes, a test file each: most tests keep one core busy.
 test: lint
-	$(MAKE) --no-print-directory -j2 test-tensorflow test-other-backends
-
-test-tensorflow:
-	$(BIN)/python -m pytest
-
-test-other-backends:
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 	set -e; for backend in $(OTHER_BACKENDS); do \
 		echo "== the library's tests on $$backend"; \
-		KERAS_BACKEND=$$backend $(BIN)/python -m pytest tests/sparsity; \
+		KERAS_BACKEND=$$backend $(BIN)/python -m pytest -n 2 --dist loadfile tests/sparsity; \
 	done
 
 lint: $(VENV)/.dev

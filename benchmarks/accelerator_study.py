@@ -1,4 +1,4 @@
-r"""How fast the `scratch` study trains on an accelerator, beside the same network in PyTorch; and the study itself.
+r"""How fast the `scratch` study trains on an accelerator, beside PyTorch; and the study itself.
 
     python benchmarks/accelerator_study.py --dataset=cifar10 --data_dir=DIR
     python benchmarks/accelerator_study.py --dataset=random --width=16 --batch_size=64 --steps=10 --rounds=3
@@ -7,8 +7,8 @@ r"""How fast the `scratch` study trains on an accelerator, beside the same netwo
 One process trains with tfprune, `fit` as a run calls it (JAX unless --backend says otherwise), one with plain
 PyTorch (channels last, `torch.compile`, autocast, fused Adam with L2, masks on every convolution). Both
 train ResNet-34 with the CIFAR stem on batches of the same input pipeline (`pipeline`), and on a few
-batches that lie on the device already (`device`). They are asked in turn, round after round, so that what else
-the machine does falls on both alike; a ratio is one of two figures of the same round. A round's first batch
+batches that lie on the device already (`device`). They are asked in turn, round after round, so that what
+else the machine does falls on both alike; a ratio is one of two figures of the same round. A round's first batch
 is not timed. Without TensorFlow, which runs the input pipeline: --sources=device.
 
 - images/s: median over the rounds, with the quartiles.
@@ -136,8 +136,8 @@ def compare() -> None:
         worker.close()
     facts = {name: worker.facts for name, worker in workers.items()}
     print(
-        f"\nResNet-34, CIFAR stem, width {WIDTH.value}, batch {BATCH_SIZE.value}, {PRECISION.value}, sparsity "
-        f"{SPARSITY.value}, data {DATASET.value}; {ROUNDS.value} rounds of {STEPS.value} steps"
+        f"\nResNet-34, CIFAR stem, width {WIDTH.value}, batch {BATCH_SIZE.value}, {PRECISION.value}, "
+        f"sparsity {SPARSITY.value}, data {DATASET.value}; {ROUNDS.value} rounds of {STEPS.value} steps"
     )
     report(results, facts)
 

@@ -6,8 +6,9 @@ import re
 import pytest
 
 from tfprune.experiments.config import ExperimentConfig
+from tfprune.experiments.devices import Devices
 
-TRAIN = [field.name for field in dataclasses.fields(ExperimentConfig)]
+TRAIN = [field.name for of in (ExperimentConfig, Devices) for field in dataclasses.fields(of)]
 RUN = ["experiment", "output_dir", "data_dir"]
 REPRODUCE = "profile experiments seeds extra_flagfile output_dir data_dir data_parallel dry_run".split()
 BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "layers", "zstd"]

@@ -118,6 +118,14 @@ def test_every_flag_reaches_the_config(defined):
         lr_factor=0.22,
         weight_decay=0.23,
         mixed_precision="bfloat16",
+        batchnorm_after_pruning="recalibrate",
+        batchnorm_batches=24,
+        lr_schedule="cosine",
+        warmup_epochs=0.25,
+        distill_from="teacher/round_01",
+        distill_weight=0.26,
+        distill_temperature=2.7,
+        evaluate_every=28,
     )
     unchanged = [
         field.name for field in dataclasses.fields(config) if getattr(config, field.name) == field.default

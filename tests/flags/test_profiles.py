@@ -20,7 +20,8 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "flags").glob("cifar*.flags")
 PROFILES = ["full", "scratch", "small", "tiny"]
 OVERLAYS = sorted((ROOT / "flags" / "profiles").rglob("*.flags"))
 
-# What `small` lays over each regime, and over the transfer, which is dense training of a pruned network.
+# What `small` lays over each regime, over the transfer, which is dense training of a pruned network, and over
+# rates that fall by a cosine.
 SMALL = {
     "weights": "none",
     "stem": "cifar",
@@ -39,6 +40,8 @@ SMALL_TRAINING = {
     "gradual": ((9,), (6,)),
     "sparse": ((24,), (16, 21)),
     "cifar100_transfer_95": ((9,), (6,)),
+    "cifar10_one_shot_995_best": ((9,), ()),
+    "cifar10_one_shot_995_cosine": ((9,), ()),
 }
 
 

@@ -154,7 +154,9 @@ def test_only_the_student_learns_and_is_saved(tmp_path):
     assert {id(variable) for variable in model.trainable_variables} == own
     fit(model)
     np.testing.assert_array_equal(flat(teacher), before)
-    assert all(np.any(a != b) for a, b in zip(student.get_weights(), make_network(1).get_weights()))
+    assert all(
+        np.any(a != b) for a, b in zip(student.get_weights(), make_network(1).get_weights(), strict=True)
+    )
 
     model.save(tmp_path / "model.keras")
     student.save(tmp_path / "student.keras")

@@ -43,8 +43,7 @@ def main() -> None:
     if values.dry_run:
         print(Study(runs, devices=devices).table())
         return
-    names = [config.experiment for config in runs]
-    write_page = functools.partial(write_live_page, values.output_dir, names)
+    write_page = functools.partial(write_live_page, values.output_dir)
     failures = Study(runs, functools.partial(print, flush=True), write_page, devices).run()
     write_tables(values.output_dir, [config.experiment for config in runs if config.folder.exists()])
     if failures:
