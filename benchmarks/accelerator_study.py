@@ -8,8 +8,8 @@ One process trains with tfprune, `fit` as a run calls it (JAX unless --backend s
 PyTorch (channels last, `torch.compile`, autocast, fused Adam with L2, masks on every convolution). Both
 train ResNet-34 with the CIFAR stem on batches of the same input pipeline (`pipeline`), and on a few
 batches that lie on the device already (`device`). They are asked in turn, round after round, so that what
-else the machine does falls on both alike; a ratio is one of two figures of the same round. A round's first batch
-is not timed. Without TensorFlow, which runs the input pipeline: --sources=device.
+else the machine does falls on both alike; a ratio is one of two figures of the same round. A round's first
+batch is not timed. Without TensorFlow, which runs the input pipeline: --sources=device.
 
 - images/s: median over the rounds, with the quartiles.
 - share of peak: 3 x 2 x the network's multiply-accumulates (forward, and twice that backward; masks save
