@@ -51,12 +51,12 @@ def start(backend, how, folder, names, *arguments, **environment):
     )
 
 
-def start_two_processes(folder, names, **of_process_1):
+def start_two_processes(folder, names, **of_process_0):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
-        start("jax", "two_processes", folder, names, number, address, **(of_process_1 if number else {}))
+        start("jax", "two_processes", folder, names, number, address, **({} if number else of_process_0))
         for number in (0, 1)
     ]
 
@@ -154,11 +154,11 @@ def test_two_devices_of_jax(jax_alone, tmp_path):
 
 
 def test_two_processes_of_jax_after_a_kill(jax_alone, tmp_path):
-    """Process 1 dies in the second epoch of a round; process 0 ends too; the same commands go on."""
+    """Process 0 dies in the second epoch of a round; process 1 ends too; the same commands go on."""
     shutil.copytree(jax_alone / "dense", tmp_path / "dense")
     killed = start_two_processes(tmp_path, ["iterative"], DIE_AT="iterative,2,2")
     finish(killed, status=1)
-    assert killed[1].returncode == -signal.SIGKILL
+    assert killed[0].returncode == -signal.SIGKILL
     assert read_checkpoint(tmp_path / "iterative" / "round_01").epochs_done == 1
 
     outputs = finish(start_two_processes(tmp_path, ["iterative"]))

@@ -14,7 +14,7 @@ from tfprune.errors import UserError
 from tfprune.experiments.config import ExperimentConfig
 
 # How long a process that ends waits for the others to end too. One that fails alone thereby ends them all.
-_SHUTDOWN_SECONDS = 30
+_SHUTDOWN_SECONDS = 60
 _HEARTBEAT_SECONDS = 60
 
 
