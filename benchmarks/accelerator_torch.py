@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -112,6 +113,8 @@ class TorchTraining:
 
     def to_device(self, images: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies a NumPy batch to the device, not waiting for the copy."""
+        # tf.data's arrays are read-only; nothing writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         pair = torch.from_numpy(images), torch.from_numpy(labels)
         if self.device.type == "cpu":
             return pair[0], pair[1].long()

@@ -174,6 +174,20 @@ def test_part_of_a_study(folder, small_cifar):
     assert page.row("new")[2] == "0 of 1"
 
 
+def test_unfinished_outside_the_paper_stands_where_it_will(folder, small_cifar):
+    write_study(folder, small_cifar)
+    (folder.path / "erk/round_01/result.json").unlink()
+    assert "Runs without a counterpart" in flat(read(write_page(folder.path)))
+    (folder.path / "erk/flags.txt").write_text("--target_sparsity=0.995\n")
+    page = read(write_page(folder.path))
+    assert "Runs without a counterpart" not in flat(page)
+    (row,) = [row for table in page.tables for row in table if row[0].startswith("erkone-shot, scope erk")]
+    assert row[-1] == "–"
+    # The start is no round: neither done nor to do.
+    assert page.row("erk")[2] == "0 of 1"
+    assert page.row("iterative", "not recorded")[2] == "6 of 6"
+
+
 def test_text_of_files_is_escaped(folder, small_cifar):
     evil = "<script>alert(1)</script>&\"'"
     settings = {**small_cifar, "hardware": {"processor": evil}, "versions": {evil: evil}, "model": evil}

@@ -113,6 +113,39 @@ def test_the_rate_drops_after_the_boundary(tmp_path):
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4], rel=1e-6)
 
 
+def test_epochs_without_an_evaluation_have_no_test_figures(tmp_path):
+    settings = TrainingSettings(epochs=3, batch_size=BATCH, evaluate_every=2)
+    _, history = run(tmp_path, settings)
+    assert ["val_accuracy" in row for row in history] == [False, True, True]
+    assert ["val_loss" in row for row in history] == [False, True, True]
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["val_accuracy"] == "" for row in rows] == [True, False, False]
+    for written, row in zip(rows, history, strict=True):
+        assert {name: float(value) for name, value in written.items() if value} == row
+
+
+def test_a_warm_up_and_a_cosine_reach_the_optimizer(tmp_path):
+    """Adam's first step is the learning rate: a third of it, in the first of three warm-up steps."""
+    settings = TrainingSettings(
+        epochs=4, batch_size=BATCH, learning_rate=3e-3, lr_schedule="cosine", warmup_epochs=1
+    )
+    moved = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            self.before = np.array(self.model.get_layer("body").kernel)
+
+        def on_train_batch_end(self, batch, logs=None):
+            moved.append(np.abs(np.array(self.model.get_layer("body").kernel) - self.before).max())
+
+    _, history = run(tmp_path, settings, callbacks=[Watch()])
+    assert moved[0] == pytest.approx(1e-3, rel=1e-2)
+    assert moved[-1] < 3e-4  # (1 + cos(8/9 pi)) / 2 is 0.03.
+    expected = [1e-3, *(1.5e-3 * (1 + math.cos(math.pi * k / 3)) for k in range(3))]
+    assert [row["learning_rate"] for row in history] == pytest.approx(expected, rel=1e-5)
+
+
 def first_step(settings):
     """How far each layer's weights move in one step; Adam's first step is the learning rate."""
     model = make_model()
@@ -142,8 +175,11 @@ def test_weight_decay_reaches_the_optimizer():
     assert model.optimizer.get_config()["weight_decay"] == 0.125
 
 
-def test_a_fit_continues_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path):
-    settings = TrainingSettings(epochs=4, batch_size=BATCH, learning_rate=1e-2, lr_boundaries_epochs=(3,))
+@pytest.mark.parametrize(
+    "rates", [{"lr_boundaries_epochs": (3,)}, {"lr_schedule": "cosine", "warmup_epochs": 2.5}]
+)
+def test_a_fit_continues_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path, rates):
+    settings = TrainingSettings(epochs=4, batch_size=BATCH, learning_rate=1e-2, **rates)
     whole, history = run(tmp_path / "whole", settings)
 
     class Stop(keras.callbacks.Callback):

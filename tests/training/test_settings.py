@@ -5,25 +5,6 @@ import pytest
 from tfprune.training.settings import TrainingSettings
 
 
-def test_a_drop_at_epoch_20_leaves_the_first_20_epochs_at_the_full_rate():
-    settings = TrainingSettings(epochs=40, learning_rate=3e-4, lr_boundaries_epochs=(20,))
-    rates = [settings.learning_rate_at(epoch) for epoch in range(40)]  # epochs counted from 0
-    assert rates[:20] == [3e-4] * 20
-    assert rates[20:] == pytest.approx([3e-5] * 20)
-
-
-@pytest.mark.parametrize("boundaries", [(), (1,), (20,), (20, 31, 46)])
-def test_the_rates_are_those_of_multi_step_lr(boundaries):
-    torch = pytest.importorskip("torch")
-    settings = TrainingSettings(epochs=55, learning_rate=1e-3, lr_boundaries_epochs=boundaries, lr_factor=0.1)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=boundaries, gamma=0.1)
-    for epoch in range(55):
-        assert settings.learning_rate_at(epoch) == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-
-
 @pytest.mark.parametrize("head, factor", [(0.0, 1.0), (1e-4, 10.0), (1e-5, 1.0)])
 def test_the_heads_factor(head, factor):
     settings = TrainingSettings(epochs=1, learning_rate=1e-5, head_learning_rate=head)
@@ -39,6 +20,11 @@ def test_the_heads_factor(head, factor):
         ("learning_rate", math.inf, "above 0 and finite"),
         ("learning_rate", math.nan, "above 0 and finite"),
         ("head_learning_rate", -1e-4, "finite and above 0, or 0"),
+        ("lr_schedule", "exponential", "one of step, cosine"),
+        ("warmup_epochs", -0.5, "at least 0 and below the number of epochs, 1"),
+        ("warmup_epochs", 1.0, "at least 0 and below the number of epochs, 1"),
+        ("warmup_epochs", math.nan, "at least 0 and below the number of epochs, 1"),
+        ("evaluate_every", 0, "at least 1"),
         ("lr_factor", 0.0, "above 0 and finite"),
         ("weight_decay", -1.0, "at least 0 and finite"),
         ("weight_decay", math.nan, "at least 0 and finite"),
@@ -55,3 +41,18 @@ def test_boundaries_must_rise(boundaries):
     with pytest.raises(ValueError, match="`lr_boundaries_epochs` must be rising") as caught:
         TrainingSettings(epochs=5, lr_boundaries_epochs=boundaries)
     assert str(caught.value).endswith("lr_boundaries_epochs=" + ",".join(map(str, boundaries)))
+
+
+def test_a_cosine_has_no_boundaries():
+    with pytest.raises(ValueError) as caught:
+        TrainingSettings(epochs=5, lr_schedule="cosine", lr_boundaries_epochs=(2, 3))
+    expected = "`lr_boundaries_epochs` must be empty with lr_schedule=cosine. "
+    assert str(caught.value) == f"{expected}Received: lr_boundaries_epochs=2,3"
+
+
+@pytest.mark.parametrize(
+    "epochs, every, evaluated",
+    [(4, 1, [1, 2, 3, 4]), (4, 2, [2, 4]), (5, 2, [2, 4, 5]), (3, 3, [3]), (3, 100, [3]), (1, 1, [1])],
+)
+def test_the_last_epoch_is_always_evaluated(epochs, every, evaluated):
+    assert TrainingSettings(epochs=epochs, evaluate_every=every).evaluated_epochs == evaluated

@@ -104,16 +104,12 @@ def parse_seeds(texts: list[str]) -> list[int]:
     return seeds
 
 
-def write_live_page(
-    output_dir: str, names: list[str], status: list[tuple[str, str, str]], ended: bool
-) -> None:
-    """Writes `index.html` of the runs so far; reloads itself until the study has ended."""
+def write_live_page(output_dir: str, status: list[tuple[str, str, str]], ended: bool) -> None:
+    """Writes `index.html` of all runs in the folder; it reloads itself until the study has ended."""
     with warned_of("the page"):
         from tfprune.compare.page import write_page
 
-        path = write_page(
-            output_dir, names, refresh_seconds=None if ended else REFRESH_SECONDS, status=status
-        )
+        path = write_page(output_dir, refresh_seconds=None if ended else REFRESH_SECONDS, status=status)
         if ended:
             print(f"wrote {path}", flush=True)
 

@@ -228,7 +228,7 @@ def _summary_note(of_paper: bool, seeds: bool) -> str:
 def _accuracy(experiments: Sequence[Experiment], marks: dict) -> str:
     parts = []
     for dataset in dict.fromkeys(e.dataset for e in experiments):
-        own = [e for e in experiments if e.dataset == dataset]
+        own = [e for e in experiments if e.dataset == dataset and e.last is not None]
         drawn = plot_accuracy(dataset, own, marks)
         if drawn:
             listing = legend(own, marks, paper=dataset in BASELINE_ACCURACY_PERCENT)

@@ -140,7 +140,12 @@ def runs_section(runs: Sequence[Run]) -> str:
 
 def _run_line(run: Run) -> list[str]:
     trained = [result for result in run.rounds if result.epochs]
-    total = len(run.rounds) + len(run.unfinished_rounds)
+    done = len(run.rounds)
+    total = done + len(run.unfinished_rounds)
+    if run.rounds and run.rounds[0].regime != "dense":
+        # Round 0 of a pruning run only evaluates what it starts from.
+        start = run.rounds[0].round == 0
+        done, total = done - start, total - 1
     if not run.rounds:
         return [code(run.experiment), NOTHING, f"0 of {total}", *[NOTHING] * 6]
     last = run.rounds[-1]
@@ -148,7 +153,7 @@ def _run_line(run: Run) -> list[str]:
     return [
         code(run.experiment),
         _NOT_RECORDED if last.seed is None else str(last.seed),
-        f"{len(run.rounds)} of {total}",
+        f"{done} of {total}",
         duration(sum(seconds)) if seconds else NOTHING,
         _weighted(trained, lambda result: result.images_per_second, 0),
         _weighted(trained, lambda result: result.data_wait_percent, 1, " %"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tfprune.compare.artifacts import flag_value, read_flags
 from tfprune.compare.layout import describe_setting
 from tfprune.compare.page_html import Head, code, escape, mean, paragraph, table
 from tfprune.compare.page_tables import each_seed, experiment_table, round_title, table_columns
@@ -59,7 +60,7 @@ def comparable_sections(experiments: Sequence[Experiment]) -> dict[str, tuple[st
     present = {(e.section, e.dataset) for e in experiments if e.section}
     found = {}
     for experiment in experiments:
-        level = experiment.last and experiment.last.target_sparsity
+        level = _final_level(experiment)
         if experiment.section or not level or level >= 1:
             continue
         regime = experiment.first.result.regime
@@ -74,6 +75,14 @@ def comparable_sections(experiments: Sequence[Experiment]) -> dict[str, tuple[st
         if candidates:
             found[experiment.name] = min(candidates)[1]
     return found
+
+
+def _final_level(experiment: Experiment) -> float | None:
+    """The sparsity that the flags ask for in the end, else the last round's."""
+    try:
+        return float(flag_value(read_flags(experiment.runs[0]), "target_sparsity") or "")
+    except ValueError:
+        return experiment.last.target_sparsity if experiment.last else None
 
 
 def beside_table(others: Sequence[Experiment], section: Sequence[Experiment]) -> str:

@@ -62,7 +62,8 @@ def describe_recipe(result: RoundResult) -> str:
     if result.lr_schedule not in _NO_LR_SCHEDULE:
         facts.append(f"{result.lr_schedule} learning rate")
     if result.warmup_epochs:
-        facts.append(f"warm-up of {result.warmup_epochs:g} epochs")
+        epochs = "epoch" if result.warmup_epochs == 1 else "epochs"
+        facts.append(f"warm-up of {result.warmup_epochs:g} {epochs}")
     if result.distill_from:
         numbers = [
             f"{name} {value:g}"

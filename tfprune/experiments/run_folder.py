@@ -175,7 +175,7 @@ class RunFolder:
         if differences:
             raise UserError(
                 f"--experiment={config.experiment}: {self.path} was made with other flags: "
-                f"{'; '.join(differences)}. Choose another --experiment, or remove the folder"
+                f"{'; '.join(differences)}. Choose another --experiment or --output_dir, or remove the folder"
             )
         return True
 

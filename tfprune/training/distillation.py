@@ -6,24 +6,29 @@ import keras
 from keras import ops
 
 
-def distillation_loss(student_logits: Any, teacher_logits: Any, temperature: float) -> Any:
-    """Returns `T**2 * KL(softmax(teacher / T) || softmax(student / T))`, the mean over the batch.
+class DistillationLoss(keras.losses.Loss):
+    """`T**2 * KL(softmax(teacher / T) || softmax(student / T))` of logits, the mean over the batch.
 
-    `T**2` keeps the size of its gradient the same at every temperature (arXiv:1503.02531, section 2).
+    `T**2` keeps the size of its gradient the same at every temperature (arXiv:1503.02531, section 2). Called
+    with (teacher's logits, student's logits), both [batch, classes]; no gradient goes to the teacher's.
 
     Args:
-        student_logits: [batch, classes].
-        teacher_logits: [batch, classes]; no gradient goes to them.
         temperature: `T`, above 0.
     """
-    student = ops.log_softmax(ops.cast(student_logits, "float32") / temperature, axis=-1)
-    teacher = ops.stop_gradient(ops.log_softmax(ops.cast(teacher_logits, "float32") / temperature, axis=-1))
-    divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
-    return temperature**2 * ops.mean(divergence)
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__(name="distillation_loss", dtype="float32")
+        self.temperature = temperature
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns each example's loss: [batch]."""
+        teacher = ops.stop_gradient(ops.log_softmax(y_true / self.temperature, axis=-1))
+        student = ops.log_softmax(y_pred / self.temperature, axis=-1)
+        return self.temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
 
 
 class DistilledModel(keras.Model):
-    """A classifier in training under a teacher: `(1 - weight) * loss + weight * distillation_loss`.
+    """A classifier in training under a teacher: `(1 - weight) * loss + weight * DistillationLoss`.
 
     It has the student's layers, its optimizer and its metrics, and is for `fit` alone. In evaluation the
     loss is the student's own, and the teacher does not run. `save` writes the student. The teacher is in
@@ -61,7 +66,7 @@ class DistilledModel(keras.Model):
         teacher.trainable = False
         # In a function, which Keras does not look into: the teacher is no layer of this model.
         self._networks = lambda: (student, teacher)
-        self.distillation_weight, self.temperature = weight, temperature
+        self._weight, self._distillation_loss = weight, DistillationLoss(temperature)
         self.compile(
             optimizer=student.optimizer,
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -71,10 +76,12 @@ class DistilledModel(keras.Model):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The student's, and the teacher's among those that do not train: on JAX a step sees no others."""
-        # Keras asks before there are networks, too.
-        teacher = self._networks()[1].variables if "_networks" in self.__dict__ else []
-        return [*super().variables, *teacher]
+        """The student's; on JAX, where a step sees no others, the teacher's too."""
+        own = super().variables
+        # Keras asks before there are networks, too. PyTorch keeps variables by path, which both may share.
+        if keras.backend.backend() != "jax" or "_networks" not in self.__dict__:
+            return own
+        return [*own, *self._networks()[1].variables]
 
     def compute_loss(
         self,
@@ -89,8 +96,8 @@ class DistilledModel(keras.Model):
         if not training:
             return loss
         _, teacher = self._networks()
-        taught = distillation_loss(y_pred, teacher(x, training=False), self.temperature)
-        return (1.0 - self.distillation_weight) * loss + self.distillation_weight * taught
+        taught = self._distillation_loss(teacher(x, training=False), y_pred)
+        return (1.0 - self._weight) * loss + self._weight * taught
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Saves the student, with the optimizer."""
