@@ -40,7 +40,7 @@ SMALL_TRAINING = {
     "gradual": ((9,), (6,)),
     "sparse": ((24,), (16, 21)),
     "cifar100_transfer_95": ((9,), (6,)),
-    "cifar10_one_shot_995_best": ((9,), ()),
+    "cifar10_one_shot_995_combined": ((9,), ()),
     "cifar10_one_shot_995_cosine": ((9,), ()),
 }
 

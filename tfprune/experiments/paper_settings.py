@@ -140,4 +140,4 @@ def _start_differences(
 def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
-    return str(value)
+    return str(value) or "none"

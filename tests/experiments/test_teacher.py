@@ -1,0 +1,187 @@
+"""Runs with a teacher, a cosine and new BatchNorm statistics: their results, their resumption, their errors."""
+
+import json
+
+import numpy as np
+import pytest
+from small_experiments import Runs, no_training, state_of
+from test_resume import Interrupt, assert_same_rounds, loss_history, run_until, without_rounds
+
+from tfprune.errors import UserError
+from tfprune.experiments.run import run_experiment
+from tfprune.experiments.run_folder import RunFolder
+
+COSINE = {"lr_schedule": "cosine", "warmup_epochs": 0.5}
+TAUGHT = {
+    **COSINE,
+    "init_from": "dense",
+    "distill_from": "dense",
+    "distill_weight": 0.4,
+    "distill_temperature": 3.0,
+    "regime": "iterative",
+    "schedule": "geometric",
+    "target_sparsity": 0.9,
+    "rounds": 2,
+    "epochs": (3,),
+    "batchnorm_after_pruning": "recalibrate",
+    "batchnorm_batches": 6,  # More than the 4 of an epoch.
+}
+
+
+@pytest.fixture(scope="module")
+def taught(runs):
+    assert runs.dense
+    return runs.run("taught", **TAUGHT)
+
+
+def test_the_result_has_the_flags(taught):
+    result = taught.round(2).read_result()
+    for name in (*COSINE, "distill_from", "distill_weight", "distill_temperature", "batchnorm_after_pruning"):
+        assert result[name] == TAUGHT[name]
+    assert (result["lr_factor"], result["lr_boundaries_epochs"], result["evaluate_every"]) == (0.1, [], 1)
+
+
+def test_only_the_student_is_written(runs, taught):
+    student, alone = (state_of(run.round(1)) for run in (taught, runs.iterative))
+    assert student.keys() == alone.keys()
+    assert not list(taught.path.rglob("checkpoint*"))
+
+
+def test_the_test_loss_is_the_cross_entropy(taught):
+    """What `history.csv` has for the last epoch is what the saved network has."""
+    from tfprune.data import datasets
+
+    model = taught.round(2).load_model()
+    test = datasets.load("digits", test_examples=100).test
+    logits = np.array(model(test.images, training=False)).astype("float64")
+    logits -= logits.max(axis=1, keepdims=True)
+    own = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(100), test.labels]
+    names, *_, last = loss_history(taught.round(2))
+    row = dict(zip(names, last, strict=True))
+    assert float(row["val_loss"]) == pytest.approx(own.mean(), rel=1e-4)
+
+
+def test_an_interrupted_run_ends_where_one_without_ends(runs, taught):
+    """In the second of three epochs of each round: after the warm-up, on the cosine."""
+    config = without_rounds(runs, taught, "taught_interrupted", 1)
+    run = RunFolder(config.folder)
+    for number in (1, 2):
+        run_until(config, number, Interrupt(epoch=2, step=2))
+        assert not run.round(number).finished
+    run_experiment(config, log=lambda line: None)
+    assert_same_rounds(run, taught, (0, 1, 2))
+    for number in (1, 2):
+        assert loss_history(run.round(number)) == loss_history(taught.round(number))
+
+
+@pytest.mark.parametrize("choice", ["keep", "reset_removed", "recalibrate"])
+def test_the_accuracy_right_after_pruning_shows_what_became_of_batchnorm(runs, choice):
+    flags = {**runs.one_shot_flags, "epochs": (1,), "batchnorm_after_pruning": choice}
+    run = runs.run(f"batchnorm_{choice}", **flags)
+    result, kept = run.round(1).read_result(), runs.one_shot.round(1).read_result()
+    same = result["accuracy_after_pruning_percent"] == kept["accuracy_after_pruning_percent"]
+    assert same == (choice == "keep")
+    assert result["sparsity"] == kept["sparsity"]
+
+
+def error_of(config):
+    with no_training(), pytest.raises(UserError) as caught:
+        run_experiment(config, log=lambda line: None)
+    assert not config.folder.exists()
+    return str(caught.value)
+
+
+ONE_SHOT = {"regime": "one_shot", "target_sparsity": 0.5}
+GRADUAL = {"regime": "gradual", "schedule": "polynomial", "target_sparsity": 0.5}
+TFMOT = {"pruning_engine": "tfmot", "scope": "layer", **ONE_SHOT}
+
+
+@pytest.mark.parametrize(
+    "flags, parts",
+    [
+        ({"lr_schedule": "linear"}, ["--lr_schedule=linear", "step, cosine"]),
+        (
+            {**COSINE, "epochs": (4,), "lr_boundaries_epochs": (2, 3)},
+            ["--lr_boundaries_epochs=2,3", "empty with lr_schedule=cosine"],
+        ),
+        ({"warmup_epochs": -1.0}, ["--warmup_epochs=-1.0", "at least 0"]),
+        ({"warmup_epochs": 2.0, "epochs": (2,)}, ["--warmup_epochs=2.0", "below the number of epochs, 2"]),
+        ({"evaluate_every": 0}, ["--evaluate_every=0", "at least 1"]),
+        ({"distill_weight": 0.0}, ["--distill_weight=0.0", "(0, 1]"]),
+        ({"distill_weight": 1.1}, ["--distill_weight=1.1", "(0, 1]"]),
+        ({"distill_temperature": 0.0}, ["--distill_temperature=0.0", "above 0"]),
+        ({"distill_temperature": float("inf")}, ["--distill_temperature=inf", "finite"]),
+        ({"batchnorm_batches": 0}, ["--batchnorm_batches=0", "at least 1"]),
+        (
+            {**ONE_SHOT, "batchnorm_after_pruning": "fold"},
+            ["--batchnorm_after_pruning=fold", "keep, reset_removed, recalibrate"],
+        ),
+        (
+            {"batchnorm_after_pruning": "recalibrate"},
+            ["--batchnorm_after_pruning=recalibrate", "must be keep for --regime=dense"],
+        ),
+        (
+            {**GRADUAL, "batchnorm_after_pruning": "reset_removed"},
+            ["--batchnorm_after_pruning=reset_removed", "must be keep for --regime=gradual"],
+        ),
+        (
+            {**TFMOT, "lr_schedule": "cosine"},
+            ["--lr_schedule=cosine", "must be step with --pruning_engine=tfmot"],
+        ),
+        (
+            {**TFMOT, "warmup_epochs": 0.5},
+            ["--warmup_epochs=0.5", "must be 0.0 with --pruning_engine=tfmot"],
+        ),
+        (
+            {**TFMOT, "distill_from": "dense"},
+            ["--distill_from=dense", "must be empty with --pruning_engine=tfmot"],
+        ),
+        (
+            {**TFMOT, "batchnorm_after_pruning": "recalibrate"},
+            ["--batchnorm_after_pruning=recalibrate", "must be keep with --pruning_engine=tfmot"],
+        ),
+        ({"distill_from": "nobody"}, ["--distill_from=nobody", "no experiment of that name"]),
+        ({"distill_from": "dense/round_01"}, ["--distill_from=dense/round_01", "last round is round_00"]),
+        ({"distill_from": "dense", "image_size": 9}, ["--distill_from=dense", "--image_size=9"]),
+    ],
+)
+def test_a_value_that_cannot_be(runs, flags, parts):
+    assert runs.dense
+    message = error_of(runs.config(**{"experiment": "bad_input", "epochs": (1,), **flags}))
+    assert message.startswith(parts[0])
+    for part in parts:
+        assert part in message
+
+
+def test_a_teacher_that_is_unfinished(runs, tmp_path):
+    here = Runs(tmp_path)
+    copy = here.copy(runs.one_shot, "unfinished")
+    (copy.folder / "round_01" / "result.json").unlink()
+    message = error_of(here.config("bad_teacher", distill_from="unfinished"))
+    assert message.startswith("--distill_from=unfinished: ")
+    assert "is unfinished; run it to its end first" in message
+
+
+def test_a_teacher_of_another_dataset(runs, tmp_path):
+    here = Runs(tmp_path)
+    copy = here.copy(runs.dense, "other")
+    flags = copy.folder / "flags.txt"
+    flags.write_text(flags.read_text().replace("--dataset=digits", "--dataset=cifar10"))
+    message = error_of(here.config("bad_teacher", distill_from="other"))
+    assert message == "--distill_from=other: must be a run with --dataset=digits; it has --dataset=cifar10"
+
+
+def test_a_teacher_whose_file_is_cut(runs, tmp_path):
+    here = Runs(tmp_path)
+    path = here.copy(runs.dense, "cut").folder / "round_00" / "model.keras"
+    path.write_bytes(path.read_bytes()[:1000])
+    message = error_of(here.config("bad_teacher", distill_from="cut"))
+    assert message.startswith(f"--distill_from=cut: {path}: not a whole Keras model file: ")
+
+
+def test_a_pruned_teacher_will_do(runs):
+    """Its wrappers are no layers of the network in training."""
+    assert runs.one_shot
+    run = runs.run("taught_by_pruned", **{**TAUGHT, "rounds": 1, "epochs": (1,), "distill_from": "one_shot"})
+    result = json.loads((run.path / "round_01" / "result.json").read_text())
+    assert result["sparsity"] == pytest.approx(0.9, abs=1e-3)
