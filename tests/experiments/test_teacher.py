@@ -1,4 +1,4 @@
-"""Runs with a teacher, a cosine and new BatchNorm statistics: their results, their resumption, their errors."""
+"""Runs with a teacher, a cosine and new BatchNorm statistics: results, resumption, errors."""
 
 import json
 
