@@ -105,9 +105,7 @@ class TorchTraining:
         self.name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.model = ResNet34(classes, width, mean, std).to(self.device, memory_format=torch.channels_last)
         prune_to(self.model, sparsity)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=3e-4, weight_decay=5e-4, fused=self.device.type == "cuda"
-        )
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=3e-4, weight_decay=5e-4, fused=True)
         self._autocast = precision == "bfloat16"
         self._forward = torch.compile(self._loss) if compiled else self._loss
 
