@@ -21,8 +21,6 @@ FLAGS = {
     "schedule": "polynomial",
     "target_sparsity": 0.8,
     "frequency": 2,
-    "score": "taylor",
-    "gradient_batches": 1,
     "epochs": (2,),
     "head_learning_rate": 6e-3,
 }
@@ -101,7 +99,7 @@ def test_on_another_backend(backend, tmp_path):
         f"--basetemp={tmp_path / 'tests'}",
     ]
     done = subprocess.run(
-        [*command, str(pathlib.Path(__file__))],
+        [*command, str(pathlib.Path(__file__)), "-k", "[float16]"],  # It has a scale of the loss besides.
         env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(root)},
         cwd=root,
         capture_output=True,
