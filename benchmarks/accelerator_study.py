@@ -80,7 +80,7 @@ class Worker:
             "TF_CPP_MIN_LOG_LEVEL": "3",
             # Two processes share the device.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            # On a busy CPU, PyTorch's threads would wait for each other in a loop: three times slower.
+            # On a busy CPU, PyTorch's threads would wait for each other in busy loops.
             "OMP_WAIT_POLICY": "passive",
             "GOMP_SPINCOUNT": "0",
             **os.environ,

@@ -86,8 +86,15 @@ def test_it_goes_on_after_an_interruption(trained, runs):
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the tests on TensorFlow start the others"
 )
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_on_another_backend(backend, tmp_path):
+@pytest.mark.parametrize(
+    "backend, tests",
+    [
+        ("jax", "[float16] and not interruption"),  # Which takes a minute to compile again.
+        ("torch", "[float16]"),
+    ],
+)
+def test_on_another_backend(backend, tests, tmp_path):
+    """With float16, which has a scale of the loss besides."""
     root = pathlib.Path(__file__).resolve().parents[2]
     command = [
         sys.executable,
@@ -99,7 +106,7 @@ def test_on_another_backend(backend, tmp_path):
         f"--basetemp={tmp_path / 'tests'}",
     ]
     done = subprocess.run(
-        [*command, str(pathlib.Path(__file__)), "-k", "[float16]"],  # It has a scale of the loss besides.
+        [*command, str(pathlib.Path(__file__)), "-k", tests],
         env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(root)},
         cwd=root,
         capture_output=True,
