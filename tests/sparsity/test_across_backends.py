@@ -50,6 +50,7 @@ FROZEN = {
     "m_by_n": {"sparsity_m_by_n": (3, 4)},
     "channels": {"granularity": "channel"},
     "channels_global": {"granularity": "channel", "scope": "global"},
+    "lamp": {"score": "lamp", "scope": "global"},
     "random": {"score": "random"},
     "taylor": {"score": "taylor"},
     "fisher": {"score": "fisher", "scope": "global"},

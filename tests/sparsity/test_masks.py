@@ -99,7 +99,7 @@ def test_unknown_scope_lists_the_valid_ones():
 
 
 def test_unknown_score_lists_the_valid_ones():
-    with pytest.raises(ValueError, match=r"\['fisher', 'magnitude', 'random', 'taylor'\].*'l3'"):
+    with pytest.raises(ValueError, match=r"\['fisher', 'lamp', 'magnitude', 'random', 'taylor'\].*'l3'"):
         scores.get("l3")
 
 

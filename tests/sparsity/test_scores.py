@@ -15,7 +15,7 @@ from tfprune.sparsity import (
     pruned_layers,
 )
 from tfprune.sparsity.gradients import GradientMeter
-from tfprune.sparsity.scores import Tensor, random
+from tfprune.sparsity.scores import Tensor, lamp, random
 
 SEEN = {}
 
@@ -48,6 +48,30 @@ def test_random_numbers_are_of_the_seed_the_name_and_the_step():
     np.testing.assert_array_equal(first, second)
     for other in (draw(name="b"), draw(seed=2), draw(step=1)):
         assert not np.isin(other, draw()).any()
+
+
+def test_lamp_by_hand():
+    weights = np.array([[3.0, -1.0], [0.0, 2.0], [-2.0, 0.0]], "float32")
+    expected = [[9 / 9, 1 / 18], [0, 4 / 13], [4 / 17, 0]]  # Of the two 2s the first has the larger.
+    np.testing.assert_allclose(lamp(Tensor("a", weights)), expected, rtol=1e-12)
+    np.testing.assert_array_equal(lamp(Tensor("a", np.zeros((2, 3), "float32"))), np.zeros((2, 3)))
+
+
+def test_lamp_keeps_some_of_a_layer_of_small_weights(kernels_of, masks_of):
+    """The order within a layer is the magnitude's, and a layer's scale does not count."""
+    counts = {}
+    for score in ("magnitude", "lamp"):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.Input((20,)), layers.Dense(20, name="a"), layers.Dense(20, name="b")])
+        model.layers[1].kernel.assign(model.layers[1].kernel * 1e-3)
+        wrapped = prune_low_magnitude(model, None, score=score, scope="global")
+        before = kernels_of(wrapped)
+        prune_to(wrapped, 0.95)
+        counts[score] = [np.count_nonzero(mask) for mask in masks_of(wrapped)]
+        for weights, mask in zip(before, masks_of(wrapped), strict=True):
+            np.testing.assert_array_equal(mask, remove_smallest(np.abs(weights), np.count_nonzero(~mask)))
+    assert counts["magnitude"] == [39, 1]  # One always stays.
+    assert sum(counts["lamp"]) == 40 and min(counts["lamp"]) > 10
 
 
 def test_random_masks_are_seeded_and_differ_from_layer_to_layer(masks_of):

@@ -15,7 +15,7 @@ from tfprune.training.checkpoint import (
     write_checkpoint,
     write_history,
 )
-from tfprune.training.files import replacing, write_json, write_text
+from tfprune.training.files import remove_temporaries, replacing, write_json, write_text
 
 
 def make_model(value):
@@ -118,14 +118,17 @@ def test_removing_leaves_the_history(tmp_path):
     remove_checkpoint(tmp_path)
 
 
-def test_what_a_kill_in_mid_write_left_goes_with_the_next(tmp_path):
-    half = tmp_path / ".4242.checkpoint_0001.keras"
-    half.write_bytes(b"half")
-    write_checkpoint(tmp_path, make_model(1.0), rows(1), {})
-    assert not half.exists()
-    half.write_bytes(b"half")
-    remove_checkpoint(tmp_path)
-    assert names(tmp_path) == ["history.csv"]
+def test_what_kills_in_mid_write_left_is_removed(tmp_path):
+    inner = tmp_path / "round_01"
+    inner.mkdir()
+    for half in (tmp_path / ".4242.result.json", inner / ".7.checkpoint_0001.keras"):
+        half.write_bytes(b"half")
+    kept = [".lock", ".lock.json", ".4242", "result.json"]
+    for name in kept:
+        (tmp_path / name).write_bytes(b"whole")
+    remove_temporaries(tmp_path)
+    assert names(tmp_path) == sorted([*kept, "round_01"])
+    assert names(inner) == []
 
 
 def test_the_history_is_one_row_an_epoch(tmp_path):

@@ -128,8 +128,9 @@ def define_experiment_flags(registry: flags.FlagValues = flags.FLAGS) -> None:
     _define(
         one_of,
         "score",
-        "What ranks weights: their magnitude, random numbers, |weight * gradient| (taylor), or weight^2 * "
-        "gradient^2 (fisher). Training batches give the gradients.",
+        "What ranks weights: their magnitude, that beside the larger ones of the layer (lamp, for "
+        "--scope=global), random numbers, |weight * gradient| (taylor), or weight^2 * gradient^2 (fisher). "
+        "Training batches give the gradients.",
         experiments.SCORES,
     )
     _define(number, "gradient_batches", "Batches for one measurement of gradients (taylor, fisher, rigl).")

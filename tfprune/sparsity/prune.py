@@ -70,7 +70,8 @@ def prune_low_magnitude(
         scope: How the sparsity is shared out. "layer": each tensor reaches it. "global": all together, by
             one ranking. "erk": all together, small tensors less (Erdos-Renyi-Kernel, arXiv:1911.11134).
             Layers are together if all their arguments are equal.
-        score: What ranks weights: "magnitude", "random", "taylor", "fisher", or a function (`scores.py`).
+        score: What ranks weights: "magnitude", "lamp", "random", "taylor", "fisher", or a function
+            (`scores.py`).
         granularity: "weight", or "channel": whole output channels, ranked by their L2 norm.
         regrowth: None, or `SET()` or `RigL()`: a method that moves a fixed number of weights about.
         **kwargs: For each `PruneLowMagnitude`.

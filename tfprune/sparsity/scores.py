@@ -92,9 +92,23 @@ def fisher(tensor: Tensor) -> np.ndarray:
     return np.square(tensor.weights) * tensor.gradients.mean_square / 2
 
 
+def lamp(tensor: Tensor) -> np.ndarray:
+    """Layer-adaptive magnitude: the weight's square over the sum of the squares of those not smaller.
+
+    For `scope="global"`: the largest weight of every tensor has 1, so that none is emptied before all are
+    down to one weight. Within one tensor the order is the magnitude's. Lee et al., arXiv:2010.07611.
+    """
+    squares = np.square(tensor.weights, dtype=np.float64).ravel()
+    order = np.argsort(-squares, kind="stable")  # Of equal ones the first stays longest, as elsewhere.
+    sums = np.cumsum(squares[order])
+    scores = np.zeros_like(squares)
+    scores[order] = np.divide(squares[order], sums, out=np.zeros_like(sums), where=sums > 0)
+    return scores.reshape(tensor.weights.shape)
+
+
 magnitude.group_norm = 2
 
-SCORES: dict[str, Score] = {score.__name__: score for score in (magnitude, random, taylor, fisher)}
+SCORES: dict[str, Score] = {score.__name__: score for score in (magnitude, lamp, random, taylor, fisher)}
 
 
 def get(score: str | Score) -> Score:
