@@ -178,13 +178,13 @@ def test_what_cannot_be_measured_is_named(benchmark, exported, experiment, chang
 
 def test_numbers_of_threads(monkeypatch):
     monkeypatch.setitem(os.environ, "KERAS_BACKEND", "tensorflow")
-    from tfprune.benchmark import loaders
+    from tfprune import processor
     from tfprune.bin.benchmark import parse_threads
 
-    monkeypatch.setattr(loaders, "available_threads", lambda: 4)
+    monkeypatch.setattr(processor, "available_cores", lambda: 4)
     assert parse_threads(["1", "all"]) == (1, 4)
     assert parse_threads(["2", "2", "all", "4"]) == (2, 4)
-    monkeypatch.setattr(loaders, "available_threads", lambda: 1)
+    monkeypatch.setattr(processor, "available_cores", lambda: 1)
     assert parse_threads(["1", "all"]) == (1,)
 
 
@@ -192,7 +192,7 @@ def test_numbers_of_threads(monkeypatch):
 def test_all_threads_are_those_this_process_may_use():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from tfprune.benchmark.loaders import available_threads; print(available_threads())"
+        "from tfprune.processor import available_cores; print(available_cores())"
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)

@@ -185,9 +185,16 @@ def test_imports_no_framework_and_no_pyplot():
         ({"layer_sparsity": ["stem_conv:0.5", "head:0.1"]}, "layer sparsity stem_conv:0.5 head:0.1"),
         ({"pruning_engine": "tfmot"}, "pruned by tfmot"),
         ({"regime": "sparse", "regrowth": "rigl"}, "sparse from the start (rigl)"),
+        ({"lr_schedule": "step", "warmup_epochs": 0, "batchnorm_after_pruning": "keep"}, ""),
+        ({"lr_schedule": "cosine", "warmup_epochs": 1}, "cosine learning rate, warm-up of 1 epoch"),
+        (
+            {"distill_from": "dense", "distill_weight": 0.5, "distill_temperature": 4.0},
+            "distilled from dense (weight 0.5, temperature 4)",
+        ),
+        ({"batchnorm_after_pruning": "recalibrate"}, "BatchNorm after pruning: recalibrate"),
     ],
 )
-def test_a_setting_says_how_the_run_was_pruned(folder, how, words):
+def test_a_setting_says_how_the_run_was_pruned_and_trained(folder, how, words):
     settings = {"dataset": "digits", "rounds": 1, "model": "resnet18", "accuracy_percent": 90.0}
     regime = how.pop("regime", "one_shot")
     number = 0 if regime == "dense" else 1

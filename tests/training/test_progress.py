@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tfprune.training.progress import Progress, duration
+from tfprune.training.progress import Progress
 
 
 class Clock:
@@ -152,18 +152,3 @@ def test_an_error_in_the_fit_gets_its_own_line(monkeypatch):
     progress.close()
     print("error")
     assert terminal.lines[1:] == ["error", ""]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "0 s"),
-        (99, "99 s"),
-        (100, "2 min"),
-        (5900, "98 min"),
-        (12000, "3 h 20 min"),
-        (190800, "2 d 5 h"),
-    ],
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text

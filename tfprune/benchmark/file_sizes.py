@@ -5,8 +5,8 @@ import importlib.util
 import os
 from collections.abc import Sequence
 
-from tfprune.benchmark.loaders import available_threads
 from tfprune.export.sizes import artifact_bytes, compressed_bytes, gzip_bytes
+from tfprune.processor import available_cores
 
 ZSTD_LEVEL = 19
 
@@ -63,5 +63,5 @@ def zstd_bytes(path: str) -> int:
     """
     import zstandard
 
-    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=available_threads()).compressobj()
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=available_cores()).compressobj()
     return compressed_bytes(path, compressor)

@@ -3,7 +3,6 @@
 Each loader imports what it needs and nothing else: the processes whose memory is measured use them.
 """
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -27,13 +26,6 @@ def load(loader: str, path: str, threads: int, batch_size: int) -> Network:
     if loader not in LOADERS:
         raise ValueError(f"`loader` must be one of {', '.join(LOADERS)}. Received: loader={loader!r}")
     return LOADERS[loader](path, threads, batch_size)
-
-
-def available_threads() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _load_tflite(path: str, threads: int, batch_size: int) -> Network:

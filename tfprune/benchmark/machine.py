@@ -2,10 +2,9 @@
 
 import importlib.metadata
 import platform
-from pathlib import Path
 from typing import Any
 
-from tfprune.benchmark.loaders import available_threads
+from tfprune.processor import available_cores, processor_name
 
 _PACKAGES = (
     "tfprune",
@@ -23,10 +22,10 @@ _PACKAGES = (
 def describe_machine() -> dict[str, Any]:
     """Returns `processor`, `architecture`, `system`, and the `cores` that this process may use."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "architecture": platform.machine(),
         "system": platform.system(),
-        "cores": available_threads(),
+        "cores": available_cores(),
     }
 
 
@@ -39,13 +38,3 @@ def installed_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

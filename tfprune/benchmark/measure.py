@@ -20,13 +20,14 @@ from tfprune.benchmark.contenders import (
 )
 from tfprune.benchmark.file_sizes import measure_sizes, zstd_installed
 from tfprune.benchmark.layers import layer_times
-from tfprune.benchmark.loaders import Network, available_threads, load
+from tfprune.benchmark.loaders import Network, load
 from tfprune.benchmark.machine import describe_machine, installed_versions
 from tfprune.benchmark.memory import BASELINE, first_run
 from tfprune.benchmark.ratios import fastest, paired_speedup, summarize
 from tfprune.benchmark.report import setting_title
 from tfprune.benchmark.timing import Timings, describe_failure, time_rounds
 from tfprune.export.artifacts import ARTIFACTS
+from tfprune.processor import available_cores
 from tfprune.runtime.file import read_file
 from tfprune.runtime.graph import Graph
 
@@ -47,7 +48,7 @@ class Plan:
     rounds: int = 15
     batch_sizes: tuple[int, ...] = (1, 8)
     threads: tuple[int, ...] = dataclasses.field(
-        default_factory=lambda: tuple(sorted({1, available_threads()}))
+        default_factory=lambda: tuple(sorted({1, available_cores()}))
     )
     contenders: tuple[str, ...] = ("all",)
     zstd: bool = True

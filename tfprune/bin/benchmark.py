@@ -96,9 +96,9 @@ def parse_threads(texts: list[str]) -> tuple[int, ...]:
     Raises:
         UserError: Something else, or more than there are cores.
     """
-    from tfprune.benchmark.loaders import available_threads
+    from tfprune.processor import available_cores
 
-    cores = available_threads()
+    cores = available_cores()
     counts = [
         cores if text == "all" else int(text) if text.isascii() and text.isdigit() else 0 for text in texts
     ]

@@ -106,6 +106,31 @@ def describe_pruning(result: RoundResult) -> str:
     return ", ".join(facts)
 
 
+def describe_training(result: RoundResult) -> str:
+    """How it was trained, as far as not by the labels alone in steps of the rate; mostly empty."""
+    facts = []
+    if result.lr_schedule not in (None, "step"):
+        facts.append(f"{result.lr_schedule} learning rate")
+    if result.warmup_epochs:
+        epochs = "epoch" if result.warmup_epochs == 1 else "epochs"
+        facts.append(f"warm-up of {result.warmup_epochs:g} {epochs}")
+    if result.distill_from:
+        numbers = [
+            f"{name} {value:g}"
+            for name, value in (
+                ("weight", result.distill_weight),
+                ("temperature", result.distill_temperature),
+            )
+            if value is not None
+        ]
+        facts.append(
+            f"distilled from {result.distill_from}" + (f" ({', '.join(numbers)})" if numbers else "")
+        )
+    if result.batchnorm_after_pruning not in (None, "keep"):
+        facts.append(f"BatchNorm after pruning: {result.batchnorm_after_pruning}")
+    return ", ".join(facts)
+
+
 def split_sections(rows: Sequence[ComparisonRow]) -> list[Section]:
     """Splits rows into a table of reproductions, one of other settings and one of other runs.
 
@@ -145,7 +170,8 @@ def _settings(rows: Sequence[ComparisonRow]) -> tuple[tuple[str, str], ...]:
 
 def setting_text(row: ComparisonRow) -> str:
     """A run's setting in words, with what sets it apart from the paper's."""
-    text = ", ".join(filter(None, (describe_setting(row.result), describe_pruning(row.result))))
+    describe = (describe_setting, describe_pruning, describe_training)
+    text = ", ".join(filter(None, (part(row.result) for part in describe)))
     if row.in_paper_setting or not row.result.paper_section:
         return text
     text = f"not the paper's setting: {text}"

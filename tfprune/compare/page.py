@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tfprune.compare.artifacts import flag_value, read_flags
 from tfprune.compare.layout import dataset_title
-from tfprune.compare.page_html import count, duration, escape, in_words, paragraph
+from tfprune.compare.page_html import count, escape, in_words, paragraph
 from tfprune.compare.page_layers import plot_layers
 from tfprune.compare.page_marks import legend, make_marks
 from tfprune.compare.page_plots import plot_accuracy, plot_steps
@@ -19,6 +19,7 @@ from tfprune.compare.paper import BASELINE_ACCURACY_PERCENT
 from tfprune.compare.results import Run, list_experiments, read_runs
 from tfprune.compare.seeds import Experiment, add_dense_peers, group_seeds
 from tfprune.compare.table import compare, read_ancestors
+from tfprune.duration import duration
 from tfprune.errors import UserError
 from tfprune.training.files import write_text
 

@@ -71,16 +71,6 @@ def in_words(values: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(values[:-1]), *values[-1:]]))
 
 
-def duration(seconds: float | None) -> str:
-    """`2 h 05 min`, `4 min`, `12 s`."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def size(number_of_bytes: int | None) -> str:
     """`5.36 MB` of 10^6 bytes, `194 kB`."""
     if number_of_bytes is None:

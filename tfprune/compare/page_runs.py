@@ -15,7 +15,6 @@ from tfprune.compare.page_html import (
     Head,
     code,
     details,
-    duration,
     escape,
     number,
     paragraph,
@@ -26,6 +25,7 @@ from tfprune.compare.page_layers import plot_curves, plot_latencies
 from tfprune.compare.page_marks import Mark
 from tfprune.compare.results import RoundResult, Run
 from tfprune.compare.seeds import Experiment
+from tfprune.duration import duration
 
 _NOT_RECORDED = '<span class="none">not recorded</span>'
 

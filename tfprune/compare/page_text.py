@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from tfprune.compare.layout import dataset_title, describe_pruning
+from tfprune.compare.layout import dataset_title, describe_pruning, describe_training
 from tfprune.compare.page_html import Head, code, escape, in_words, paragraph, table
 from tfprune.compare.page_marks import kind_in_words
 from tfprune.compare.paper import BASELINE_SECTION, PAPER_ROWS, PaperRow
@@ -11,8 +11,6 @@ from tfprune.compare.results import RoundResult
 from tfprune.compare.seeds import Experiment
 
 _DIFFERENCE = re.compile(r"(?P<name>\w+)=(?P<ours>.*) \(paper: (?P<paper>.*)\)")
-_NO_LR_SCHEDULE = (None, "", "none", "constant", "step", "steps")
-_NO_BATCHNORM_CHANGE = (None, "", "none", "keep")
 
 
 def section_rows(section: str, dataset: str) -> list[PaperRow]:
@@ -59,26 +57,7 @@ def describe_recipe(result: RoundResult) -> str:
             facts.append(f"{result.schedule} schedule")
     if result.weights and result.weights != "none" and not result.init_from:
         facts.append(f"{result.weights} weights")
-    if result.lr_schedule not in _NO_LR_SCHEDULE:
-        facts.append(f"{result.lr_schedule} learning rate")
-    if result.warmup_epochs:
-        epochs = "epoch" if result.warmup_epochs == 1 else "epochs"
-        facts.append(f"warm-up of {result.warmup_epochs:g} {epochs}")
-    if result.distill_from:
-        numbers = [
-            f"{name} {value:g}"
-            for name, value in (
-                ("weight", result.distill_weight),
-                ("temperature", result.distill_temperature),
-            )
-            if value is not None
-        ]
-        facts.append(
-            f"distilled from {result.distill_from}" + (f" ({', '.join(numbers)})" if numbers else "")
-        )
-    if result.batchnorm_after_pruning not in _NO_BATCHNORM_CHANGE:
-        facts.append(f"BatchNorm after pruning: {result.batchnorm_after_pruning}")
-    return ", ".join(facts)
+    return ", ".join(filter(None, [*facts, describe_training(result)]))
 
 
 def own_differences(experiment: Experiment, common: Sequence[str] = ()) -> list[str]:

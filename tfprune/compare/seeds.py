@@ -5,7 +5,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from tfprune.compare.layout import describe_pruning, describe_setting
+from tfprune.compare.layout import describe_pruning, describe_setting, describe_training
 from tfprune.compare.paper import BASELINE_SECTION
 from tfprune.compare.results import Run
 from tfprune.compare.table import ComparisonRow
@@ -234,5 +234,6 @@ def _settings(row: ComparisonRow) -> tuple:
         result.scope,
         describe_setting(result),
         describe_pruning(result),
+        describe_training(result),
         *(text for text in row.differences if not text.startswith("init_from=")),
     )

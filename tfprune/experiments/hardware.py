@@ -1,11 +1,11 @@
 """What an experiment ran on, for its result."""
 
 import os
-import platform
-from pathlib import Path
 from typing import Any
 
 import keras
+
+from tfprune.processor import available_cores, processor_name
 
 
 def hardware() -> dict[str, Any]:
@@ -17,27 +17,11 @@ def hardware() -> dict[str, Any]:
         else `"cpu"` once, or once for each device that the processor is divided into.
     """
     return {
-        "processor": _processor(),
-        "cores": _cores(),
+        "processor": processor_name(),
+        "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "devices": _device_names(),
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:

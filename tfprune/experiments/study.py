@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import keras
 
+from tfprune.duration import duration
 from tfprune.errors import UserError
 from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.lock import hold
 from tfprune.experiments.run import load_dataset, run_experiment
 from tfprune.experiments.run_folder import blame_disk
-from tfprune.experiments.study_estimate import Place, Speeds, duration_text, read_speeds, total_text
+from tfprune.experiments.study_estimate import Place, Speeds, read_speeds, total_text
 from tfprune.experiments.study_plan import check_plan, label, parents, study_folder
 from tfprune.experiments.study_state import RunState, read_state
 
@@ -151,7 +152,7 @@ def _seconds_left(states: list[RunState], speeds: Speeds, place: Place) -> list[
 
 
 def _seconds_text(seconds: float | None) -> str:
-    return "not measured yet" if seconds is None else f"about {duration_text(seconds)} left"
+    return "not measured yet" if seconds is None else f"about {duration(seconds)} left"
 
 
 def format_table(states: list[RunState], speeds: Speeds, place: Place) -> str:
@@ -160,7 +161,7 @@ def format_table(states: list[RunState], speeds: Speeds, place: Place) -> str:
     seconds = _seconds_left(states, speeds, place)
     for index, (state, left) in enumerate(zip(states, seconds, strict=True), 1):
         config, images = state.config, speeds.images_left(state)
-        time_left = "-" if state.finished else "not measured yet" if left is None else duration_text(left)
+        time_left = "-" if state.finished else "not measured yet" if left is None else duration(left)
         rows.append(
             (
                 str(index),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tfprune.duration import duration
 from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.study_state import RunState
 
@@ -108,12 +109,4 @@ def total_text(seconds: Iterable[float | None]) -> str:
     if unknown and not sum(known):
         return "not measured yet"
     missing = f", and {unknown} run{'s' if unknown > 1 else ''} not measured yet" if unknown else ""
-    return f"about {duration_text(sum(known))}{missing}"
-
-
-def duration_text(seconds: float) -> str:
-    """Returns a duration in words: `45 s`, `12 min`, `2 h 5 min`."""
-    if round(seconds) < 60:
-        return f"{round(seconds)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return f"about {duration(sum(known))}{missing}"

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from tfprune.duration import duration
+
 _SECONDS_BETWEEN_LINES = 0.5
 # What a narrow terminal does without, the first first.
 _DISPENSABLE = ("waited", "test", "accuracy", "loss", "speed", "all")
@@ -119,19 +121,6 @@ class Progress(keras.callbacks.Callback):
         # Spaces over the rest of a longer one before: every terminal understands them.
         print(f"\r{line.ljust(min(self._shown, width))}", end="", flush=True)
         self._shown = len(line)
-
-
-def duration(seconds: float) -> str:
-    """Returns a time in the unit that suits it: `40 s`, `25 min`, `3 h 20 min`, `2 d 5 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24} h"
 
 
 def _line(parts: dict[str, str]) -> str:
