@@ -51,7 +51,7 @@ from accelerator_workers import Setting, serve  # noqa: E402
 
 DATASET = flags.DEFINE_enum("dataset", "cifar10", ["cifar10", "cifar100", "random"], "Which images.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the prepared datasets.")
-BACKEND = flags.DEFINE_enum("backend", "jax", ["jax", "torch", "tensorflow"], "tfprune's backend.")
+BACKEND = flags.DEFINE_enum("backend", "jax", ["jax", "torch"], "tfprune's backend.")
 WIDTH = flags.DEFINE_integer("width", 64, "Filters of the first stage.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 150, "Timed steps a round.", lower_bound=1)

@@ -43,6 +43,7 @@ class Data:
             self.labels = rng.integers(0, 10, 50_000).astype(np.int32)
             self.classes, self.mean, self.std = 10, (127.5,) * 3, (73.9,) * 3
         else:
+            _keep_tensorflow_off_accelerator()
             from tfprune.data import datasets
 
             loaded = datasets.load(setting.dataset, setting.data_dir or None)
@@ -53,13 +54,11 @@ class Data:
 
     def from_pipeline(self, number: int) -> tuple[Any, Any]:
         """Batches of round `number`, and the meter of the wait for them."""
-        import tensorflow as tf
-
+        _keep_tensorflow_off_accelerator()
         from tfprune.data.datasets import Split
         from tfprune.data.pipeline import train_batches
         from tfprune.data.waiting import WaitingTime
 
-        tf.config.set_visible_devices([], "GPU")  # It feeds; others compute.
         split = Split(self.images[self._order], self.labels[self._order], len(self._order))
         batches = train_batches(
             split,
@@ -210,6 +209,13 @@ class Peer:
         seconds = self.training.seconds(batches, on_warm)
         wait = 100 * (waiting.seconds() - marks[0]) / seconds if waiting else None
         return {"rate": self._steps * self.data.batch_size / seconds, "wait": wait}
+
+
+def _keep_tensorflow_off_accelerator() -> None:
+    """It feeds; others compute. Before its first operation."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
 
 
 def _version(package: str) -> str:

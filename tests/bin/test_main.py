@@ -56,6 +56,12 @@ def test_an_interruption_says_how_to_go_on():
     assert done.stderr == "error: interrupted; the same command goes on where it stopped\n"
 
 
+def test_sigterm_ends_it_as_ctrl_c_does():
+    done = run("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "error: interrupted; the same command goes on where it stopped\n"
+
+
 @pytest.mark.parametrize(
     "arguments, part",
     [

@@ -191,7 +191,7 @@ def test_a_page_that_fails_does_not_end_the_study(own_flags, capsys, monkeypatch
         ({"seeds": ["1", "1"]}, "--seeds=1,1: must be"),
         ({"seeds": []}, "--seeds=: must be"),
         ({"seeds": [str(2**32)]}, f"cifar10_baseline_seed{2**32}: --seed={2**32}: must be"),
-        ({"extra_flagfile": "no.flags"}, "--extra_flagfile=no.flags: there is no such file"),
+        ({"extra_flagfile": "no.flags"}, "--extra_flagfile=no.flags: must be a file that is there"),
         ({"data_dir": "/nowhere"}, "cifar10_baseline: --data_dir=/nowhere: must be an existing folder"),
     ],
 )
@@ -204,12 +204,23 @@ def test_a_mistake_is_named_before_anything_is_made(tmp_path, changes, message, 
     assert not output_dir.exists()
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_study_folder_that_cannot_be_one(tmp_path, dry_run):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for path in (file, file / "below"):
+        with pytest.raises(UserError) as caught:
+            run_main(output_dir=str(path), dry_run=dry_run)
+        assert str(caught.value) == f"--output_dir={path}: must be a folder; {file} is none"
+    assert file.read_text() == "kept"
+
+
 @pytest.mark.parametrize(
     "line, end",
     [
-        ("--seed=3", "--seed=3: here it is --seeds"),
-        ("--output_dir=x", "--output_dir=x: here it is --output_dir"),
-        ("--data_dir=x", "--data_dir=x: here it is --data_dir"),
+        ("--seed=3", "--seed=3: must be given on the command line, as --seeds"),
+        ("--output_dir=x", "--output_dir=x: must be given on the command line, as --output_dir"),
+        ("--data_dir=x", "--data_dir=x: must be given on the command line, as --data_dir"),
         ("--experiment=x", "--experiment=x: must be cifar100_baseline"),
     ],
 )

@@ -101,6 +101,22 @@ def test_other_settings_are_not_a_reproduction(folder, small_cifar):
     assert page.row("4.3.2")[4:] == ["1.2", "0.0", "✗ 1.2 worse", "0 of 1"]
 
 
+def test_sections_run_on_another_dataset_are_in_the_summary(folder):
+    own = {"dataset": "digits", "train_examples_available": 1437, "train_examples": 500}
+    for name, section, paper in (("base", "baseline", "cifar10 or cifar100"), ("shot", "4.3.1", "cifar10")):
+        differences = {"paper_setting_differences": [f"dataset=digits (paper: {paper})"]}
+        if name == "base":
+            folder.dense(name, 90.0, section, **own, **differences)
+        else:
+            folder.one_shot(name, "base", 0.995, (10.0, 82.5), section, **own, **differences)
+    page = read(write_page(folder.path))
+    assert page.row("dataset") == ["dataset", "digits", "cifar10, cifar100"]
+    assert not [row for table in page.tables for row in table if row[0] == "train_examples"]
+    row = page.row("4.3.1")
+    assert row[1].startswith("digitsone-shot") or row[1].startswith("digits, one-shot")
+    assert row[2:4] == ["82.5", "–"]
+
+
 def test_a_reproduction_has_differences(folder, paper_cifar):
     write_study(folder, paper_cifar)
     page = read(write_page(folder.path))
@@ -171,7 +187,7 @@ def test_part_of_a_study(folder, small_cifar):
     assert "0 of 2 seeds finished; figures of 1 seed after round 4 of 6" in page.row("4.3.3")[1]
     assert "no round finished yet" in page.row("4.3.4")[1]
     assert page.row("4.3.5")[1].endswith("not run")
-    assert page.row("new")[2] == "0 of 1"
+    assert page.row("new")[2] == "–"
 
 
 def test_unfinished_outside_the_paper_stands_where_it_will(folder, small_cifar):

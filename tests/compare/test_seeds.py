@@ -39,6 +39,19 @@ def test_seeds_are_repetitions_and_drops_are_from_their_own_baselines(folder, sm
     assert shot.last.spread(lambda row: row.drop_percent_points) == Spread(9.0, 1.0, 3)
 
 
+def test_seeds_with_teachers_are_repetitions(folder, small_cifar):
+    """Each learned from the dense network of its own seed."""
+    for seed, name in enumerate(BASE):
+        suffix = f"_seed{seed}" if seed else ""
+        folder.dense(name, 90.0, "baseline", seed=seed, **small_cifar)
+        taught = small_cifar | {"distill_from": name, "distill_weight": 0.5, "distill_temperature": 4.0}
+        differs = {"paper_setting_differences": [f"distill_from={name} (paper: )"]}
+        folder.one_shot(f"shot{suffix}", name, 0.995, (10.0, 80.0), "4.3.1", seed=seed, **taught, **differs)
+    experiments = grouped(folder)
+    assert list(experiments) == ["cifar10_baseline", "shot"]
+    assert experiments["shot"].seeds == (0, 1, 2)
+
+
 def test_a_name_alone_makes_no_repetition(folder, small_cifar):
     folder.dense("a", 90.0, seed=0, **small_cifar)
     folder.dense("a_seed1", 91.0, seed=7, **small_cifar)

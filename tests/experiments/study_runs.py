@@ -40,6 +40,7 @@ def configs(output_dir="saved_models"):
 def finish(config, number, **result):
     """Writes a round as it is when it is finished, without its network."""
     run = RunFolder(config.folder)
+    run.make(config)
     run.claim(config)
     folder = run.round(number)
     folder.path.mkdir(exist_ok=True)
@@ -63,6 +64,7 @@ def finish(config, number, **result):
 def interrupt(config, number, epochs):
     """Writes a round as it is when it was interrupted after some epochs."""
     run = RunFolder(config.folder)
+    run.make(config)
     run.claim(config)
     path = run.round(number).path
     path.mkdir(exist_ok=True)

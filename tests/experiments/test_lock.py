@@ -14,6 +14,7 @@ from small_experiments import no_training
 from test_resume import assert_same_rounds, left_over, train
 
 from tfprune.errors import UserError
+from tfprune.experiments import lock
 from tfprune.experiments.lock import LOCK, OWNER, hold
 from tfprune.experiments.run import run_experiment
 from tfprune.experiments.run_folder import RunFolder, blame_disk
@@ -78,6 +79,34 @@ def test_two_at_once_begin_one_run(runs):
         refused = next(output for output in outputs if "error: " in output)
         assert f"--experiment=at_once: {config.folder} is in use by " in refused
     assert_same_rounds(RunFolder(config.folder), runs.one_shot, (0, 1))
+
+
+def test_a_loser_leaves_the_winners_flags(runs, holder):
+    """It found no folder, and the other made and holds it when it comes to make it."""
+    config = runs.config("lost", **runs.one_shot_flags)
+
+    def log(line):
+        if not config.folder.exists():
+            config.folder.mkdir()
+            holder(config.folder)
+
+    with no_training(), pytest.raises(UserError, match="is in use by process"):
+        run_experiment(config, log=log)
+    assert not (config.folder / "flags.txt").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_lock_that_cannot_be_described_is_a_clear_error(number, tmp_path, monkeypatch):
+    def fail(path, value):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(lock, "write_json", fail)
+    with pytest.raises(UserError) as caught, hold(tmp_path, "--output_dir=x"):
+        pass
+    assert str(caught.value) == f"--output_dir=x: {tmp_path} cannot be written: {os.strerror(number)}"
+    monkeypatch.undo()
+    with hold(tmp_path, "--output_dir=x"):
+        pass
 
 
 def test_a_lock_is_free_after_an_error(tmp_path):

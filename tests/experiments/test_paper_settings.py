@@ -117,6 +117,14 @@ def test_where_a_section_starts(section, start_section, dataset, number, right):
     assert len(wrong) == (0 if right else 1)
 
 
+def test_on_another_dataset_the_network_and_the_images_still_count():
+    config = ExperimentConfig("e", paper_section="baseline", dataset="digits", width=4, epochs=(3,))
+    assert paper_differences(config, ALL, ALL, None) == [
+        "dataset=digits (paper: cifar10 or cifar100)",
+        "width=4 (paper: 64)",
+    ]
+
+
 def test_a_baseline_starts_from_imagenet_weights():
     config = ExperimentConfig(
         "e", paper_section="baseline", epochs=(20,), learning_rate=1e-5, head_learning_rate=1e-4

@@ -6,7 +6,7 @@ import pytest
 from study_runs import configs, finish, interrupt
 
 from tfprune.errors import UserError
-from tfprune.experiments.study_estimate import Speeds, read_speeds, total_text
+from tfprune.experiments.study_estimate import Speeds, read_speeds, total_text, what_computes
 from tfprune.experiments.study_state import read_state
 
 
@@ -66,8 +66,9 @@ def test_damaged_files_are_named(by_name):
         read_state(by_name["base"])
 
 
-def seconds_left(config, backend="tensorflow", device_count=1):
-    return read_speeds(config.folder.parent).seconds_left(read_state(config), (backend, device_count))
+def seconds_left(config, backend="tensorflow", device_count=1, computes=""):
+    place = (backend, device_count, computes)
+    return read_speeds(config.folder.parent).seconds_left(read_state(config), place)
 
 
 def test_nothing_is_assumed(by_name):
@@ -110,6 +111,22 @@ def test_so_does_the_number_of_devices(by_name):
     assert seconds_left(by_name["one_shot"], device_count=2) == pytest.approx(16)
 
 
+def test_so_does_what_computes(by_name):
+    finish(by_name["base"], 0, hardware={"processor": "P", "devices": ["cpu", "cpu"]})
+    assert seconds_left(by_name["one_shot"]) is None
+    assert seconds_left(by_name["one_shot"], computes="P") == pytest.approx(16)
+    assert what_computes({"processor": "P", "devices": ["H200", "H200"]}) == "H200"
+
+
+def test_so_does_a_teacher(by_name):
+    finish(by_name["base"], 0)
+    taught = dataclasses.replace(by_name["one_shot"], distill_from="base")
+    assert seconds_left(taught) is None
+    finish(by_name["other"], 0, distill_from="base", epochs=10, train_seconds=30.0)
+    assert seconds_left(taught) == pytest.approx(8 * 3)
+    assert seconds_left(by_name["one_shot"]) == pytest.approx(8 * 2)
+
+
 def test_evaluation_and_pruning_count_where_they_were_recorded(by_name):
     finish(by_name["base"], 0, seconds={"prune": 1.0, "train": 30.0, "evaluate": 5.0})
     # 8 epochs at 100 / 3 images a second, and two rounds of 6 s.
@@ -133,7 +150,7 @@ def test_all_images_of_a_dataset(by_name):
     assert images(dataset="image_folder") == 770
     state = read_state(dataclasses.replace(by_name["base"], train_examples=0, dataset="image_folder"))
     assert Speeds([]).images_left(state) is None
-    assert Speeds([]).seconds_left(state, ("tensorflow", 1)) is None
+    assert Speeds([]).seconds_left(state, ("tensorflow", 1, "")) is None
 
 
 def test_a_result_of_another_folder_that_is_damaged_tells_nothing(by_name, tmp_path):

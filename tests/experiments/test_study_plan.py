@@ -116,6 +116,11 @@ def test_a_whole_plan_passes(by_name):
         ("one_shot", {"width": 8}, "one_shot: --width=8: must be base's, --width=4, to start from it"),
         ("transfer", {"stem": "imagenet"}, "transfer: --stem=imagenet: must be iterative's"),
         (
+            "one_shot",
+            {"distill_from": "other", "image_size": 16},
+            "one_shot: --image_size=16: must be other's, --image_size=8, to learn from it",
+        ),
+        (
             "iterative",
             {"target_sparsity": 0.4},
             "iterative: --target_sparsity=0.4: must be at least the start",
@@ -146,7 +151,9 @@ def test_where_the_sparsity_is_uncertain_training_decides(by_name):
 
 
 def test_a_folder_with_other_flags_is_refused(by_name, tmp_path):
-    RunFolder(by_name["other"].folder).claim(by_name["other"])
+    run = RunFolder(by_name["other"].folder)
+    run.make(by_name["other"])
+    run.claim(by_name["other"])
     check_plan(list(by_name.values()))
     change(by_name, "other", batch_size=51)
     with pytest.raises(UserError, match=r"--experiment=other: .* other flags: --batch_size=51 \(was 50\)"):

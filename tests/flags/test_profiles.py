@@ -164,7 +164,7 @@ def test_the_most_special_flagfile_lies_on_top(tmp_path, monkeypatch):
         ),
         (("base_cifar10", "tiny"), "--experiments=base_cifar10: there is no flagfile"),
         (("cifar10_baseline", "huge"), "--profile=huge: must be one of full, scratch, small, tiny"),
-        (("cifar10_baseline", "tiny", "no.flags"), "--extra_flagfile=no.flags: there is no such file"),
+        (("cifar10_baseline", "tiny", "no.flags"), "--extra_flagfile=no.flags: must be a file that is there"),
     ],
 )
 def test_what_is_not_there_is_named(arguments, message):
@@ -180,7 +180,13 @@ def test_elsewhere_it_says_where_to_go(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "line, part", [("--widht=4", "widht"), ("--width=x", "--width=x"), ("--epochs=x", "--epochs=x")]
+    "line, part",
+    [
+        ("--widht=4", "widht"),
+        ("--width=x", "--width=x"),
+        ("--epochs=x", "--epochs=x"),
+        ("epochs=7", "not a flag: epochs=7"),
+    ],
 )
 def test_a_bad_flag_names_the_flagfiles(line, part, tmp_path):
     extra = tmp_path / "extra.flags"

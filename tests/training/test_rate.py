@@ -85,6 +85,11 @@ def test_a_fraction_of_an_epoch_is_whole_steps(epochs, steps):
     assert make(epochs=2, warmup_epochs=epochs).warmup_steps == steps
 
 
+def test_the_last_step_has_the_full_rate_whatever_is_rounded():
+    schedule = make(epochs=1, learning_rate=0.5, lr_schedule="cosine", warmup_epochs=0.95)
+    assert rates(schedule, 5) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
+
+
 def test_the_schedule_survives_saving():
     schedule = make(epochs=4, learning_rate=0.5, warmup_epochs=1.5, lr_boundaries_epochs=(2, 3))
     saved = keras.saving.serialize_keras_object(schedule)

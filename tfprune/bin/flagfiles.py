@@ -28,7 +28,9 @@ def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
     registry = flags.FlagValues()
     define_experiment_flags(registry)
     try:
-        registry(["flagfiles", *(f"--flagfile={path}" for path in paths)])
+        _, *rest = registry(["flagfiles", *(f"--flagfile={path}" for path in paths)])
+        if rest:
+            raise UserError(f"not a flag: {' '.join(rest)}")
         return experiment_from_flags(registry)
     except (flags.Error, OSError, UserError) as error:
         raise UserError(f"{' + '.join(map(str, paths))}: {error}") from error
@@ -66,13 +68,13 @@ def profile_flagfiles(experiment: str, profile: str, extra_flagfile: str = "") -
     names, profiles = experiment_names(), profile_names()
     if experiment not in names:
         raise UserError(
-            f"--experiments={experiment}: there is no flagfile {FLAGS_FOLDER / experiment}.flags; "
+            f"--experiments={experiment}: there is no flagfile {FLAGS_FOLDER}/{experiment}.flags; "
             f"there are: {', '.join(names)}"
         )
     if profile not in profiles:
         raise UserError(f"--profile={profile}: must be one of {', '.join(profiles)}")
     if extra_flagfile and not Path(extra_flagfile).is_file():
-        raise UserError(f"--extra_flagfile={extra_flagfile}: there is no such file")
+        raise UserError(f"--extra_flagfile={extra_flagfile}: must be a file that is there")
     own = FLAGS_FOLDER / f"{experiment}.flags"
     regime = experiment_from_flagfiles([own]).regime
     folder = PROFILES_FOLDER / profile

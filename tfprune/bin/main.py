@@ -1,15 +1,21 @@
 """What every binary does around its one call: flags in, errors as one line, an exit status."""
 
+import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
 from tfprune.errors import UserError
 
 USER_ERROR_STATUS = 2
-INTERRUPTED_STATUS = 130
+INTERRUPTED_STATUS, TERMINATED_STATUS = 130, 143
 _HELP = {"--help", "-help", "-h", "--helpshort"}
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: it ends a run as Ctrl-C does, locks freed and the study's page right."""
 
 
 def run_main(main: Callable[[], None], documentation: str) -> None:
@@ -27,13 +33,14 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
         logging.set_verbosity(logging.ERROR)
         if len(arguments) > 1:
             return _fail(f"not a flag: {' '.join(arguments[1:])}")
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             main()
         except UserError as error:
             return _fail(str(error))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             _fail("interrupted; the same command goes on where it stopped")
-            return INTERRUPTED_STATUS
+            return TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
         return 0
 
     def parse(arguments: list[str]) -> list[str]:
@@ -46,6 +53,10 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
             sys.exit(_fail(str(error)))
 
     app.run(guarded, flags_parser=parse)
+
+
+def _terminate(signal_number: int, frame: Any) -> None:
+    raise _Terminated
 
 
 def _fail(message: str) -> int:

@@ -87,7 +87,8 @@ def load_experiment(name: str) -> ExperimentConfig:
     default = ExperimentConfig(experiment=name)
     for field in ("experiment", *_SET_HERE):
         if getattr(config, field) != getattr(default, field):
-            where = f"here it is --{_SET_HERE[field]}" if field in _SET_HERE else f"must be {name}"
+            given = f"must be given on the command line, as --{_SET_HERE.get(field)}"
+            where = given if field in _SET_HERE else f"must be {name}"
             raise UserError(f"{' + '.join(map(str, paths))}: {config.flag(field)}: {where}")
     return dataclasses.replace(config, output_dir=values.output_dir, data_dir=values.data_dir)
 

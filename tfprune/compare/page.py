@@ -130,8 +130,8 @@ def _header(experiments: Sequence[Experiment], runs: Sequence[Run]) -> str:
         facts.append(count(len(experiments), "experiment"))
         finished = sum(not row.is_start for e in experiments for row in e.rows)
         total = sum(len(e.rounds) * len(e.runs) for e in experiments)
-        rounds = count(sum(len(e.rounds) for e in experiments), "round")
-        facts.append(rounds if finished == total else f"{finished} of {count(total, 'round')} finished")
+        rounds = count(total, "round")
+        facts.append(rounds if finished == total else f"{finished} of {rounds} finished")
         if seeds:
             facts.append(f"{count(len(seeds), 'seed')} ({', '.join(map(str, seeds))})")
         seconds = [result.train_seconds or 0 for run in runs for result in run.rounds]

@@ -30,9 +30,9 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text}</p>' if kind else f"<p>{text}</p>"
 
 
-def details(summary: str, body: str, open_: bool = False) -> str:
+def details(summary: str, body: str) -> str:
     """A body that opens with a click; both are HTML."""
-    return f"<details{' open' if open_ else ''}><summary>{summary}</summary>{body}</details>"
+    return f"<details><summary>{summary}</summary>{body}</details>"
 
 
 def number(value: float | None, decimals: int = 1, signed: bool = False) -> str:
@@ -45,25 +45,25 @@ def number(value: float | None, decimals: int = 1, signed: bool = False) -> str:
     return f"{sign}{rounded:.{decimals}f}".replace("-", "−")
 
 
-def mean(value: Spread | None, decimals: int = 1, signed: bool = False) -> str:
+def mean(value: Spread | None, signed: bool = False) -> str:
     """`62.1 ± 0.4`, or without the spread where there is a single value."""
     if value is None:
         return NOTHING
-    text = number(value.mean, decimals, signed)
+    text = number(value.mean, signed=signed)
     if value.deviation is None:
         return text
-    return f'<span class="whole">{text}<span class="spread"> ± {value.deviation:.{decimals}f}</span></span>'
+    return f'<span class="whole">{text}<span class="spread"> ± {value.deviation:.1f}</span></span>'
 
 
-def mean_text(value: Spread, decimals: int = 1) -> str:
+def mean_text(value: Spread) -> str:
     """The same as plain text, for titles in pictures."""
-    text = number(value.mean, decimals)
-    return text if value.deviation is None else f"{text} ± {value.deviation:.{decimals}f}"
+    text = number(value.mean)
+    return text if value.deviation is None else f"{text} ± {value.deviation:.1f}"
 
 
-def count(amount: int, noun: str, plural: str | None = None) -> str:
+def count(amount: int, noun: str) -> str:
     """`1 round`, `2 rounds`."""
-    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
+    return f"{amount:,} {noun if amount == 1 else noun + 's'}"
 
 
 def in_words(values: Sequence[str]) -> str:

@@ -147,7 +147,7 @@ def _run_line(run: Run) -> list[str]:
         start = run.rounds[0].round == 0
         done, total = done - start, total - 1
     if not run.rounds:
-        return [code(run.experiment), NOTHING, f"0 of {total}", *[NOTHING] * 6]
+        return [code(run.experiment), *[NOTHING] * 8]
     last = run.rounds[-1]
     seconds = [result.train_seconds for result in trained if result.train_seconds is not None]
     return [

@@ -38,7 +38,8 @@ def summary_table(experiments: Sequence[Experiment], started: Sequence[tuple[str
     heads += [Head("Rounds within<br>one point")]
     datasets = {e.dataset for e in experiments if e.section} | {dataset for _, dataset in started}
     rows, classes = [], []
-    for section, dataset in dict.fromkeys((row.section, row.dataset) for row in PAPER_ROWS):
+    known = dict.fromkeys((row.section, row.dataset) for row in PAPER_ROWS)
+    for section, dataset in known:
         own = [e for e in experiments if (e.section, e.dataset) == (section, dataset)]
         if dataset not in datasets:
             continue
@@ -51,7 +52,7 @@ def summary_table(experiments: Sequence[Experiment], started: Sequence[tuple[str
             state = "no round finished yet" if (section, dataset) in started else "not run"
             classes += ["pending"] * (len(classes) == len(rows))
             rows.append(_empty_line(section, dataset, state, reproduction))
-    outside = [e for e in experiments if not e.section]
+    outside = [e for e in experiments if (e.section, e.dataset) not in known]
     for index, experiment in enumerate(outside):
         classes.append("" if index or not rows else "part")
         rows.append(_line(experiment, True, reproduction))
@@ -64,7 +65,7 @@ def summary_table(experiments: Sequence[Experiment], started: Sequence[tuple[str
 
 def _line(experiment: Experiment, named: bool, reproduction: bool) -> list[str]:
     section, level = experiment.section, experiment.last
-    if section:
+    if section_rows(section, experiment.dataset):
         what = escape(section_title(section, experiment.dataset))
     else:
         what = (

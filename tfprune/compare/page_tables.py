@@ -147,8 +147,8 @@ def round_title(experiment: Experiment, level: SeedRound) -> str:
     return text
 
 
-def _ours(value: Callable[[ComparisonRow], float | None], decimals: int = 1, signed: bool = False):
-    return lambda e, level, paper: mean(level.spread(value), decimals, signed)
+def _ours(value: Callable[[ComparisonRow], float | None], signed: bool = False):
+    return lambda e, level, paper: mean(level.spread(value), signed)
 
 
 def _papers(value: Callable[[PaperRow], float | None], decimals: int = 1):

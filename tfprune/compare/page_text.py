@@ -84,7 +84,8 @@ def common_differences(experiments: Sequence[Experiment]) -> dict[str, list[str]
             match = _DIFFERENCE.fullmatch(text)
             if match:
                 ours = f"{match['name']}={match['ours']}"
-                values.setdefault(ours, {}).setdefault(experiment.name, []).append(match["paper"])
+                papers = match["paper"].split(" or ")
+                values.setdefault(ours, {}).setdefault(experiment.name, []).extend(papers)
     return {
         ours: list(dict.fromkeys(paper for papers in by_name.values() for paper in papers))
         for ours, by_name in values.items()

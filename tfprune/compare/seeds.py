@@ -224,8 +224,9 @@ def _base_and_seed(row: ComparisonRow) -> tuple[str, int | None]:
 
 
 def _settings(row: ComparisonRow) -> tuple:
-    """What repetitions must share. Where they started from has the seed in its name, so it is left out."""
+    """What repetitions must share. Names of the runs they learned from have the seed in them: left out."""
     result = row.result
+    teacher = result.distill_from and result.distill_from.replace(f"_seed{result.seed}", "")
     return (
         result.dataset,
         result.regime,
@@ -234,6 +235,6 @@ def _settings(row: ComparisonRow) -> tuple:
         result.scope,
         describe_setting(result),
         describe_pruning(result),
-        describe_training(result),
-        *(text for text in row.differences if not text.startswith("init_from=")),
+        describe_training(dataclasses.replace(result, distill_from=teacher)),
+        *(text for text in row.differences if not text.startswith(("init_from=", "distill_from="))),
     )

@@ -63,10 +63,9 @@ def segment(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line class="{kind}" x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"/>'
 
 
-def rectangle(x: float, y: float, width: float, height: float, kind: str, title: str = "") -> str:
+def rectangle(x: float, y: float, width: float, height: float, kind: str) -> str:
     """A filled rectangle."""
-    inside = f"<title>{escape(title)}</title>" if title else ""
-    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:.1f}" height="{height:g}">{inside}</rect>'
+    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:.1f}" height="{height:g}"/>'
 
 
 def error_bar(x: float, y1: float, y2: float, kind: str) -> str:

@@ -153,7 +153,7 @@ def _differences(result: RoundResult) -> list[str]:
     regimes = sorted({row.regime for row in published})
     if result.regime not in regimes and "regime=" not in said:
         differences.append(f"regime={result.regime} (paper: {' or '.join(regimes)})")
-    for split in ("train", "test"):
+    for split in ("train", "test") if result.dataset in datasets else ():
         used = getattr(result, f"{split}_examples")
         available = getattr(result, f"{split}_examples_available")
         subset = used is not None and available is not None and used < available

@@ -174,7 +174,8 @@ class Devices:
         if not self._shared:
             return ""
         processes = f" of {self.shard[1]} processes" if self.distributed else ""
-        return f", {self.count} devices{processes} share each batch"
+        devices = "1 device takes" if self.count == 1 else f"{self.count} devices{processes} share"
+        return f", {devices} each batch"
 
     @property
     def _shared(self) -> bool:
@@ -196,6 +197,8 @@ class Devices:
                 "num_processes": self.process_count,
                 "process_id": self.process_index,
             }
+        # With it a SIGTERM would only be noted, and the process go on.
+        jax.config.update("jax_enable_preemption_service", False)
         try:
             # Not `keras.distribution.initialize`, which is this call without the limits of waiting.
             jax.distributed.initialize(

@@ -28,10 +28,15 @@ def check_engine(config: ExperimentConfig) -> None:
         )
 
 
-def prepare_backend(config: ExperimentConfig) -> None:
-    """Sets the seed and the precision; keeps tf.data off the accelerator that another backend uses."""
+def keep_data_off_accelerator() -> None:
+    """Hides the accelerator that another backend uses from tf.data; to be called before any data is read."""
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")
+
+
+def prepare_backend(config: ExperimentConfig) -> None:
+    """Sets the seed and the precision; keeps tf.data off the accelerator that another backend uses."""
+    keep_data_off_accelerator()
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(_POLICIES[config.mixed_precision])
 

@@ -28,9 +28,9 @@ def hold(folder: Path, flag: str) -> Iterator[None]:
         flag: What the user gave for it, `--name=value`, for errors.
 
     Raises:
-        UserError: If another process holds it, or the file system cannot lock.
+        UserError: If another process holds it, or the file system cannot lock or is full.
     """
-    lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False)
+    lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -39,7 +39,10 @@ def hold(folder: Path, flag: str) -> Iterator[None]:
         raise UserError(f"{flag}: {folder} cannot be locked: {error}") from error
     try:
         owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        write_json(folder / OWNER, owner)
+        try:
+            write_json(folder / OWNER, owner)
+        except OSError as error:
+            raise UserError(f"{flag}: {folder} cannot be written: {error.strerror}") from error
         yield
     finally:
         (folder / OWNER).unlink(missing_ok=True)

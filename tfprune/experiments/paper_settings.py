@@ -93,19 +93,15 @@ def paper_differences(
     """
     setting = PAPER_SETTINGS.get((config.paper_section, config.dataset))
     if setting is None:
-        sections = [dataset for section, dataset in PAPER_SETTINGS if section == config.paper_section]
-        return [f"dataset={config.dataset} (paper: {', '.join(sections)})"]
+        datasets = [dataset for section, dataset in PAPER_SETTINGS if section == config.paper_section]
+        return [f"dataset={config.dataset} (paper: {' or '.join(datasets)})", *_departures(config, _COMMON)]
     expected = dict(_COMMON)
     for name in ("regime", "epochs", "learning_rate", "head_learning_rate", "lr_boundaries_epochs"):
         expected[name] = getattr(setting, name)
     expected["target_sparsity"] = setting.target_sparsity
     if setting.regime == "iterative":
         expected |= {"rounds": setting.rounds, "schedule": "geometric"}
-    differences = [
-        f"{name}={_text(getattr(config, name))} (paper: {_text(value)})"
-        for name, value in expected.items()
-        if getattr(config, name) != value
-    ]
+    differences = _departures(config, expected)
     if config.autoaugment == "none":
         differences.append("autoaugment=none (paper: AutoAugment)")
     if config.prune_layers and config.regime != "dense":
@@ -116,6 +112,14 @@ def paper_differences(
         if used[split] != available[split]
     ]
     return differences + _start_differences(config, setting, start)
+
+
+def _departures(config: "ExperimentConfig", expected: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}={_text(getattr(config, name))} (paper: {_text(value)})"
+        for name, value in expected.items()
+        if getattr(config, name) != value
+    ]
 
 
 def _start_differences(

@@ -62,9 +62,13 @@ def run_experiment(
                 remove_checkpoint(rounds[-1].path)  # A kill may have come between the result and this.
             log(f"{config.experiment}: finished already, in {run.path}")
             return [folder.read_result() for folder in rounds]
-        if claimed and devices.writes:
+
+        def take() -> None:
             held.enter_context(hold(run.path, config.flag("experiment")))
             remove_temporaries(run.path)
+
+        if claimed and devices.writes:
+            take()
         check_engine(config)
         prepare_backend(config)
         engine = _load_tfmot_engine() if config.pruning_engine == "tfmot" else None
@@ -77,8 +81,9 @@ def run_experiment(
 
         def claim() -> None:
             if devices.writes and not claimed:
+                run.make(config)
+                take()
                 run.claim(config)
-                held.enter_context(hold(run.path, config.flag("experiment")))
 
         experiment = Rounds(config, run, dataset, found, start_result, engine, claim, log, devices)
         for folder in rounds:

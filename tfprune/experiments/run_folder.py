@@ -179,19 +179,25 @@ class RunFolder:
             )
         return True
 
-    def claim(self, config: ExperimentConfig) -> None:
-        """Makes the folder, or checks that the one there is of the same experiment.
+    def make(self, config: ExperimentConfig) -> None:
+        """Makes the folder if it is not there.
 
         Raises:
-            UserError: As `check_claim`, or if the folder cannot be written.
+            UserError: If it cannot be made.
         """
-        if self.check_claim(config):
-            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "flags.txt", config.to_flags())
         except OSError as error:
             raise UserError(f"--output_dir={config.output_dir}: cannot be written: {error}") from error
+
+    def claim(self, config: ExperimentConfig) -> None:
+        """Makes the folder the experiment's, by its flags; for the process that holds it.
+
+        Raises:
+            UserError: As `check_claim`.
+        """
+        if not self.check_claim(config):
+            write_text(self.path / "flags.txt", config.to_flags())
 
 
 def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, RoundFolder]:

@@ -1,5 +1,6 @@
 """Runs a study: one experiment after the other, resumable, with what is left said after each round."""
 
+import functools
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from tfprune.duration import duration
 from tfprune.errors import UserError
 from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.devices import ONE_DEVICE, Devices
+from tfprune.experiments.environment import keep_data_off_accelerator
+from tfprune.experiments.hardware import hardware
 from tfprune.experiments.lock import hold
 from tfprune.experiments.run import load_dataset, run_experiment
-from tfprune.experiments.run_folder import blame_disk
-from tfprune.experiments.study_estimate import Place, Speeds, read_speeds, total_text
+from tfprune.experiments.study_estimate import Place, Speeds, read_speeds, total_text, what_computes
 from tfprune.experiments.study_plan import check_plan, label, parents, study_folder
 from tfprune.experiments.study_state import RunState, read_state
 
@@ -60,10 +62,14 @@ class Study:
                 works on the study.
         """
         check_plan(self.runs)
+        keep_data_off_accelerator()
         folder = study_folder(self.runs)
-        with blame_disk(folder):
+        flag = self.runs[0].flag("output_dir")
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-        with hold(folder, self.runs[0].flag("output_dir")):
+        except OSError as error:
+            raise UserError(f"{flag}: cannot be made: {error.strerror}") from error
+        with hold(folder, flag):
             states, speeds = self._read()
             self._check_data(states)
             self.log(f"study: {len(states)} runs in {folder}, {_left_text(states, speeds, self._place)}")
@@ -123,9 +129,9 @@ class Study:
                 rows.append((name, "running" if name == self._running else "waiting", text))
         return rows
 
-    @property
+    @functools.cached_property
     def _place(self) -> Place:
-        return keras.backend.backend(), self.devices.count
+        return keras.backend.backend(), self.devices.count, what_computes(hardware())
 
     def _check_data(self, states: list[RunState]) -> None:
         """Loads each dataset that is still needed once: what is not there is an error now, not in hours."""

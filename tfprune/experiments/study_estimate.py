@@ -11,10 +11,10 @@ from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.study_state import RunState
 
 # What decides how long an image takes, in a config and in a result alike.
-_SPEED_FIELDS = ("model", "width", "stem", "image_size", "batch_size", "mixed_precision")
+_SPEED_FIELDS = ("model", "width", "stem", "image_size", "batch_size", "mixed_precision", "pruning_engine")
 
-# Keras's backend, and how many devices share each batch.
-Place = tuple[str, int]
+# Keras's backend, how many devices share each batch, and `what_computes`.
+Place = tuple[str, int, str]
 
 # Training examples of the datasets that have a fixed number.
 _TRAIN_EXAMPLES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1_437}
@@ -29,7 +29,7 @@ class _Measured:
 
 
 class Speeds:
-    """Measured speeds, by network, image size, batch, precision, backend and number of devices.
+    """Measured speeds, by network, image size, batch, precision, teacher, engine, backend and devices.
 
     Args:
         results: Contents of `result.json` files.
@@ -42,9 +42,12 @@ class Speeds:
             self._add(result)
 
     def _add(self, result: dict[str, Any]) -> None:
-        measured = self._measured.setdefault(
-            _key(result, (result.get("backend", ""), result.get("device_count") or 1)), _Measured()
+        place = (
+            result.get("backend", ""),
+            result.get("device_count") or 1,
+            what_computes(result.get("hardware") or {}),
         )
+        measured = self._measured.setdefault(_key(result, place), _Measured())
         self._train_examples[result.get("dataset")] = result.get("train_examples_available")
         seconds = result.get("seconds") or {}
         if result.get("epochs") and result.get("train_seconds"):
@@ -85,7 +88,14 @@ class Speeds:
 
 
 def _key(values: dict[str, Any], place: Place) -> tuple:
-    return (*place, *(values.get(name) for name in _SPEED_FIELDS))
+    # A teacher costs a forward pass a step.
+    return (*place, *(values.get(name) for name in _SPEED_FIELDS), bool(values.get("distill_from")))
+
+
+def what_computes(hardware: dict[str, Any]) -> str:
+    """Returns the names of the devices, or of the processor if it is they, in what `hardware()` returns."""
+    names = {hardware.get("processor", "") if name == "cpu" else name for name in hardware.get("devices", [])}
+    return ", ".join(sorted(names))
 
 
 def read_speeds(output_dir: Path) -> Speeds:

@@ -94,9 +94,13 @@ def check_plan(runs: Sequence[ExperimentConfig]) -> None:
         runs: The study's, each after those that it starts from.
 
     Raises:
-        UserError: On a config that cannot be run, a start that does not fit, or a run folder that was made
-            with other flags; the message names the experiment.
+        UserError: On a study folder that cannot be one, a config that cannot be run, a start that does not
+            fit, or a run folder that was made with other flags; the message names the experiment.
     """
+    folder = study_folder(runs).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{runs[0].flag('output_dir')}: must be a folder; {there} is none")
     by_name = {config.experiment: config for config in runs}
     for config in runs:
         try:
@@ -113,11 +117,13 @@ def _check_reference(config: ExperimentConfig, flag: str, source: ExperimentConf
     names = [f"round_{number:02d}" for number in range(source.last_round + 1)]
     if round_name and round_name not in names:
         config.refuse(flag, f"{source.experiment} has the rounds {', '.join(names)}")
-    if flag != "init_from":
-        return
-    for name in ("model", "width", "stem"):
+    same, purpose = {
+        "init_from": (("model", "width", "stem"), "start from it"),
+        "distill_from": (("dataset", "image_size"), "learn from it"),
+    }[flag]
+    for name in same:
         if getattr(config, name) != getattr(source, name):
-            config.refuse(name, f"must be {source.experiment}'s, {source.flag(name)}, to start from it")
+            config.refuse(name, f"must be {source.experiment}'s, {source.flag(name)}, to {purpose}")
 
 
 def _check_start_sparsity(config: ExperimentConfig, by_name: dict[str, ExperimentConfig]) -> None:

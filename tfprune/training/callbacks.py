@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras import ops
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -90,13 +91,17 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             self._look()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Looks at the loss, and at the test loss: the last step's update is in no training loss."""
+        """Looks at the loss, and at what the last step's update made: the test loss, or else the weights."""
         self._look()
-        loss = float((logs or {}).get("val_loss", 0.0))
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the test loss is {loss} after epoch {epoch + 1}, step {self._step} of the epoch"
-            )
+        after = f"after epoch {epoch + 1}, step {self._step} of the epoch"
+        if "val_loss" in (logs or {}):
+            loss = float(logs["val_loss"])
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(f"the test loss is {loss} {after}")
+        else:
+            for variable in self.model.trainable_variables:
+                if not bool(ops.all(ops.isfinite(variable))):
+                    raise NonFiniteLossError(f"{variable.path} is not finite {after}")
 
     def _look(self) -> None:
         if self._unread and not math.isfinite(float(self._unread[-1][1])):

@@ -81,7 +81,7 @@ def remove_checkpoint(folder: Path) -> None:
     """Removes what `write_checkpoint` left, the state first."""
     (folder / _STATE).unlink(missing_ok=True)
     for path in _model_files(folder):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfprune.training.settings import TrainingSettings
@@ -70,14 +69,7 @@ class RoundSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def rate_at(self, step: int) -> float:
         """Returns the rate of an update, counted from 0, rounded to float32."""
-        if self.kind == "cosine":
-            passed = max(step - self.warmup_steps, 0) / (self.steps - self.warmup_steps)
-            rate = self.base * 0.5 * (1.0 + math.cos(math.pi * passed))
-        else:
-            rate = self.base * self.factor ** sum(step >= boundary for boundary in self.boundaries)
-        if self.warmup_steps:
-            rate *= min((step + 1) / self.warmup_steps, 1.0)
-        return float(np.float32(rate))
+        return float(ops.convert_to_numpy(self(step)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that rebuild the schedule."""
@@ -92,12 +84,16 @@ class RoundSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_schedule(settings: TrainingSettings, steps_per_epoch: int) -> RoundSchedule:
-    """Returns the schedule of a fit; a warm-up of a fraction of an epoch is rounded to whole steps."""
+    """Returns the schedule of a fit; a warm-up of a fraction of an epoch is rounded to whole steps.
+
+    At least the last step has the full rate.
+    """
+    steps = settings.epochs * steps_per_epoch
     return RoundSchedule(
         settings.learning_rate,
         settings.lr_schedule,
-        steps=settings.epochs * steps_per_epoch,
-        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+        steps=steps,
+        warmup_steps=min(round(settings.warmup_epochs * steps_per_epoch), steps - 1),
         boundaries=tuple(epochs * steps_per_epoch for epochs in settings.lr_boundaries_epochs),
         factor=settings.lr_factor,
     )
