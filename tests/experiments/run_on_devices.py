@@ -35,6 +35,9 @@ EXPERIMENTS = {
         "target_sparsity": 0.8,
         "rounds": 2,
         "epochs": (2, 1),
+        "distill_from": "dense",
+        "batchnorm_after_pruning": "recalibrate",
+        "batchnorm_batches": 3,
     },
     "gradual": {
         **PRUNED,

@@ -122,7 +122,8 @@ def assert_same_experiment(ours, theirs, name):
             if value.dtype == bool:
                 np.testing.assert_array_equal(values[key], value, err_msg=key)
             else:
-                np.testing.assert_allclose(values[key], value, atol=2e-5, err_msg=key)
+                # Adam divides rounding by the gradient's size, which may be small.
+                np.testing.assert_allclose(values[key], value, atol=5e-5, err_msg=key)
         result, other = (
             json.loads((path / "result.json").read_text()) for path in (ours_round, theirs_round)
         )

@@ -21,7 +21,7 @@ PROFILES = ["full", "scratch", "small", "tiny"]
 OVERLAYS = sorted((ROOT / "flags" / "profiles").rglob("*.flags"))
 
 # What `small` lays over each regime, over the transfer, which is dense training of a pruned network, and over
-# rates that fall by a cosine.
+# rates that fall by a cosine; the third number is a rate of its own.
 SMALL = {
     "weights": "none",
     "stem": "cifar",
@@ -40,7 +40,7 @@ SMALL_TRAINING = {
     "gradual": ((9,), (6,)),
     "sparse": ((24,), (16, 21)),
     "cifar100_transfer_95": ((9,), (6,)),
-    "cifar10_one_shot_995_combined": ((9,), ()),
+    "cifar10_one_shot_995_combined": ((9,), (), 3e-3),
     "cifar10_one_shot_995_cosine": ((9,), ()),
 }
 
@@ -94,8 +94,10 @@ def test_full_changes_nothing(name):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_small_is_these_flags(name):
     plain = plain_config_of(name)
-    epochs, boundaries = SMALL_TRAINING.get(name) or SMALL_TRAINING[plain.regime]
+    epochs, boundaries, *rate = SMALL_TRAINING.get(name) or SMALL_TRAINING[plain.regime]
     expected = dataclasses.replace(plain, **SMALL, epochs=epochs, lr_boundaries_epochs=boundaries)
+    if rate:
+        expected = dataclasses.replace(expected, learning_rate=rate[0])
     assert config_of(name, "small") == expected
 
 
