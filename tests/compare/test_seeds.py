@@ -45,8 +45,8 @@ def test_seeds_with_teachers_are_repetitions(folder, small_cifar):
         suffix = f"_seed{seed}" if seed else ""
         folder.dense(name, 90.0, "baseline", seed=seed, **small_cifar)
         taught = small_cifar | {"distill_from": name, "distill_weight": 0.5, "distill_temperature": 4.0}
-        differs = {"paper_setting_differences": [f"distill_from={name} (paper: )"]}
-        folder.one_shot(f"shot{suffix}", name, 0.995, (10.0, 80.0), "4.3.1", seed=seed, **taught, **differs)
+        taught["paper_setting_differences"] = [f"distill_from={name} (paper: none)"]
+        folder.one_shot(f"shot{suffix}", name, 0.995, (10.0, 80.0), "4.3.1", seed=seed, **taught)
     experiments = grouped(folder)
     assert list(experiments) == ["cifar10_baseline", "shot"]
     assert experiments["shot"].seeds == (0, 1, 2)

@@ -17,6 +17,7 @@ FLAGS = {
     "weights": "none",
     "batch_size": 50,
 }
+HARDWARE = {"processor": "P", "devices": ["cpu"]}
 SPEED = {name: FLAGS[name] for name in ("model", "width", "stem", "image_size", "batch_size")}
 
 
@@ -49,7 +50,9 @@ def finish(config, number, **result):
     canned = {
         **SPEED,
         "mixed_precision": "none",
+        "pruning_engine": "tfprune",
         "backend": "tensorflow",
+        "hardware": HARDWARE,
         "dataset": config.dataset,
         "round": number,
         "epochs": epochs,

@@ -1,7 +1,7 @@
 """A study on run folders that a stand-in for `run_experiment` writes; tests/bin trains for real."""
 
 import pytest
-from study_runs import configs, finish, result_of
+from study_runs import HARDWARE, configs, finish, result_of
 
 from tfprune.errors import UserError
 from tfprune.experiments import study as study_module
@@ -13,6 +13,12 @@ from tfprune.experiments.study_plan import plan_runs
 @pytest.fixture
 def by_name(tmp_path):
     return configs(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def hardware(monkeypatch):
+    """The machine that the canned results were measured on."""
+    monkeypatch.setattr(study_module, "hardware", lambda: HARDWARE)
 
 
 @pytest.fixture
