@@ -149,9 +149,11 @@ def test_mirrored(tensorflow_alone, tmp_path):
 
 def test_two_devices_of_jax(jax_alone, tmp_path):
     shutil.copytree(jax_alone / "dense", tmp_path / "dense")
-    [output] = finish([start("jax", "two_devices", tmp_path, ["gradual"])])
+    names = ["taught", "gradual"]
+    [output] = finish([start("jax", "two_devices", tmp_path, names)])
     assert "2 devices share each batch" in output
-    assert_same_experiment(tmp_path, jax_alone, "gradual")
+    for name in names:
+        assert_same_experiment(tmp_path, jax_alone, name)
 
 
 def test_two_processes_of_jax_after_a_kill(jax_alone, tmp_path):
