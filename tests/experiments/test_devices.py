@@ -64,7 +64,7 @@ def start_two_processes(folder, names, **of_process_0):
 def finish(processes, status=0):
     """Waits for the processes, ends all where one hangs, and returns what they printed."""
     try:
-        outputs = [process.communicate(timeout=400)[0] for process in processes]
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
