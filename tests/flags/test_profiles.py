@@ -41,6 +41,7 @@ SMALL_TRAINING = {
     "sparse": ((24,), (16, 21)),
     "cifar100_transfer_95": ((9,), (6,)),
     "cifar10_one_shot_995_combined": ((9,), (), 3e-3),
+    "cifar10_one_shot_995_rate": ((9,), (6,), 3e-3),
     "cifar10_one_shot_995_cosine": ((9,), ()),
 }
 
