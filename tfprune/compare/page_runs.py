@@ -139,15 +139,15 @@ def runs_section(runs: Sequence[Run]) -> str:
 
 
 def _run_line(run: Run) -> list[str]:
+    if not run.rounds:
+        return [code(run.experiment), *[NOTHING] * 8]
     trained = [result for result in run.rounds if result.epochs]
     done = len(run.rounds)
     total = done + len(run.unfinished_rounds)
-    if run.rounds and run.rounds[0].regime != "dense":
+    if run.rounds[0].regime != "dense":
         # Round 0 of a pruning run only evaluates what it starts from.
         start = run.rounds[0].round == 0
         done, total = done - start, total - 1
-    if not run.rounds:
-        return [code(run.experiment), *[NOTHING] * 8]
     last = run.rounds[-1]
     seconds = [result.train_seconds for result in trained if result.train_seconds is not None]
     return [
