@@ -35,10 +35,9 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "data")]
+sys.path.insert(0, str(REPOSITORY))
 
-import pillow_reference  # noqa: E402
-
+from tests.support import pillow_reference  # noqa: E402
 from tfprune.data import datasets, pipeline  # noqa: E402
 from tfprune.data.autoaugment import DRAWS, AutoAugment  # noqa: E402
 from tfprune.data.policies import LEVELS, POLICIES  # noqa: E402

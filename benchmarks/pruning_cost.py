@@ -111,7 +111,7 @@ def tfprune_timers() -> dict[str, Timer]:
 def tfmot_timers() -> dict[str, Timer]:
     """tfmot's own wrapper on the same network in tf-keras."""
     from tfprune import sparsity
-    from tfprune.experiments.tf_keras_resnet import build_twin
+    from tfprune.experiments.tfmot.resnet import build_twin
 
     # After the twin's module, which keeps `tf.keras` what it was.
     import tensorflow_model_optimization as tfmot  # isort: skip

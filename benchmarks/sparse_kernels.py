@@ -129,7 +129,8 @@ class Case:
 
 def make_cases(sparsity: float) -> list[Case]:
     """The layers with random weights and pixels."""
-    from tfprune.runtime import arena, graph, layout, machine, packing
+    from tfprune.runtime import graph, machine
+    from tfprune.runtime.plan import arena, layout, packing
 
     rng, target, cases = np.random.default_rng(0), machine.host(), []
     for channels, side in LAYERS:

@@ -1,4 +1,4 @@
-"""The architecture, read from the syntax trees: who imports whom, and how large a file may be."""
+"""The architecture, read from the syntax trees: who imports whom."""
 
 import ast
 import os
@@ -13,20 +13,23 @@ PACKAGE = ROOT / "tfprune"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Package -> the project's packages and modules it may import besides itself. Imports point one way.
-_LEAVES = {"errors", "quiet", "duration", "processor"}
-_BELOW = {"sparsity", "data", "models", "training", *_LEAVES}
+_LEAVES = {"errors", "quiet", "files", "text", "machine"}
+_LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
-    "sparsity": set(),
-    "data": set(),
-    "models": set(),
-    "training": {"duration"},
-    "runtime": set(),
     **{name: set() for name in _LEAVES},
-    "experiments": _BELOW,
-    "export": _BELOW | {"runtime"},
-    "compare": _BELOW,
-    "benchmark": _BELOW | {"runtime", "export", "experiments"},
-    "bin": _BELOW | {"runtime", "experiments", "export", "benchmark", "compare"},
+    "network": {"errors"},
+    "sparsity": {"network"},
+    "data": {"files"},
+    "models": {"files"},
+    "training": {"network", "files", "text"},
+    "runtime": set(),
+    "runs": _LIBRARY,
+    "experiments": _LIBRARY | {"runs"},
+    "compiler": _LIBRARY | {"runtime"},
+    "export": _LIBRARY | {"runtime", "compiler"},
+    "compare": {"runs", *_LEAVES},
+    "benchmark": _LIBRARY | {"runtime", "export", "experiments", "runs"},
+    "bin": _LIBRARY | {"runs", "runtime", "experiments", "export", "benchmark", "compare"},
 }
 
 
@@ -110,8 +113,7 @@ def test_flags_are_read_in_binaries_only(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_files_stay_small_and_have_a_subject(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 310
+def test_files_have_a_subject(path):
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
 
 

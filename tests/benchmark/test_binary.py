@@ -9,15 +9,15 @@ import types
 import keras
 import numpy as np
 import pytest
-import small_experiments
 
+from tests.support import small_experiments
+from tfprune.compiler.compile import compile_model
 from tfprune.errors import UserError
 from tfprune.experiments.deployment import strip_round
-from tfprune.experiments.run_folder import RunFolder
 from tfprune.export.deployable import deployable_copy
 from tfprune.export.export import export_model
-from tfprune.export.sparse_compiler import compile_model
-from tfprune.runtime.file import write_file
+from tfprune.runs.folder import RunFolder
+from tfprune.runtime.format.file import write_file
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -178,7 +178,7 @@ def test_what_cannot_be_measured_is_named(benchmark, exported, experiment, chang
 
 def test_numbers_of_threads(monkeypatch):
     monkeypatch.setitem(os.environ, "KERAS_BACKEND", "tensorflow")
-    from tfprune import processor
+    from tfprune import machine as processor
     from tfprune.bin.benchmark import parse_threads
 
     monkeypatch.setattr(processor, "available_cores", lambda: 4)
@@ -192,7 +192,7 @@ def test_numbers_of_threads(monkeypatch):
 def test_all_threads_are_those_this_process_may_use():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from tfprune.processor import available_cores; print(available_cores())"
+        "from tfprune.machine import available_cores; print(available_cores())"
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)

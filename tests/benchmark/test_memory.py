@@ -1,10 +1,10 @@
-import networks
 import numpy as np
 import pytest
 
+from tests.support import networks
 from tfprune.benchmark import memory
 from tfprune.benchmark.memory import BASELINE, first_run
-from tfprune.runtime.file import write_file
+from tfprune.runtime.format.file import write_file
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 import importlib.util
 
-import networks
 import numpy as np
 import pytest
-import reference
 
+from tests.support import networks, reference
 from tfprune.benchmark.loaders import load
 from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input, Pool
 from tfprune.runtime.nonnegative import nonnegative_values

@@ -3,8 +3,8 @@ import io
 import json
 
 import pytest
-from canned import canned_record
 
+from tests.support.canned import canned_record
 from tfprune.benchmark.csv_table import to_csv
 from tfprune.benchmark.files import write_benchmark
 from tfprune.benchmark.plot import plot_benchmark

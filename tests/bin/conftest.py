@@ -7,10 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
-# For `small_experiments`, whose runs these tests share.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "experiments"))
-
-import small_experiments
+from tests.support import small_experiments
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -9,11 +9,11 @@ import types
 import keras
 import numpy as np
 import pytest
-from small_experiments import kernels_of
 
+from tests.support.small_experiments import kernels_of
 from tfprune.errors import UserError
 from tfprune.experiments.deployment import dense_ancestor, strip_round
-from tfprune.experiments.run_folder import RunFolder
+from tfprune.runs.folder import RunFolder
 
 
 @pytest.fixture(autouse=True, scope="module")

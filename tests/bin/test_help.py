@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.devices import Devices
+from tfprune.runs.config import ExperimentConfig
 
 TRAIN = [field.name for of in (ExperimentConfig, Devices) for field in dataclasses.fields(of)]
 RUN = ["experiment", "output_dir", "data_dir"]

@@ -5,8 +5,8 @@ import pathlib
 import types
 
 import pytest
-import small_experiments
 
+from tests.support import small_experiments
 from tfprune.bin import reproduce
 from tfprune.errors import UserError
 

@@ -1,9 +1,8 @@
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.support.canned import canned_record
 from tfprune.compare import read_runs
 from tfprune.compare.artifacts import (
     flag_value,
@@ -14,10 +13,6 @@ from tfprune.compare.artifacts import (
     read_machine,
 )
 from tfprune.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmark"))
-
-from canned import canned_record
 
 EXPORT = {
     "artifacts": {

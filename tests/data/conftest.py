@@ -1,5 +1,4 @@
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -7,9 +6,6 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 HERE = pathlib.Path(__file__).resolve().parent
-
-# For `import pillow_reference`, which the benchmark imports, too.
-sys.path.insert(0, str(HERE))
 
 
 def photograph(name, width, height):

@@ -1,10 +1,10 @@
 import collections
 
 import numpy as np
-import pillow_reference
 import pytest
 from PIL import Image
 
+from tests.support import pillow_reference
 from tfprune.data import datasets, policies
 from tfprune.data.autoaugment import DRAWS, AutoAugment
 

@@ -1,8 +1,8 @@
 import numpy as np
-import pillow_reference
 import pytest
 from PIL import Image
 
+from tests.support import pillow_reference
 from tfprune.data import policies
 from tfprune.data.operations import OPERATIONS, apply_operations
 

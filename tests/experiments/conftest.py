@@ -1,15 +1,10 @@
 import os
-import pathlib
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
-# For `small_experiments`, which tests/bin uses, too.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-
-import small_experiments
+from tests.support import small_experiments
 
 
 @pytest.fixture(scope="session")

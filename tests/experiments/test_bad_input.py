@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
-from small_experiments import Runs, no_training
 
+from tests.support.small_experiments import Runs, no_training
 from tfprune.errors import UserError
 from tfprune.experiments.run import run_experiment
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tfprune import sparsity
-from tfprune.experiments.batchnorm import recalibrate, reset_removed
+from tfprune.sparsity.batchnorm import recalibrate, reset_removed
 
 CLASSES = 3
 

@@ -14,8 +14,8 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import run_on_devices
 
+from tests.support import run_on_devices
 from tfprune.data import datasets
 from tfprune.errors import UserError
 from tfprune.experiments.devices import ONE_DEVICE, Devices

@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from small_experiments import FLAGS, state_of
-from test_resume import assert_same_rounds, left_over
 
-from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.run_folder import RunFolder
+from tests.support.interrupted_runs import assert_same_rounds, left_over
+from tests.support.small_experiments import FLAGS, state_of
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import RunFolder
 
-PROGRAM = pathlib.Path(__file__).with_name("kill_runs.py")
+PROGRAM = pathlib.Path(__file__).resolve().parents[1] / "support" / "kill_runs.py"
 KILLS = 20
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.levels import check_target, sparsity_levels, step_schedule
+from tfprune.runs.config import ExperimentConfig
 
 ITERATIVE = {"experiment": "e", "regime": "iterative", "rounds": 6}
 

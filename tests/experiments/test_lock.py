@@ -10,18 +10,18 @@ import sys
 
 import keras
 import pytest
-from small_experiments import no_training
-from test_resume import assert_same_rounds, left_over, train
 
+from tests.support.interrupted_runs import assert_same_rounds, left_over, train
+from tests.support.small_experiments import no_training
 from tfprune.errors import UserError
-from tfprune.experiments import lock
-from tfprune.experiments.lock import LOCK, OWNER, hold
 from tfprune.experiments.run import run_experiment
-from tfprune.experiments.run_folder import RunFolder, blame_disk
+from tfprune.runs import lock
+from tfprune.runs.folder import RunFolder, blame_disk
+from tfprune.runs.lock import LOCK, OWNER, hold
 
 HOLDER = """
 import pathlib, sys, time
-from tfprune.experiments.lock import hold
+from tfprune.runs.lock import hold
 with hold(pathlib.Path(sys.argv[1]), "--experiment=x"):
     print("held", flush=True)
     time.sleep(600)

@@ -8,12 +8,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from small_experiments import kernels_of, measured_accuracy_percent, state_of
-from test_resume import Interrupt, run_until, without_rounds
 
+from tests.support.interrupted_runs import Interrupt, run_until, without_rounds
+from tests.support.small_experiments import kernels_of, measured_accuracy_percent, state_of
 from tfprune import sparsity
 from tfprune.experiments.run import run_experiment
-from tfprune.experiments.run_folder import RunFolder
+from tfprune.runs.folder import RunFolder
 from tfprune.training.checkpoint import read_checkpoint
 
 FLAGS = {

@@ -8,8 +8,8 @@ import re
 import keras
 import numpy as np
 import pytest
-from small_experiments import Runs, kernels_of, no_training
-from test_resume import (
+
+from tests.support.interrupted_runs import (
     Interrupt,
     InterruptAtOnce,
     assert_same_rounds,
@@ -18,12 +18,12 @@ from test_resume import (
     run_until,
     without_rounds,
 )
-
+from tests.support.small_experiments import Runs, kernels_of, no_training
 from tfprune.compare.report import write_comparison
 from tfprune.errors import UserError
 from tfprune.experiments.levels import round_sparsity, step_schedules
 from tfprune.experiments.run import run_experiment
-from tfprune.experiments.run_folder import RunFolder
+from tfprune.runs.folder import RunFolder
 from tfprune.sparsity import UpdatePruningStep, pruned_layers
 from tfprune.sparsity.gradients import GradientMeter
 from tfprune.sparsity.masks import erk_sparsities

@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from small_experiments import kernels_of, measured_accuracy_percent, no_training
 
+from tests.support.small_experiments import kernels_of, measured_accuracy_percent, no_training
 from tfprune import sparsity
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.run import run_experiment
+from tfprune.runs.config import ExperimentConfig
 
 # The keys that every result has, for whatever reads them.
 RESULT_KEYS = set(

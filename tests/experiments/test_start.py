@@ -7,8 +7,8 @@ import pytest
 
 from tfprune import sparsity
 from tfprune.experiments.run import load_dataset
-from tfprune.experiments.run_folder import find_round
 from tfprune.experiments.start import build_network, build_start, masks_sparsity
+from tfprune.runs.folder import find_round
 
 
 def weights(model, name):

@@ -1,13 +1,13 @@
 """A study on run folders that a stand-in for `run_experiment` writes; tests/bin trains for real."""
 
 import pytest
-from study_runs import HARDWARE, configs, finish, result_of
 
+from tests.support.study_runs import HARDWARE, configs, finish, result_of
 from tfprune.errors import UserError
-from tfprune.experiments import study as study_module
-from tfprune.experiments.lock import hold
-from tfprune.experiments.study import Study
-from tfprune.experiments.study_plan import plan_runs
+from tfprune.experiments.study import run as study_module
+from tfprune.experiments.study.plan import plan_runs
+from tfprune.experiments.study.run import Study
+from tfprune.runs.lock import hold
 
 
 @pytest.fixture

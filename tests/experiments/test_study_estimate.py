@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from study_runs import configs, finish, interrupt
 
+from tests.support.study_runs import configs, finish, interrupt
 from tfprune.errors import UserError
-from tfprune.experiments.study_estimate import Speeds, read_speeds, total_text, what_computes
-from tfprune.experiments.study_state import read_state
+from tfprune.experiments.study.estimate import Speeds, read_speeds, total_text, what_computes
+from tfprune.experiments.study.state import read_state
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from study_runs import configs
 
+from tests.support.study_runs import configs
 from tfprune.errors import UserError
-from tfprune.experiments.run_folder import RunFolder
-from tfprune.experiments.study_plan import check_plan, label, parents, plan_runs, with_parents, with_seed
+from tfprune.experiments.study.plan import check_plan, label, parents, plan_runs, with_parents, with_seed
+from tfprune.runs.folder import RunFolder
 
 
 @pytest.fixture

@@ -4,14 +4,20 @@ import json
 
 import numpy as np
 import pytest
-from small_experiments import Runs, no_training, small_resnet18, state_of
-from test_resume import Interrupt, assert_same_rounds, loss_history, run_until, without_rounds
 
+from tests.support.interrupted_runs import (
+    Interrupt,
+    assert_same_rounds,
+    loss_history,
+    run_until,
+    without_rounds,
+)
+from tests.support.small_experiments import Runs, no_training, small_resnet18, state_of
 from tfprune.data import datasets
 from tfprune.errors import UserError
-from tfprune.experiments.batchnorm import AFTER_PRUNING
 from tfprune.experiments.run import run_experiment
-from tfprune.experiments.run_folder import RunFolder
+from tfprune.runs.folder import RunFolder
+from tfprune.sparsity.batchnorm import AFTER_PRUNING
 
 COSINE = {"lr_schedule": "cosine", "warmup_epochs": 0.5}
 TAUGHT = {

@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from small_experiments import kernels_of, measured_accuracy_percent
-from test_resume import Interrupted, assert_same_rounds, left_over, loss_history, without_rounds
 
+from tests.support.interrupted_runs import (
+    Interrupted,
+    assert_same_rounds,
+    left_over,
+    loss_history,
+    without_rounds,
+)
+from tests.support.small_experiments import kernels_of, measured_accuracy_percent
 from tfprune import sparsity
 from tfprune.errors import UserError
 from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.run import run_experiment
-from tfprune.experiments.run_folder import RunFolder
 from tfprune.models.resnet import build_resnet
+from tfprune.runs.folder import RunFolder
 from tfprune.sparsity import ConstantSparsity
 from tfprune.training.checkpoint import read_checkpoint
 from tfprune.training.fit import compile_for_training
@@ -30,7 +36,7 @@ ONCE = ConstantSparsity(0.75, begin_step=0, end_step=0, frequency=1)
 
 @functools.cache
 def engine():
-    from tfprune.experiments import tfmot_engine
+    from tfprune.experiments.tfmot import engine as tfmot_engine
 
     return tfmot_engine
 
@@ -307,8 +313,8 @@ def test_another_backend(runs, monkeypatch):
 
 def test_tfmot_is_not_installed(runs, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_model_optimization", None)
-    monkeypatch.delitem(sys.modules, "tfprune.experiments.tfmot_engine", raising=False)
-    monkeypatch.delattr("tfprune.experiments.tfmot_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "tfprune.experiments.tfmot.engine", raising=False)
+    monkeypatch.delattr("tfprune.experiments.tfmot.engine", raising=False)
     message = error_of(runs, **ONE_SHOT)
     assert message.startswith("--pruning_engine=tfmot: ")
     assert "tensorflow_model_optimization" in message

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from small_experiments import kernels_of, state_of
+
+from tests.support.small_experiments import kernels_of, state_of
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def shapes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def transferred(runs, shapes):
     # The module's own run: the small network must be there before its tests begin.
-    from small_experiments import small_resnet18
+    from tests.support.small_experiments import small_resnet18
 
     with small_resnet18():
         assert runs.one_shot.round(1).finished

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
+from tfprune.compiler.compile import compile_model
 from tfprune.export.artifacts import ARTIFACTS, convert_to_tflite, write_artifact, write_saved_model
 from tfprune.export.audit import audit_artifact
 from tfprune.export.deployable import deployable_copy
 from tfprune.export.rules import AuditError, compare_logits, logits_failure, zeros_failure
 from tfprune.export.runtimes import keras_logits
-from tfprune.export.sparse_compiler import compile_model
 from tfprune.export.stored_kernels import allowed_copies, stored_kernels
 
 BY_NAME = {artifact.name: artifact for artifact in ARTIFACTS}

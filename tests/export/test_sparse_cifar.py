@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from tfprune import runtime
+from tfprune.compiler.compile import compile_model
 from tfprune.data import datasets
-from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.deployment import strip_round
 from tfprune.experiments.run import run_experiment
-from tfprune.experiments.run_folder import RunFolder
 from tfprune.export.runtimes import keras_logits
-from tfprune.export.sparse_compiler import compile_model
 from tfprune.models import resnet
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import RunFolder
 
 FLAGS = {
     "dataset": "cifar10",

@@ -11,8 +11,8 @@ from tfprune.bin.flagfiles import experiment_from_flagfiles
 from tfprune.bin.flags import define_experiment_flags, experiment_from_flags
 from tfprune.compare.paper import paper_rows
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.paper_settings import PAPER_SETTINGS, paper_differences
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.paper import PAPER_SETTINGS, paper_differences
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "flags").glob("*.flags"))

@@ -13,7 +13,7 @@ from tfprune.bin.flagfiles import (
     profile_names,
 )
 from tfprune.errors import UserError
-from tfprune.experiments.study_plan import check_plan, plan_runs, with_parents
+from tfprune.experiments.study.plan import check_plan, plan_runs, with_parents
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "flags").glob("cifar*.flags"))

@@ -1,4 +1,3 @@
-import importlib.util
 import pathlib
 import sys
 
@@ -9,23 +8,13 @@ import pytest
 import safetensors.numpy
 import torch
 
+from tests.support.torch_resnet import randomized_resnet
 from tfprune.models import build_resnet, load_backbone
 
 # ImageNet's statistics, in pixels.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 RESNET18 = (2, 2, 2, 2)
-
-
-def _load_reference():
-    path = pathlib.Path(__file__).with_name("torch_resnet.py")
-    spec = importlib.util.spec_from_file_location("torch_resnet", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-randomized_resnet = _load_reference().randomized_resnet
 
 
 def tiny(**arguments):

@@ -5,15 +5,14 @@ import struct
 import subprocess
 import sys
 
-import damaged_files
 import numpy as np
 import pytest
-import reference
-from networks import random_images, random_kernel, random_network
 
-from tfprune.runtime import file as file_module
+from tests.support import damaged_files, reference
+from tests.support.networks import random_images, random_kernel, random_network
 from tfprune.runtime.errors import GraphError
-from tfprune.runtime.file import FILE_VERSION, read_file, write_file
+from tfprune.runtime.format import file as file_module
+from tfprune.runtime.format.file import FILE_VERSION, read_file, write_file
 from tfprune.runtime.graph import Conv, Flatten, Graph, Input
 from tfprune.runtime.sparse_array import SparseArray
 
@@ -237,7 +236,7 @@ def test_a_missing_file_is_just_that(path):
 def test_reading_imports_neither_keras_nor_tensorflow(path):
     write_file(random_network(np.random.default_rng(0)), path)
     program = (
-        "import sys; from tfprune.runtime.file import read_file; read_file(sys.argv[1]).shapes();"
+        "import sys; from tfprune.runtime.format.file import read_file; read_file(sys.argv[1]).shapes();"
         "print(sorted(sys.modules.keys() & {'keras', 'tensorflow', 'pickle', 'jax', 'torch'}))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

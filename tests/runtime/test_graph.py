@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from networks import random_network
 
+from tests.support.networks import random_network
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import (
     Activation,

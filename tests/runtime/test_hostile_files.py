@@ -10,15 +10,15 @@ import pathlib
 import resource
 import struct
 
-import damaged_files
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import random_network
 
+from tests.support import damaged_files
+from tests.support.networks import random_network
 from tfprune.runtime.errors import FileFormatError
-from tfprune.runtime.file import read_file, write_file
+from tfprune.runtime.format.file import read_file, write_file
 from tfprune.runtime.graph import Graph
 
 # Each example overwrites the one file.

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.runtime.errors import FileFormatError
-from tfprune.runtime.indices import decode_positions, encode_positions
+from tfprune.runtime.format.indices import decode_positions, encode_positions
 
 
 def encode(positions):

@@ -5,11 +5,11 @@ import struct
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from networks import random_network
 
+from tests.support.networks import random_network
 from tfprune.runtime import machine
 from tfprune.runtime.kernels import program
-from tfprune.runtime.lowering import make_plan
+from tfprune.runtime.plan.lowering import make_plan
 
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 ELF_MACHINES = {X86: 62, ARM: 183}

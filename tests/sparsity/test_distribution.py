@@ -1,6 +1,5 @@
 """Training on two devices or in two processes gives the masks, losses and weights of training on one."""
 
-import importlib.util
 import os
 import pathlib
 import socket
@@ -11,7 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-PROGRAM = pathlib.Path(__file__).with_name("distributed_training.py")
+from tests.support import distributed_training
+
+PROGRAM = pathlib.Path(distributed_training.__file__)
 HOW = {"tensorflow": ["mirrored"], "jax": ["two_devices", "two_processes"]}.get(keras.backend.backend(), [])
 RUNS = ["global", "rigl"]
 
@@ -48,12 +49,9 @@ def finish(processes):
 def on_one_device(tmp_path_factory):
     """Folder of the runs in this process, on one device."""
     folder = tmp_path_factory.mktemp("one")
-    spec = importlib.util.spec_from_file_location("distributed_training", PROGRAM)
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    assert list(program.RUNS) == RUNS
+    assert list(distributed_training.RUNS) == RUNS
     for run in RUNS:
-        program.train(run, folder / f"{run}_0.npz")
+        distributed_training.train(run, folder / f"{run}_0.npz")
     return folder
 
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from tfprune.files import remove_temporaries, replacing, write_json, write_text
 from tfprune.training import checkpoint as checkpoints
 from tfprune.training.checkpoint import (
     EpochCheckpoint,
@@ -15,7 +16,6 @@ from tfprune.training.checkpoint import (
     write_checkpoint,
     write_history,
 )
-from tfprune.training.files import remove_temporaries, replacing, write_json, write_text
 
 
 def make_model(value):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from tfprune.export.sizes import artifact_bytes, compressed_bytes, gzip_bytes
-from tfprune.processor import available_cores
+from tfprune.machine import available_cores
 
 ZSTD_LEVEL = 19
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfprune.benchmark.csv_table import to_csv
 from tfprune.benchmark.plot import plot_benchmark
-from tfprune.training.files import replacing, write_json, write_text
+from tfprune.files import replacing, write_json, write_text
 
 
 def write_benchmark(record: dict[str, Any], folder: str | Path, title: str) -> list[Path]:

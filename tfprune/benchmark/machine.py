@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from tfprune.processor import available_cores, processor_name
+from tfprune.machine import available_cores, processor_name
 
 _PACKAGES = (
     "tfprune",

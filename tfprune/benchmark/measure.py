@@ -27,8 +27,8 @@ from tfprune.benchmark.ratios import fastest, paired_speedup, summarize
 from tfprune.benchmark.report import setting_title
 from tfprune.benchmark.timing import Timings, describe_failure, time_rounds
 from tfprune.export.artifacts import ARTIFACTS
-from tfprune.processor import available_cores
-from tfprune.runtime.file import read_file
+from tfprune.machine import available_cores
+from tfprune.runtime.format.file import read_file
 from tfprune.runtime.graph import Graph
 
 

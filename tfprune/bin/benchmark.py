@@ -31,9 +31,9 @@ def main() -> None:
     from tfprune.data.pipeline import make_images
     from tfprune.experiments.deployment import strip_round
     from tfprune.experiments.evaluate import load_run_data
-    from tfprune.experiments.run_folder import find_round
     from tfprune.export.runtimes import keras_logits
     from tfprune.quiet import native_stderr_captured
+    from tfprune.runs.folder import find_round
 
     values = flags.FLAGS
     plan = Plan(
@@ -96,7 +96,7 @@ def parse_threads(texts: list[str]) -> tuple[int, ...]:
     Raises:
         UserError: Something else, or more than there are cores.
     """
-    from tfprune.processor import available_cores
+    from tfprune.machine import available_cores
 
     cores = available_cores()
     counts = [

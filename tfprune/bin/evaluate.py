@@ -17,7 +17,7 @@ def main() -> None:
     """Evaluates and prints."""
     from tfprune import sparsity
     from tfprune.experiments.evaluate import evaluate_round
-    from tfprune.experiments.run_folder import find_round
+    from tfprune.runs.folder import find_round
 
     values = flags.FLAGS
     run, found = find_round(values.output_dir, values.experiment, "experiment")

@@ -29,9 +29,9 @@ def main() -> None:
     from tfprune.data.pipeline import make_images
     from tfprune.experiments.deployment import dense_ancestor, strip_round
     from tfprune.experiments.evaluate import load_run_data
-    from tfprune.experiments.run_folder import find_round
     from tfprune.export.export import FORMATS, export_model
     from tfprune.export.report import format_audit
+    from tfprune.runs.folder import find_round
 
     values = flags.FLAGS
     unknown = sorted(set(values.formats) - set(FORMATS))

@@ -7,7 +7,7 @@ from absl import flags
 
 from tfprune.bin.flags import define_experiment_flags, experiment_from_flags
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
+from tfprune.runs.config import ExperimentConfig
 
 # Relative, as the flagfiles' own nesting is: paths in a flagfile resolve from the working directory.
 FLAGS_FOLDER = Path("flags")

@@ -7,9 +7,9 @@ from typing import Any
 from absl import flags
 
 from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-from tfprune.experiments import config as experiments
-from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.paper_settings import PAPER_SECTIONS
+from tfprune.runs import config as experiments
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.paper import PAPER_SECTIONS
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ExperimentConfig)}
 

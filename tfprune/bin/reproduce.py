@@ -21,8 +21,8 @@ from absl import flags
 from tfprune.bin.flagfiles import experiment_from_flagfiles, experiment_names, profile_flagfiles
 from tfprune.bin.main import run_main
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.study_plan import plan_runs, with_parents
+from tfprune.experiments.study.plan import plan_runs, with_parents
+from tfprune.runs.config import ExperimentConfig
 
 REFRESH_SECONDS = 30
 
@@ -33,7 +33,7 @@ _SET_HERE = {"output_dir": "output_dir", "data_dir": "data_dir", "seed": "seeds"
 def main() -> None:
     """Plans the study, then prints or runs it."""
     from tfprune.experiments.devices import Devices
-    from tfprune.experiments.study import Study
+    from tfprune.experiments.study.run import Study
 
     values = flags.FLAGS
     devices = Devices(data_parallel=values.data_parallel)

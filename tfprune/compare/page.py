@@ -19,9 +19,9 @@ from tfprune.compare.paper import BASELINE_ACCURACY_PERCENT
 from tfprune.compare.results import Run, list_experiments, read_runs
 from tfprune.compare.seeds import Experiment, add_dense_peers, group_seeds
 from tfprune.compare.table import compare, read_ancestors
-from tfprune.duration import duration
 from tfprune.errors import UserError
-from tfprune.training.files import write_text
+from tfprune.files import write_text
+from tfprune.text import duration
 
 _WHAT = (
     "Networks pruned by <strong>tfprune</strong>. “The paper” is “Pruning of neural networks for computer "

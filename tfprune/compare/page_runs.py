@@ -25,7 +25,7 @@ from tfprune.compare.page_layers import plot_curves, plot_latencies
 from tfprune.compare.page_marks import Mark
 from tfprune.compare.results import RoundResult, Run
 from tfprune.compare.seeds import Experiment
-from tfprune.duration import duration
+from tfprune.text import duration
 
 _NOT_RECORDED = '<span class="none">not recorded</span>'
 

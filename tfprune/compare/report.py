@@ -11,7 +11,7 @@ from tfprune.compare.render import to_markdown, to_text
 from tfprune.compare.results import read_runs
 from tfprune.compare.table import ComparisonRow, compare, read_ancestors
 from tfprune.errors import UserError
-from tfprune.training.files import replacing
+from tfprune.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)

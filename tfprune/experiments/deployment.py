@@ -9,7 +9,7 @@ from keras import ops
 
 from tfprune import sparsity
 from tfprune.errors import UserError
-from tfprune.experiments.run_folder import RoundFolder, RunFolder, find_round
+from tfprune.runs.folder import RoundFolder, RunFolder, find_round
 
 
 @dataclass(frozen=True)

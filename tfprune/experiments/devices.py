@@ -11,7 +11,7 @@ import keras
 
 from tfprune.data.datasets import Dataset
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
+from tfprune.runs.config import ExperimentConfig
 
 # How long a process that ends waits for the others to end too. One that fails alone thereby ends them all.
 _SHUTDOWN_SECONDS = 60

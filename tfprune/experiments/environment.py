@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
 from tfprune.quiet import native_stderr_captured
+from tfprune.runs.config import ExperimentConfig
 
 _POLICIES = {"none": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
 

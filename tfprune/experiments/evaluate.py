@@ -6,10 +6,10 @@ import keras
 
 from tfprune.data.datasets import Dataset
 from tfprune.data.pipeline import test_batches
-from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.run import load_dataset
-from tfprune.experiments.run_folder import RoundFolder, RunFolder
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import RoundFolder, RunFolder
 from tfprune.training.fit import accuracy_percent, compile_for_training
 
 

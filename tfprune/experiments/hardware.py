@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from tfprune.processor import available_cores, processor_name
+from tfprune.machine import available_cores, processor_name
 
 
 def hardware() -> dict[str, Any]:

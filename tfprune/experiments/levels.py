@@ -3,8 +3,8 @@
 from typing import Any
 
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.pruning_options import layer_targets
+from tfprune.experiments.pruning import layer_targets
+from tfprune.runs.config import ExperimentConfig
 from tfprune.sparsity import ConstantSparsity, GeometricDecay, PolynomialDecay, PruningSchedule
 
 

@@ -9,8 +9,8 @@ import keras
 import tfprune
 from tfprune import sparsity
 from tfprune.data.datasets import Dataset
-from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.paper_settings import paper_differences
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.paper import paper_differences
 from tfprune.training.callbacks import mean_data_wait_percent
 
 # Copied as they are.

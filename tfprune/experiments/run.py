@@ -9,14 +9,14 @@ import keras
 
 from tfprune.data import datasets
 from tfprune.errors import UserError, blame_flag
-from tfprune.experiments.config import ExperimentConfig
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.environment import check_engine, prepare_backend
-from tfprune.experiments.lock import hold
 from tfprune.experiments.rounds import Rounds
-from tfprune.experiments.run_folder import RunFolder, blame_disk, find_round
+from tfprune.files import remove_temporaries
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import RunFolder, blame_disk, find_round
+from tfprune.runs.lock import hold
 from tfprune.training.checkpoint import remove_checkpoint
-from tfprune.training.files import remove_temporaries
 
 Result = dict[str, Any]
 
@@ -126,5 +126,5 @@ def load_dataset(config: ExperimentConfig) -> datasets.Dataset:
 def _load_tfmot_engine() -> ModuleType:
     """Imports tfmot and tf-keras, which nothing else needs."""
     with blame_flag("pruning_engine", "tfmot"):
-        from tfprune.experiments import tfmot_engine
+        from tfprune.experiments.tfmot import engine as tfmot_engine
     return tfmot_engine

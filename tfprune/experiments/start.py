@@ -6,11 +6,11 @@ from keras import ops
 from tfprune import sparsity
 from tfprune.data.datasets import Dataset
 from tfprune.errors import UserError, blame_flag
-from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.pruning_options import selecting_flags, wrap
-from tfprune.experiments.run_folder import RoundFolder, RunFolder
+from tfprune.experiments.pruning import selecting_flags, wrap
 from tfprune.models.imagenet import load_backbone
 from tfprune.models.resnet import build_resnet
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import RoundFolder, RunFolder
 
 
 def build_network(config: ExperimentConfig, dataset: Dataset) -> keras.Model:

@@ -4,8 +4,8 @@ import keras
 
 from tfprune import sparsity
 from tfprune.errors import UserError
-from tfprune.experiments.config import ExperimentConfig
-from tfprune.experiments.run_folder import find_round
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import find_round
 from tfprune.training.distillation import DistilledModel
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tfprune.compiler.paths import choose_paths
 from tfprune.export.deployable import weights_by_name
-from tfprune.export.sparse_paths import choose_paths
 from tfprune.runtime import Graph, write_file
 
 FORMATS = ("keras", "saved_model", "tflite", "sparse")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.compiler.compile import compile_model
 from tfprune.export.artifacts import (
     ARTIFACTS,
     FORMATS,
@@ -24,10 +25,9 @@ from tfprune.export.audit import audit_artifact, weights_bytes
 from tfprune.export.deployable import deployable_copy, masked_kernels
 from tfprune.export.rules import AuditError
 from tfprune.export.runtimes import keras_logits
-from tfprune.export.sparse_compiler import compile_model
+from tfprune.files import write_json
 from tfprune.quiet import native_stderr_captured
 from tfprune.runtime import Graph
-from tfprune.training.files import write_json
 
 AUDIT_FILE = "export.json"
 FAILED_AUDIT_FILE = "export_failed.json"

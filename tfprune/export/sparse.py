@@ -4,8 +4,8 @@ import os
 
 import keras
 
-from tfprune.export.sparse_compiler import compile_model
-from tfprune.export.sparse_paths import choose_paths
+from tfprune.compiler.compile import compile_model
+from tfprune.compiler.paths import choose_paths
 from tfprune.runtime import write_file
 
 

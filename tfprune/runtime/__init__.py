@@ -1,7 +1,7 @@
 """Runs pruned networks fast: a small runtime for `model.tfprune` files, without TensorFlow or Keras."""
 
 from tfprune.runtime.errors import FileFormatError, GraphError
-from tfprune.runtime.file import read_file, write_file
+from tfprune.runtime.format.file import read_file, write_file
 from tfprune.runtime.graph import Graph
 from tfprune.runtime.model import Model, load
 

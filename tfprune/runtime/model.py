@@ -11,15 +11,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from tfprune.runtime import machine
-from tfprune.runtime.arena import aligned_zeros
 from tfprune.runtime.errors import FileFormatError, GraphError
-from tfprune.runtime.file import read_file
+from tfprune.runtime.format.file import read_file
 from tfprune.runtime.graph import Graph
 from tfprune.runtime.kernels import activations, program
 from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8
 from tfprune.runtime.kernels.program import COUNTER_WORDS
-from tfprune.runtime.lowering import make_plan
-from tfprune.runtime.plan import Step
+from tfprune.runtime.plan.arena import aligned_zeros
+from tfprune.runtime.plan.lowering import make_plan
+from tfprune.runtime.plan.plan import Step
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)

@@ -1,12 +1,12 @@
 """Pruning for any Keras 3 model, with the names of `tfmot.sparsity.keras`."""
 
+from tfprune.network.kinds import PrunableLayer
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.at_once import prune_to
 from tfprune.sparsity.callbacks import UpdatePruningStep
 from tfprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, strip_pruning
 from tfprune.sparsity.pruner import Pruner
-from tfprune.sparsity.registry import PrunableLayer
 from tfprune.sparsity.regrowth import SET, Regrowth, RigL
 from tfprune.sparsity.schedules import (
     ConstantSparsity,

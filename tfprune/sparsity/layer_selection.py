@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfprune.sparsity import registry
+from tfprune.network import kinds as registry
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 Selection = str | type | tuple[type, ...] | Callable[[keras.layers.Layer], bool] | None

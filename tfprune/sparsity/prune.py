@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfprune.network.rebuild import rebuild
 from tfprune.sparsity.apply import apply_masks, pruned_layers
 from tfprune.sparsity.layer_selection import (
     Selection,
@@ -15,7 +16,6 @@ from tfprune.sparsity.layer_selection import (
     prunable_layers,
     selector,
 )
-from tfprune.sparsity.rebuild import rebuild
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.scores import Score
 from tfprune.sparsity.wrapper import DEFAULT_SCHEDULE, PruneLowMagnitude

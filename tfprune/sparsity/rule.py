@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
+from tfprune.network.kinds import Prunable
 from tfprune.sparsity import scores
 from tfprune.sparsity.masks import check_scope
 from tfprune.sparsity.patterns import GRANULARITIES, POOLING_TYPES, WEIGHTS, Blocks, Channels, MOfN, Pattern
-from tfprune.sparsity.registry import Prunable
 from tfprune.sparsity.regrowth import Regrowth
 from tfprune.sparsity.schedules import ConstantSparsity, adopt
 from tfprune.sparsity.scores import Score

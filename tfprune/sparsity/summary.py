@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfprune.sparsity import registry
+from tfprune.network import kinds as registry
+from tfprune.network.macs import kernel_uses, total
 from tfprune.sparsity.apply import pruned_layers
-from tfprune.sparsity.macs import kernel_uses, total
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 _HEADER = ("layer", "variable", "shape", "parameters", "nonzeros", "sparsity", "MACs", "sparse MACs")
@@ -170,7 +170,7 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
     MACs are for one example, with kernels alone: `macs` if nothing is skipped, `sparse_macs` if every zero
     were. Biases, normalisation and products without a kernel (attention's of queries and keys) are not
     counted. Where they depend on a size that is unknown, such as an image size or a number of time steps
-    of None, MACs are None, and `-` in the tables; `tfprune.sparsity.macs.kernel_uses` has the details.
+    of None, MACs are None, and `-` in the tables; `tfprune.network.macs.kernel_uses` has the details.
 
     Args:
         model: A built model or layer.

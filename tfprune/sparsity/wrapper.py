@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfprune.sparsity import registry
+from tfprune.network import kinds as registry
 from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.schedules import ConstantSparsity

@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from tfprune.training.batch_norm import batch_norm_synchronized
-from tfprune.training.files import discarding, replacing, write_json, write_text
+from tfprune.files import discarding, replacing, write_json, write_text
+from tfprune.network.batch_norm import batch_norm_synchronized
 
 _STATE = "checkpoint.json"
 

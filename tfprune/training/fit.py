@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfprune.training.batch_norm import batch_norm_synchronized, over_replicas
+from tfprune.network.batch_norm import batch_norm_synchronized, over_replicas
 from tfprune.training.callbacks import (
     DeviceCallbackList,
     EpochTensorBoard,

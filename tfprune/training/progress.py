@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfprune.duration import duration
+from tfprune.text import duration
 
 _SECONDS_BETWEEN_LINES = 0.5
 # What a narrow terminal does without, the first first.

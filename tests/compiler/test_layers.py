@@ -1,0 +1,233 @@
+"""Each kind of layer: what it becomes, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tests.support.compiled_models import assert_same, kinds, randomise
+from tfprune.compiler.compile import compile_model
+from tfprune.runtime.graph import ACTIVATIONS
+
+
+def model_of(*chain, size=(9, 12), channels=4, head=True):
+    """A model of the layers (or functions of a tensor) one after the other, then a flattening and a head."""
+    image = x = keras.Input((*size, channels), name="image")
+    for layer in chain:
+        x = layer(x)
+    if head:
+        x = layers.Dense(3, name="head")(layers.Flatten()(x))
+    return keras.Model(image, x)
+
+
+def compile_and_compare(model):
+    graph = compile_model(randomise(model))
+    assert_same(model, graph, low=-2, high=2)
+    return graph
+
+
+CONVOLUTIONS = {
+    "same": lambda: layers.Conv2D(5, 3, padding="same"),
+    "strided same": lambda: layers.Conv2D(5, (3, 2), strides=(2, 3), padding="same"),
+    "even same": lambda: layers.Conv2D(5, 4, strides=2, padding="same", use_bias=False),
+    "valid": lambda: layers.Conv2D(5, (2, 5), strides=(3, 1)),
+    "dilated same": lambda: layers.Conv2D(5, 3, dilation_rate=(2, 3), padding="same"),
+    "dilated valid": lambda: layers.Conv2D(5, 3, dilation_rate=2),
+    "grouped": lambda: layers.Conv2D(6, 3, groups=2, padding="same"),
+    "wide stride": lambda: layers.Conv2D(5, 1, strides=4, padding="same"),
+    "depthwise": lambda: layers.DepthwiseConv2D(3, padding="same"),
+    "depthwise strided": lambda: layers.DepthwiseConv2D(3, strides=2, padding="same", use_bias=False),
+    "depthwise multiplied": lambda: layers.DepthwiseConv2D(3, depth_multiplier=3, activation="relu"),
+    "separable": lambda: layers.SeparableConv2D(5, 3, padding="same", depth_multiplier=2, activation="tanh"),
+    "separable strided": lambda: layers.SeparableConv2D(5, 3, strides=2, padding="same", use_bias=False),
+    "dense on images": lambda: layers.Dense(5, activation="relu"),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions(kind):
+    """Each with a BatchNorm behind it, which goes into it where no activation is between."""
+    layer = CONVOLUTIONS[kind]()
+    graph = compile_and_compare(model_of(layer, layers.BatchNormalization()))
+    activated = layer.activation is not keras.activations.linear
+    assert kinds(graph)["Conv"] == 2 + activated + (type(layer) is layers.SeparableConv2D)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 11)])
+@pytest.mark.parametrize("pool", [layers.MaxPooling2D, layers.AveragePooling2D])
+def test_pools(pool, size):
+    for arguments in ({"padding": "same"}, {}, {"strides": 1, "padding": "same"}, {"strides": (3, 2)}):
+        graph = compile_and_compare(model_of(pool((3, 2), **arguments), size=size))
+        assert not graph.nodes[1].padding_counts
+
+
+@pytest.mark.parametrize("keepdims", [True, False])
+@pytest.mark.parametrize("pool", [layers.GlobalMaxPooling2D, layers.GlobalAveragePooling2D])
+def test_global_pools(pool, keepdims):
+    graph = compile_and_compare(model_of(pool(keepdims=keepdims)))
+    assert kinds(graph) == {"Input": 1, "GlobalPool": 1, "Conv": 1}
+
+
+PADDING = ((1, 0), (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("chain", "kinds_wanted"),
+    [
+        ([layers.Conv2D(5, 3, strides=2)], {"Conv": 2}),
+        ([layers.Conv2D(5, 3, padding="same")], {"Conv": 2}),
+        ([layers.DepthwiseConv2D(3)], {"Conv": 2}),
+        ([layers.ZeroPadding2D(2), layers.Conv2D(5, 3)], {"Conv": 2}),
+        ([layers.BatchNormalization(), layers.Conv2D(5, 3)], {"Conv": 3}),
+        ([layers.MaxPooling2D(3)], {"Conv": 1, "Pool": 1}),
+        ([layers.AveragePooling2D(3, strides=2)], {"Conv": 1, "Pool": 1}),
+        # Zeros that count and a padding that does not: the zeros become a convolution.
+        ([layers.AveragePooling2D(3, strides=2, padding="same")], {"Conv": 2, "Pool": 1}),
+        ([layers.MaxPooling2D(2)], {"Conv": 2, "Pool": 1}),  # More zeros than the window has columns.
+        ([layers.ReLU()], {"Conv": 2, "Activation": 1}),
+        ([], {"Conv": 2}),
+    ],
+    ids=str,
+)
+def test_zero_padding(chain, kinds_wanted):
+    chain = [layer.from_config(layer.get_config()) for layer in chain]
+    graph = compile_and_compare(model_of(layers.ZeroPadding2D(PADDING), *chain))
+    assert kinds(graph) == {"Input": 1, "Flatten": 1, **kinds_wanted}
+
+
+def test_padding_used_twice_goes_into_both():
+    def block(x):
+        x = layers.ZeroPadding2D(1)(x)
+        return layers.Concatenate()([layers.MaxPooling2D(3, 2)(x), layers.Conv2D(3, 3, strides=2)(x)])
+
+    graph = compile_and_compare(model_of(block))
+    assert kinds(graph) == {"Input": 1, "Pool": 1, "Concatenate": 1, "Flatten": 1, "Conv": 2}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation):
+    """In a layer, as a layer after a convolution, and alone."""
+    head = layers.Dense(5, activation=activation)
+    layer = layers.Activation(activation)
+    if activation == "softmax":
+        compile_and_compare(model_of(layers.Flatten(), head, layers.Softmax(), head=False))
+        return
+    conv = layers.Conv2D(5, 3)
+    graph = compile_and_compare(model_of(conv, layer, layers.MaxPooling2D(), layer, layers.Flatten(), head))
+    assert graph.nodes[1].activation == activation
+    assert kinds(graph)["Activation"] == (activation != "linear")
+
+
+@pytest.mark.parametrize(
+    ("layer", "activation"),
+    [
+        (layers.ReLU(), "relu"),
+        (layers.ReLU(6), "relu6"),
+        (layers.ReLU(negative_slope=0.2), "leaky_relu"),
+        (layers.LeakyReLU(negative_slope=0.2), "leaky_relu"),
+        (layers.ELU(), "elu"),
+        (layers.Activation(layers.ReLU(6.0)), "relu6"),
+        (keras.activations.relu, "relu"),
+        (keras.activations.gelu, "gelu"),
+        (ops.silu, "silu"),
+        (ops.tanh, "tanh"),
+        (ops.leaky_relu, "leaky_relu"),
+        (lambda x: layers.ReLU(6)(x + 3) * (1 / 6), "hard_sigmoid"),
+    ],
+)
+def test_activation_layers_and_operations(layer, activation):
+    graph = compile_and_compare(model_of(layers.Conv2D(5, 3), layer))
+    assert graph.nodes[1].activation == activation
+    assert kinds(graph) == {"Input": 1, "Conv": 2, "Flatten": 1}
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [layers.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[4.0, 3.0, 2.0, 1.0])],
+        [layers.Normalization(mean=2.0, variance=4.0, invert=True)],
+        [layers.Normalization(axis=None, mean=2.0, variance=4.0)],
+        [layers.Rescaling([0.1, 0.2, 0.3, 0.4], offset=1.0), layers.BatchNormalization()],
+        [lambda x: 2.0 - (x / 3.0 - 1.0) * np.float32([1.0, 2.0, 3.0, 4.0])],
+        [layers.GaussianNoise(0.1), layers.Rescaling(0.5), layers.Dropout(0.1), layers.Identity()],
+    ],
+)
+def test_normalization_goes_into_the_input(chain):
+    graph = compile_and_compare(model_of(*chain))
+    assert kinds(graph) == {"Input": 1, "Flatten": 1, "Conv": 1}
+
+
+def test_normalization_elsewhere_is_a_depthwise_convolution():
+    graph = compile_and_compare(model_of(layers.MaxPooling2D(), layers.Rescaling(2.0, 1.0), layers.ReLU()))
+    assert kinds(graph) == {"Input": 1, "Pool": 1, "Conv": 2, "Flatten": 1}
+    assert graph.nodes[2].groups == 4 and graph.nodes[2].activation == "relu"
+
+
+def test_batch_norm_of_a_value_that_is_used_twice():
+    def block(x):
+        y = layers.Conv2D(4, 3)(x)
+        return layers.Concatenate()([y, layers.BatchNormalization()(y)])
+
+    assert kinds(compile_and_compare(model_of(block)))["Conv"] == 3
+
+
+def residual(*branches, add=None):
+    def block(x):
+        inputs = [branch(x) for branch in branches]
+        return layers.ReLU()((add or layers.Add())(inputs))
+
+    return block
+
+
+@pytest.mark.parametrize(
+    ("block", "wanted"),
+    [
+        (residual(layers.Conv2D(4, 3, padding="same"), lambda x: x), {"Conv": 2}),
+        (
+            residual(lambda x: x, layers.Conv2D(4, 1), layers.MaxPooling2D(1)),
+            {"Conv": 2, "Add": 1, "Pool": 1},
+        ),
+        (residual(lambda x: x, lambda x: x), {"Conv": 1, "Add": 1}),
+        (residual(layers.Conv2D(4, 1, activation="relu"), lambda x: x), {"Conv": 2, "Add": 1}),
+        (residual(layers.Conv2D(4, 1), lambda x: x, add=lambda xs: xs[0] + xs[1]), {"Conv": 2}),
+        (residual(layers.Conv2D(4, 1), layers.ZeroPadding2D(0)), {"Conv": 2}),
+    ],
+)
+def test_sums(block, wanted):
+    graph = compile_and_compare(model_of(block))
+    assert kinds(graph) == {"Input": 1, "Flatten": 1, **wanted}
+
+
+def test_a_convolution_added_to_itself_stays():
+    def block(x):
+        y = layers.Conv2D(4, 1)(x)
+        return layers.Add()([y, y])
+
+    assert kinds(compile_and_compare(model_of(block)))["Add"] == 1
+
+
+def test_products():
+    def block(x):
+        factor = layers.Dense(4, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
+        y = layers.Multiply()([factor, x, layers.ReLU()(x)])  # A vector times images.
+        return y * layers.Reshape((1, 1, 4))(factor)
+
+    assert kinds(compile_and_compare(model_of(block)))["Multiply"] == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 1, -1), (4,), (-1,)])
+def test_reshape_of_a_vector_is_nothing(shape):
+    graph = compile_and_compare(model_of(layers.GlobalMaxPooling2D(), layers.Reshape(shape)))
+    assert kinds(graph) == {"Input": 1, "GlobalPool": 1, "Conv": 1}
+
+
+def test_reshape_to_a_vector_flattens():
+    graph = compile_and_compare(model_of(layers.Reshape((-1,)), layers.Dense(4), head=False))
+    assert kinds(graph) == {"Input": 1, "Flatten": 1, "Conv": 1}
+
+
+def test_uint8_images_are_padded_before_they_are_normalized():
+    image = keras.Input((8, 8, 3), dtype="uint8")
+    x = layers.Normalization(mean=100.0, variance=900.0)(layers.ZeroPadding2D(1)(image))
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(layers.Conv2D(4, 3)(x))))
+    assert_same(model, compile_model(randomise(model)))

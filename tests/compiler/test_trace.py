@@ -1,0 +1,238 @@
+"""Nested and shared models, and each model and layer that the compiler refuses."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tests.support.compiled_models import assert_same, kinds, randomise
+from tfprune.compiler.compile import compile_model
+from tfprune.errors import UserError
+from tfprune.sparsity import prune_low_magnitude, strip_pruning
+
+
+def block(name, filters=4, size=(None, None)):
+    x = image = keras.Input((*size, filters), name=f"{name}_input")
+    x = layers.BatchNormalization()(layers.Conv2D(filters, 3, padding="same", name="conv")(x))
+    return keras.Model(image, layers.ReLU()(layers.Add()([x, image])), name=name)
+
+
+def test_nested_models_are_taken_apart():
+    """A functional model of open size, inside a Sequential one, called twice."""
+    inner = block("inner")
+    middle = keras.Sequential([layers.Conv2D(4, 1, name="first"), inner, inner], name="middle")
+    image = keras.Input((8, 10, 3), name="image")
+    x = layers.GlobalMaxPooling2D()(middle(image, training=False))
+    model = keras.Model(image, layers.Dense(3, name="head")(x))
+    graph = compile_model(randomise(model))
+    names = [node.name for node in graph.nodes]
+    assert names[:4] == ["image", "middle/first", "middle/inner/conv", "middle/inner/conv"]
+    assert kinds(graph) == {"Input": 1, "Conv": 4, "GlobalPool": 1}
+    assert_same(model, graph, low=-2, high=2)
+
+
+def test_a_shared_layer_is_two_nodes():
+    image = keras.Input((8, 8, 4), name="image")
+    conv, norm = layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization()
+    x = layers.Flatten()(norm(conv(layers.ReLU()(norm(conv(image))))))
+    model = keras.Model(image, layers.Dense(3)(x))
+    graph = compile_model(randomise(model))
+    assert kinds(graph) == {"Input": 1, "Conv": 3, "Flatten": 1}
+    assert graph.nodes[1].activation == "relu" and graph.nodes[2].activation == "linear"
+    assert_same(model, graph, low=-2, high=2)
+
+
+def test_a_nested_model_with_several_inputs_and_outputs():
+    a, b = keras.Input((6, 6, 2)), keras.Input((6, 6, 3))
+    unused = layers.Conv2D(2, 3)(a)
+    inner = keras.Model([a, b], [layers.Concatenate()([b, a]), unused, layers.ReLU()(b)], name="inner")
+    image = keras.Input((6, 6, 3), name="image")
+    joined, _, positive = inner([layers.Conv2D(2, 1)(image), image])
+    x = layers.Concatenate()([joined, positive])
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    graph = compile_model(randomise(model))
+    assert "inner/conv2d" not in [node.name for node in graph.nodes[2:]]
+    assert kinds(graph) == {"Input": 1, "Conv": 2, "Concatenate": 2, "Activation": 1, "Flatten": 1}
+    assert_same(model, graph, low=-2, high=2)
+
+
+def test_a_part_of_a_model():
+    """Its first tensor is no `Input` of the user's."""
+    chain = [layers.Conv2D(4, 3, name="conv"), layers.ReLU(), layers.Conv2D(2, 3), layers.Flatten()]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *chain])
+    part = keras.Model(model.get_layer("conv").output, model.outputs[0])
+    assert_same(randomise(part), compile_model(part), low=-2, high=2)
+
+
+def test_a_nested_model_casts_pixels():
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.MaxPooling2D()])
+    image = keras.Input((8, 8, 3), dtype="uint8")
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(inner(layers.Dropout(0.5)(image)))))
+    assert_same(randomise(model), compile_model(model))
+
+
+@pytest.mark.parametrize("rescale", [lambda x: x * 0.1 - 4, lambda x: x / 20, lambda x: 4.0 - x])
+def test_arithmetic_that_makes_pixels_floats(rescale):
+    image = keras.Input((8, 8, 3), dtype="uint8")
+    x = layers.Conv2D(4, 3)(rescale(layers.ZeroPadding2D(1)(image)))
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    assert_same(randomise(model), compile_model(model))
+
+
+def test_a_stripped_model_compiles():
+    model = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(4, 3), layers.GlobalMaxPooling2D()])
+    wrapped = prune_low_magnitude(model)
+    with pytest.raises(UserError, match="'prune_low_magnitude_conv.*wrapped for pruning.*strip_pruning"):
+        compile_model(wrapped)
+    stripped = strip_pruning(wrapped)
+    assert_same(stripped, compile_model(stripped), low=-2, high=2)
+
+
+class Doubled(layers.Conv2D):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__(name="subclassed")
+        self.conv = layers.Conv2D(4, 3)
+
+    def call(self, inputs):
+        return self.conv(inputs)
+
+
+class OwnCall(keras.Model):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+def two_ranks(x):
+    return layers.GlobalMaxPooling2D()(x) + x
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            layers.UpSampling2D(name="up"),
+            r"layer 'up' \(UpSampling2D\).*it runs Activation, .*Leave 'sparse'",
+        ),
+        (layers.Conv2DTranspose(4, 3, name="up"), r"'up' \(Conv2DTranspose\)"),
+        (layers.LayerNormalization(), "LayerNormalization"),
+        (layers.PReLU(), "PReLU"),
+        (layers.Lambda(lambda x: 2 * x, output_shape=(8, 8, 4)), "Lambda"),
+        (Doubled(4, 3, name="twice"), r"'twice' \(Doubled\)"),
+        (Subclassed(), r"'subclassed' \(Subclassed\)"),
+        (lambda x: ops.clip(x, 0, 1), "Clip"),
+        (lambda x: layers.Subtract()([x, x]), "Subtract"),
+        (lambda x: x - layers.ReLU()(x), "one operand must be a constant"),
+        (lambda x: 1 / x, "a constant divided"),
+        (lambda x: x + np.ones((8, 1), np.float32), "each channel as a whole"),
+        (lambda x: x + np.ones((8, 8, 1), np.float32), "each channel as a whole"),
+        (two_ranks, "same number of axes"),
+        (layers.ReLU(4), "`max_value` must be None or 6. Received: max_value=4"),
+        (layers.ReLU(6, negative_slope=0.2), "`negative_slope` must be 0. Received: negative_slope=0.2"),
+        (layers.ReLU(negative_slope=0.1), "must be 0 or 0.2. Received: negative_slope=0.1"),
+        (layers.ReLU(threshold=1.0), "`threshold`"),
+        (layers.LeakyReLU(), "`negative_slope` must be 0.2. Received: negative_slope=0.3"),
+        (layers.ELU(0.5), "`alpha` must be 1"),
+        (lambda x: keras.activations.gelu(x, approximate=True), "approximate"),
+        (layers.Activation("selu"), "`activation` must be one of linear, .* Received: selu"),
+        (layers.Conv2D(4, 3, activation="mish"), r"\(Conv2D\).*Received: mish"),
+        (layers.Conv2D(4, 3, activation=lambda x: x), "Received: <lambda>"),
+        (layers.Softmax(), "softmax is for vectors"),
+        (layers.Softmax(axis=1), "`axis` must be the last one"),
+        (layers.BatchNormalization(axis=1), "`axis` must be the last one"),
+        (lambda x: layers.Concatenate(axis=1)([x, x]), "`axis` must be the last one"),
+        (layers.Normalization(axis=(1, 3)), "each channel as a whole"),
+        (layers.Reshape((4, 8, 8)), r"\(1, 1, channels\) of one"),
+        (layers.Reshape((64, 4)), "2 or 4 axes"),
+        (lambda x: layers.Add()([x, layers.GlobalMaxPooling2D(keepdims=True)(x)]), "inputs of one shape"),
+        (lambda x: layers.Multiply()([x, layers.Conv2D(1, 1)(x)]), "one factor a channel"),
+        (layers.MaxPooling2D(data_format="channels_first"), "channels_last"),
+        (lambda x: layers.BatchNormalization(name="bn")(x, training=True), "'bn'.*training=True"),
+    ],
+)
+def test_refused_layers(layer, message):
+    image = keras.Input((8, 8, 4))
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(layer(image))))
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        compile_model(model)
+
+
+def flat_model(image, x=None):
+    return keras.Model(image, layers.Dense(3)(layers.GlobalMaxPooling2D()(image if x is None else x)))
+
+
+def two_inputs():
+    inputs = [keras.Input((8, 8, 3)), keras.Input((8, 8, 3))]
+    return keras.Model(inputs, layers.GlobalMaxPooling2D()(layers.Add()(inputs)))
+
+
+def two_outputs():
+    image = keras.Input((8, 8, 3))
+    return keras.Model(image, [layers.GlobalMaxPooling2D()(image), layers.Flatten()(image)])
+
+
+def doubled_pixels(double):
+    image = keras.Input((8, 8, 3), dtype="uint8")
+    return flat_model(image, double(layers.ZeroPadding2D(1)(image)))
+
+
+def casting_model():
+    inner_image = keras.Input((4, 4, 3), dtype="uint8")
+    inner = keras.Model(inner_image, layers.Rescaling(2.0)(inner_image), name="inner")
+    image = keras.Input((4, 4, 3))
+    return flat_model(image, inner(image))
+
+
+def quantized_model():
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(3)])
+    model.quantize("int8")
+    return model
+
+
+def infinite_model():
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(3, name="head")])
+    model.get_layer("head").bias.assign([1.0, np.nan, 2.0])
+    return model
+
+
+def overflowing_model():
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(3, name="head")])
+    model.add(layers.Rescaling(1e30))
+    model.get_layer("head").bias.assign([1.0, 1e30, 2.0])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (two_inputs, "one input and one output. Received: 2 inputs"),
+        (two_outputs, "one output. Received: 1 inputs, 2 outputs"),
+        (lambda: flat_model(keras.Input((None, 8, 3))), "fixed size. Received: .None, None, 8, 3"),
+        (lambda: keras.Sequential([keras.Input((8,)), layers.Dense(3)]), "images"),
+        (lambda: keras.Sequential([layers.Dense(3)], name="open"), "model 'open'.*built"),
+        (
+            lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Dense(3)]),
+            r"output must be \[n, classes\]",
+        ),
+        (lambda: flat_model(keras.Input((8, 8, 3), dtype="int32")), "uint8 or float32. Received: int32"),
+        (lambda: flat_model(keras.Input((8, 8, 3), dtype="uint8")), "floating-point numbers: rescale"),
+        (Subclassed, "model 'subclassed'.*Received: Subclassed"),
+        (
+            lambda: OwnCall(*(lambda x: (x, layers.Flatten()(x)))(keras.Input((4, 4, 3)))),
+            "`call` of their own",
+        ),
+        (lambda: doubled_pixels(lambda x: x * 2), "floating-point numbers: rescale"),
+        (lambda: doubled_pixels(lambda x: layers.Add()([x, x])), "floating-point numbers: rescale"),
+        (casting_model, "'inner'.*casts its input to uint8"),
+        (quantized_model, "quantized to int8"),
+        (infinite_model, "'head'.*`bias` must be finite"),
+        (overflowing_model, "'head'.*`bias` must be finite"),
+    ],
+)
+def test_refused_models(build, message):
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        compile_model(build())

@@ -1,0 +1,101 @@
+"""Stops runs half-way and compares them with runs that nothing stopped."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests.support.small_experiments import state_of
+from tfprune.experiments import rounds
+from tfprune.experiments.run import run_experiment
+from tfprune.runs.folder import RunFolder
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPT = pathlib.Path(__file__).with_name("train_small.py")
+TIMINGS = ("train_seconds", "images_per_second", "data_wait_percent")
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+class Interrupt(keras.callbacks.Callback):
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.stop_at = (epoch - 1, step - 1)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.stop_at:
+            raise Interrupted
+
+
+def run_until(config, number, callback):
+    """Runs an experiment until the callback interrupts it in a round."""
+    fit = rounds.fit
+
+    def interrupted_fit(model, settings, *, folder, callbacks, **arguments):
+        if folder.name == f"round_{number:02d}":
+            callbacks = [*callbacks, callback]
+        return fit(model, settings, folder=folder, callbacks=callbacks, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "fit", interrupted_fit)
+        with pytest.raises(Interrupted):
+            run_experiment(config, log=lambda line: None)
+
+
+def without_rounds(runs, uninterrupted, name, first):
+    """Copies a run as it was before its round `first`; returns the copy's config."""
+    config = runs.copy(uninterrupted, name)
+    for number in range(first, config.last_round + 1):
+        shutil.rmtree(RunFolder(config.folder).round(number).path)
+    return config
+
+
+def assert_same_rounds(run, uninterrupted, numbers):
+    for number in numbers:
+        ours, theirs = state_of(run.round(number)), state_of(uninterrupted.round(number))
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert np.array_equal(ours[name], value), (number, name)
+        ours, theirs = run.round(number).read_result(), uninterrupted.round(number).read_result()
+        for timing in ("experiment", *TIMINGS, "seconds"):
+            del ours[timing], theirs[timing]
+        assert ours == theirs
+
+
+def loss_history(round_folder):
+    lines = (round_folder.path / "history.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    untimed = [i for i, name in enumerate(names) if name not in TIMINGS]
+    return [[line.split(",")[i] for i in untimed] for line in lines]
+
+
+def left_over(run):
+    return [path for path in run.path.rglob("*") if "checkpoint" in path.name]
+
+
+class InterruptAtOnce(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        raise Interrupted
+
+
+def train(config, preexec_fn=None, **environment):
+    command = [sys.executable, str(SCRIPT), *config.to_flags().splitlines()]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        cwd=ROOT,
+        preexec_fn=preexec_fn,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

@@ -1,0 +1,97 @@
+"""Compiles a Keras model for the sparse runtime."""
+
+import keras
+import numpy as np
+
+from tfprune.compiler.draft import Draft, Value
+from tfprune.compiler.fold import fold
+from tfprune.compiler.trace import functional_graph, trace
+from tfprune.errors import UserError
+from tfprune.runtime.errors import GraphError
+from tfprune.runtime.graph import Graph, Input
+
+
+def compile_model(model: keras.Model) -> Graph:
+    """Makes the graph that the sparse runtime runs of a Keras model at inference.
+
+    BatchNorm goes into the convolution before it, activations and residual sums into the convolution
+    or the sum that they follow, zero padding into the convolution or the pool after it, and what
+    normalizes the image into the input. What cannot go there becomes a depthwise 1x1 convolution. Folding
+    is done in float64 and rounded once; a weight of 0 stays 0. The graph computes in float32, whatever
+    the precision of the model's layers. Random layers, such as `Dropout`, are left out.
+
+    Reads only configurations and weights, so that it works on every backend.
+
+    Example:
+
+    ```python
+    graph = compile_model(tfprune.sparsity.strip_pruning(model))
+    logits = tfprune.runtime.Model(graph)(images)
+    ```
+
+    Args:
+        model: A built functional or Sequential model without pruning wrappers, with one input of
+            images, uint8 or float32 `[n, height, width, channels]` of a fixed size, and one output
+            `[n, classes]`. Nested models are taken apart; a layer called twice becomes two nodes.
+
+    Returns:
+        The graph. Its nodes have the names of the Keras layers, with the path, joined with `/`, for those of
+        nested models; a convolution with what follows has the convolution's.
+
+    Raises:
+        UserError: The runtime cannot run a layer, or the model has other inputs or outputs.
+    """
+    functional = functional_graph(model) if isinstance(model, keras.Model) else None
+    if functional is None:
+        name = getattr(model, "name", model)
+        raise UserError(
+            f"model {name!r}: the sparse runtime takes built functional and Sequential models"
+            f" without a `call` of their own. Received: {type(model).__name__}."
+            " Leave 'sparse' out of --formats"
+        )
+    height, width, channels = _image_shape(functional)
+    draft = Draft()
+    image = Input(
+        functional.inputs[0]._keras_history.operation.name,
+        (),
+        shape=(height, width, channels),
+        scale=np.ones(channels),
+        shift=np.zeros(channels),
+    )
+    pixels = Value(draft.add(image), 4, integer=functional.inputs[0].dtype == "uint8")
+    (output,) = trace(draft, functional, [pixels])
+    if draft.shapes[output.node][:2] != (1, 1):
+        raise _refuse_model(
+            functional, f"its output must be [n, classes]. Received: {functional.outputs[0].shape}"
+        )
+    graph = Graph(fold(draft.nodes, output.node))
+    try:
+        graph.shapes()
+    except GraphError as error:  # For example, folding made a weight infinite.
+        raise _refuse_model(functional, str(error)) from error
+    return graph
+
+
+def _image_shape(functional: keras.Model) -> tuple[int, int, int]:
+    if len(functional.inputs) != 1 or len(functional.outputs) != 1:
+        raise _refuse_model(
+            functional,
+            "it must have one input and one output."
+            f" Received: {len(functional.inputs)} inputs, {len(functional.outputs)} outputs",
+        )
+    image = functional.inputs[0]
+    shape = tuple(image.shape)
+    if len(shape) != 4 or None in shape[1:]:
+        raise _refuse_model(
+            functional,
+            f"its input must be images [n, height, width, channels] of a fixed size. Received: {shape}",
+        )
+    if image.dtype not in ("uint8", "float32"):
+        raise _refuse_model(functional, f"its input must be uint8 or float32. Received: {image.dtype}")
+    return shape[1:]
+
+
+def _refuse_model(model: keras.Model, rule: str) -> UserError:
+    return UserError(
+        f"model {model.name!r}: the sparse runtime cannot run it: {rule}. Leave 'sparse' out of --formats"
+    )

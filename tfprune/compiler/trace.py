@@ -1,0 +1,117 @@
+"""Walks the graph of a functional or Sequential Keras model, nested ones too, and drafts its nodes."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tfprune.compiler.draft import Call, Draft, Value
+from tfprune.compiler.layers import KEEP_INTEGERS, TAKE_INTEGERS, add_call
+from tfprune.errors import UserError
+from tfprune.sparsity import PruneLowMagnitude
+
+
+def functional_graph(model: Any) -> Any:
+    """The functional model that a model is or wraps.
+
+    Args:
+        model: Any layer or operation.
+
+    Returns:
+        A functional model; None if `model` is something else, or computes something else with it.
+    """
+    if not type(model).call.__module__.startswith(
+        "keras.src.models."
+    ):  # A subclass with a `call` of its own.
+        return None
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    return graph if hasattr(graph, "_nodes_by_depth") else None
+
+
+def trace(draft: Draft, model: Any, inputs: Sequence[Value], prefix: str = "") -> list[Value]:
+    """Drafts all that a model computes.
+
+    Args:
+        draft: Where to append.
+        model: The functional model, as `functional_graph` returns it.
+        inputs: What it is called with, in the order of `model.inputs`.
+        prefix: Goes before the layers' names.
+
+    Returns:
+        Its outputs, in the order of `model.outputs`.
+
+    Raises:
+        UserError: The runtime cannot run a layer.
+    """
+    values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=True)}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if all(id(tensor) in values for tensor in node.outputs):
+                continue
+            outputs = _outputs(draft, node, values, prefix)
+            values |= {id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)}
+    return [values[id(tensor)] for tensor in model.outputs]
+
+
+def _outputs(draft: Draft, node: Any, values: dict[int, Value], prefix: str) -> list[Value]:
+    """What one call of a layer gives."""
+    args, kwargs = node.arguments.convert(
+        lambda argument: values[id(argument)] if isinstance(argument, keras.KerasTensor) else argument
+    )
+    operation = node.operation
+    call = Call(prefix + operation.name, operation, tuple(args), len(node.outputs[0].shape))
+    if isinstance(operation, PruneLowMagnitude):
+        raise UserError(
+            f"layer {call.name!r} ({type(operation).__name__}) is wrapped for pruning:"
+            " take `tfprune.sparsity.strip_pruning(model)` first"
+        )
+    if kwargs.get("training"):
+        raise call.refuse("it is called with training=True")
+    constants = {name: value for name, value in kwargs.items() if name != "training"}
+    given = any(value is not None for value in keras.tree.flatten(constants))
+    if given or (isinstance(operation, keras.Layer) and len(args) != 1):
+        raise call.refuse(f"it must be called with its inputs only. Received: {sorted(constants)}")
+    graph = functional_graph(operation)
+    if graph is not None:
+        return trace(draft, graph, _nested_inputs(call, graph), call.name + "/")
+    return [Value(add_call(draft, call), call.rank, _makes_integers(call))]
+
+
+def _makes_integers(call: Call) -> bool:
+    """Whether a call gives integers; refuses integer arithmetic, which the runtime does not have."""
+    if not any(value.integer for value in call.inputs) or isinstance(call.operation, TAKE_INTEGERS):
+        return False
+    if isinstance(call.operation, KEEP_INTEGERS):
+        return True
+    # What a Keras tensor says of its type does not hold here: layers say that they make floats of integers.
+    operands = keras.tree.flatten(call.arguments)
+    floats = any(
+        not operand.integer if isinstance(operand, Value) else _is_float(operand) for operand in operands
+    )
+    divides = type(call.operation).__name__ in ("Divide", "TrueDivide")
+    if isinstance(call.operation, keras.Layer) or not (floats or divides):
+        raise call.refuse("its input must be floating-point numbers: rescale the pixels first")
+    return False
+
+
+def _is_float(constant: Any) -> bool:
+    return "float" in str(getattr(constant, "dtype", type(constant)))
+
+
+def _nested_inputs(call: Call, graph: Any) -> list[Value]:
+    given, wanted = call.inputs, graph.inputs
+    if isinstance(call.arguments[0], dict) or len(given) != len(wanted):
+        raise call.refuse(
+            f"a nested model must be called with a tensor, or a list of its {len(wanted)} inputs"
+        )
+    inputs = []
+    for value, inner in zip(given, wanted, strict=True):
+        if value.rank != len(inner.shape):
+            raise call.refuse(f"its input must have {len(inner.shape)} axes. Received: {value.rank}")
+        integer = "float" not in str(inner.dtype)
+        if integer and not value.integer:
+            raise call.refuse(f"it casts its input to {inner.dtype}")
+        # A model casts what it is called with to its input's type.
+        inputs.append(dataclasses.replace(value, integer=integer))
+    return inputs

@@ -1,0 +1,122 @@
+"""How long a study still takes, from what its finished rounds took; nothing is assumed."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tfprune.experiments.study.state import RunState
+from tfprune.runs.config import ExperimentConfig
+from tfprune.text import duration
+
+# What decides how long an image takes, in a config and in a result alike.
+_SPEED_FIELDS = ("model", "width", "stem", "image_size", "batch_size", "mixed_precision", "pruning_engine")
+
+# Keras's backend, how many devices share each batch, and `what_computes`.
+Place = tuple[str, int, str]
+
+# Training examples of the datasets that have a fixed number.
+_TRAIN_EXAMPLES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1_437}
+
+
+@dataclasses.dataclass
+class _Measured:
+    images: int = 0
+    seconds: float = 0.0
+    other_rounds: int = 0
+    other_seconds: float = 0.0
+
+
+class Speeds:
+    """Measured speeds, by network, image size, batch, precision, teacher, engine, backend and devices.
+
+    Args:
+        results: Contents of `result.json` files.
+    """
+
+    def __init__(self, results: Iterable[dict[str, Any]]) -> None:
+        self._measured: dict[tuple, _Measured] = {}
+        self._train_examples: dict[str, int] = {}
+        for result in results:
+            self._add(result)
+
+    def _add(self, result: dict[str, Any]) -> None:
+        place = (
+            result.get("backend", ""),
+            result.get("device_count") or 1,
+            what_computes(result.get("hardware") or {}),
+        )
+        measured = self._measured.setdefault(_key(result, place), _Measured())
+        self._train_examples[result.get("dataset")] = result.get("train_examples_available")
+        seconds = result.get("seconds") or {}
+        if result.get("epochs") and result.get("train_seconds"):
+            measured.images += result["epochs"] * result["train_examples"]
+            # The fit's own clock counts its evaluations and checkpoints too, but, after an interruption, only
+            # the last part.
+            measured.seconds += max(result["train_seconds"], seconds.get("train") or 0.0)
+        if "evaluate" in seconds:
+            measured.other_rounds += 1
+            measured.other_seconds += (seconds.get("prune") or 0.0) + (seconds["evaluate"] or 0.0)
+
+    def images_per_second(self, config: ExperimentConfig, place: Place) -> float | None:
+        """Returns the speed of such a run, its evaluations included where they were recorded."""
+        measured = self._measured.get(_key(dataclasses.asdict(config), place))
+        return measured.images / measured.seconds if measured and measured.seconds else None
+
+    def train_examples(self, config: ExperimentConfig) -> int | None:
+        """Returns how many images an epoch of a run has; None for a folder that no run has read yet."""
+        if config.train_examples:
+            return config.train_examples
+        return _TRAIN_EXAMPLES.get(config.dataset) or self._train_examples.get(config.dataset)
+
+    def images_left(self, state: RunState) -> int | None:
+        """Returns how many images a run has still to train on, counted once an epoch."""
+        examples = self.train_examples(state.config)
+        return 0 if state.finished else None if examples is None else state.epochs_left * examples
+
+    def seconds_left(self, state: RunState, place: Place) -> float | None:
+        """Returns how long a run still takes; None where nothing like it was measured."""
+        if state.finished:
+            return 0.0
+        speed, images = self.images_per_second(state.config, place), self.images_left(state)
+        if speed is None or images is None:
+            return None
+        measured = self._measured[_key(dataclasses.asdict(state.config), place)]
+        other = measured.other_seconds / measured.other_rounds if measured.other_rounds else 0.0
+        return images / speed + state.rounds_left * other
+
+
+def _key(values: dict[str, Any], place: Place) -> tuple:
+    # A teacher costs a forward pass a step.
+    return (*place, *(values.get(name) for name in _SPEED_FIELDS), bool(values.get("distill_from")))
+
+
+def what_computes(hardware: dict[str, Any]) -> str:
+    """Returns the names of the devices, or of the processor if it is they, in what `hardware()` returns."""
+    names = {hardware.get("processor", "") if name == "cpu" else name for name in hardware.get("devices", [])}
+    return ", ".join(sorted(names))
+
+
+def read_speeds(output_dir: Path) -> Speeds:
+    """Measures from the finished rounds of all run folders in a folder; unreadable ones tell nothing."""
+    results = []
+    for path in sorted(output_dir.glob("*/round_*/result.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(result, dict):
+            results.append(result)
+    return Speeds(results)
+
+
+def total_text(seconds: Iterable[float | None]) -> str:
+    """Returns the sum of estimates in words, and how many are missing from it."""
+    seconds = list(seconds)
+    known = [value for value in seconds if value is not None]
+    unknown = len(seconds) - len(known)
+    if unknown and not sum(known):
+        return "not measured yet"
+    missing = f", and {unknown} run{'s' if unknown > 1 else ''} not measured yet" if unknown else ""
+    return f"about {duration(sum(known))}{missing}"

@@ -1,0 +1,86 @@
+"""How far the runs of a study are, read from their folders; loads no network and no data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import RunFolder, blame_file
+from tfprune.training.checkpoint import read_checkpoint
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What of a run is done.
+
+    Attributes:
+        config: The run.
+        begun: Whether it has a run folder.
+        results: Of its finished rounds, by number; round 0 is the start, or all of `dense`.
+        epochs_in_round: Epochs that the checkpoint of the unfinished round has.
+    """
+
+    config: ExperimentConfig
+    begun: bool
+    results: dict[int, dict[str, Any]]
+    epochs_in_round: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are."""
+        return len(self.results) == self.config.last_round + 1
+
+    @property
+    def rounds_done(self) -> int:
+        """How many of the rounds that train are finished."""
+        return sum(number in self.results for number in self._training_rounds)
+
+    @property
+    def rounds_left(self) -> int:
+        """How many rounds of all are not."""
+        return self.config.last_round + 1 - len(self.results)
+
+    @property
+    def epochs_left(self) -> int:
+        """Epochs to train until the run is finished."""
+        unfinished = [number for number in self._training_rounds if number not in self.results]
+        return sum(self.config.settings(number).epochs for number in unfinished) - self.epochs_in_round
+
+    @property
+    def accuracy_percent(self) -> float | None:
+        """Of the last finished round."""
+        return self.results[max(self.results)]["accuracy_percent"] if self.results else None
+
+    @property
+    def _training_rounds(self) -> range:
+        return range(min(1, self.config.last_round), self.config.last_round + 1)
+
+    def describe(self) -> str:
+        """Returns `missing`, `finished`, or how far it is: `2 of 6 rounds, then 3 of 10 epochs`."""
+        if self.finished:
+            return "finished"
+        if not self.begun:
+            return "missing"
+        rounds = self.config.training_rounds
+        text = f"{self.rounds_done} of {rounds} round{'' if rounds == 1 else 's'}"
+        if self.epochs_in_round:
+            number = next(number for number in self._training_rounds if number not in self.results)
+            text += f", then {self.epochs_in_round} of {self.config.settings(number).epochs} epochs"
+        return text
+
+
+def read_state(config: ExperimentConfig) -> RunState:
+    """Reads how far a run is.
+
+    Raises:
+        UserError: On a damaged file, with its path.
+    """
+    run = RunFolder(config.folder)
+    rounds = [run.round(number) for number in range(config.last_round + 1)]
+    results = {folder.number: folder.read_result() for folder in rounds if folder.finished}
+    epochs = 0
+    unfinished = next((folder for folder in rounds if not folder.finished), None)
+    if unfinished:
+        with blame_file(unfinished.path, "its checkpoint cannot be read"):
+            checkpoint = read_checkpoint(unfinished.path)
+        epochs = checkpoint.epochs_done if checkpoint else 0
+    return RunState(config, (run.path / "flags.txt").exists(), results, epochs)

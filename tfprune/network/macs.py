@@ -1,0 +1,267 @@
+"""Multiply-accumulates (MACs) of a model's kernels, from the shapes of one symbolic pass."""
+
+import contextlib
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfprune.network.mac_rules import CELLS, CONV_LSTMS, Shape, kernels_of, positions, product, rule_of
+
+
+@dataclass(frozen=True, eq=False)
+class KernelUse:
+    """How often one kernel is used.
+
+    Attributes:
+        layer: The layer that owns it.
+        variable: The kernel.
+        uses: Multiply-accumulates that each of its elements takes part in for one example; None where a
+            size is unknown. Every element is used equally often, so that a kernel of which `nonzeros` are
+            left needs `uses * nonzeros` of its `uses * size` multiply-accumulates.
+    """
+
+    layer: keras.layers.Layer
+    variable: keras.Variable
+    uses: int | None
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates of the dense kernel for one example; None where unknown."""
+        return None if self.uses is None else self.uses * math.prod(self.variable.shape)
+
+
+def kernel_uses(model: keras.layers.Layer, input_shape: Any = None) -> list[KernelUse]:
+    """Counts how often each kernel of a model is used for one example.
+
+    Runs the model once on placeholders, at batch size 1, and looks at the shapes that each layer with a
+    kernel sees; a layer called twice counts twice, a recurrent one once a time step. Nothing is computed
+    and no variable changes.
+
+    Counted are products with a kernel. Not counted are biases, normalisation, activations and products
+    of two activations, such as the queries with the keys in attention. Padding counts as if it were
+    data, an embedding's lookup as 0. Unknown, never guessed, are: what depends on a size that the input
+    shape leaves open, layers that the pass does not reach, kernels of custom layers, layers inside a custom
+    RNN cell, quantized layers and layers with LoRA. What a custom layer does with another one's kernel, or
+    in a loop of the backend's (`keras.ops.scan`, `keras.ops.map`), is not seen.
+
+    Args:
+        model: A built model or layer.
+        input_shape: Shape, list of shapes or dictionary of them, with the batch size (which is ignored), as
+            for `model.build`; for a `call` of several arguments a dictionary keyed by their names. Default:
+            the model's own inputs, or the first argument's shape at the call that built it.
+
+    Returns:
+        One `KernelUse` for each kernel, in the order of the layers; a shared kernel once.
+
+    Raises:
+        ValueError: If `input_shape` has not as many shapes as the model has inputs.
+    """
+    parts = list({id(part): part for part in model._flatten_layers()}.values())
+    recorded: dict[int, int | None] = {}
+    specification = _input_specification(model, input_shape)
+    if specification is not None:
+        args, kwargs = specification
+        try:
+            recorded = _trace(model, parts, args, kwargs)
+        except Exception as error:
+            # What the layers do with shapes is the model's own code: any error may come out of it.
+            text = str(error).strip().splitlines()
+            warnings.warn(
+                f"MACs are unknown, because a symbolic call of {model.name!r} failed: "
+                f"{type(error).__name__}: {text[-1] if text else ''}",
+                stacklevel=2,
+            )
+    found: dict[int, KernelUse] = {}
+    for part in parts:
+        for variable in kernels_of(part):
+            found.setdefault(id(variable), KernelUse(part, variable, recorded.get(id(variable))))
+    return list(found.values())
+
+
+def total(counts: list[int | None]) -> int | None:
+    """Returns the sum, or None if one of the counts is unknown."""
+    return None if None in counts else sum(counts)
+
+
+class _Recorder:
+    """Adds up the uses of each kernel over the calls of its layer."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.uses: dict[int, int | None] = {}
+        self._counted_cells: list[keras.layers.Layer] = []
+        self._recurrent = 0
+
+    def add(self, layer: Any, name: str, uses: int | None) -> None:
+        variable = getattr(layer, name, None)
+        if isinstance(variable, keras.Variable):
+            known = self.uses.get(id(variable), 0)
+            self.uses[id(variable)] = None if uses is None or known is None else known + uses
+
+    def recording(self, layer: keras.layers.Layer, call: Callable) -> Callable:
+        """Returns `call` with a count of the kernels' uses."""
+        names, rule = rule_of(layer)
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            outputs = call(*args, **kwargs)
+            if self._recurrent:
+                # Backends differ in how often they trace a step: its layers are counted by the RNN or not.
+                if not any(layer is cell for cell in self._counted_cells):
+                    for name in names:
+                        self.add(layer, name, None)
+                return outputs
+            shapes = _shape((args, kwargs)), _shape(outputs)
+            for name in names:
+                self.add(layer, name, None if None in shapes else rule(layer, name, *shapes))
+            return outputs
+
+        return recorded
+
+    def recording_rnn(self, layer: keras.layers.Layer, call: Callable) -> Callable:
+        """Returns an RNN's `call` with a count of its cells' uses, of all time steps."""
+        cells = [part for part in layer.cell._flatten_layers() if isinstance(part, CELLS)]
+        if isinstance(layer, CONV_LSTMS):
+            cells = [layer.cell]
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            counted = self._counted_cells
+            self._counted_cells = counted + cells
+            self._recurrent += 1
+            outputs = call(*args, **kwargs)
+            self._recurrent -= 1
+            self._counted_cells = counted
+            inputs, result = _shape((args, kwargs)), _shape(outputs)
+            uses = None
+            if not self._recurrent and inputs and result:
+                uses = product(inputs[:2])  # batch and time
+                if isinstance(layer, CONV_LSTMS) and uses is not None:
+                    one_step = result[:1] + result[2:] if layer.return_sequences else result
+                    area = positions(layer.cell, one_step)
+                    uses = None if area is None else inputs[1] * area
+            for cell in cells:
+                for name in ("kernel", "recurrent_kernel"):
+                    self.add(cell, name, uses)
+            return outputs
+
+        return recorded
+
+
+class _Pass(keras.Operation):
+    """One call of a model, to be run symbolically."""
+
+    def __init__(self, model: keras.layers.Layer, recorder: _Recorder) -> None:
+        super().__init__(name="macs")
+        self.model = model
+        self.recorder = recorder
+
+    def call(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.recorder.clear()  # PyTorch tries a second time, on the CPU, where "meta" tensors fail.
+        self.model(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _recorded_calls(parts: list[keras.layers.Layer], recorder: _Recorder) -> Iterator[None]:
+    """Within it, calls of the layers that we know are recorded."""
+    # Straight in the instance's dictionary, where Keras's tracking of attributes does not see it.
+    replaced = []
+    try:
+        for part in parts:
+            if isinstance(part, layers.RNN):
+                call = recorder.recording_rnn(part, part.call)
+            elif rule_of(part)[1] is not None:
+                call = recorder.recording(part, part.call)
+            else:
+                continue
+            replaced.append((vars(part), vars(part).get("call")))
+            vars(part)["call"] = call
+        yield
+    finally:
+        for attributes, original in replaced:
+            del attributes["call"]
+            if original is not None:
+                attributes["call"] = original
+
+
+def _trace(model: Any, parts: list, args: tuple, kwargs: dict[str, Any]) -> dict[int, int | None]:
+    """Returns the uses of each kernel, by the variable's id."""
+    specs = keras.tree.flatten((args, kwargs))
+    # A model of a fixed batch size can only be called with it.
+    batch = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), 1)
+    results = []
+    # Backends treat open sizes in three ways. Alike on all: two passes with different sizes in their place.
+    for size in (96, 160):
+        filled = keras.tree.map_structure(lambda spec, size=size: _filled(spec, batch, size), (args, kwargs))
+        recorder = _Recorder()
+        with _recorded_calls(parts, recorder):
+            _Pass(model, recorder).compute_output_spec(*filled)
+        results.append({key: uses and uses // batch for key, uses in recorder.uses.items()})
+        if not any(None in spec.shape[1:] for spec in specs):
+            break
+    first, last = results[0], results[-1]
+    return {key: first.get(key) if first.get(key) == last.get(key) else None for key in {**first, **last}}
+
+
+def _filled(spec: keras.KerasTensor, batch: int, size: int) -> keras.KerasTensor:
+    shape = [size if length is None else length for length in spec.shape]
+    return keras.KerasTensor([batch, *shape[1:]] if shape else [], spec.dtype, sparse=spec.sparse)
+
+
+def _shape(values: Any) -> Shape | None:
+    """The shape of the first tensor in a structure, if its rank is known."""
+    tensor = next(value for value in keras.tree.flatten(values) if hasattr(value, "shape"))
+    try:
+        return tuple(tensor.shape)
+    except ValueError:  # TensorFlow's unknown rank
+        return None
+
+
+def _input_specification(model: Any, input_shape: Any) -> tuple[tuple, dict[str, Any]] | None:
+    """Placeholders for the arguments of a call; None if no shape is known."""
+    graph = getattr(model, "_functional", None) or model  # A Sequential's functional model.
+    if hasattr(graph, "_run_through_graph"):
+        return (_of_graph(graph, input_shape),), {}
+    if input_shape is None:
+        # `PruneLowMagnitude` does not know its inner layer's shapes.
+        config = getattr(model, "layer", model).get_build_config() or model.get_build_config() or {}
+        if "shapes_dict" in config:
+            shapes = {name.removesuffix("_shape"): shape for name, shape in config["shapes_dict"].items()}
+            return (), {name: _placeholders(shape) for name, shape in shapes.items() if shape is not None}
+        input_shape = config.get("input_shape")
+    if isinstance(input_shape, dict) and set(input_shape) <= set(inspect.signature(model.call).parameters):
+        return (), {name: _placeholders(shape) for name, shape in input_shape.items()}
+    return None if input_shape is None else ((_placeholders(input_shape),), {})
+
+
+def _of_graph(model: Any, input_shape: Any) -> Any:
+    """A functional model's inputs; with other shapes if `input_shape` is given."""
+    if input_shape is None:
+        return model.input
+    given, inputs = keras.tree.flatten(_placeholders(input_shape)), keras.tree.flatten(model.input)
+    if len(given) != len(inputs):
+        raise ValueError(
+            f"`input_shape` must have a shape for each of the model's {len(inputs)} inputs. "
+            f"Received: input_shape={input_shape}"
+        )
+    specs = [
+        keras.KerasTensor(new.shape, old.dtype, sparse=old.sparse)
+        for new, old in zip(given, inputs, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(model.input, specs)
+
+
+def _placeholders(shapes: Any) -> Any:
+    """A placeholder for each shape in a structure, in plain containers."""
+    if isinstance(shapes, dict):
+        return {name: _placeholders(shape) for name, shape in shapes.items()}
+    if not all(isinstance(length, int | None) for length in shapes):
+        return [_placeholders(shape) for shape in shapes]
+    # The batch size is whatever the first call had.
+    return keras.KerasTensor((None, *shapes[1:]))

@@ -1,0 +1,164 @@
+"""`model.tfprune`: a graph in one file. docs/file_format.md describes each byte.
+
+Nothing in a file is trusted before it is checked, and nothing in it is executed.
+"""
+
+import dataclasses
+import hashlib
+import mmap
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from tfprune.runtime.errors import FileFormatError, GraphError
+from tfprune.runtime.format.header import header_text, parse_header
+from tfprune.runtime.format.sections import (
+    DTYPES,
+    StoredArray,
+    aligned,
+    check_layout,
+    decode_array,
+    encode_array,
+)
+from tfprune.runtime.graph import Graph
+from tfprune.runtime.node import Node
+
+FILE_VERSION = 1
+MAGIC = b"TFPRUNE\0"
+# Magic, version, the header's bytes, the file's bytes; behind them the checksum.
+_PREFIX = struct.Struct("<8sIIQ")
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+_HEADER_START = _PREFIX.size + _CHECKSUM_BYTES
+# Far more than any network needs, and little enough that its JSON fits any memory.
+MAX_HEADER_BYTES = 2**22
+
+
+def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float16") -> None:
+    """Writes a graph as a `model.tfprune`, whole or not at all. Equal graphs give equal bytes.
+
+    Args:
+        graph: What to write.
+        path: The file; replaced if it exists.
+        weights: `"float16"` or `"float32"`: how the convolutions' kernels are stored. A kernel that float16
+            cannot hold stays float32: values above 65504, or a rounding error above 2**-10 of the largest
+            absolute value. Everything else is float32 always.
+
+    Raises:
+        GraphError: The graph breaks one of its rules.
+        ValueError: `weights` is neither, or the graph is beyond the format's limits.
+    """
+    if weights not in DTYPES:
+        raise ValueError(f"`weights` must be one of {', '.join(DTYPES)}. Received: weights={weights!r}")
+    graph.shapes()
+    path = Path(path)
+    content = _file_bytes(graph, weights)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_file(path: str | os.PathLike[str]) -> Graph:
+    """Reads a `model.tfprune`, mapped into memory.
+
+    The file must not be changed in place meanwhile; replacing it, as `write_file` does, is safe.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The graph, checked. A kernel that is stored as its nonzeros is a `SparseArray`; `np.asarray` makes it
+        dense.
+
+    Raises:
+        FileFormatError: It is not a sound file; the message says why.
+        OSError: It cannot be read; `FileNotFoundError` where there is none.
+    """
+    try:
+        return _read_graph(_map_file(path))
+    except (FileFormatError, GraphError) as error:
+        raise FileFormatError(f"{os.fspath(path)}: {error}") from error
+
+
+def _file_bytes(graph: Graph, weights: str) -> bytes:
+    sections = bytearray()
+    arrays: list[StoredArray] = []
+
+    def store(array: np.ndarray) -> StoredArray:
+        stored, section = encode_array(array, weights, aligned(len(sections)))
+        sections.extend(bytes(stored.offset - len(sections)) + section)
+        arrays.append(stored)
+        return stored
+
+    header = header_text(graph, store).encode()
+    if len(header) > MAX_HEADER_BYTES:
+        raise ValueError(f"a file's header may have {MAX_HEADER_BYTES} bytes. Received: {len(header)}")
+    # The limit of the sparse arrays is the reader's.
+    check_layout(arrays, np.frombuffer(sections, np.uint8))
+    header_end = _HEADER_START + len(header)
+    padding = bytes(aligned(header_end) - header_end)
+    size = header_end + len(padding) + len(sections)
+    prefix = _PREFIX.pack(MAGIC, FILE_VERSION, len(header), size)
+    checked = b"".join((header, padding, sections))
+    return b"".join((prefix, _checksum(prefix, checked), checked))
+
+
+def _map_file(path: str | os.PathLike[str]) -> np.ndarray:
+    with open(path, "rb") as file:
+        # An empty file cannot be mapped.
+        if os.fstat(file.fileno()).st_size < _HEADER_START:
+            raise FileFormatError("not a model.tfprune: too short")
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _read_graph(file: np.ndarray) -> Graph:
+    magic, version, header_bytes, size = _PREFIX.unpack(file[: _PREFIX.size])
+    if magic != MAGIC:
+        raise FileFormatError("not a model.tfprune: it begins with other bytes")
+    if version != FILE_VERSION:
+        raise FileFormatError(
+            f"its format is version {version}, and this runtime reads version {FILE_VERSION}"
+            + ("; a newer tfprune can read it" if version > FILE_VERSION else "")
+        )
+    if size != len(file):
+        raise FileFormatError(f"it has {len(file)} bytes and should have {size}")
+    header_end = _HEADER_START + header_bytes
+    if header_bytes > MAX_HEADER_BYTES or aligned(header_end) > size:
+        raise FileFormatError(f"a header of {header_bytes} bytes is too long")
+    if _checksum(file[: _PREFIX.size], file[_HEADER_START:]) != file[_PREFIX.size : _HEADER_START].tobytes():
+        raise FileFormatError("its checksum is wrong: it has been altered or damaged")
+    try:
+        text = file[_HEADER_START:header_end].tobytes().decode()
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"the header is not UTF-8: {error}") from error
+    graph, arrays = parse_header(text)
+    if file[header_end : aligned(header_end)].any():
+        raise FileFormatError("bytes behind the header must be zero")
+    sections = file[aligned(header_end) :]
+    check_layout(arrays, sections)
+    graph = Graph(tuple(_with_arrays(node, sections) for node in graph.nodes))
+    graph.shapes()
+    return graph
+
+
+def _with_arrays(node: Node, sections: np.ndarray) -> Node:
+    """The node with each array in the place of what the header says of it."""
+    decoded = {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, StoredArray):
+            try:
+                decoded[field.name] = decode_array(value, sections)
+            except FileFormatError as error:
+                raise node.refuse(f"`{field.name}`: {error}") from error
+    return dataclasses.replace(node, **decoded)
+
+
+def _checksum(prefix: bytes | np.ndarray, checked: bytes | np.ndarray) -> bytes:
+    digest = hashlib.sha256(prefix)
+    digest.update(checked)
+    return digest.digest()

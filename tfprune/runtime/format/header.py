@@ -1,0 +1,172 @@
+"""The graph in a `model.tfprune`'s header: JSON that mirrors the dataclasses of `tfprune.runtime.graph`.
+
+A node is an object of its `"type"` and one key for each field. The fields' type hints say how a value is
+written and, exactly, what may be read; an array is an object of `StoredArray`'s fields in its turn.
+"""
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfprune.runtime.errors import FileFormatError
+from tfprune.runtime.format.sections import StoredArray
+from tfprune.runtime.graph import (
+    Activation,
+    Add,
+    Concatenate,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Graph,
+    Input,
+    Multiply,
+    Pool,
+)
+from tfprune.runtime.node import Node
+
+NODE_TYPES: dict[str, type[Node]] = {
+    node_type.__name__: node_type
+    for node_type in (Input, Conv, Pool, GlobalPool, Add, Multiply, Concatenate, Activation, Flatten)
+}
+# No count or offset of a real file has more digits, and longer numbers only cost time.
+MAX_DIGITS = 15
+
+
+def header_text(graph: Graph, store: Callable[[np.ndarray], StoredArray]) -> str:
+    """Writes a graph as JSON.
+
+    Args:
+        graph: A valid graph.
+        store: Called once with each array, in the order of the header; says how it is stored.
+
+    Returns:
+        The header.
+    """
+    nodes = []
+    for node in graph.nodes:
+        fields = _fields(type(node))
+        values = {name: _encode(getattr(node, name), hint, store) for name, hint in fields.items()}
+        nodes.append({"type": type(node).__name__, **values})
+    return json.dumps({"nodes": nodes}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
+    """Reads a header.
+
+    Args:
+        text: What `header_text` wrote.
+
+    Returns:
+        The graph, each array in it a `StoredArray`; and these, in their order.
+
+    Raises:
+        FileFormatError: The text is not such a header. The graph's own rules are not checked.
+    """
+    header = _parse_json(text)
+    if not isinstance(header, dict) or header.keys() != {"nodes"} or not isinstance(header["nodes"], list):
+        raise FileFormatError('the header must be an object of "nodes", a list')
+    arrays: list[StoredArray] = []
+    nodes = []
+    for index, item in enumerate(header["nodes"]):
+        node_type = item.pop("type", None) if isinstance(item, dict) else None
+        if not isinstance(node_type, str) or node_type not in NODE_TYPES:
+            raise FileFormatError(f"node {index} must have one of the types {', '.join(NODE_TYPES)}")
+        nodes.append(_decode_object(item, NODE_TYPES[node_type], f"node {index} ({node_type})", arrays))
+    return Graph(tuple(nodes)), arrays
+
+
+def _fields(owner: type) -> dict[str, Any]:
+    """Each field's name and type."""
+    hints = typing.get_type_hints(owner)
+    return {field.name: hints[field.name] for field in dataclasses.fields(owner)}
+
+
+def _is_array(hint: Any) -> bool:
+    return np.ndarray in (hint, *typing.get_args(hint))
+
+
+def _encode(value: Any, hint: Any, store: Callable[[np.ndarray], StoredArray]) -> Any:
+    if _is_array(hint):
+        return dataclasses.asdict(store(value))
+    if typing.get_origin(hint) is tuple:
+        return [_encode(item, typing.get_args(hint)[0], store) for item in value]
+    if typing.get_origin(hint) is dict:
+        # Sorted: equal dictionaries give equal files.
+        return {key: _encode(value[key], typing.get_args(hint)[1], store) for key in sorted(value)}
+    return hint(value)
+
+
+def _decode_object(item: Any, owner: type, where: str, arrays: list[StoredArray]) -> Any:
+    fields = _fields(owner)
+    if not isinstance(item, dict) or item.keys() != fields.keys():
+        raise FileFormatError(f"{where} must be an object of exactly the keys {', '.join(fields)}")
+    return owner(
+        **{name: _decode(item[name], hint, f"{where}: {name}", arrays) for name, hint in fields.items()}
+    )
+
+
+def _decode(value: Any, hint: Any, where: str, arrays: list[StoredArray]) -> Any:
+    if _is_array(hint):
+        array = _decode_object(value, StoredArray, where, arrays)
+        try:
+            array.check()
+        except FileFormatError as error:
+            raise FileFormatError(f"{where}: {error}") from None
+        arrays.append(array)
+        return array
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        any_length = arguments[-1] is Ellipsis
+        if type(value) is not list or not any_length and len(value) != len(arguments):
+            count = "any number of" if any_length else len(arguments)
+            raise FileFormatError(f"{where} must be a list of {count} items")
+        return tuple(_decode(item, arguments[0], where, arrays) for item in value)
+    if origin is dict:
+        if type(value) is not dict:
+            raise FileFormatError(f"{where} must be an object")
+        return {
+            _decode(key, arguments[0], where, arrays): _decode(item, arguments[1], where, arrays)
+            for key, item in value.items()
+        }
+    # Exactly: JSON's true is an int for isinstance.
+    if type(value) is not hint:
+        raise FileFormatError(f"{where} must be of type {hint.__name__}. Received: {type(value).__name__}")
+    if hint is float and not math.isfinite(value):
+        raise FileFormatError(f"{where} must be finite")
+    if hint is str and any("\ud800" <= character <= "\udfff" for character in value):
+        # JSON can escape half of a surrogate pair, which can be neither printed nor written.
+        raise FileFormatError(f"{where} must be Unicode")
+    return value
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(
+            text, parse_int=_parse_int, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys
+        )
+    except json.JSONDecodeError as error:
+        raise FileFormatError(f"the header is not JSON: {error}") from None
+    except RecursionError:
+        raise FileFormatError("the header is nested too deeply") from None
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise FileFormatError("the header has a number that is too long")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> None:
+    raise FileFormatError(f"the header has the number {name}")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise FileFormatError("the header has a key twice in one object")
+    return result

@@ -1,0 +1,185 @@
+"""Arrays as the sections of a `model.tfprune`: all values or those that are not zero, float32 or float16."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfprune.runtime.errors import FileFormatError
+from tfprune.runtime.format.indices import decode_positions, encode_positions
+from tfprune.runtime.sparse_array import SparseArray, nonzeros
+
+ALIGNMENT = 64
+DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+ENCODINGS = ("dense", "sparse")
+# A few bytes can stand for a tensor of any size, so that what a file may ask for has to have a limit:
+# 1 GiB of float32 values, twice the weights of VGG-16.
+MAX_SPARSE_VALUES = 2**28
+KERNEL_AXES = 4
+# float16 keeps 11 bits of what lies in its normal range. More is lost of what is tiny.
+MAX_ROUNDING_ERROR = 2.0**-10
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """What the header says of an array.
+
+    Attributes:
+        shape: The array's.
+        dtype: Of the stored values: one of `DTYPES`.
+        encoding: `"dense"`: all values, in row-major order; `"sparse"`: those that are not zero, in that
+            order, and behind them the code of their positions.
+        count: How many values are stored.
+        remainder_bits: The positions' code's; 0 for a dense array.
+        offset: Of the section behind the start of the first, in bytes.
+        length: Of the section, in bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    count: int
+    remainder_bits: int
+    offset: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """How many values the array has."""
+        return math.prod(self.shape)
+
+    @property
+    def value_bytes(self) -> int:
+        """How many bytes the stored values take."""
+        return self.count * DTYPES[self.dtype].itemsize
+
+    def check(self) -> None:
+        """Checks what can be known without the section.
+
+        Raises:
+            FileFormatError: The description breaks a rule.
+        """
+        if not 1 <= len(self.shape) <= KERNEL_AXES or min(self.shape) < 1:
+            raise FileFormatError(f"`shape` must be 1 to {KERNEL_AXES} sizes above 0. Received: {self.shape}")
+        for value, choices in ((self.dtype, DTYPES), (self.encoding, ENCODINGS)):
+            if value not in choices:
+                raise FileFormatError(f"must be one of {', '.join(choices)}. Received: {value!r}")
+        if len(self.shape) < KERNEL_AXES and (self.dtype, self.encoding) != ("float32", "dense"):
+            raise FileFormatError("an array that is no kernel must be float32 and dense")
+        if self.encoding == "dense":
+            wrong = self.count != self.size or self.length != self.value_bytes or self.remainder_bits != 0
+        else:
+            wrong = not 0 <= self.count <= self.size or self.length < self.value_bytes
+        if wrong:
+            raise FileFormatError(
+                f"{self.count} values, {self.remainder_bits} remainder bits, {self.length} bytes do not fit"
+                f" a {self.encoding} {self.dtype} array of shape {self.shape}"
+            )
+
+
+def encode_array(array: np.ndarray | SparseArray, weights: str, offset: int) -> tuple[StoredArray, bytes]:
+    """Encodes an array in as few bytes as it takes.
+
+    Args:
+        array: float32, finite.
+        weights: The type to store a kernel's values in, where it can hold them.
+        offset: Where the section will be, behind the start of the first.
+
+    Returns:
+        What the header says of it, and the section.
+    """
+    if array.ndim != KERNEL_AXES:
+        section = np.asarray(array, DTYPES["float32"]).tobytes()
+        return StoredArray(array.shape, "float32", "dense", array.size, 0, offset, len(section)), section
+    positions, values = nonzeros(array)
+    dtype = "float32"
+    if weights == "float16" and fits_float16(values):
+        dtype = "float16"
+    values = values.astype(DTYPES[dtype])
+    # float16 rounds the smallest to zero.
+    positions, values = positions[values != 0], values[values != 0]
+    code, remainder_bits = encode_positions(positions)
+    encoding, count, section = "sparse", len(values), values.tobytes() + code
+    if len(section) >= array.size * values.itemsize:
+        dense = np.zeros(array.size, values.dtype)
+        dense[positions] = values
+        encoding, count, remainder_bits, section = "dense", array.size, 0, dense.tobytes()
+    return StoredArray(array.shape, dtype, encoding, count, remainder_bits, offset, len(section)), section
+
+
+def fits_float16(values: np.ndarray) -> bool:
+    """Whether float16 holds a kernel well enough.
+
+    The measure is the whole kernel's largest weight: a channel that its BatchNorm has all but silenced is
+    tiny, and may lose more.
+
+    Args:
+        values: float32, those of the kernel that are not zero.
+
+    Returns:
+        Whether all values are in its range and no rounding error is above 2**-10 of the largest absolute
+        value.
+    """
+    largest = np.abs(values).max(initial=0)
+    if largest > np.finfo(np.float16).max:
+        return False
+    errors = np.abs(values.astype(np.float16).astype(np.float32) - values)
+    return bool((errors <= MAX_ROUNDING_ERROR * largest).all())
+
+
+def check_layout(arrays: Sequence[StoredArray], sections: np.ndarray) -> None:
+    """Checks that sections follow one another up to the file's end, and what they add up to.
+
+    Args:
+        arrays: In the order of the header.
+        sections: uint8, from the start of the first section to the file's end.
+
+    Raises:
+        FileFormatError: A section is elsewhere, or the sparse arrays are too large.
+    """
+    end = 0
+    for array in arrays:
+        if array.offset != aligned(end):
+            raise FileFormatError(f"a section must be at {aligned(end)}. Received: offset={array.offset}")
+        if sections[end : array.offset].any():
+            raise FileFormatError("bytes between sections must be zero")
+        end = array.offset + array.length
+    if end != len(sections):
+        raise FileFormatError(f"the last section ends at {end}, the file at {len(sections)}")
+    sparse_values = sum(array.size for array in arrays if array.encoding == "sparse")
+    if sparse_values > MAX_SPARSE_VALUES:
+        raise FileFormatError(
+            f"sparse arrays may have {MAX_SPARSE_VALUES} values in a file. Received: {sparse_values}"
+        )
+
+
+def decode_array(array: StoredArray, sections: np.ndarray) -> np.ndarray | SparseArray:
+    """Reads an array whose place in the file has been checked.
+
+    Args:
+        array: What the header says of it.
+        sections: uint8, from the start of the first section.
+
+    Returns:
+        float32 of the array's shape, a copy; a `SparseArray` where it is stored so.
+
+    Raises:
+        FileFormatError: The section is not what the header says.
+    """
+    section = sections[array.offset : array.offset + array.length]
+    values = section[: array.value_bytes].view(DTYPES[array.dtype]).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise FileFormatError("a value is not finite")
+    if array.encoding == "dense":
+        return values.reshape(array.shape)
+    if np.count_nonzero(values) != array.count:
+        raise FileFormatError("a sparse array's stored values must not be zero")
+    code = section[array.value_bytes :]
+    positions = decode_positions(code, array.count, array.remainder_bits, array.size)
+    return SparseArray(array.shape, positions, values)
+
+
+def aligned(offset: int) -> int:
+    """The first place at or behind an offset where a section may start."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT

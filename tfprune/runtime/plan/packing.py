@@ -1,0 +1,120 @@
+"""A convolution's weights as its kernel wants them: entries, block by block."""
+
+import dataclasses
+
+import numpy as np
+
+from tfprune.runtime.graph import Conv
+from tfprune.runtime.plan.layout import Geometry, taps
+from tfprune.runtime.sparse_array import nonzeros
+
+# A block of input planes may fill this part of the first-level cache, and is not worth its while, the
+# storing and loading of the accumulators, for fewer entries than this in a group.
+CACHE_SHARE = 0.75
+LEAST_ENTRIES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A convolution's weights for `kernels.convolution`; its parameters explain the names.
+
+    Attributes:
+        starts: int32 `[blocks * groups + 1]`.
+        offsets: int32 `[entries]`.
+        values: float32 `[entries, group]`.
+        bias: float32 `[groups, group]`.
+        blocks: Blocks of input planes.
+    """
+
+    starts: np.ndarray
+    offsets: np.ndarray
+    values: np.ndarray
+    bias: np.ndarray
+    blocks: int
+
+    @property
+    def groups(self) -> int:
+        """Groups of output channels."""
+        return len(self.bias)
+
+
+def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> Weights:
+    """Packs a convolution on planes.
+
+    Args:
+        node: The convolution.
+        source: Geometry of the planes that it reads.
+        group: Output channels that share an entry.
+        tile: Numbers in a tile of the target.
+        l1_bytes: First-level data cache of a core.
+
+    Returns:
+        The weights. A position where all channels of a group have a zero has no entry.
+    """
+    rows, columns, inner, filters = node.kernel.shape
+    positions, values = nonzeros(node.kernel)
+    row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
+    phases = node.strides[0] * node.strides[1]
+    table = np.array(list(taps(node).values()), np.int64)
+    phase, down, right = table[row * columns + column].T
+    plane = (channel + out // (filters // node.groups) * inner) * phases + phase
+    offset = plane * source.plane + down * source.pitch + right
+
+    groups = -(-filters // group)
+    planes = inner * node.groups * phases
+    reach = min(source.plane, tile + np.ptp(table[:, 1]) * source.pitch + np.ptp(table[:, 2]))
+    fitting = max(1, int(CACHE_SHARE * l1_bytes / 4 / reach))
+    affordable = len(positions) / groups / LEAST_ENTRIES / group
+    blocks = int(max(1, min(-(-planes // fitting), affordable)))
+    per_block = -(-planes // blocks)
+    blocks = -(-planes // per_block)
+
+    # Entries in the order of blocks, groups, planes and taps; the channels of a group share one.
+    list_index = plane // per_block * groups + out // group
+    entry_key = (list_index * planes + plane) * (rows * columns) + row * columns + column
+    order = np.argsort(entry_key * group + out % group)
+    list_index, offset, out, values, entry_key = (
+        array[order] for array in (list_index, offset, out, values, entry_key)
+    )
+    is_new = np.diff(entry_key, prepend=-1) != 0
+    entry = np.cumsum(is_new) - 1
+    packed = np.zeros((int(is_new.sum()), group), np.float32)
+    packed[entry, out % group] = values
+    counts = np.bincount(list_index[is_new], minlength=blocks * groups)
+    bias = np.zeros(groups * group, np.float32)
+    bias[:filters] = node.bias
+    return Weights(
+        starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        offsets=offset[is_new].astype(np.int32),
+        values=packed,
+        bias=bias.reshape(groups, group),
+        blocks=blocks,
+    )
+
+
+def pack_vector_rows(
+    inputs: np.ndarray, outputs: np.ndarray, values: np.ndarray, filters: int, lanes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Packs a sparse dense layer: for each output its inputs and weights, filled up to whole vectors.
+
+    Args:
+        inputs: Input of each weight.
+        outputs: Output of each weight.
+        values: float32 weights.
+        filters: Number of outputs.
+        lanes: Numbers in a vector.
+
+    Returns:
+        int32 starts in vectors `[filters + 1]`, int32 indices and float32 values `[vectors, lanes]`.
+    """
+    order = np.lexsort((inputs, outputs))
+    inputs, outputs, values = inputs[order], outputs[order], values[order]
+    counts = np.bincount(outputs, minlength=filters)
+    vectors = -(-counts // lanes)
+    starts = np.concatenate([[0], np.cumsum(vectors)])
+    within = np.arange(len(outputs)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = starts[outputs] * lanes + within
+    indices = np.zeros(starts[-1] * lanes, np.int32)
+    weights = np.zeros(starts[-1] * lanes, np.float32)
+    indices[at], weights[at] = inputs, values
+    return starts.astype(np.int32), indices.reshape(-1, lanes), weights.reshape(-1, lanes)
