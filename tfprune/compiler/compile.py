@@ -7,6 +7,7 @@ from tfprune.compiler.draft import Draft, Value
 from tfprune.compiler.fold import fold
 from tfprune.compiler.trace import functional_graph, trace
 from tfprune.errors import UserError
+from tfprune.network.graph import producer
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Graph, Input
 
@@ -52,7 +53,7 @@ def compile_model(model: keras.Model) -> Graph:
     height, width, channels = _image_shape(functional)
     draft = Draft()
     image = Input(
-        functional.inputs[0]._keras_history.operation.name,
+        producer(functional.inputs[0]).name,
         (),
         shape=(height, width, channels),
         scale=np.ones(channels),

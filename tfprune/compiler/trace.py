@@ -9,24 +9,17 @@ import keras
 from tfprune.compiler.draft import Call, Draft, Value
 from tfprune.compiler.layers import KEEP_INTEGERS, TAKE_INTEGERS, add_call
 from tfprune.errors import UserError
+from tfprune.network.graph import Step, computes_its_graph, evaluate, functional
 from tfprune.sparsity import PruneLowMagnitude
 
 
 def functional_graph(model: Any) -> Any:
-    """The functional model that a model is or wraps.
+    """Returns the functional model that a model is or wraps; None if it computes something else with it.
 
     Args:
         model: Any layer or operation.
-
-    Returns:
-        A functional model; None if `model` is something else, or computes something else with it.
     """
-    if not type(model).call.__module__.startswith(
-        "keras.src.models."
-    ):  # A subclass with a `call` of its own.
-        return None
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    return graph if hasattr(graph, "_nodes_by_depth") else None
+    return functional(model) if computes_its_graph(model) else None
 
 
 def trace(draft: Draft, model: Any, inputs: Sequence[Value], prefix: str = "") -> list[Value]:
@@ -44,33 +37,23 @@ def trace(draft: Draft, model: Any, inputs: Sequence[Value], prefix: str = "") -
     Raises:
         UserError: The runtime cannot run a layer.
     """
-    values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=True)}
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if all(id(tensor) in values for tensor in node.outputs):
-                continue
-            outputs = _outputs(draft, node, values, prefix)
-            values |= {id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)}
-    return [values[id(tensor)] for tensor in model.outputs]
+    return evaluate(model, inputs, lambda step: _outputs(draft, step, prefix))
 
 
-def _outputs(draft: Draft, node: Any, values: dict[int, Value], prefix: str) -> list[Value]:
-    """What one call of a layer gives."""
-    args, kwargs = node.arguments.convert(
-        lambda argument: values[id(argument)] if isinstance(argument, keras.KerasTensor) else argument
-    )
-    operation = node.operation
-    call = Call(prefix + operation.name, operation, tuple(args), len(node.outputs[0].shape))
+def _outputs(draft: Draft, step: Step, prefix: str) -> list[Value]:
+    """Drafts one call of a layer; returns its outputs."""
+    operation = step.operation
+    call = Call(prefix + operation.name, operation, step.args, len(step.outputs[0].shape))
     if isinstance(operation, PruneLowMagnitude):
         raise UserError(
             f"layer {call.name!r} ({type(operation).__name__}) is wrapped for pruning:"
             " take `tfprune.sparsity.strip_pruning(model)` first"
         )
-    if kwargs.get("training"):
+    if step.kwargs.get("training"):
         raise call.refuse("it is called with training=True")
-    constants = {name: value for name, value in kwargs.items() if name != "training"}
+    constants = {name: value for name, value in step.kwargs.items() if name != "training"}
     given = any(value is not None for value in keras.tree.flatten(constants))
-    if given or (isinstance(operation, keras.Layer) and len(args) != 1):
+    if given or (isinstance(operation, keras.Layer) and len(step.args) != 1):
         raise call.refuse(f"it must be called with its inputs only. Received: {sorted(constants)}")
     graph = functional_graph(operation)
     if graph is not None:

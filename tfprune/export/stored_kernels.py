@@ -12,6 +12,7 @@ from tfprune.export.artifacts import Artifact
 from tfprune.export.deployable import layers_by_path, masked_kernels, weights_by_name
 from tfprune.export.tflite_matching import matching_weights
 from tfprune.export.tflite_weights import read_weights
+from tfprune.network.graph import calls
 from tfprune.runtime.graph import Conv, Node
 
 
@@ -83,7 +84,7 @@ def allowed_copies(model: keras.Model, masks: dict[str, np.ndarray]) -> dict[str
             and np.array_equal(layer.kernel, kernel)
         ]
         own = layers_by_path(model)[path]
-        allowed[path] = sum(max(1, len(layer._inbound_nodes)) for layer in [own, *alike])
+        allowed[path] = sum(max(1, calls(layer)) for layer in [own, *alike])
     return allowed
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import keras
 
+from tfprune.network.graph import all_layers
+
 
 def over_replicas(model: keras.Model) -> bool:
     """Whether a `tf.distribute` strategy gives each of several copies of the model a part of the batch.
@@ -23,7 +25,7 @@ def batch_norm_synchronized(model: keras.Model, synchronized: bool) -> Iterator[
     With it the statistics are those of the whole batch, else of each copy's part. It is not for saved files,
     because Keras builds such a layer on TensorFlow alone.
     """
-    layers = [part for part in model._flatten_layers() if isinstance(part, keras.layers.BatchNormalization)]
+    layers = [part for part in all_layers(model) if isinstance(part, keras.layers.BatchNormalization)]
     before = [layer.synchronized for layer in layers]
     try:
         for layer in layers:

@@ -1,59 +1,271 @@
-"""Which variables of a layer may be pruned: kernels and embedding tables; never biases or normalisation."""
+"""The kernels of each built-in Keras layer class: axes, how often they are used, and which may be pruned.
+
+A kernel is a variable whose elements multiply activations: the matrix of a `Dense`, the filters of a
+convolution, the table of an `Embedding`. Biases, scales and shifts are none. `KINDS` has an entry for
+every built-in class that has weights of its own. Classes are found by name, so that a class that the
+installed Keras does not have is an entry without use.
+"""
 
 import abc
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import keras
-from keras import layers
+
+from tfprune.network.graph import all_layers
+
+Shape = tuple[int | None, ...]
+
+
+class Axes(NamedTuple):
+    """The axes of a kernel that number channels; the others number positions.
+
+    Attributes:
+        inputs: The axis that numbers the input channels of one group, None if there is none.
+        outputs: The axes that number the output channels; empty if whole channels cannot be removed.
+    """
+
+    inputs: int | None
+    outputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Prunable:
-    """A variable that may be pruned, and what its axes mean.
+class Kernel:
+    """A kernel of a built layer.
 
     Attributes:
+        layer: The layer that it belongs to.
+        name: Its attribute in the layer, such as `pointwise_kernel`.
         variable: The variable.
-        input_axis: The axis that numbers the input channels, None if there is none.
-        output_axes: The axes that number the output channels; empty if whole channels cannot be removed.
+        input_axis: The axis that numbers the input channels of one group, None if there is none.
+        output_axes: The axes that number the output channels; empty if whole channels cannot be removed. In a
+            depthwise kernel one axis numbers both.
+        groups: Groups of channels that do not mix, at least 1. The output channels of one group are
+            neighbours.
+        left_alone: Why it is not pruned; empty for a kernel that may be pruned.
     """
 
+    layer: keras.layers.Layer
+    name: str
     variable: keras.Variable
     input_axis: int | None
     output_axes: tuple[int, ...]
+    groups: int = 1
+    left_alone: str = ""
 
 
-# (attribute, input axis, output axes). A gate's column of a recurrent kernel is no channel.
-_KERNEL = (("kernel", -2, (-1,)),)
-_TRANSPOSED = (("kernel", -1, (-2,)),)
-_POINTWISE = (("pointwise_kernel", -2, (-1,)),)
-_EMBEDDINGS = (("embeddings", None, (-1,)),)
-_RECURRENT = (("kernel", -2, ()), ("recurrent_kernel", -2, ()))
-# The class of a ConvLSTM's cell is not public.
-_CONV_LSTM = (("cell.kernel", -2, ()), ("cell.recurrent_kernel", -2, ()))
+Uses = Callable[[Any, Shape, Shape], int | None]
 
-# Class -> its prunable variables. Subclasses inherit. Depthwise kernels are left alone: they are a small
-# share of the weights and lose accuracy quickly.
-_PRUNABLE: dict[type, tuple[tuple[str, int | None, tuple[int, ...]], ...]] = {
-    layers.Dense: _KERNEL,
-    layers.EinsumDense: _KERNEL,
-    layers.Conv1D: _KERNEL,
-    layers.Conv2D: _KERNEL,
-    layers.Conv3D: _KERNEL,
-    layers.Conv1DTranspose: _TRANSPOSED,
-    layers.Conv2DTranspose: _TRANSPOSED,
-    layers.Conv3DTranspose: _TRANSPOSED,
-    layers.SeparableConv1D: _POINTWISE,
-    layers.SeparableConv2D: _POINTWISE,
-    layers.Embedding: _EMBEDDINGS,
-    layers.SimpleRNNCell: _RECURRENT,
-    layers.GRUCell: _RECURRENT,
-    layers.LSTMCell: _RECURRENT,
-    layers.ConvLSTM1D: _CONV_LSTM,
-    layers.ConvLSTM2D: _CONV_LSTM,
-    layers.ConvLSTM3D: _CONV_LSTM,
+
+@dataclass(frozen=True)
+class KernelEntry:
+    """One kernel of a layer class, in `KINDS`.
+
+    Attributes:
+        name: The attribute that holds it.
+        axes: Its axes, or a function from the layer to them.
+        uses: A function `(layer, input shape, output shape)` that returns how often each element is used in
+            one call, None where a size that it needs is unknown.
+        groups: A function from the layer to the number of groups.
+        left_alone: Why it is not pruned; empty for a kernel that may be pruned.
+    """
+
+    name: str
+    axes: Axes | Callable[[Any], Axes]
+    uses: Uses
+    groups: Callable[[Any], int] = lambda layer: 1
+    left_alone: str = ""
+
+    def of(self, layer: Any) -> Kernel | None:
+        """Returns the kernel of a built layer; None if the layer has no such variable."""
+        variable = getattr(layer, self.name, None)
+        # With LoRA, `kernel` is no variable but a sum; the frozen variable in it stays as it is.
+        if not isinstance(variable, keras.Variable):
+            return None
+        axes = self.axes(layer) if callable(self.axes) else self.axes
+        return Kernel(layer, self.name, variable, *axes, self.groups(layer), self.left_alone)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A layer class, or several alike, in `KINDS`.
+
+    Attributes:
+        kernels: The kernels of the layer itself; those of layers inside it are theirs.
+        cell: Whether an RNN calls the layer once a time step.
+        scales: Whether all its variables scale and shift activations, so that none is a kernel.
+        makes_kernels: Whether the layer makes layers with kernels only when it is built.
+    """
+
+    kernels: tuple[KernelEntry, ...] = ()
+    cell: bool = False
+    scales: bool = False
+    makes_kernels: bool = False
+
+
+def product(sizes: Iterable[int | None]) -> int | None:
+    """Returns the product of sizes; None if one is unknown."""
+    sizes = tuple(sizes)
+    return None if None in sizes else math.prod(sizes)
+
+
+def _positions(layer: Any, shape: Shape) -> int | None:
+    """Counts the positions in a batch of images, sequences or volumes: all axes but the channels'."""
+    return product(shape[:-1] if layer.data_format == "channels_last" else shape[:1] + shape[2:])
+
+
+def _all_but_last(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
+    return product(inputs[:-1])
+
+
+def _output_positions(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
+    return _positions(layer, outputs)
+
+
+def _input_positions(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
+    return _positions(layer, inputs)
+
+
+def _einsum_uses(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
+    """Multiplies the sizes of the input's axes that the kernel does not have."""
+    pattern, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
+    start, _, end = pattern.partition("...")
+    labels = start + "." * (len(inputs) - len(start) - len(end)) + end
+    return product(size for label, size in zip(labels, inputs, strict=True) if label not in kernel)
+
+
+def _einsum_axes(layer: Any) -> Axes:
+    """Finds the last axis that is summed over, and the axes that the output has and the input has not."""
+    operands, _, output = layer.equation.replace(" ", "").partition("->")
+    inputs, _, kernel = operands.partition(",")
+    summed = [axis for axis, label in enumerate(kernel) if label not in output]
+    new = tuple(axis for axis, label in enumerate(kernel) if label in output and label not in inputs)
+    return Axes(summed[-1] if summed else None, new)
+
+
+def _no_product(layer: Any, inputs: Shape, outputs: Shape) -> int:
+    return 0
+
+
+def _table_uses(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
+    """Counts none for a lookup; a `ReversibleEmbedding` run backwards multiplies with the table."""
+    looked_up = len(outputs) > len(inputs)
+    return product(inputs[:-1]) if layer.tie_weights and not looked_up else 0
+
+
+def _reverse_table_uses(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
+    looked_up = len(outputs) > len(inputs)
+    return 0 if looked_up else product(inputs[:-1])
+
+
+_DEPTHWISE = "depthwise kernels are left alone on purpose"
+
+_LAST = Axes(-2, (-1,))
+_TRANSPOSED = Axes(-1, (-2,))
+# A gate's column of a recurrent kernel is no channel.
+_GATES = Axes(-2, ())
+
+_DENSE = Kind((KernelEntry("kernel", _LAST, _all_but_last),))
+_CONVOLUTION = Kind((KernelEntry("kernel", _LAST, _output_positions, attrgetter("groups")),))
+# Each kernel element meets each input position once, whatever the padding crops.
+_TRANSPOSED_CONVOLUTION = Kind((KernelEntry("kernel", _TRANSPOSED, _input_positions),))
+
+
+def _depthwise(name: str) -> KernelEntry:
+    """Makes the entry of a kernel `[..., channels, multiplier]`, each channel a group of its own.
+
+    It is not pruned, because depthwise kernels are a small share of the weights and lose accuracy quickly.
+    """
+
+    def channels(layer: Any) -> int:
+        return getattr(layer, name).shape[-2]
+
+    return KernelEntry(name, Axes(-2, (-2, -1)), _output_positions, channels, _DEPTHWISE)
+
+
+_DEPTHWISE_CONVOLUTION = Kind((_depthwise("kernel"),))
+_SEPARABLE_CONVOLUTION = Kind(
+    (_depthwise("depthwise_kernel"), KernelEntry("pointwise_kernel", _LAST, _output_positions))
+)
+_TABLE = Axes(None, (-1,))
+
+
+def _cell(uses: Uses) -> Kind:
+    return Kind(
+        (KernelEntry("kernel", _GATES, uses), KernelEntry("recurrent_kernel", _GATES, uses)), cell=True
+    )
+
+
+_SCALES = Kind(scales=True)
+_HOLDER = Kind()  # The weights are those of layers inside it, or what its user gives it.
+_ATTENTION = Kind(makes_kernels=True)
+
+# Name of a class in `keras.layers` -> its kernels. Subclasses inherit.
+KINDS: dict[str, Kind] = {
+    "Dense": _DENSE,
+    "EinsumDense": Kind((KernelEntry("kernel", _einsum_axes, _einsum_uses),)),
+    "Conv1D": _CONVOLUTION,
+    "Conv2D": _CONVOLUTION,
+    "Conv3D": _CONVOLUTION,
+    "Conv1DTranspose": _TRANSPOSED_CONVOLUTION,
+    "Conv2DTranspose": _TRANSPOSED_CONVOLUTION,
+    "Conv3DTranspose": _TRANSPOSED_CONVOLUTION,
+    "DepthwiseConv1D": _DEPTHWISE_CONVOLUTION,
+    "DepthwiseConv2D": _DEPTHWISE_CONVOLUTION,
+    "SeparableConv1D": _SEPARABLE_CONVOLUTION,
+    "SeparableConv2D": _SEPARABLE_CONVOLUTION,
+    "Embedding": Kind((KernelEntry("embeddings", _TABLE, _no_product),)),
+    "ReversibleEmbedding": Kind(
+        (
+            KernelEntry("embeddings", _TABLE, _table_uses),
+            KernelEntry("reverse_embeddings", _LAST, _reverse_table_uses),
+        )
+    ),
+    "SimpleRNNCell": _cell(_all_but_last),
+    "GRUCell": _cell(_all_but_last),
+    "LSTMCell": _cell(_all_but_last),
+    "ConvLSTMCell": _cell(_output_positions),  # Not public: the cell of the next three.
+    "ConvLSTM1D": _HOLDER,
+    "ConvLSTM2D": _HOLDER,
+    "ConvLSTM3D": _HOLDER,
+    "SimpleRNN": _HOLDER,
+    "GRU": _HOLDER,
+    "LSTM": _HOLDER,
+    "RNN": _HOLDER,
+    "StackedRNNCells": _HOLDER,
+    "Bidirectional": _HOLDER,
+    "TimeDistributed": _HOLDER,
+    "SpectralNormalization": _HOLDER,
+    "MultiHeadAttention": _ATTENTION,
+    "GroupQueryAttention": _ATTENTION,
+    "Attention": _SCALES,
+    "AdditiveAttention": _SCALES,
+    "BatchNormalization": _SCALES,
+    "GroupNormalization": _SCALES,
+    "LayerNormalization": _SCALES,
+    "RMSNormalization": _SCALES,
+    "Normalization": _SCALES,
+    "PReLU": _SCALES,
+    "STFTSpectrogram": _SCALES,  # Constants of a Fourier transform.
+    "JaxLayer": _HOLDER,
+    "FlaxLayer": _HOLDER,
+    "TorchModuleWrapper": _HOLDER,
+    "TFSMLayer": _HOLDER,
 }
+
+
+def builtin_name(cls: type) -> str | None:
+    """Returns the name of a layer class of Keras's own; None for any other class, a subclass too."""
+    return cls.__name__ if cls.__module__.startswith("keras.src.layers.") else None
+
+
+def kind_of(layer: keras.layers.Layer) -> Kind | None:
+    """Returns the entry in `KINDS` of a layer's class, or of the built-in class that it inherits from."""
+    names = (builtin_name(cls) for cls in type(layer).__mro__)
+    return next((KINDS[name] for name in names if name in KINDS), None)
 
 
 @runtime_checkable
@@ -69,50 +281,69 @@ class PrunableLayer(Protocol):
         """Returns the layer's prunable variables; called after `build`."""
 
 
-def prunable(layer: keras.layers.Layer) -> list[Prunable]:
-    """Returns what may be pruned in a layer and in the layers inside it that are built, each once."""
-    found: list[Prunable] = []
-    for part in layer._flatten_layers():
-        if not part.built:
-            continue
+def kernels(layer: keras.layers.Layer) -> list[Kernel]:
+    """Returns the kernels of a layer of a known kind, without those of layers inside it.
+
+    Returns:
+        The kernels; none for a layer that is not built or of no known kind.
+    """
+    kind = kind_of(layer)
+    if kind is None or not layer.built:
+        return []
+    return [kernel for entry in kind.kernels if (kernel := entry.of(layer)) is not None]
+
+
+def possible_kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Returns the variables of a layer's own that are kernels, or may be where its kind is not known."""
+    known = [kernel.variable for kernel in kernels(layer)]
+    kind = kind_of(layer)
+    if known or not layer.built or (kind is not None and kind.scales):
+        return known
+    return [variable for variable in layer._trainable_variables if len(variable.shape) >= 2]
+
+
+def prunable(layer: keras.layers.Layer) -> list[Kernel]:
+    """Returns the prunable kernels of a layer and of the layers inside it that are built, each once."""
+    found: list[Kernel] = []
+    for part in all_layers(layer):
         if isinstance(part, PrunableLayer):
-            found += [_guess(variable) for variable in part.get_prunable_weights()]
-            continue
-        for cls, attributes in _PRUNABLE.items():
-            if isinstance(part, cls):
-                for name, input_axis, output_axes in attributes:
-                    variable = attrgetter(name)(part)
-                    if isinstance(part, layers.EinsumDense):
-                        input_axis, output_axes = _einsum_axes(part.equation)
-                    found.append(Prunable(variable, input_axis, output_axes))
-                break
-        if isinstance(part, layers.ReversibleEmbedding) and not part.tie_weights:
-            found.append(Prunable(part.reverse_embeddings, -2, (-1,)))
-    # With LoRA, `kernel` is no variable but a sum; the frozen variable in it stays as it is.
-    unique = {id(item.variable): item for item in found if isinstance(item.variable, keras.Variable)}
-    return list(unique.values())
+            if part.built:
+                found += [_guess(part, variable) for variable in part.get_prunable_weights()]
+        else:
+            found += [kernel for kernel in kernels(part) if not kernel.left_alone]
+    return list({id(kernel.variable): kernel for kernel in found}.values())
 
 
 def prunable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     """Returns the prunable variables of a layer and of the layers inside it that are built, each once."""
-    return [item.variable for item in prunable(layer)]
+    return [kernel.variable for kernel in prunable(layer)]
 
 
 def may_be_prunable(layer: keras.layers.Layer) -> bool:
-    """Whether a layer, built or not, is of a kind that has prunable variables."""
-    # Attention has no inner layers before it is built.
-    kinds = (*_PRUNABLE, PrunableLayer, layers.MultiHeadAttention, layers.GroupQueryAttention)
-    return any(isinstance(part, kinds) for part in layer._flatten_layers())
+    """Returns whether a layer, built or not, is of a kind that has prunable variables."""
+    return any(isinstance(part, PrunableLayer) or _has_prunable(kind_of(part)) for part in all_layers(layer))
 
 
-def _guess(variable: keras.Variable) -> Prunable:
-    return Prunable(variable, -2, (-1,)) if len(variable.shape) > 1 else Prunable(variable, None, ())
+def left_alone(layer: keras.layers.Layer) -> dict[str, str]:
+    """Returns why kernels of a layer and of the layers inside it are not pruned.
+
+    Returns:
+        Name of the layer, or `layer/kernel` where others of its kernels are pruned -> reason.
+    """
+    reasons = {}
+    for part in all_layers(layer):
+        own = kernels(part)
+        for kernel in own:
+            if kernel.left_alone:
+                name = part.name if len(own) == 1 else f"{part.name}/{kernel.name}"
+                reasons[name] = kernel.left_alone
+    return reasons
 
 
-def _einsum_axes(equation: str) -> tuple[int | None, tuple[int, ...]]:
-    """The kernel's axes that are summed over (the last of them) and those that the output has."""
-    operands, _, output = equation.replace(" ", "").partition("->")
-    inputs, _, kernel = operands.partition(",")
-    summed = [axis for axis, label in enumerate(kernel) if label not in output]
-    new = tuple(axis for axis, label in enumerate(kernel) if label in output and label not in inputs)
-    return (summed[-1] if summed else None), new
+def _has_prunable(kind: Kind | None) -> bool:
+    return kind is not None and (kind.makes_kernels or any(not entry.left_alone for entry in kind.kernels))
+
+
+def _guess(layer: keras.layers.Layer, variable: keras.Variable) -> Kernel:
+    axes = Axes(-2, (-1,)) if len(variable.shape) > 1 else Axes(None, ())
+    return Kernel(layer, variable.name, variable, *axes)

@@ -11,7 +11,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfprune.network.mac_rules import CELLS, CONV_LSTMS, Shape, kernels_of, positions, product, rule_of
+from tfprune.network.graph import all_layers, functional
+from tfprune.network.kinds import Shape, kind_of, possible_kernels, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ def kernel_uses(model: keras.layers.Layer, input_shape: Any = None) -> list[Kern
     Raises:
         ValueError: If `input_shape` has not as many shapes as the model has inputs.
     """
-    parts = list({id(part): part for part in model._flatten_layers()}.values())
+    parts = all_layers(model)
     recorded: dict[int, int | None] = {}
     specification = _input_specification(model, input_shape)
     if specification is not None:
@@ -79,7 +80,7 @@ def kernel_uses(model: keras.layers.Layer, input_shape: Any = None) -> list[Kern
             )
     found: dict[int, KernelUse] = {}
     for part in parts:
-        for variable in kernels_of(part):
+        for variable in possible_kernels(part):
             found.setdefault(id(variable), KernelUse(part, variable, recorded.get(id(variable))))
     return list(found.values())
 
@@ -108,28 +109,26 @@ class _Recorder:
 
     def recording(self, layer: keras.layers.Layer, call: Callable) -> Callable:
         """Returns `call` with a count of the kernels' uses."""
-        names, rule = rule_of(layer)
+        entries = kind_of(layer).kernels
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             outputs = call(*args, **kwargs)
             if self._recurrent:
                 # Backends differ in how often they trace a step: its layers are counted by the RNN or not.
                 if not any(layer is cell for cell in self._counted_cells):
-                    for name in names:
-                        self.add(layer, name, None)
+                    for entry in entries:
+                        self.add(layer, entry.name, None)
                 return outputs
             shapes = _shape((args, kwargs)), _shape(outputs)
-            for name in names:
-                self.add(layer, name, None if None in shapes else rule(layer, name, *shapes))
+            for entry in entries:
+                self.add(layer, entry.name, None if None in shapes else entry.uses(layer, *shapes))
             return outputs
 
         return recorded
 
     def recording_rnn(self, layer: keras.layers.Layer, call: Callable) -> Callable:
         """Returns an RNN's `call` with a count of its cells' uses, of all time steps."""
-        cells = [part for part in layer.cell._flatten_layers() if isinstance(part, CELLS)]
-        if isinstance(layer, CONV_LSTMS):
-            cells = [layer.cell]
+        cells = [part for part in all_layers(layer.cell) if (kind := kind_of(part)) and kind.cell]
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             counted = self._counted_cells
@@ -139,16 +138,14 @@ class _Recorder:
             self._recurrent -= 1
             self._counted_cells = counted
             inputs, result = _shape((args, kwargs)), _shape(outputs)
-            uses = None
-            if not self._recurrent and inputs and result:
-                uses = product(inputs[:2])  # batch and time
-                if isinstance(layer, CONV_LSTMS) and uses is not None:
-                    one_step = result[:1] + result[2:] if layer.return_sequences else result
-                    area = positions(layer.cell, one_step)
-                    uses = None if area is None else inputs[1] * area
+            known = not self._recurrent and inputs and result
+            if known:
+                steps, one_input = inputs[1], inputs[:1] + inputs[2:]
+                one_output = result[:1] + result[2:] if layer.return_sequences else result
             for cell in cells:
-                for name in ("kernel", "recurrent_kernel"):
-                    self.add(cell, name, uses)
+                for entry in kind_of(cell).kernels:
+                    uses = product((steps, entry.uses(cell, one_input, one_output))) if known else None
+                    self.add(cell, entry.name, uses)
             return outputs
 
         return recorded
@@ -176,7 +173,7 @@ def _recorded_calls(parts: list[keras.layers.Layer], recorder: _Recorder) -> Ite
         for part in parts:
             if isinstance(part, layers.RNN):
                 call = recorder.recording_rnn(part, part.call)
-            elif rule_of(part)[1] is not None:
+            elif (kind := kind_of(part)) and kind.kernels:
                 call = recorder.recording(part, part.call)
             else:
                 continue
@@ -225,8 +222,8 @@ def _shape(values: Any) -> Shape | None:
 
 def _input_specification(model: Any, input_shape: Any) -> tuple[tuple, dict[str, Any]] | None:
     """Placeholders for the arguments of a call; None if no shape is known."""
-    graph = getattr(model, "_functional", None) or model  # A Sequential's functional model.
-    if hasattr(graph, "_run_through_graph"):
+    graph = functional(model)
+    if graph is not None:
         return (_of_graph(graph, input_shape),), {}
     if input_shape is None:
         # `PruneLowMagnitude` does not know its inner layer's shapes.

@@ -6,16 +6,13 @@ from typing import Any
 
 import keras
 
+from tfprune.network.graph import is_graph
+
 Replace = Callable[[Any], Any]
 
 # Where Keras, TensorFlow and PyTorch themselves keep what a layer consists of.
 _OF_KERAS = ("_layers", "_metrics", "_trainable_variables", "_non_trainable_variables", "_seed_generators")
 _OF_BACKENDS = ("_self_unconditional_dependency_names", "_modules")
-
-
-def is_graph(model: Any) -> bool:
-    """Whether a model is functional or Sequential."""
-    return isinstance(model, keras.Sequential) or hasattr(model, "_run_through_graph")
 
 
 def rebuild(model: keras.Model, replace: Replace) -> keras.Model:

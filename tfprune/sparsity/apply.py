@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.network.graph import walk
 from tfprune.sparsity import masks as mask_rules
 from tfprune.sparsity import scores
 from tfprune.sparsity.patterns import Pattern
@@ -20,18 +21,8 @@ def pruned_layers(model: keras.layers.Layer) -> list[PruneLowMagnitude]:
     """Returns the `PruneLowMagnitude` layers of a model, nested ones too, each once, in order."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
-    # Keras walks nested layers depth first, but siblings in an order of its own.
-    found: dict[int, PruneLowMagnitude] = {}
-
-    def visit(layer: keras.layers.Layer) -> None:
-        if isinstance(layer, PruneLowMagnitude):
-            found.setdefault(id(layer), layer)
-        else:
-            for child in layer._layers:
-                visit(child)
-
-    visit(model)
-    return list(found.values())
+    layers = walk(model, lambda layer: not isinstance(layer, PruneLowMagnitude))
+    return [layer for layer in layers if isinstance(layer, PruneLowMagnitude)]
 
 
 def set_sparsity(

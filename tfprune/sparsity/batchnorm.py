@@ -16,6 +16,7 @@ from keras import ops
 
 from tfprune import sparsity
 from tfprune.network.batch_norm import batch_norm_synchronized, over_replicas
+from tfprune.network.graph import Graph, all_layers, functional
 
 if TYPE_CHECKING:  # `config` imports this module.
     from tfprune.runs.config import ExperimentConfig
@@ -89,7 +90,7 @@ def recalibrate(model: keras.Model, batches: Iterable[Any]) -> None:
 
     Source: arXiv:2007.02491 (after pruning); arXiv:2105.07576 (exact averages).
     """
-    norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    norms = [x for x in all_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
     sums = [[0.0, 0.0] for _ in norms]
     total = 0
     with _batch_statistics_kept(norms), batch_norm_synchronized(model, over_replicas(model)):
@@ -141,18 +142,12 @@ def _normalized(
     model: keras.Model,
 ) -> list[tuple[sparsity.PruneLowMagnitude, keras.layers.BatchNormalization]]:
     """Pairs each pruned layer with the BatchNorm that takes its output, and no other."""
-    made_by = {}
-    norms: dict[int, tuple[keras.layers.BatchNormalization, list[int]]] = {}
-    for node in (node for nodes in model._nodes_by_depth.values() for node in nodes):
-        for tensor in node.outputs:
-            made_by[id(tensor)] = node.operation
-        if isinstance(node.operation, keras.layers.BatchNormalization):
-            inputs = norms.setdefault(id(node.operation), (node.operation, []))[1]
-            inputs += [id(tensor) for tensor in node.input_tensors]
-    return [
-        (made_by[inputs[0]], norm)
-        for norm, inputs in norms.values()
-        if len(inputs) == 1
-        and isinstance(made_by.get(inputs[0]), sparsity.PruneLowMagnitude)
-        and len(made_by[inputs[0]].masks) == 1
-    ]
+    graph = Graph(functional(model))
+    pairs = []
+    for norm in graph.operations:
+        producers = graph.producers(norm)
+        if isinstance(norm, keras.layers.BatchNormalization) and len(producers) == 1:
+            (wrapper,) = producers
+            if isinstance(wrapper, sparsity.PruneLowMagnitude) and len(wrapper.masks) == 1:
+                pairs.append((wrapper, norm))
+    return pairs

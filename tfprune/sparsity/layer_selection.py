@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfprune.network import kinds as registry
+from tfprune.network.graph import walk
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 Selection = str | type | tuple[type, ...] | Callable[[keras.layers.Layer], bool] | None
@@ -91,16 +92,10 @@ def prunable_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
-    found: list[keras.layers.Layer] = []
-
-    def visit(layer: keras.layers.Layer) -> None:
+    found = []
+    for layer in walk(model, lambda layer: isinstance(layer, keras.Model)):
         if isinstance(layer, PruneLowMagnitude):
             found.append(layer.layer)
-        elif isinstance(layer, keras.Model):
-            for child in layer._layers if not hasattr(layer, "operations") else layer.layers:
-                visit(child)
-        elif is_prunable(layer):
+        elif not isinstance(layer, keras.Model) and is_prunable(layer):
             found.append(layer)
-
-    visit(model)
     return found

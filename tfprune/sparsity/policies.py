@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfprune.network.graph import Graph, functional
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -74,13 +75,13 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
         """
         if not model.built:
             raise ValueError(f"The model must be built before it can be checked. Received: model={model!r}")
-        functional = _functional(model)
-        if functional is None:
+        graph_model = functional(model)
+        if graph_model is None:
             raise ValueError(
                 "`PruneForLatencyOnXNNPack` needs a functional or Sequential model, whose layers' "
                 f"connections are known. Received: model={model!r}"
             )
-        graph = _Graph(functional)
+        graph = Graph(graph_model, _unwrapped)
 
         def is_start(layer: Any) -> bool:
             return _is_start(layer, graph.producers(layer))
@@ -108,48 +109,6 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
             return False
 
         _search([after for start in starts for after in graph.consumers(start)], is_last, graph.consumers)
-
-
-class _Graph:
-    """Who feeds whom in a model, nested models opened, wrappers of ours taken off.
-
-    Nodes are layers and operations; a shared one is a single node.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._producers: dict[Any, list[Any]] = {}
-        self._consumers: dict[Any, list[Any]] = {}
-        sources = {id(tensor): [tensor._keras_history.operation] for tensor in model.inputs}
-        self.inputs = [source for found in sources.values() for source in found]
-        self.outputs = [producer for found in self._walk(model, sources) for producer in found]
-
-    def producers(self, layer: Any) -> list[Any]:
-        """The layers whose outputs `layer` takes."""
-        return self._producers.get(layer, [])
-
-    def consumers(self, layer: Any) -> list[Any]:
-        """The layers that take outputs of `layer`."""
-        return self._consumers.get(layer, [])
-
-    def _walk(self, model: Any, made_by: dict[int, list[Any]]) -> list[list[Any]]:
-        """Adds a model's edges. `made_by`: tensor id -> what makes it. Returns what makes each output."""
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                makers = [made_by[id(tensor)] for tensor in node.input_tensors]
-                inner = _functional(node.operation)
-                if inner is not None:
-                    inside = {id(t): found for t, found in zip(inner.inputs, makers, strict=True)}
-                    results = self._walk(inner, inside)
-                else:
-                    layer = _unwrapped(node.operation)
-                    for maker in [maker for found in makers for maker in found]:
-                        _add(self._producers.setdefault(layer, []), maker)
-                        _add(self._consumers.setdefault(maker, []), layer)
-                    results = [[layer]] * len(node.outputs)
-                made_by.update({id(t): found for t, found in zip(node.outputs, results, strict=True)})
-        return [made_by[id(tensor)] for tensor in model.outputs]
 
 
 def _search(
@@ -264,19 +223,8 @@ def _padding_before(producers: list[Any]) -> int | None:
     return top if top == bottom == left == right else None
 
 
-def _functional(operation: Any) -> Any:
-    """The functional model that a model is, or that a Sequential has; None for anything else."""
-    operation = getattr(operation, "_functional", None) or operation
-    return operation if hasattr(operation, "_run_through_graph") else None
-
-
 def _unwrapped(operation: Any) -> Any:
     return operation.layer if isinstance(operation, PruneLowMagnitude) else operation
-
-
-def _add(items: list[Any], item: Any) -> None:
-    if not any(item is other for other in items):
-        items.append(item)
 
 
 def _describe(layer: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfprune.network.kinds import Prunable
+from tfprune.network.kinds import Kernel
 from tfprune.sparsity import scores
 from tfprune.sparsity.masks import check_scope
 from tfprune.sparsity.patterns import GRANULARITIES, POOLING_TYPES, WEIGHTS, Blocks, Channels, MOfN, Pattern
@@ -144,7 +144,7 @@ class Rule:
         """Returns what makes the rule anew."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def pattern(self, item: Prunable, name: str) -> Pattern:
+    def pattern(self, item: Kernel, name: str) -> Pattern:
         """Returns the groups in which weights of a variable go.
 
         Raises:

@@ -7,16 +7,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from tfprune.network import kinds as registry
+from tfprune.network.graph import inner_layers
 from tfprune.network.macs import kernel_uses, total
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 _HEADER = ("layer", "variable", "shape", "parameters", "nonzeros", "sparsity", "MACs", "sparse MACs")
 _TEXT_COLUMNS = 3
-_DEPTHWISE = "depthwise kernels are left alone on purpose"
 
 
 @dataclass(frozen=True)
@@ -219,18 +219,18 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
     def visit(layer: keras.layers.Layer) -> None:
         if isinstance(layer, PruneLowMagnitude):
             count(layer.layer, layer)
-            left_out.update(dict.fromkeys(_depthwise_kernels(layer.layer), _DEPTHWISE))
+            left_out.update(registry.left_alone(layer.layer))
         elif isinstance(layer, keras.Model):
             for child in layer.layers:
                 visit(child)
         elif pruned_layers(layer):  # A layer that wraps some of the layers inside it.
-            for child in layer._layers:
+            for child in inner_layers(layer):
                 visit(child)
         elif registry.prunable_variables(layer):
             count(layer, None)
             left_out.setdefault(layer.name, "not wrapped")
         elif layer.weights:
-            why = _DEPTHWISE if _depthwise_kernels(layer) else "no prunable variables"
+            why = next(iter(registry.left_alone(layer).values()), "no prunable variables")
             left_out.setdefault(layer.name, why)
 
     visit(model)
@@ -261,17 +261,6 @@ def _name_within(layer: keras.layers.Layer, variable: keras.Variable) -> str:
 
 def _nonzero(variable: keras.Variable) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(variable), np.float32) != 0
-
-
-def _depthwise_kernels(layer: keras.layers.Layer) -> list[str]:
-    """Names of the layers in `layer` that are depthwise convolutions, or of the kernels that are."""
-    names = []
-    for part in layer._flatten_layers():
-        if isinstance(part, layers.DepthwiseConv1D | layers.DepthwiseConv2D):
-            names.append(part.name)
-        elif isinstance(part, layers.SeparableConv1D | layers.SeparableConv2D):
-            names.append(f"{part.name}/depthwise_kernel")
-    return names
 
 
 def _cell(value: str | int | float | None) -> str:

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from tfprune.network import kinds as registry
+from tfprune.network.graph import all_layers, forget_losses
 from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.schedules import ConstantSparsity
@@ -177,7 +178,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         with _RecordingScope(state_mapping=state, collect_losses=True) as scope:
             outputs = self.layer(inputs, *args, **kwargs)
         # Losses now belong to the wrapper: on JAX Keras counts one for every layer that knows of it.
-        self.layer._clear_losses()
+        forget_losses(self.layer)
         for loss in scope.losses:
             self.add_loss(loss)
         for variable in scope.written:
@@ -261,7 +262,7 @@ def _masked(value: Any, mask: keras.Variable) -> Any:
 
 
 def _is_built(layer: keras.layers.Layer) -> bool:
-    return all(part.built for part in layer._flatten_layers())
+    return all(part.built for part in all_layers(layer))
 
 
 def _symbolic(value: Any) -> Any:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfprune import sparsity
 from tfprune.experiments.environment import legacy_keras_kept_apart
+from tfprune.network.graph import producer
 from tfprune.training.optimizer import TorchAdam
 
 with legacy_keras_kept_apart():
@@ -56,7 +57,7 @@ def build_twin(model: keras.Model, wrap: Callable[[tf_keras.layers.Layer], Any])
         twin = wrap(_twin_layer(layer.layer)) if pruned else _twin_layer(layer)
         tensors[layer.name] = twin(sources if len(sources) > 1 else sources[0])
     (output,) = model.outputs
-    return tf_keras.Model(inputs, tensors[output._keras_history.operation.name], name=model.name)
+    return tf_keras.Model(inputs, tensors[producer(output).name], name=model.name)
 
 
 def _source_names(arguments: Any) -> list[str]:

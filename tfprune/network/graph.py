@@ -1,0 +1,163 @@
+"""How a Keras model is put together: walks over its layers, and the graph of a functional model."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+
+def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers directly inside a layer or a model, in the order in which Keras keeps them."""
+    return list(layer._layers)
+
+
+def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns a layer and all layers inside it at any depth, each once.
+
+    The layer itself comes first. The others are in the order in which Keras lists them, on which the order
+    of the masks in a saved wrapper depends; for the order of the model take `walk`.
+    """
+    return list({id(part): part for part in layer._flatten_layers()}.values())
+
+
+def walk(
+    layer: keras.layers.Layer, enter: Callable[[keras.layers.Layer], bool] = lambda layer: True
+) -> Iterator[keras.layers.Layer]:
+    """Yields a layer and the layers inside it, depth first, siblings in the order of the model, each once.
+
+    Args:
+        layer: A layer or a model, built or not.
+        enter: Returns whether to go on inside a layer; the layer itself is yielded in both cases.
+    """
+    seen = set()
+    waiting = [layer]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        if enter(part):
+            waiting += reversed(inner_layers(part))
+
+
+def functional(operation: Any) -> Any:
+    """Returns the functional model that a model is, or that a Sequential has; None for anything else."""
+    model = getattr(operation, "_functional", None) or operation
+    return model if hasattr(model, "_run_through_graph") else None
+
+
+def is_graph(model: Any) -> bool:
+    """Returns whether a model is functional or Sequential, the latter built or not."""
+    return isinstance(model, keras.Sequential) or functional(model) is not None
+
+
+def computes_its_graph(model: Any) -> bool:
+    """Returns whether a functional or Sequential model computes its graph: it has no `call` of its own."""
+    return functional(model) is not None and type(model).call.__module__.startswith("keras.src.models.")
+
+
+def producer(tensor: keras.KerasTensor) -> keras.Operation:
+    """Returns the layer or operation whose output a symbolic tensor is."""
+    return tensor._keras_history.operation
+
+
+def calls(layer: keras.layers.Layer) -> int:
+    """Returns how many calls of a layer on symbolic tensors there were, in all models together."""
+    return len(layer._inbound_nodes)
+
+
+def forget_losses(layer: keras.layers.Layer) -> None:
+    """Empties the list of the losses that a layer and the layers inside it added in their last call."""
+    layer._clear_losses()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a layer or an operation in the graph of a functional model.
+
+    Attributes:
+        operation: The layer, or the operation of `keras.ops`.
+        args: Its positional arguments, with a value in place of each tensor.
+        kwargs: Its named arguments, likewise.
+        inputs: The values among the arguments, in order.
+        outputs: The symbolic tensors that the call returned.
+    """
+
+    operation: keras.Operation
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[Any]
+    outputs: list[keras.KerasTensor]
+
+
+def evaluate(model: Any, inputs: Iterable[Any], call: Callable[[Step], Sequence[Any]]) -> list[Any]:
+    """Runs a functional model on values of any kind.
+
+    Args:
+        model: A functional model, as `functional` returns it.
+        inputs: A value for each of `model.inputs`.
+        call: Takes a call, producers before consumers, and returns a value for each of its outputs. A
+            nested model is one call: `evaluate` it there.
+
+    Returns:
+        A value for each of `model.outputs`.
+    """
+    values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=True)}
+
+    def value_of(argument: Any) -> Any:
+        return values[id(argument)] if isinstance(argument, keras.KerasTensor) else argument
+
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if all(id(tensor) in values for tensor in node.outputs):  # An input.
+                continue
+            args, kwargs = node.arguments.convert(value_of)
+            given = [value_of(tensor) for tensor in node.input_tensors]
+            made = call(Step(node.operation, tuple(args), kwargs, given, list(node.outputs)))
+            values.update({id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)})
+    return [value_of(tensor) for tensor in model.outputs]
+
+
+class Graph:
+    """The producers and consumers of each layer in a model, with nested models opened.
+
+    Nodes are layers and operations; a layer that is called several times is a single node.
+
+    Args:
+        model: A functional model, as `functional` returns it.
+        node_of: Returns the node that stands for a layer, such as the layer inside a wrapper.
+
+    Attributes:
+        operations: All nodes but the inputs, each once, producers before consumers.
+        inputs: The nodes of the model's inputs.
+        outputs: The nodes that make the model's outputs.
+    """
+
+    def __init__(self, model: Any, node_of: Callable[[Any], Any] = lambda operation: operation) -> None:
+        self._node_of = node_of
+        # As dictionaries, which keep the order.
+        self._producers: dict[Any, dict[Any, None]] = {}
+        self._consumers: dict[Any, dict[Any, None]] = {}
+        self.inputs = [producer(tensor) for tensor in model.inputs]
+        self.outputs = evaluate(model, self.inputs, self._add)  # The value of a tensor is its producer.
+        self.operations = list(self._producers)
+
+    def producers(self, layer: Any) -> list[Any]:
+        """Returns the layers whose outputs `layer` takes."""
+        return list(self._producers.get(layer, ()))
+
+    def consumers(self, layer: Any) -> list[Any]:
+        """Returns the layers that take outputs of `layer`."""
+        return list(self._consumers.get(layer, ()))
+
+    def _add(self, step: Step) -> list[Any]:
+        if computes_its_graph(step.operation):
+            return evaluate(functional(step.operation), step.inputs, self._add)
+        layer = self._node_of(step.operation)
+        producers = self._producers.setdefault(layer, {})
+        for maker in step.inputs:
+            producers[maker] = None
+            self._consumers.setdefault(maker, {})[layer] = None
+        return [layer] * len(step.outputs)
