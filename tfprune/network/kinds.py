@@ -203,7 +203,7 @@ _SCALES = Kind(scales=True)
 _HOLDER = Kind()  # The weights are those of layers inside it, or what its user gives it.
 _ATTENTION = Kind(makes_kernels=True)
 
-# Name of a class in `keras.layers` -> its kernels. Subclasses inherit.
+# The `__name__` of a class of Keras's -> its kernels. Subclasses inherit.
 KINDS: dict[str, Kind] = {
     "Dense": _DENSE,
     "EinsumDense": Kind((KernelEntry("kernel", _einsum_axes, _einsum_uses),)),
@@ -240,7 +240,7 @@ KINDS: dict[str, Kind] = {
     "TimeDistributed": _HOLDER,
     "SpectralNormalization": _HOLDER,
     "MultiHeadAttention": _ATTENTION,
-    "GroupQueryAttention": _ATTENTION,
+    "GroupedQueryAttention": _ATTENTION,  # Public as `GroupQueryAttention`.
     "Attention": _SCALES,
     "AdditiveAttention": _SCALES,
     "BatchNormalization": _SCALES,
