@@ -16,8 +16,8 @@ from tests.support.small_experiments import Runs, no_training, small_resnet18, s
 from tfprune.data import datasets
 from tfprune.errors import UserError
 from tfprune.experiments.run import run_experiment
+from tfprune.runs.config import AFTER_PRUNING
 from tfprune.runs.folder import RunFolder
-from tfprune.sparsity.batchnorm import AFTER_PRUNING
 
 COSINE = {"lr_schedule": "cosine", "warmup_epochs": 0.5}
 TAUGHT = {

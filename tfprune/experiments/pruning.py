@@ -1,6 +1,8 @@
 """The pruning flags, as arguments of the library."""
 
+import itertools
 import re
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -155,3 +157,21 @@ def schedule_wrapped(config: "ExperimentConfig", network: keras.Model, schedules
         regrowth=regrowth(config),
         **rule_options(config),
     )
+
+
+def adapt_batchnorm(
+    config: "ExperimentConfig", model: keras.Model, train_batches: Callable[[int], Iterable[Any]]
+) -> None:
+    """Does what `--batchnorm_after_pruning` says, once the masks are new.
+
+    Args:
+        config: The experiment.
+        model: The compiled, pruned network.
+        train_batches: Makes the batches of a number of epochs.
+    """
+    if config.batchnorm_after_pruning == "reset_removed":
+        sparsity.reset_removed(model)
+    elif config.batchnorm_after_pruning == "recalibrate":
+        # An epoch has at least one batch.
+        batches = train_batches(config.batchnorm_batches)
+        sparsity.recalibrate(model, itertools.islice(batches, config.batchnorm_batches))

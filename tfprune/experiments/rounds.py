@@ -24,13 +24,12 @@ from tfprune.experiments.levels import (
     step_schedules,
     tfmot_schedule,
 )
-from tfprune.experiments.pruning import schedule_wrapped
+from tfprune.experiments.pruning import adapt_batchnorm, schedule_wrapped
 from tfprune.experiments.results import make_result
 from tfprune.experiments.start import build_start, masks_sparsity
 from tfprune.experiments.teacher import distilled, load_teacher
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, RunFolder, blame_file
-from tfprune.sparsity.batchnorm import adapt_batchnorm
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import read_checkpoint, remove_checkpoint
 from tfprune.training.fit import accuracy_percent, compile_for_training, fit, percent

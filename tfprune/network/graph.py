@@ -68,11 +68,6 @@ def calls(layer: keras.layers.Layer) -> int:
     return len(layer._inbound_nodes)
 
 
-def forget_losses(layer: keras.layers.Layer) -> None:
-    """Empties the list of the losses that a layer and the layers inside it added in their last call."""
-    layer._clear_losses()
-
-
 @dataclass(frozen=True)
 class Step:
     """One call of a layer or an operation in the graph of a functional model.

@@ -1,16 +1,16 @@
 """Multiply-accumulates (MACs) of a model's kernels, from the shapes of one symbolic pass."""
 
-import contextlib
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import layers
 
+from tfprune.network.calls import replaced_calls, tensors
 from tfprune.network.graph import all_layers, functional
 from tfprune.network.kinds import Shape, kind_of, possible_kernels, product
 
@@ -107,9 +107,14 @@ class _Recorder:
             known = self.uses.get(id(variable), 0)
             self.uses[id(variable)] = None if uses is None or known is None else known + uses
 
-    def recording(self, layer: keras.layers.Layer, call: Callable) -> Callable:
-        """Returns `call` with a count of the kernels' uses."""
-        entries = kind_of(layer).kernels
+    def recording(self, layer: keras.layers.Layer, call: Callable) -> Callable | None:
+        """Returns the `call` of a layer with a count of its kernels' uses; None if it has none."""
+        if isinstance(layer, layers.RNN):
+            return self._recording_rnn(layer, call)
+        kind = kind_of(layer)
+        if kind is None or not kind.kernels:
+            return None
+        entries = kind.kernels
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             outputs = call(*args, **kwargs)
@@ -126,7 +131,7 @@ class _Recorder:
 
         return recorded
 
-    def recording_rnn(self, layer: keras.layers.Layer, call: Callable) -> Callable:
+    def _recording_rnn(self, layer: keras.layers.Layer, call: Callable) -> Callable:
         """Returns an RNN's `call` with a count of its cells' uses, of all time steps."""
         cells = [part for part in all_layers(layer.cell) if (kind := kind_of(part)) and kind.cell]
 
@@ -164,29 +169,6 @@ class _Pass(keras.Operation):
         self.model(*args, **kwargs)
 
 
-@contextlib.contextmanager
-def _recorded_calls(parts: list[keras.layers.Layer], recorder: _Recorder) -> Iterator[None]:
-    """Within it, calls of the layers that we know are recorded."""
-    # Straight in the instance's dictionary, where Keras's tracking of attributes does not see it.
-    replaced = []
-    try:
-        for part in parts:
-            if isinstance(part, layers.RNN):
-                call = recorder.recording_rnn(part, part.call)
-            elif (kind := kind_of(part)) and kind.kernels:
-                call = recorder.recording(part, part.call)
-            else:
-                continue
-            replaced.append((vars(part), vars(part).get("call")))
-            vars(part)["call"] = call
-        yield
-    finally:
-        for attributes, original in replaced:
-            del attributes["call"]
-            if original is not None:
-                attributes["call"] = original
-
-
 def _trace(model: Any, parts: list, args: tuple, kwargs: dict[str, Any]) -> dict[int, int | None]:
     """Returns the uses of each kernel, by the variable's id."""
     specs = keras.tree.flatten((args, kwargs))
@@ -197,7 +179,7 @@ def _trace(model: Any, parts: list, args: tuple, kwargs: dict[str, Any]) -> dict
     for size in (96, 160):
         filled = keras.tree.map_structure(lambda spec, size=size: _filled(spec, batch, size), (args, kwargs))
         recorder = _Recorder()
-        with _recorded_calls(parts, recorder):
+        with replaced_calls(parts, recorder.recording):
             _Pass(model, recorder).compute_output_spec(*filled)
         results.append({key: uses and uses // batch for key, uses in recorder.uses.items()})
         if not any(None in spec.shape[1:] for spec in specs):
@@ -213,9 +195,8 @@ def _filled(spec: keras.KerasTensor, batch: int, size: int) -> keras.KerasTensor
 
 def _shape(values: Any) -> Shape | None:
     """The shape of the first tensor in a structure, if its rank is known."""
-    tensor = next(value for value in keras.tree.flatten(values) if hasattr(value, "shape"))
     try:
-        return tuple(tensor.shape)
+        return tuple(tensors(values)[0].shape)
     except ValueError:  # TensorFlow's unknown rank
         return None
 

@@ -12,7 +12,6 @@ from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.pruning import BEYOND_TFMOT, REGROWTH, check_pruning
 from tfprune.models.resnet import BLOCKS_PER_STAGE, STEMS
 from tfprune.runs.paper import PAPER_SECTIONS
-from tfprune.sparsity.batchnorm import AFTER_PRUNING
 from tfprune.sparsity.masks import SCOPES
 from tfprune.sparsity.patterns import GRANULARITIES, POOLING_TYPES
 from tfprune.sparsity.scores import SCORES
@@ -21,6 +20,7 @@ from tfprune.training.settings import LR_SCHEDULES, MIXED_PRECISION, TrainingSet
 REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
 SCHEDULES = ("constant", "polynomial", "geometric")
 PRUNING_ENGINES = ("tfprune", "tfmot")
+AFTER_PRUNING = ("keep", "reset_removed", "recalibrate")
 MODELS = tuple(BLOCKS_PER_STAGE)
 
 # Flags that say where things are, not what the experiment is: a rerun may change them.

@@ -3,6 +3,7 @@
 from tfprune.network.kinds import PrunableLayer
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.at_once import prune_to
+from tfprune.sparsity.batchnorm import recalibrate, reset_removed
 from tfprune.sparsity.callbacks import UpdatePruningStep
 from tfprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, strip_pruning
@@ -42,6 +43,8 @@ __all__ = [
     "prune_scope",
     "prune_to",
     "pruned_layers",
+    "recalibrate",
+    "reset_removed",
     "strip_pruning",
     "summarize",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.network.graph import walk
+from tfprune.network.optimizers import slots as slots_of
 from tfprune.sparsity import masks as mask_rules
 from tfprune.sparsity import scores
 from tfprune.sparsity.patterns import Pattern
@@ -160,42 +161,10 @@ def _gradients_of(
 def apply_masks(layers: Sequence[PruneLowMagnitude], optimizer: Any = None) -> None:
     """Writes exact zeros to removed weights, and to the optimizer's slots for them."""
     slots: dict[int, list[keras.Variable]] = {}
-    for key, kept in _slots(optimizer):
+    for key, kept in slots_of(optimizer):
         slots.setdefault(key, []).extend(kept)
     for layer in layers:
         for variable, mask in zip(layer.prunable_variables, layer.masks, strict=True):
             for target in [variable, *slots.get(id(variable), [])]:
                 value = ops.convert_to_tensor(target)
                 target.assign(ops.where(mask.value, value, ops.zeros_like(value)))
-
-
-def _slots(optimizer: Any) -> Iterator[tuple[int, list[keras.Variable]]]:
-    """Yields (id of a trainable variable, the optimizer's variables of its shape kept for it).
-
-    Keras optimizers keep each kind of slot as a list parallel to their trainable variables.
-    """
-    for inner in getattr(optimizer, "optimizers", []):  # MultiOptimizer
-        yield from _slots(inner)
-    if hasattr(optimizer, "inner_optimizer"):  # LossScaleOptimizer
-        yield from _slots(optimizer.inner_optimizer)
-    if not getattr(optimizer, "built", False):
-        return
-    trainable = list(optimizer._trainable_variables)
-    kinds = [
-        value
-        for name, value in vars(optimizer).items()
-        if isinstance(value, list) and len(value) == len(trainable) and name not in _NOT_SLOTS
-    ]
-    for i, variable in enumerate(trainable):
-        yield (
-            id(variable),
-            [
-                kind[i]
-                for kind in kinds
-                if isinstance(kind[i], keras.Variable) and kind[i].shape == variable.shape
-            ],
-        )
-
-
-# "_accumulators" (Adagrad, Ftrl) are sums of squares: they move nothing, and Ftrl divides by them.
-_NOT_SLOTS = ("_trainable_variables", "_variables", "_accumulators")

@@ -1,67 +1,63 @@
-"""What becomes of BatchNorm when a round prunes at once: `--batchnorm_after_pruning`.
+"""BatchNorm right after pruning.
 
-The moving statistics are the unpruned network's, so that right after pruning they fit nothing; training
+The moving statistics are those of the network before, so that right after pruning they fit nothing; training
 brings them up to date in some tens of steps. And a filter that has lost all its weights still puts out its
 `beta`, and until the statistics follow a multiple of the mean that it had.
 """
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import layers, ops
 
-from tfprune import sparsity
 from tfprune.network.batch_norm import batch_norm_synchronized, over_replicas
+from tfprune.network.calibration import Probe, kept, to_numpy, variable_scope
 from tfprune.network.graph import Graph, all_layers, functional
-
-if TYPE_CHECKING:  # `config` imports this module.
-    from tfprune.runs.config import ExperimentConfig
-
-AFTER_PRUNING = ("keep", "reset_removed", "recalibrate")
-
-
-def adapt_batchnorm(
-    config: "ExperimentConfig", model: keras.Model, train_batches: Callable[[int], Any]
-) -> None:
-    """Does what `--batchnorm_after_pruning` says, once the masks are new.
-
-    Args:
-        config: The experiment.
-        model: The compiled, pruned network.
-        train_batches: Makes the batches of a number of epochs.
-    """
-    if config.batchnorm_after_pruning == "reset_removed":
-        reset_removed(model)
-    elif config.batchnorm_after_pruning == "recalibrate":
-        # At least one batch an epoch.
-        recalibrate(
-            model, itertools.islice(train_batches(config.batchnorm_batches), config.batchnorm_batches)
-        )
+from tfprune.network.kinds import prunable
+from tfprune.network.optimizers import Still
+from tfprune.sparsity.apply import pruned_layers
+from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
 def reset_removed(model: keras.Model) -> dict[str, int]:
-    """Makes the BatchNorm of output filters that have no weight left silent.
+    """Makes the BatchNorm of output channels that have no weight left silent.
 
-    For such a filter `beta` becomes 0, the moving mean 0 and the moving variance 1, so that its channel
-    is 0 in training and in inference, until training moves `beta`. Filters of layers with a bias are left
-    out: their output is not zero.
+    For such a channel `beta` becomes 0, the moving mean 0 and the moving variance 1, so that it is 0 in
+    training and in inference, until training moves `beta`. The BatchNorm must take the output of a pruned
+    layer and of no other. Layers whose output is not zero without weights are left out: those with a bias,
+    or with an activation that does not map 0 to 0.
+
+    Example:
+
+    ```python
+    prune_to(model, 0.995, scope="global")
+    reset_removed(model)
+    ```
 
     Args:
-        model: A functional model with pruned layers.
+        model: A built functional or Sequential model with pruned layers; nested models are opened.
 
     Returns:
-        How many filters of each pruned layer were silenced; layers without any, or without a BatchNorm of
-        their own, are left out.
+        The name of each pruned layer that had such channels -> how many there were. Layers without any, or
+        without a BatchNorm of their own, are left out.
+
+    Raises:
+        ValueError: If the model is subclassed or not built, so that its connections are not known.
     """
+    graph = functional(model)
+    if graph is None:
+        raise ValueError(
+            "`model` must be a built functional or Sequential model, whose layers' connections are known. "
+            f"Received: model={model!r}"
+        )
     counts = {}
-    for wrapper, norm in _normalized(model):
-        mask = ops.convert_to_numpy(wrapper.masks[0])
-        removed = ~mask.any(axis=tuple(range(mask.ndim - 1)))
-        if not removed.any() or getattr(wrapper.layer, "use_bias", False):
+    for wrapper, norm in _normalized(graph):
+        removed = _removed_channels(wrapper)
+        fits = removed.shape == tuple(norm.moving_mean.shape)
+        if not (fits and removed.any() and _is_zero_without_weights(wrapper.layer)):
             continue
         for variable, silent in ((norm.beta, 0.0), (norm.moving_mean, 0.0), (norm.moving_variance, 1.0)):
             if variable is not None:
@@ -81,26 +77,43 @@ def recalibrate(model: keras.Model, batches: Iterable[Any]) -> None:
     variance = sum(n_b * (variance_b + mean_b**2)) / sum(n_b) - mean**2
     ```
 
+    Nothing else of the model changes. Under a `tf.distribute` strategy the statistics of a batch are those of
+    the whole batch, not of one replica's part.
+
+    Example:
+
+    ```python
+    prune_to(model, 0.9)
+    recalibrate(model, train_data.take(32))
+    ```
+
     Args:
-        model: Functional and compiled; no weight of it moves.
-        batches: (inputs, labels), `n_b` examples each.
+        model: A compiled model of any kind; its loss is computed, but moves no weight.
+        batches: Of the form (x, y) or (x, y, sample_weight), as for `fit`, of `n_b` examples each.
 
     Raises:
-        ValueError: Without a batch.
+        ValueError: If the model is not compiled, or if there is no batch.
 
     Source: arXiv:2007.02491 (after pruning); arXiv:2105.07576 (exact averages).
     """
-    norms = [x for x in all_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
+    if not getattr(model, "compiled", False):
+        raise ValueError(f"`model` must be compiled: it runs training steps. Received: model={model!r}")
+    norms = [layer for layer in all_layers(model) if isinstance(layer, layers.BatchNormalization)]
     sums = [[0.0, 0.0] for _ in norms]
     total = 0
-    with _batch_statistics_kept(norms), batch_norm_synchronized(model, over_replicas(model)):
-        # A training step of Keras's, for it knows of compilation, precision and several devices.
-        still = keras.Model(model.inputs, model.outputs)
-        still.compile(_Still(), loss=model.loss, jit_compile=model.jit_compile)
-        for images, labels in batches:
-            images, labels = ops.convert_to_numpy(images), ops.convert_to_numpy(labels)
-            still.train_on_batch(images, labels)
-            count = len(images)
+    masks = {id(mask) for wrapper in pruned_layers(model) for mask in wrapper.masks}
+    state = [*model.non_trainable_variables, *model.metrics_variables]
+    with (
+        kept([variable for variable in state if id(variable) not in masks]),
+        _batch_statistics_kept(norms),
+        batch_norm_synchronized(model, over_replicas(model)),
+    ):
+        with variable_scope(model):
+            probe = Probe(model, Still())
+        for batch in batches:
+            x, y, weight = keras.utils.unpack_x_y_sample_weight(to_numpy(batch))
+            probe.train_on_batch(x, y, weight)
+            count = len(keras.tree.flatten(x)[0])
             total += count
             for norm, added in zip(norms, sums, strict=True):
                 mean = ops.convert_to_numpy(norm.moving_mean).astype("float64")
@@ -115,19 +128,9 @@ def recalibrate(model: keras.Model, batches: Iterable[Any]) -> None:
         norm.moving_variance.assign(np.maximum(squares / total - mean**2, 0.0).astype("float32"))
 
 
-class _Still(keras.optimizers.Optimizer):
-    """An optimizer that moves nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(learning_rate=0.0, name="still")
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Does nothing."""
-
-
 @contextlib.contextmanager
-def _batch_statistics_kept(norms: list[keras.layers.BatchNormalization]) -> Iterator[None]:
-    """With a momentum of 0 the moving statistics are the last batch's."""
+def _batch_statistics_kept(norms: list[layers.BatchNormalization]) -> Iterator[None]:
+    """Gives BatchNorm a momentum of 0, with which the moving statistics are those of the last batch."""
     momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
@@ -138,16 +141,32 @@ def _batch_statistics_kept(norms: list[keras.layers.BatchNormalization]) -> Iter
             norm.momentum = momentum
 
 
-def _normalized(
-    model: keras.Model,
-) -> list[tuple[sparsity.PruneLowMagnitude, keras.layers.BatchNormalization]]:
+def _normalized(model: keras.Model) -> list[tuple[PruneLowMagnitude, layers.BatchNormalization]]:
     """Pairs each pruned layer with the BatchNorm that takes its output, and no other."""
-    graph = Graph(functional(model))
+    graph = Graph(model)
     pairs = []
     for norm in graph.operations:
         producers = graph.producers(norm)
-        if isinstance(norm, keras.layers.BatchNormalization) and len(producers) == 1:
+        if isinstance(norm, layers.BatchNormalization) and len(producers) == 1:
             (wrapper,) = producers
-            if isinstance(wrapper, sparsity.PruneLowMagnitude) and len(wrapper.masks) == 1:
+            if isinstance(wrapper, PruneLowMagnitude) and len(wrapper.masks) == 1:
                 pairs.append((wrapper, norm))
     return pairs
+
+
+def _removed_channels(wrapper: PruneLowMagnitude) -> np.ndarray:
+    """Returns for each output channel of a pruned layer whether no weight of it is left."""
+    (kernel,), (mask,) = prunable(wrapper.layer), wrapper.masks
+    mask = ops.convert_to_numpy(mask)
+    if len(kernel.output_axes) != 1:
+        return np.zeros(0, bool)
+    (channels,) = kernel.output_axes
+    return ~mask.any(axis=tuple(axis for axis in range(mask.ndim) if axis != channels % mask.ndim))
+
+
+def _is_zero_without_weights(layer: keras.layers.Layer) -> bool:
+    """Returns whether the output of a layer is zero where it has no weight."""
+    if getattr(layer, "use_bias", False):
+        return False
+    activation = getattr(layer, "activation", None)
+    return activation is None or not ops.convert_to_numpy(activation(ops.zeros((1, 1)))).any()

@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfprune.network.calibration import Probe, kept, to_numpy, variable_scope
+from tfprune.network.optimizers import Still
 from tfprune.sparsity.apply import apply_masks
 from tfprune.sparsity.scores import Gradients
 from tfprune.sparsity.wrapper import PruneLowMagnitude
@@ -38,12 +39,9 @@ class GradientMeter:
             )
         self._model, self._layers = model, layers
         variables = [v for layer in layers for v in layer.prunable_variables if v.trainable]
-        # Under a `tf.distribute` strategy variables are made in its scope.
-        strategy = getattr(model, "distribute_strategy", None)
-        with strategy.scope() if strategy is not None else nullcontext():
+        with variable_scope(model):
             self._recorder = _Recorder(variables)
-            self._probe = _Probe(model)
-            self._probe.compile(optimizer=self._recorder, loss=None, jit_compile=model.jit_compile)
+            self._probe = Probe(model, self._recorder)
 
     def measure(self, batches: Iterable[Any]) -> dict[int, Gradients]:
         """Returns the gradients over all of `batches`, of the form (x, y) or (x, y, sample_weight).
@@ -55,27 +53,22 @@ class GradientMeter:
             ValueError: If there is no batch, or in float16 gradients that are infinite at any scale.
         """
         masks = {id(mask) for layer in self._layers for mask in layer.masks}
-        state = [
-            (variable, np.array(ops.convert_to_numpy(variable)))
-            # A loss of several outputs adds up each one's in metrics of the model.
-            for variable in [*self._model.non_trainable_variables, *self._model.metrics_variables]
-            if id(variable) not in masks
-        ]
+        # A loss of several outputs adds up each one's in metrics of the model.
+        state = [*self._model.non_trainable_variables, *self._model.metrics_variables]
         count = 0
         self._recorder.reset()
         apply_masks(self._layers)  # Muon moves removed weights too.
         for layer in self._layers:
             layer.masked = False
         try:
-            for batch in batches:
-                x, y, weight = keras.utils.unpack_x_y_sample_weight(_to_numpy(batch))
-                self._add(x, y, weight)
-                count += 1
+            with kept([variable for variable in state if id(variable) not in masks]):
+                for batch in batches:
+                    x, y, weight = keras.utils.unpack_x_y_sample_weight(to_numpy(batch))
+                    self._add(x, y, weight)
+                    count += 1
         finally:
             for layer in self._layers:
                 layer.masked = True
-            for variable, value in state:
-                variable.assign(value)
         if not count:
             raise ValueError(
                 "`gradient_data` must have at least one batch each time. Received: none; "
@@ -113,36 +106,11 @@ def first_batches(data: GradientData, step: int, count: int | None) -> Iterable[
     return itertools.islice(batches, count)
 
 
-class _Probe(keras.Model):
-    """The model and its loss, with an optimizer of its own."""
-
-    def __init__(self, model: keras.Model) -> None:
-        super().__init__(name="gradient_probe", dtype=model.dtype_policy)
-        self.model = model
-        self.built = True
-
-    @property
-    def metrics(self) -> list[keras.Metric]:
-        """Its own loss only: the model's metrics stay as they are."""
-        return [self._loss_tracker]
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.model(inputs, training=training)
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        # On JAX `add_loss` and activity regularizers hand their losses to the model that trains.
-        self.model._losses_override = list(self._losses_override)
-        try:
-            return self.model.compute_loss(*args, **kwargs)
-        finally:
-            self.model._losses_override = []
-
-
-class _Recorder(keras.optimizers.Optimizer):
+class _Recorder(Still):
     """An optimizer that moves nothing and adds up the gradients of some variables."""
 
     def __init__(self, recorded: Sequence[keras.Variable]) -> None:
-        super().__init__(learning_rate=0.0, name="gradient_recorder")
+        super().__init__(name="gradient_recorder")
         self._recorded = {id(variable) for variable in recorded}
         self._sums: dict[int, tuple[keras.Variable, keras.Variable]] = {}
 
@@ -157,9 +125,7 @@ class _Recorder(keras.optimizers.Optimizer):
                     for name in ("sum_abs", "sum_square")
                 )
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        # On TensorFlow this is the backend's variable, not the Keras variable around it.
-        variable = self._trainable_variables[self._get_variable_index(variable)]
+    def see(self, gradient: Any, variable: keras.Variable) -> None:
         if id(variable) not in self._sums:
             return
         gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)  # An embedding's is sparse.
@@ -179,10 +145,3 @@ class _Recorder(keras.optimizers.Optimizer):
             key: Gradients(*(np.asarray(ops.convert_to_numpy(total), np.float32) / count for total in sums))
             for key, sums in self._sums.items()
         }
-
-
-def _to_numpy(batch: Any) -> Any:
-    """Batches made for another backend are welcome."""
-    return keras.tree.map_structure(
-        lambda value: None if value is None else np.asarray(ops.convert_to_numpy(value)), batch
-    )

@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from tfprune.network import kinds as registry
-from tfprune.network.graph import all_layers, forget_losses
+from tfprune.network.calls import forget_losses
+from tfprune.network.graph import all_layers
 from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.schedules import ConstantSparsity

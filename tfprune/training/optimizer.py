@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfprune.network.optimizers import place_of
+
 
 @keras.saving.register_keras_serializable(package="tfprune")
 class TorchAdam(keras.optimizers.Optimizer):
@@ -126,7 +128,7 @@ class TorchAdam(keras.optimizers.Optimizer):
             variable: The variable, Keras's or the backend's own.
             learning_rate: Scalar tensor, before the variable's multiplier.
         """
-        index = self._get_variable_index(variable)
+        index = place_of(self, variable)
         dtype = variable.dtype
         m, v = self._momentums[index], self._velocities[index]
 

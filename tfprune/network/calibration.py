@@ -1,0 +1,203 @@
+"""Measures what a network does on given batches, and leaves it as it was.
+
+`layer_statistics` runs the layers and looks at their inputs and outputs, for pruning with calibration data
+and to find channels that are nearly constant. A `Probe` runs training steps, whose gradients or BatchNorm
+statistics somebody else reads.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.network.calls import replaced_calls, tensors
+from tfprune.network.graph import all_layers
+from tfprune.network.kinds import kernels, kind_of
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of each channel of a tensor, over batches.
+
+    Attributes:
+        count: Values of each channel: examples times positions.
+        mean: float64 `[channels]`.
+        variance: float64 `[channels]`; divided by `count`.
+    """
+
+    count: int
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @property
+    def second_moment(self) -> np.ndarray:
+        """The mean of the squares, float64 `[channels]`."""
+        return self.variance + self.mean**2
+
+    def merged(self, other: "Moments") -> "Moments":
+        """Returns the moments of both together, by the rule of Chan, Golub and LeVeque (1983)."""
+        count = self.count + other.count
+        share = other.count / count
+        step = other.mean - self.mean
+        # A small variance around a large mean, which a difference of squares would lose, is kept.
+        variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * step**2
+        return Moments(count, self.mean + share * step, variance)
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Moments of a layer's inputs and outputs.
+
+    Attributes:
+        inputs: Those of each tensor that the layer takes; none for an embedding, whose inputs are indices.
+        outputs: Those of each tensor that the layer returns.
+    """
+
+    inputs: tuple[Moments, ...]
+    outputs: tuple[Moments, ...]
+
+
+def layer_statistics(
+    model: keras.layers.Layer,
+    batches: Iterable[Any],
+    layers: Iterable[keras.layers.Layer] | None = None,
+    training: bool = False,
+) -> dict[keras.layers.Layer, LayerStatistics]:
+    """Measures the inputs and outputs of layers over batches.
+
+    Runs the model eagerly, layer by layer, so that it works on every backend and needs no compilation; layers
+    in nested models and in layers are seen too. No weight of the model changes, and with `training=False`
+    nothing else of it either. A layer inside a pruning wrapper sees the masked weights.
+
+    Args:
+        model: A built model or layer.
+        batches: Inputs, or tuples `(inputs, ...)` as for `fit`.
+        layers: Layers of the model. Default: every layer with a kernel of its own.
+        training: Whether the layers run as in training.
+
+    Returns:
+        The statistics of each layer that was called, over all its calls together. Channels are the last axis,
+        or the axis after the batch of a layer with `data_format="channels_first"`.
+
+    Raises:
+        ValueError: If there is no batch, if a layer is not of the model, or if a layer runs in a compiled
+            loop (in a recurrent layer, on some backends), where values cannot be seen.
+    """
+    parts = all_layers(model)
+    # A cell runs in its recurrent layer's loop.
+    watched = [part for part in parts if kernels(part) and not kind_of(part).cell]
+    if layers is not None:
+        watched = list(layers)
+        for layer in watched:
+            if not any(layer is part for part in parts):
+                raise ValueError(f"`layers` must be layers of the model. Received: {layer!r}")
+    found: dict[keras.layers.Layer, LayerStatistics] = {}
+
+    def recorded(layer: keras.layers.Layer, call: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            outputs = call(*args, **kwargs)
+            looks_up = any(kernel.input_axis is None for kernel in kernels(layer))
+            new = LayerStatistics(
+                () if looks_up else _moments(layer, (args, kwargs)), _moments(layer, outputs)
+            )
+            found[layer] = _merged(found[layer], new) if layer in found else new
+            return outputs
+
+        return run
+
+    count = 0
+    with replaced_calls(watched, recorded):
+        for batch in batches:
+            inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
+            model(keras.tree.map_structure(ops.convert_to_tensor, inputs), training=training)
+            count += 1
+    if not count:
+        raise ValueError("`batches` must have at least one batch. Received: none")
+    return found
+
+
+def _merged(old: LayerStatistics, new: LayerStatistics) -> LayerStatistics:
+    pairs = [zip(old.inputs, new.inputs, strict=True), zip(old.outputs, new.outputs, strict=True)]
+    return LayerStatistics(*(tuple(a.merged(b) for a, b in pair) for pair in pairs))
+
+
+def _moments(layer: Any, values: Any) -> tuple[Moments, ...]:
+    first = getattr(layer, "data_format", None) == "channels_first"
+    result = []
+    for tensor in tensors(values):
+        try:
+            array = np.asarray(ops.convert_to_numpy(tensor)).astype(np.float64)
+        except Exception as error:  # Each backend has its own for a tensor without a value.
+            raise ValueError(
+                f"The values of layer {layer.name!r} must be visible: it runs in a compiled loop. "
+                f"Received: {tensor}"
+            ) from error
+        array = np.moveaxis(array, 1, -1) if first and array.ndim > 2 else array
+        array = array.reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
+        result.append(Moments(len(array), array.mean(axis=0), array.var(axis=0)))
+    return tuple(result)
+
+
+class Probe(keras.Model):
+    """Runs the training step of a model with an optimizer of its own, so that the model's stays as it is.
+
+    What a training step changes besides weights, such as the statistics of BatchNorm, changes in the model:
+    see `kept`.
+
+    Args:
+        model: A compiled model; its loss, `compute_loss` and regularizers count.
+        optimizer: The optimizer, such as a `Still`.
+    """
+
+    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        super().__init__(name="probe", dtype=model.dtype_policy)
+        self.model = model
+        self.built = True
+        self.compile(optimizer=optimizer, loss=None, jit_compile=model.jit_compile)
+
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """Its own loss only: the metrics of the model stay as they are."""
+        return [self._loss_tracker]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Calls the model."""
+        return self.model(inputs, training=training)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the loss of the model."""
+        # On JAX `add_loss` and activity regularizers hand their losses to the model that trains.
+        self.model._losses_override = list(self._losses_override)
+        try:
+            return self.model.compute_loss(*args, **kwargs)
+        finally:
+            self.model._losses_override = []
+
+
+def variable_scope(model: keras.Model) -> contextlib.AbstractContextManager:
+    """Returns the scope in which variables are made that train together with those of a model."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy is not None else nullcontext()
+
+
+@contextlib.contextmanager
+def kept(variables: Iterable[keras.Variable]) -> Iterator[None]:
+    """Brings variables back to their values at the end of the block."""
+    before = [(variable, np.array(ops.convert_to_numpy(variable))) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+
+
+def to_numpy(batch: Any) -> Any:
+    """Returns a batch as NumPy arrays; batches made for another backend are welcome."""
+    return keras.tree.map_structure(
+        lambda value: None if value is None else np.asarray(ops.convert_to_numpy(value)), batch
+    )

@@ -1,0 +1,70 @@
+"""What optimizers keep for each variable, and an optimizer that moves nothing."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+# "_accumulators" (Adagrad, Ftrl) are sums of squares: they move nothing, and Ftrl divides by them.
+_NOT_SLOTS = ("_trainable_variables", "_variables", "_accumulators")
+
+
+def slots(optimizer: Any) -> Iterator[tuple[int, list[keras.Variable]]]:
+    """Yields the variables that an optimizer keeps for each trainable variable and that may move it.
+
+    Keras's optimizers keep each kind of slot as a list parallel to their trainable variables.
+
+    Args:
+        optimizer: An optimizer, also one that holds others; None or one that is not built has no slots.
+
+    Yields:
+        The id of a trainable variable, and the optimizer's variables of its shape that are kept for it.
+    """
+    for inner in getattr(optimizer, "optimizers", []):  # MultiOptimizer
+        yield from slots(inner)
+    if hasattr(optimizer, "inner_optimizer"):  # LossScaleOptimizer
+        yield from slots(optimizer.inner_optimizer)
+    if not getattr(optimizer, "built", False):
+        return
+    trainable = list(optimizer._trainable_variables)
+    kinds = [
+        value
+        for name, value in vars(optimizer).items()
+        if isinstance(value, list) and len(value) == len(trainable) and name not in _NOT_SLOTS
+    ]
+    for i, variable in enumerate(trainable):
+        kept = [kind[i] for kind in kinds if isinstance(kind[i], keras.Variable)]
+        yield id(variable), [slot for slot in kept if slot.shape == variable.shape]
+
+
+def place_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
+    """Returns the place of a variable among the trainable variables of an optimizer.
+
+    Args:
+        optimizer: A built optimizer.
+        variable: The variable as `update_step` receives it, which on TensorFlow is the backend's.
+    """
+    return optimizer._get_variable_index(variable)
+
+
+class Still(keras.optimizers.Optimizer):
+    """An optimizer that moves nothing; a subclass may look at the gradients.
+
+    Args:
+        name: The name of the optimizer.
+    """
+
+    def __init__(self, name: str = "still") -> None:
+        super().__init__(learning_rate=0.0, name=name)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Leaves the variable as it is."""
+        self.see(gradient, self._trainable_variables[place_of(self, variable)])
+
+    def see(self, gradient: Any, variable: keras.Variable) -> None:
+        """Does nothing; a subclass records the gradient of a variable.
+
+        Args:
+            gradient: A tensor of the variable's shape; sparse for an embedding's table on TensorFlow.
+            variable: The Keras variable.
+        """
