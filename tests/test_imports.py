@@ -17,7 +17,7 @@ _LEAVES = {"errors", "quiet", "files", "text", "machine"}
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
     **{name: set() for name in _LEAVES},
-    "network": {"errors"},
+    "network": set(),
     "sparsity": {"network"},
     "data": {"files"},
     "models": {"files"},
@@ -25,7 +25,7 @@ ALLOWED = {
     "runtime": set(),
     "runs": _LIBRARY,
     "experiments": _LIBRARY | {"runs"},
-    "compiler": _LIBRARY | {"runtime"},
+    "compiler": {"errors", "network", "sparsity", "runtime"},
     "export": _LIBRARY | {"runtime", "compiler"},
     "compare": {"runs", *_LEAVES},
     "benchmark": _LIBRARY | {"runtime", "export", "experiments", "runs"},

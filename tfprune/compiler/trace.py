@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tfprune.compiler.draft import Call, Draft, Value
-from tfprune.compiler.layers import KEEP_INTEGERS, TAKE_INTEGERS, add_call
+from tfprune.compiler.layers import add_call, entry_of
 from tfprune.errors import UserError
 from tfprune.network.graph import Step, computes_its_graph, evaluate, functional
 from tfprune.sparsity import PruneLowMagnitude
@@ -62,18 +62,18 @@ def _outputs(draft: Draft, step: Step, prefix: str) -> list[Value]:
 
 
 def _makes_integers(call: Call) -> bool:
-    """Whether a call gives integers; refuses integer arithmetic, which the runtime does not have."""
-    if not any(value.integer for value in call.inputs) or isinstance(call.operation, TAKE_INTEGERS):
+    """Returns whether a call gives integers; refuses to compute with integers, which the runtime cannot."""
+    if not any(value.integer for value in call.inputs):
         return False
-    if isinstance(call.operation, KEEP_INTEGERS):
-        return True
+    made = entry_of(call).of_integers
+    if made:
+        return made == "integers"
     # What a Keras tensor says of its type does not hold here: layers say that they make floats of integers.
     operands = keras.tree.flatten(call.arguments)
     floats = any(
         not operand.integer if isinstance(operand, Value) else _is_float(operand) for operand in operands
     )
-    divides = type(call.operation).__name__ in ("Divide", "TrueDivide")
-    if isinstance(call.operation, keras.Layer) or not (floats or divides):
+    if isinstance(call.operation, keras.Layer) or not floats:
         raise call.refuse("its input must be floating-point numbers: rescale the pixels first")
     return False
 

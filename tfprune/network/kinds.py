@@ -257,14 +257,25 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def builtin_name(cls: type) -> str | None:
-    """Returns the name of a layer class of Keras's own; None for any other class, a subclass too."""
+def builtin_layer(operation: Any) -> str | None:
+    """Returns the name of the class of a layer of Keras's own; None for anything else, a subclass too."""
+    return _layer_class(type(operation))
+
+
+def builtin_operation(operation: Any) -> str | None:
+    """Returns the name of the class of an operation of Keras's own; None for anything else, a layer too."""
+    cls = type(operation)
+    own = cls.__module__.startswith("keras.src.") and issubclass(cls, keras.Operation)
+    return cls.__name__ if own and not issubclass(cls, keras.layers.Layer) else None
+
+
+def _layer_class(cls: type) -> str | None:
     return cls.__name__ if cls.__module__.startswith("keras.src.layers.") else None
 
 
 def kind_of(layer: keras.layers.Layer) -> Kind | None:
     """Returns the entry in `KINDS` of a layer's class, or of the built-in class that it inherits from."""
-    names = (builtin_name(cls) for cls in type(layer).__mro__)
+    names = (_layer_class(cls) for cls in type(layer).__mro__)
     return next((KINDS[name] for name in names if name in KINDS), None)
 
 
