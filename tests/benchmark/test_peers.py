@@ -7,8 +7,7 @@ import pytest
 
 from tests.support import networks, reference
 from tfprune.benchmark.loaders import load
-from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input, Pool
-from tfprune.runtime.nonnegative import nonnegative_values
+from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input, Pool, nonnegative_values
 
 SEEDS = range(12)
 

@@ -13,9 +13,10 @@ from tfprune.runtime.graph import (
     Graph,
     Input,
     Multiply,
+    Node,
     Pool,
+    Shape,
 )
-from tfprune.runtime.node import Node, Shape
 
 ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "softmax")
 

@@ -14,9 +14,9 @@ from tfprune.runtime.graph import (
     Graph,
     Input,
     Multiply,
+    Node,
     Pool,
 )
-from tfprune.runtime.node import Node
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
 

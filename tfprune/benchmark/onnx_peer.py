@@ -18,8 +18,8 @@ from tfprune.runtime.graph import (
     Multiply,
     Node,
     Pool,
+    nonnegative_values,
 )
-from tfprune.runtime.nonnegative import nonnegative_values
 
 _OPSET = 17
 _IR_VERSION = 8

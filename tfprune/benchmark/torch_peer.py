@@ -17,8 +17,8 @@ from tfprune.runtime.graph import (
     Multiply,
     Node,
     Pool,
+    nonnegative_values,
 )
-from tfprune.runtime.nonnegative import nonnegative_values
 
 
 def to_torch(graph: Graph) -> list[dict[str, Any]]:

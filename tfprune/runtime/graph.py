@@ -1,7 +1,7 @@
 """The network as the runtime sees it: a list of a few operations on images, with their weights.
 
 One image at a time: a value is `[height, width, channels]`, and a vector is `[1, 1, channels]`, so that a
-dense layer is a 1x1 convolution. The compiler (`tfprune.export`) makes a graph from a Keras model, a
+dense layer is a 1x1 convolution. The compiler (`tfprune.compiler`) makes a graph from a Keras model, a
 `model.tfprune` file stores it, and `Model` runs it.
 """
 
@@ -13,16 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfprune.runtime.errors import GraphError
-from tfprune.runtime.graph_rules import (
-    check_array,
-    check_choice,
-    check_count,
-    check_numbers,
-    check_softmax,
-    window_counts,
-)
-from tfprune.runtime.node import Node, Shape
 from tfprune.runtime.sparse_array import SparseArray
+
+Shape = tuple[int, int, int]  # height, width, channels
 
 # Computed value by value; "softmax" over the channels of a vector. The formulas are Keras's defaults.
 ACTIVATIONS = (
@@ -39,12 +32,44 @@ ACTIVATIONS = (
     "gelu",
     "softmax",
 )
+_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax")
 PATHS = ("sparse", "dense")
 # Offsets within a value are 32-bit numbers in the kernels.
 MAX_VALUES = 2**31 - 1
 # Far more than any network's; a file must not be able to ask for tables of any size.
 MAX_WINDOW = 2**14
 MAX_PLANES = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        name: The Keras layer that it comes from; for messages and tables.
+        inputs: Indices of the nodes whose values it takes, each below its own.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Returns the shape of its value.
+
+        Args:
+            shapes: Those of its inputs, `(height, width, channels)` each.
+
+        Returns:
+            `(height, width, channels)`.
+
+        Raises:
+            GraphError: It cannot take such inputs, or an attribute breaks its rule.
+        """
+        raise NotImplementedError
+
+    def refuse(self, rule: str) -> GraphError:
+        """Makes the error that says which node breaks which rule."""
+        return GraphError(f"{type(self).__name__} {self.name!r}: {rule}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +88,10 @@ class Input(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        check_count(self, shapes, 0)
-        check_numbers(self, "shape", self.shape, 3, 1)
+        _check_count(self, shapes, 0)
+        _check_numbers(self, "shape", self.shape, 3, 1)
         for name, array in (("scale", self.scale), ("shift", self.shift)):
-            check_array(self, name, array, (self.shape[2],))
+            _check_array(self, name, array, (self.shape[2],))
         return self.shape
 
 
@@ -104,16 +129,16 @@ class Conv(Node):
         if len(shapes) not in (1, 2):
             raise self.refuse(f"takes one input and perhaps a residual. Received: {len(shapes)} inputs")
         height, width, channels = shapes[0]
-        check_numbers(self, "strides", self.strides, 2, 1)
+        _check_numbers(self, "strides", self.strides, 2, 1)
         if channels * math.prod(self.strides) > MAX_PLANES:
             raise self.refuse(f"{channels} channels by strides of {self.strides} may be {MAX_PLANES} at most")
-        check_numbers(self, "dilation", self.dilation, 2, 1)
-        check_numbers(self, "padding", self.padding, 4, 0)
-        check_numbers(self, "groups", (self.groups,), 1, 1)
-        check_choice(self, "activation", self.activation, ACTIVATIONS)
-        check_choice(self, "path", self.path, PATHS)
+        _check_numbers(self, "dilation", self.dilation, 2, 1)
+        _check_numbers(self, "padding", self.padding, 4, 0)
+        _check_numbers(self, "groups", (self.groups,), 1, 1)
+        _check_choice(self, "activation", self.activation, ACTIVATIONS)
+        _check_choice(self, "path", self.path, PATHS)
         for name, cost in self.costs.items():
-            check_choice(self, "costs", name, PATHS)
+            _check_choice(self, "costs", name, PATHS)
             if not isinstance(cost, numbers.Real) or not 0 <= cost < math.inf:
                 raise self.refuse(f"`costs` must be microseconds of at least 0. Received: {name}={cost!r}")
         if np.ndim(self.kernel) != 4 or 0 in np.shape(self.kernel):
@@ -126,15 +151,17 @@ class Conv(Node):
                 f"{channels} input channels and {filters} filters do not fit a kernel of"
                 f" {inner} input channels in {self.groups} groups"
             )
-        check_array(self, "kernel", self.kernel, (rows, columns, inner, filters))
-        check_array(self, "bias", self.bias, (filters,))
+        _check_array(self, "kernel", self.kernel, (rows, columns, inner, filters))
+        _check_array(self, "bias", self.bias, (filters,))
         shape = (
-            *window_counts(self, (height, width), (rows, columns), self.strides, self.padding, self.dilation),
+            *_window_counts(
+                self, (height, width), (rows, columns), self.strides, self.padding, self.dilation
+            ),
             filters,
         )
         if len(shapes) == 2 and tuple(shapes[1]) != shape:
             raise self.refuse(f"its residual must have its output's shape {shape}. Received: {shapes[1]}")
-        check_softmax(self, self.activation, shape)
+        _check_softmax(self, self.activation, shape)
         return shape
 
 
@@ -159,11 +186,11 @@ class Pool(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        check_count(self, shapes, 1)
-        check_choice(self, "kind", self.kind, ("max", "average"))
-        check_numbers(self, "size", self.size, 2, 1)
-        check_numbers(self, "strides", self.strides, 2, 1)
-        check_numbers(self, "padding", self.padding, 4, 0)
+        _check_count(self, shapes, 1)
+        _check_choice(self, "kind", self.kind, ("max", "average"))
+        _check_numbers(self, "size", self.size, 2, 1)
+        _check_numbers(self, "strides", self.strides, 2, 1)
+        _check_numbers(self, "padding", self.padding, 4, 0)
         if not isinstance(self.padding_counts, bool):
             raise self.refuse(f"`padding_counts` must be true or false. Received: {self.padding_counts!r}")
         if max(self.padding[:2]) >= self.size[0] or max(self.padding[2:]) >= self.size[1]:
@@ -171,7 +198,7 @@ class Pool(Node):
                 f"`padding` must be below `size`. Received: padding={self.padding}, size={self.size}"
             )
         height, width, channels = shapes[0]
-        counts = window_counts(self, (height, width), self.size, self.strides, self.padding, (1, 1))
+        counts = _window_counts(self, (height, width), self.size, self.strides, self.padding, (1, 1))
         return (*counts, channels)
 
 
@@ -187,8 +214,8 @@ class GlobalPool(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        check_count(self, shapes, 1)
-        check_choice(self, "kind", self.kind, ("max", "average"))
+        _check_count(self, shapes, 1)
+        _check_choice(self, "kind", self.kind, ("max", "average"))
         return (1, 1, shapes[0][2])
 
 
@@ -204,10 +231,10 @@ class Add(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        check_choice(self, "activation", self.activation, ACTIVATIONS)
+        _check_choice(self, "activation", self.activation, ACTIVATIONS)
         if len(shapes) < 2 or len({tuple(shape) for shape in shapes}) > 1:
             raise self.refuse(f"takes two or more inputs of one shape. Received: {list(shapes)}")
-        check_softmax(self, self.activation, shapes[0])
+        _check_softmax(self, self.activation, shapes[0])
         return shapes[0]
 
 
@@ -217,7 +244,7 @@ class Multiply(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        check_count(self, shapes, 2)
+        _check_count(self, shapes, 2)
         if tuple(shapes[1]) not in (tuple(shapes[0]), (1, 1, shapes[0][2])):
             raise self.refuse(
                 f"its second input must have the first's shape or be one factor a channel. Received: {shapes}"
@@ -248,9 +275,9 @@ class Activation(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        check_count(self, shapes, 1)
-        check_choice(self, "activation", self.activation, ACTIVATIONS)
-        check_softmax(self, self.activation, shapes[0])
+        _check_count(self, shapes, 1)
+        _check_choice(self, "activation", self.activation, ACTIVATIONS)
+        _check_softmax(self, self.activation, shapes[0])
         return shapes[0]
 
 
@@ -260,7 +287,7 @@ class Flatten(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        check_count(self, shapes, 1)
+        _check_count(self, shapes, 1)
         return (1, 1, math.prod(shapes[0]))
 
 
@@ -301,3 +328,98 @@ class Graph:
                 f"the last node must give a vector [1, 1, classes]. Received: {shapes[-1]}"
             )
         return shapes
+
+
+def nonnegative_values(graph: Graph) -> list[bool]:
+    """Returns for each node whether its value is known to have no number below zero.
+
+    The maximum over a pool's windows is then the same with the pool's own padding as with explicit zeros
+    (ResNet's stem).
+
+    Args:
+        graph: The network.
+    """
+    known: list[bool] = []
+    for node in graph.nodes:
+        match node:
+            case Conv(activation=activation) | Activation(activation=activation):
+                known.append(activation in _NONNEGATIVE)
+            case Add(activation=activation):
+                sum_of_such = activation == "linear" and all(known[source] for source in node.inputs)
+                known.append(activation in _NONNEGATIVE or sum_of_such)
+            case Pool() | GlobalPool() | Multiply() | Concatenate() | Flatten():
+                known.append(all(known[source] for source in node.inputs))
+            case _:
+                known.append(False)
+    return known
+
+
+def _window_counts(
+    node: Node,
+    size: tuple[int, int],
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Returns how many windows fit in the padded height and width.
+
+    Args:
+        node: Whose windows.
+        size: Height and width.
+        window: The window's.
+        strides: Vertical and horizontal.
+        padding: Top, bottom, left, right.
+        dilation: Vertical and horizontal.
+
+    Raises:
+        GraphError: None fits.
+    """
+    counts = []
+    for axis in range(2):
+        free = (
+            size[axis] + padding[2 * axis] + padding[2 * axis + 1] - (window[axis] - 1) * dilation[axis] - 1
+        )
+        if free < 0:
+            raise node.refuse(f"a window {window} does not fit {size} with padding {padding}")
+        counts.append(free // strides[axis] + 1)
+    return counts[0], counts[1]
+
+
+def _check_count(node: Node, shapes: Sequence[Shape], count: int) -> None:
+    """Raises a GraphError unless a node has so many inputs."""
+    if len(shapes) != count:
+        raise node.refuse(f"takes {count} inputs. Received: {len(shapes)}")
+
+
+def _check_numbers(node: Node, name: str, values: Sequence[int], count: int, least: int) -> None:
+    """Raises a GraphError unless an attribute is `count` integers from `least` up to 65535."""
+    right = isinstance(values, tuple | list) and len(values) == count
+    right = right and all(
+        isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**16 for value in values
+    )
+    if not right:
+        raise node.refuse(f"`{name}` must be {count} integers of at least {least}. Received: {values}")
+
+
+def _check_choice(node: Node, name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises a GraphError unless an attribute is one of the choices."""
+    if value not in choices:
+        raise node.refuse(f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}")
+
+
+def _check_array(node: Node, name: str, array: np.ndarray | SparseArray, shape: tuple[int, ...]) -> None:
+    """Raises a GraphError unless a weight has its shape, is float32 and finite."""
+    if not isinstance(array, np.ndarray | SparseArray):
+        raise node.refuse(f"`{name}` must be an array. Received: {type(array).__name__}")
+    values = array.values if isinstance(array, SparseArray) else array
+    if np.shape(array) != shape or array.dtype != np.float32:
+        raise node.refuse(f"`{name}` must be float32 {shape}. Received: {array.dtype} {array.shape}")
+    if not np.isfinite(values).all():
+        raise node.refuse(f"`{name}` must be finite. Received: values that are not")
+
+
+def _check_softmax(node: Node, activation: str, shape: Shape) -> None:
+    """Raises a GraphError if a softmax is to be taken of more than a vector."""
+    if activation == "softmax" and shape[:2] != (1, 1):
+        raise node.refuse(f"softmax is for vectors. Received: {shape}")

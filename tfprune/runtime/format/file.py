@@ -22,8 +22,7 @@ from tfprune.runtime.format.sections import (
     decode_array,
     encode_array,
 )
-from tfprune.runtime.graph import Graph
-from tfprune.runtime.node import Node
+from tfprune.runtime.graph import Graph, Node
 
 FILE_VERSION = 1
 MAGIC = b"TFPRUNE\0"

@@ -25,9 +25,9 @@ from tfprune.runtime.graph import (
     Graph,
     Input,
     Multiply,
+    Node,
     Pool,
 )
-from tfprune.runtime.node import Node
 
 NODE_TYPES: dict[str, type[Node]] = {
     node_type.__name__: node_type

@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfprune.runtime.graph import Conv, Graph, Node, Shape
+from tfprune.runtime.graph import Conv, Graph, Node, Shape, nonnegative_values
 from tfprune.runtime.kernels.program import PART_WORDS, Emit
 from tfprune.runtime.machine import Machine, memory_bytes
-from tfprune.runtime.nonnegative import nonnegative_values
 from tfprune.runtime.plan.arena import Arena, mask_of
 from tfprune.runtime.plan.layout import Geometry, Layout, is_vector, phase_shape, reads
 
