@@ -4,10 +4,9 @@ from tfprune.network.kinds import PrunableLayer
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.at_once import prune_to
 from tfprune.sparsity.batchnorm import recalibrate, reset_removed
-from tfprune.sparsity.callbacks import UpdatePruningStep
 from tfprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, strip_pruning
-from tfprune.sparsity.pruner import Pruner
+from tfprune.sparsity.pruner import Pruner, UpdatePruningStep
 from tfprune.sparsity.regrowth import SET, Regrowth, RigL
 from tfprune.sparsity.schedules import (
     ConstantSparsity,

@@ -1,7 +1,7 @@
 """Gradients of the loss with respect to the prunable variables, on any backend, through Keras alone."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,7 @@ from keras import ops
 
 from tfprune.network.calibration import Probe, kept, to_numpy, variable_scope
 from tfprune.network.optimizers import Still
-from tfprune.sparsity.apply import apply_masks
+from tfprune.sparsity.apply import apply_masks, read
 from tfprune.sparsity.scores import Gradients
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
@@ -43,11 +43,12 @@ class GradientMeter:
             self._recorder = _Recorder(variables)
             self._probe = Probe(model, self._recorder)
 
-    def measure(self, batches: Iterable[Any]) -> dict[int, Gradients]:
+    def measure(self, batches: Iterable[Any]) -> Mapping[int, Gradients]:
         """Returns the gradients over all of `batches`, of the form (x, y) or (x, y, sample_weight).
 
         Returns:
-            id of a prunable variable -> its gradients; those of layers that do not train are left out.
+            id of a prunable variable -> its gradients, until the next measurement; those of layers that do
+            not train are left out.
 
         Raises:
             ValueError: If there is no batch, or in float16 gradients that are infinite at any scale.
@@ -139,9 +140,22 @@ class _Recorder(Still):
             for total in sums:
                 total.assign(ops.zeros_like(total.value))
 
-    def means(self, count: int) -> dict[int, Gradients]:
+    def means(self, count: int) -> Mapping[int, Gradients]:
         """Returns the means over `count` batches."""
-        return {
-            key: Gradients(*(np.asarray(ops.convert_to_numpy(total), np.float32) / count for total in sums))
-            for key, sums in self._sums.items()
-        }
+        return _Means(self._sums, count)
+
+
+class _Means(Mapping[int, Gradients]):
+    """Means over batches, each computed when it is asked for: those of a whole model may be large."""
+
+    def __init__(self, sums: Mapping[int, tuple[keras.Variable, keras.Variable]], count: int) -> None:
+        self._sums, self._count = sums, count
+
+    def __getitem__(self, key: int) -> Gradients:
+        return Gradients(*(np.asarray(read(total), np.float32) / self._count for total in self._sums[key]))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)

@@ -1,17 +1,18 @@
-"""Which weights stay: scores and a sparsity in, boolean masks out. NumPy arrays only, no model.
+"""Makes masks: scores and a sparsity in, booleans out. NumPy arrays only, no model.
 
 One rule everywhere: of n weights exactly `max(n - round(sparsity * n), 1)` stay, those with the largest
 scores, ties to the lower flat index; and a weight once removed never returns. A pattern may put groups of
 weights in the place of weights.
 """
 
+import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tfprune.sparsity.patterns import WEIGHTS, Groups, Pattern
-from tfprune.sparsity.selection import keep_until, kept_count
+from tfprune.sparsity.selection import CommonThreshold, kept_count
 
 SCOPES = ("layer", "global", "erk")
 
@@ -23,6 +24,127 @@ def check_scope(scope: str) -> str:
     return scope
 
 
+class Ranked(abc.ABC):
+    """A tensor whose weights are to be ranked.
+
+    The scores are computed whenever they are asked for, so that the tensors of a whole model can be ranked
+    together without all their scores in memory.
+
+    Attributes:
+        name: The tensor's name, for errors.
+        shape: Its shape.
+        pattern: The groups in which its weights go.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    pattern: Pattern
+
+    @abc.abstractmethod
+    def mask(self) -> np.ndarray:
+        """Returns the present mask, booleans of the tensor's shape."""
+
+    @abc.abstractmethod
+    def scores(self) -> np.ndarray:
+        """Returns the weights' scores, of the tensor's shape, the same at each call.
+
+        Raises:
+            ValueError: If one is not finite; the message names the tensor.
+        """
+
+
+def check_scores(scores: np.ndarray, name: str) -> np.ndarray:
+    """Returns the scores as float32.
+
+    Raises:
+        ValueError: If one is not finite; the message has the `name`.
+    """
+    scores = np.asarray(scores, np.float32)
+    if not all_finite(scores):
+        raise ValueError(f"Scores must be finite. Received: NaN or infinity in {name}")
+    return scores
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Returns whether no value is NaN or infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A finite sum needs no array of booleans; the sum of large finite values may be infinite.
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+
+
+def new_masks(tensors: Sequence[Ranked], sparsity: float, scope: str = "layer") -> Iterator[np.ndarray]:
+    """Yields the tensors' masks at `sparsity`, each a subset of the present one.
+
+    Where a present mask already removes more than `sparsity` asks, it stays as it is. All scores are checked
+    before the first mask is yielded. A tensor is not asked again once its mask is there, so that the mask may
+    be put into use at once. In memory are a few arrays of the size of one tensor.
+
+    Args:
+        tensors: The tensors, in the order in which ties are broken.
+        sparsity: Fraction to remove, in [0, 1).
+        scope: "layer": of each tensor. "global": of all the tensors' weights together, where every tensor
+            still keeps at least one group. "erk": of all together, divided by `erk_sparsities`.
+
+    Raises:
+        ValueError: On an unknown scope, a pattern that the scope excludes, or scores that are not finite
+            (the message names the tensor).
+    """
+    check_scope(scope)
+    for tensor in tensors:
+        if scope != "layer" and not isinstance(tensor.pattern, Groups):
+            raise ValueError(
+                "Where m of every n weights go, every layer has the same share of zeros: `scope` must be "
+                f"'layer'. Received: scope={scope!r}, for {tensor.name}"
+            )
+    if scope == "global":
+        yield from _select_together(tensors, sparsity)
+        return
+    for tensor in tensors:
+        tensor.scores()
+    if scope == "erk":
+        each = erk_sparsities([tensor.shape for tensor in tensors], sparsity)
+    else:
+        each = [sparsity] * len(tensors)
+    for tensor, share in zip(tensors, each, strict=True):
+        yield tensor.pattern.select(tensor.scores(), tensor.mask(), share)
+
+
+def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.ndarray]:
+    """Yields the masks by one ranking of all tensors' groups."""
+    total = kept_count(sum(math.prod(tensor.shape) for tensor in tensors), sparsity, at_least=len(tensors))
+    present = sum(np.count_nonzero(tensor.mask()) for tensor in tensors)
+    if present <= total:
+        for tensor in tensors:
+            tensor.scores()
+        yield from (tensor.mask() for tensor in tensors)
+        return
+    # Means over channels are float64: so is then all that they are compared with.
+    dtype = np.result_type(*(tensor.pattern.score_type for tensor in tensors))
+
+    def groups_of(tensor: Ranked) -> tuple[np.ndarray, np.ndarray | None]:
+        mask = tensor.mask()
+        candidates = tensor.pattern.candidates(tensor.scores(), mask).astype(dtype, copy=False)
+        candidates.flat[np.argmax(candidates)] = np.inf  # Each tensor keeps at least its best group.
+        return candidates, None if tensor.pattern is WEIGHTS else tensor.pattern.sizes(mask)
+
+    threshold = CommonThreshold(lambda: map(groups_of, tensors), total)
+    for tensor in tensors:
+        mask, keep = tensor.mask(), threshold.keep(*groups_of(tensor))
+        yield mask & tensor.pattern.spread(keep, mask.shape)
+
+
+class _Array(Ranked):
+    def __init__(self, scores: np.ndarray, mask: np.ndarray, pattern: Pattern, name: str) -> None:
+        self.name, self.pattern, self.shape = name, pattern, mask.shape
+        self._scores, self._mask = scores, mask
+
+    def mask(self) -> np.ndarray:
+        return self._mask
+
+    def scores(self) -> np.ndarray:
+        return check_scores(self._scores, self.name)
+
+
 def update_masks(
     scores: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
@@ -31,67 +153,24 @@ def update_masks(
     names: Sequence[str] | None = None,
     patterns: Sequence[Pattern] | None = None,
 ) -> list[np.ndarray]:
-    """Returns the masks at `sparsity`, each a subset of the one before.
-
-    Where an old mask already removes more than `sparsity` asks, it stays as it is.
+    """Returns `new_masks` of arrays.
 
     Args:
         scores: One array a tensor, of any shapes, finite.
         masks: The present masks, booleans of the same shapes.
-        sparsity: Fraction to remove, in [0, 1).
-        scope: "layer": of each tensor. "global": of all the tensors' weights together, where every tensor
-            still keeps at least one group. "erk": of all together, divided by `erk_sparsities`.
+        sparsity, scope: As for `new_masks`.
         names: The tensors' names, for errors; by default their positions.
         patterns: One a tensor; by default single weights. In a tensor with G groups `max(G - round(s * G),
             1)` of them stay; in the global scope as few groups, from the top of the common ranking, as
             have the number of weights that has to stay.
 
     Raises:
-        ValueError: On scores that are not finite; the message names the tensor.
+        ValueError: As `new_masks`.
     """
-    check_scope(scope)
     names = names if names is not None else [f"tensor {i}" for i in range(len(scores))]
     patterns = patterns if patterns is not None else [WEIGHTS] * len(scores)
-    scores = [np.asarray(score, np.float32) for score in scores]
-    for score, name in zip(scores, names, strict=True):
-        if not np.isfinite(score).all():
-            raise ValueError(f"Scores must be finite. Received: NaN or infinity in {name}")
-    for pattern, name in zip(patterns, names, strict=True):
-        if scope != "layer" and not isinstance(pattern, Groups):
-            raise ValueError(
-                "Where m of every n weights go, every layer has the same share of zeros: `scope` must be "
-                f"'layer'. Received: scope={scope!r}, for {name}"
-            )
-    if scope == "global":
-        return _select_together(scores, masks, sparsity, patterns)
-    each = (
-        [sparsity] * len(scores) if scope == "layer" else erk_sparsities([m.shape for m in masks], sparsity)
-    )
-    return [
-        pattern.select(score, mask, s)
-        for pattern, score, mask, s in zip(patterns, scores, masks, each, strict=True)
-    ]
-
-
-def _select_together(
-    scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], sparsity: float, patterns: Sequence[Pattern]
-) -> list[np.ndarray]:
-    """One ranking of all tensors' groups."""
-    candidates = [p.candidates(s, m) for p, s, m in zip(patterns, scores, masks, strict=True)]
-    flat = [candidate.ravel() for candidate in candidates]
-    for candidate in flat:
-        candidate[np.argmax(candidate)] = np.inf  # Each tensor keeps at least its best group.
-    sizes = [p.sizes(m).ravel() for p, m in zip(patterns, masks, strict=True)]
-    total = kept_count(sum(mask.size for mask in masks), sparsity, at_least=len(masks))
-    total = min(total, sum(np.count_nonzero(mask) for mask in masks))
-    if all(pattern is WEIGHTS for pattern in patterns):
-        sizes = [np.ones(1)]
-    together = keep_until(np.concatenate(flat), np.concatenate(sizes), total)
-    split = np.split(together, np.cumsum([candidate.size for candidate in flat])[:-1])
-    return [
-        mask & pattern.spread(keep.reshape(candidate.shape), mask.shape)
-        for pattern, keep, candidate, mask in zip(patterns, split, candidates, masks, strict=True)
-    ]
+    tensors = [_Array(*parts) for parts in zip(scores, masks, patterns, names, strict=True)]
+    return list(new_masks(tensors, sparsity, scope))
 
 
 def erk_sparsities(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float]:

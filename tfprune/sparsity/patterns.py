@@ -27,7 +27,12 @@ class Groups(Pattern):
     """A partition of a tensor's weights into groups; each group stays or goes as a whole.
 
     Of G groups `max(G - round(sparsity * G), 1)` stay, those with the largest scores.
+
+    Attributes:
+        score_type: The type of the groups' scores.
     """
+
+    score_type = np.float32
 
     @abc.abstractmethod
     def pool(self, scores: np.ndarray) -> np.ndarray:
@@ -47,8 +52,11 @@ class Groups(Pattern):
         return np.where(self.sizes(mask) > 0, pooled, np.float32(-np.inf))
 
     def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
+        left = self.sizes(mask) > 0
+        count = kept_count(left.size, sparsity)
+        if np.count_nonzero(left) <= count:
+            return mask
         candidates = self.candidates(scores, mask)
-        count = min(kept_count(candidates.size, sparsity), np.count_nonzero(candidates > -np.inf))
         keep = keep_largest(candidates.ravel(), count).reshape(candidates.shape)
         return mask & self.spread(keep, mask.shape)
 
@@ -115,6 +123,8 @@ class Channels(Groups):
         output_axes: The axes of the kernel that number the output channels.
         norm: 2: root mean square; 1: mean.
     """
+
+    score_type = np.float64
 
     def __init__(self, output_axes: Sequence[int], norm: int) -> None:
         self.output_axes, self.norm = tuple(output_axes), norm

@@ -1,11 +1,17 @@
-"""`Pruner`: pruning by schedule in a training loop of your own."""
+"""Prunes by schedule while a model trains: `Pruner` in loops of your own, `UpdatePruningStep` in `fit`."""
 
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
-from tfprune.sparsity.gradients import GradientData
-from tfprune.sparsity.pruning_run import PruningRun
+from tfprune.sparsity.apply import apply_masks, pruned_layers, regrow, set_sparsity
+from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
+from tfprune.sparsity.schedules import last_due
+from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
 class Pruner:
@@ -19,24 +25,24 @@ class Pruner:
         pruner.after_step()
     ```
 
-    In `fit`, `UpdatePruningStep` does it. With `train_on_batch` the optimizer is the compiled one.
+    In `fit`, `UpdatePruningStep` makes these calls. With `train_on_batch` the optimizer is the compiled one.
 
     There is one counter of steps: step t is the t-th training batch of the model's life, 1-based, over
     several loops and reloads. Before batch t an update is due if any step that the schedule names lies in
     (last looked at, t], and uses the last such step's sparsity; before training, "last looked at" is -1,
     so that `begin_step=0` acts before the first batch.
 
-    The weights and masks are read and written through the model's Keras variables. A stateless JAX loop
-    hands its state to them before `before_step`, and takes it from them after, where `update_due` says so.
+    The weights and masks are read and written through the model's Keras variables. Where `update_due` says
+    so, a stateless JAX loop hands its state to the variables before `before_step`, and takes it back after.
 
     Args:
         model: A built model with `PruneLowMagnitude` layers.
-        optimizer: The Keras optimizer that trains it; its slots for removed weights become zero. Default:
-            the compiled one. An optimizer that is not Keras's keeps its momentum for removed weights; their
-            gradient is zero, and `after_step` sets to zero what still moved.
+        optimizer: The Keras optimizer that trains the model; the optimizer's slots for removed weights become
+            zero. Default: the compiled one. An optimizer that is not Keras's keeps its momentum for removed
+            weights; their gradient is zero, and `after_step` sets to zero what still moved.
         gradient_data: For scores and growth that need gradients: batches of the form (x, y), or a function
             from the step to batches.
-        gradient_batches: How many of them an update uses, from the start; None: all.
+        gradient_batches: The number of batches that an update uses, from the start; None: all.
 
     Raises:
         ValueError: If the model has no `PruneLowMagnitude` layers, is not built, or needs `gradient_data`.
@@ -49,37 +55,320 @@ class Pruner:
         gradient_data: GradientData = None,
         gradient_batches: int | None = 1,
     ) -> None:
-        self._run = PruningRun(model, optimizer, gradient_data, gradient_batches)
+        if optimizer is not None and not hasattr(optimizer, "__dict__"):
+            raise ValueError(f"`optimizer` must be an optimizer object. Received: optimizer={optimizer!r}")
+        self._model, self._optimizer = model, optimizer
         self._moves_removed_weights = optimizer is not None and not isinstance(
             optimizer, keras.optimizers.Optimizer
         )
+        self._layers = pruned_layers(model)
+        if not self._layers:
+            raise ValueError(
+                "The model has no pruned layers: wrap it with `prune_low_magnitude` before training. "
+                f"Received: model={model!r}"
+            )
+        if not all(layer.built for layer in self._layers):
+            raise ValueError(
+                "The model must be built before training: give it an `Input`, or call it on a batch first. "
+                f"Received: model={model!r}"
+            )
+        # Layers that are pruned together, by the key of their rule.
+        self._groups: dict[str, list[PruneLowMagnitude]] = {}
+        for layer in self._layers:
+            if layer.pruning_schedule is not None:
+                self._groups.setdefault(layer.rule.key, []).append(layer)
+        _check_gradient_data(self._groups, gradient_data, gradient_batches)
+        self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
+        self._meter: GradientMeter | None = None
+        # In `fit` whether the callback saw the batch that comes, None in other loops.
+        self._batch_seen: bool | None = None
+        self._fired: set[str] = set()
+        self._take_up_step()
+        for layer in self._layers:
+            layer.updater = self
+        self._guard_training()
 
     @property
     def steps_taken(self) -> int:
         """Number of training batches in the model's life so far."""
-        return self._run.steps_taken
+        return self._step
+
+    @property
+    def watches(self) -> bool:
+        """Whether the training under way is the one that this object was made for.
+
+        The callback outlives a fit that an exception ended; the model may then be compiled anew.
+        """
+        return self._batch_seen is None or isinstance(self._model.train_function, _GuardedTraining)
 
     def update_due(self, steps: int = 1) -> bool:
-        """Whether `before_step(steps)` would update the masks."""
-        return self._run.is_due(self.steps_taken + _check_steps(steps))
+        """Returns whether `before_step(steps)` would update the masks."""
+        return bool(self._due(self._step + _check_steps(steps)))
 
     def before_step(self, steps: int = 1) -> None:
         """Updates the masks, if an update is due before any of the next `steps` training batches."""
-        self._run.look_at(self.steps_taken + _check_steps(steps))
+        self._look_at(self._step + _check_steps(steps))
 
     def after_step(self, steps: int = 1) -> None:
         """Counts `steps` training batches."""
-        self._run.count_to(self.steps_taken + _check_steps(steps))
+        self._count_to(self._step + _check_steps(steps))
         if self._moves_removed_weights:
-            self._run.zero_removed_weights()
+            self._zero_removed_weights()
         self.store_step()
+        self._guard_training()
 
     def store_step(self) -> None:
-        """Writes the count of steps to the model; `after_step` does it too."""
-        self._run.store_step()
+        """Writes the count of steps to the model; `after_step` does so too."""
+        self.store_step_in(self._layers[0])
+
+    def store_step_in(self, layer: PruneLowMagnitude) -> None:
+        """Writes the count of steps to one layer."""
+        layer.pruning_step.assign(self._step)
+        layer.counted = None
+        if layer is self._layers[0]:
+            self._stored = self._step
+
+    def _store_step_everywhere(self) -> None:
+        for layer in self._layers:
+            self.store_step_in(layer)
+
+    def _take_up_step(self) -> None:
+        """Goes on from the model's own count of steps."""
+        self._step = self._layers[0].steps_taken
+        self._stored = int(ops.convert_to_numpy(self._layers[0].pruning_step))
+        self._first_step = self._step
+        self._looked_at = self._step or -1
+
+    def _count_to(self, step: int) -> None:
+        """Notes that `step` training batches are done."""
+        self._step = step
+        self._layers[0].counted = (self._stored, step)
+
+    def _due(self, until: int) -> dict[str, float]:
+        """Returns group -> sparsity, for the groups that are due an update at or before step `until`."""
+        if until <= self._looked_at:
+            return {}
+        due = {
+            key: last_due(layers[0].pruning_schedule, self._looked_at, until)
+            for key, layers in self._groups.items()
+        }
+        return {key: sparsity for key, sparsity in due.items() if sparsity is not None}
+
+    def _look_at(self, until: int, prepare: Callable[[], Any] = lambda: None) -> None:
+        """Updates the masks, if an update is due at or before step `until`, which comes next.
+
+        Args:
+            until: The step.
+            prepare: Called before an update.
+        """
+        due = self._due(until)
+        self._looked_at = max(self._looked_at, until)
+        if not due:
+            return
+        prepare()
+        gradients = None
+        if any(self._groups[key][0].rule.needs_gradients for key in due):
+            gradients = self._measure(until)
+        for key, sparsity in due.items():
+            layers = self._groups[key]
+            rule = layers[0].rule
+            if rule.regrowth is not None:
+                regrow(layers, sparsity, rule.scope, until, self._trainer(), gradients)
+            else:
+                set_sparsity(layers, sparsity, rule.scope, self._trainer(), gradients)
+            self._fired.add(key)
+
+    def _measure(self, step: int) -> Any:
+        if self._meter is None:
+            self._meter = GradientMeter(self._model, self._layers)
+        return self._meter.measure(first_batches(self._gradient_data, step, self._gradient_batches))
+
+    def _trainer(self) -> Any:
+        """Returns the optimizer whose slots are kept at zero for removed weights."""
+        return self._optimizer if self._optimizer is not None else getattr(self._model, "optimizer", None)
+
+    def _zero_removed_weights(self) -> None:
+        apply_masks(self._layers, self._trainer())
+
+    def _guard_training(self) -> None:
+        """Makes what Keras compiled for training an error to use once nobody prunes any more."""
+        function = getattr(self._model, "train_function", None)
+        if self._groups and function is not None and not isinstance(function, _GuardedTraining):
+            self._model.train_function = _GuardedTraining(function, self._layers)
+
+    def _take_step(self) -> None:
+        """Ends the watch if the callback did not see the batch: an exception has ended its fit."""
+        if self._batch_seen is False:
+            self._detach()
+        elif self._batch_seen:
+            self._batch_seen = False
+
+    def _never_fired(self) -> list[Any]:
+        """Returns the schedules that have not acted since this object was made, though not over yet."""
+        schedules = {key: layers[0].pruning_schedule for key, layers in self._groups.items()}
+        return [
+            schedule
+            for key, schedule in schedules.items()
+            if key not in self._fired and not 0 <= getattr(schedule, "end_step", -1) <= self._first_step
+        ]
+
+    def _detach(self) -> None:
+        """Ends the watch: from now on training without a `Pruner` is an error again."""
+        for layer in self._layers:
+            layer.updater = None
+
+
+class _GuardedTraining:
+    """A model's training function that is an error to call while no `Pruner` watches over its layers.
+
+    Wrapped layers look for a `Pruner` themselves, but only when they are traced, and Keras keeps the compiled
+    function from one `fit` to the next.
+
+    Args:
+        function: The training function.
+        layers: The model's wrappers.
+    """
+
+    def __init__(self, function: Callable, layers: Sequence[PruneLowMagnitude]) -> None:
+        self._function, self._layers = function, layers
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for pruner in {layer.updater for layer in self._layers} - {None}:
+            pruner._take_step()
+        for layer in self._layers:
+            layer.check_watched()
+        return self._function(*args, **kwargs)
+
+
+class UpdatePruningStep(keras.callbacks.Callback):
+    """Prunes by schedule during `fit`; every fit of a model with schedules needs it.
+
+    Steps are counted as in `Pruner`. With `steps_per_execution=k` the k steps of a group are looked at
+    before the group.
+
+    Removed weights are exactly zero from the update on, in every checkpoint, whatever the optimizer: its
+    slots for removed weights are cleared with the weights. The order of this callback and one that saves does
+    not matter.
+
+    Args:
+        gradient_data: For scores and growth that need gradients: batches of the form (x, y), or a function
+            from the step to batches. Give RigL a function, or a data set that shuffles, so that it does not
+            see the same batch each time.
+        gradient_batches: The number of batches that an update uses, from the start; None: all.
+
+    Raises (when the fit begins):
+        ValueError: If the model has no `PruneLowMagnitude` layers, is not built, or needs `gradient_data`.
+    """
+
+    def __init__(self, *, gradient_data: GradientData = None, gradient_batches: int | None = 1) -> None:
+        super().__init__()
+        self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
+        self._pruner: Pruner | None = None
+
+    @property
+    def steps_taken(self) -> int:
+        """Number of training batches in the model's life so far."""
+        return self._pruner.steps_taken
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Finds the pruned layers and takes up their count of steps."""
+        model = self.model
+        self._pruner = Pruner(
+            model, gradient_data=self._gradient_data, gradient_batches=self._gradient_batches
+        )
+        self._pruner._batch_seen = False
+        self._epoch_start = self._pruner.steps_taken
+        # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
+        self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
+        self._reads_are_free = keras.backend.backend() != "jax"
+        # `OrbaxCheckpoint` reads the variables past `save_own_variables`.
+        pruner_of, state_tree = weakref.ref(self._pruner), type(model).get_state_tree
+
+        def get_state_tree(*args: Any, **kwargs: Any) -> Any:
+            if (pruner := pruner_of()) is not None:  # An exception may have ended the fit.
+                pruner._zero_removed_weights()
+                pruner._store_step_everywhere()
+            return state_tree(model, *args, **kwargs)
+
+        model.get_state_tree = get_state_tree
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes at which step the epoch starts."""
+        if self._pruner.steps_taken == self._pruner._first_step:
+            self._pruner._take_up_step()  # `BackupAndRestore` may have restored it since training began.
+        self._epoch_start = self._pruner.steps_taken
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Updates the masks if a scheduled step is due."""
+        until = self._epoch_start + self._within_epoch(batch + self._group_size)
+        # On JAX: brings the training state to the model.
+        self._pruner._look_at(until, prepare=lambda: self.model)
+        self._pruner._batch_seen = True
+        self._pruner._guard_training()
+        if (self.params or {}).get("steps"):
+            # Counted already: in `on_train_batch_end` another callback may save before it is our turn. Where
+            # the epoch's length is not known, the batch that begins may be none.
+            self._pruner._count_to(until)
+            if self._reads_are_free:
+                self._pruner.store_step()  # An exception may end the fit without a further word.
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """After the epoch's last batch, makes the model ready to be saved."""
+        done = self._within_epoch(batch + 1)
+        self._pruner._count_to(self._epoch_start + done)
+        if done == (self.params or {}).get("steps"):
+            self._finish_epoch()  # In `on_epoch_end` another callback may save before it is our turn.
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Makes the model ready to be saved, where the epoch's length was not known before."""
+        self._finish_epoch()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Stores the count of steps; warns of schedules that never acted."""
+        pruner = self._pruner
+        pruner._store_step_everywhere()
+        pruner._detach()
+        vars(self.model).pop("get_state_tree", None)
+        for schedule in pruner._never_fired():
+            warnings.warn(
+                f"{schedule!r} never pruned: none of its steps is among steps {pruner._first_step + 1} to "
+                f"{pruner.steps_taken} of this fit.",
+                stacklevel=2,
+            )
+
+    def _finish_epoch(self) -> None:
+        self.model  # noqa: B018  (On JAX: brings the training state to the model.)
+        # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
+        self._pruner._zero_removed_weights()
+        self._pruner._store_step_everywhere()
+
+    def _within_epoch(self, batches: int) -> int:
+        """With `steps_per_execution` Keras names a group's last batch even where the epoch ends before."""
+        steps = (self.params or {}).get("steps")
+        return min(batches, steps) if steps else batches
 
 
 def _check_steps(steps: int) -> int:
     if steps != int(steps) or steps < 1:
         raise ValueError(f"`steps` must be a whole number, at least 1. Received: steps={steps}")
     return int(steps)
+
+
+def _check_gradient_data(
+    groups: dict[str, list[PruneLowMagnitude]], gradient_data: GradientData, gradient_batches: int | None
+) -> None:
+    """Checks that data is there where gradients will be needed, before any training."""
+    if gradient_batches is not None and (gradient_batches != int(gradient_batches) or gradient_batches < 1):
+        raise ValueError(
+            "`gradient_batches` must be a whole number, at least 1, or None for all. "
+            f"Received: gradient_batches={gradient_batches}"
+        )
+    if gradient_data is not None:
+        return
+    for layers in groups.values():
+        rule = layers[0].rule
+        if rule.needs_gradients:
+            raise ValueError(
+                f"score={rule.score!r} with regrowth={rule.regrowth!r} needs batches to measure gradients "
+                f"on. Received: gradient_data=None, for layer {layers[0].layer.name!r}"
+            )

@@ -37,7 +37,8 @@ class Tensor:
 
     Attributes:
         name: The tensor's name.
-        weights: Its values, float32.
+        weights: Its values, float32, read-only. They are those of the model, not a copy where that can be
+            spared, so that they hold during the call only.
         gradients: Of the loss, where the score asks for them (`needs_gradients`), else None. Those of
             removed weights are as if they were there.
         seed: For scores that draw numbers; the layer's own.

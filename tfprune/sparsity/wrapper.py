@@ -97,12 +97,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     @property
     def updater(self) -> Any:
-        """The `PruningRun` that watches over the training under way, None without one."""
+        """The `Pruner` that watches over the training under way, None without one."""
         return None if self._updater is None else self._updater()
 
     @updater.setter
-    def updater(self, run: Any) -> None:
-        self._updater = None if run is None else weakref.ref(run)
+    def updater(self, pruner: Any) -> None:
+        self._updater = None if pruner is None else weakref.ref(pruner)
 
     @property
     def steps_taken(self) -> int:
@@ -159,13 +159,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer on the masked weights."""
-        if training and self.masked and self.pruning_schedule is not None and self.updater is None:
-            raise RuntimeError(
-                f"Layer {self.name!r} is trained without a pruning callback, so that its schedule "
-                f"{self.pruning_schedule!r} would never act. Add "
-                "`tfprune.sparsity.UpdatePruningStep()` to the callbacks of `fit`, or make a "
-                "`tfprune.sparsity.Pruner` before `train_on_batch` and custom loops."
-            )
+        if training and self.masked:
+            self.check_watched()
         mask_of = {}
         if self.masked:
             mask_of = {id(v): m for v, m in zip(self.prunable_variables, self.masks, strict=True)}
@@ -185,6 +180,21 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         for variable in scope.written:
             variable.assign(scope.get_current_value(variable))
         return outputs
+
+    def check_watched(self) -> None:
+        """Checks that somebody will prune by the schedule, if there is one, in the training under way.
+
+        Raises:
+            RuntimeError: If nobody does.
+        """
+        if self.pruning_schedule is None or (self.updater is not None and self.updater.watches):
+            return
+        raise RuntimeError(
+            f"Layer {self.name!r} is trained without a pruning callback, so that its schedule "
+            f"{self.pruning_schedule!r} would never act. Add "
+            "`tfprune.sparsity.UpdatePruningStep()` to the callbacks of `fit`, or make a "
+            "`tfprune.sparsity.Pruner` before `train_on_batch` and custom loops."
+        )
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """The inner layer's."""
