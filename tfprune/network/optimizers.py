@@ -18,7 +18,8 @@ def slots(optimizer: Any) -> Iterator[tuple[int, list[keras.Variable]]]:
         optimizer: An optimizer, also one that holds others; None or one that is not built has no slots.
 
     Yields:
-        The id of a trainable variable, and the optimizer's variables of its shape that are kept for it.
+        The id of a trainable variable, and the optimizer's variables of its shape that are kept for it. With
+        an optimizer that holds others a variable comes once for each.
     """
     for inner in getattr(optimizer, "optimizers", []):  # MultiOptimizer
         yield from slots(inner)
