@@ -142,7 +142,7 @@ def make_cases(sparsity: float) -> list[Case]:
         conv = graph.Conv("conv", (0,), kernel, bias, padding=(1, 1, 1, 1), activation="relu")
         network = graph.Graph((image, conv, graph.GlobalPool("pool", (1,), "average")))
         lies = layout.Layout(network, network.shapes(), target)
-        from_, to = lies.geometry(0), lies.geometry(1)
+        from_, to = (lies.geometry(layout.Value(node)) for node in range(2))
         tiles = layout.sparse_tiles(to, target)
         weights = packing.pack(conv, from_, 1, tiles.vectors * target.lanes, target.l1_bytes)
         places = arena.Arena()
@@ -162,11 +162,11 @@ def make_llvmlite(cases: list[Case]) -> list[Kernel]:
     from tfprune.runtime import machine
     from tfprune.runtime.kernels import convolution, program
 
-    emit = functools.partial(convolution.emit, group=1, activation="relu", residual=False)
-    kernels = {f"convolve_{case.vectors}": functools.partial(emit, vectors=case.vectors) for case in cases}
+    kernels = [convolution.Convolution(1, case.vectors, "relu", residual=False) for case in cases]
     machine.provide("sched_yield")
-    code = machine.Compiled(program.assembly(kernels.items(), machine.host().lanes), machine.host())
-    return [case.bind(code.address(f"convolve_{case.vectors}"), code) for case in cases]
+    text = program.assembly(sorted(set(kernels), key=lambda kernel: kernel.name), machine.host().lanes)
+    code = machine.Compiled(text, machine.host())
+    return [case.bind(code.address(k.name), code) for case, k in zip(cases, kernels, strict=True)]
 
 
 def make_c(cases: list[Case]) -> list[Kernel]:

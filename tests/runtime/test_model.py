@@ -226,7 +226,7 @@ def test_a_pixel_that_padding_enlarges_is_refused():
 
 def test_more_memory_than_there_is_is_refused(monkeypatch):
     graph = random_network(np.random.default_rng(5))
-    monkeypatch.setattr("tfprune.runtime.plan.plan.memory_bytes", lambda: 100)
+    monkeypatch.setattr("tfprune.runtime.plan.arena.memory_bytes", lambda: 100)
     with pytest.raises(runtime.GraphError, match="more memory than this machine has"):
         Model(graph)
 
@@ -373,7 +373,7 @@ def hostile_graphs():
 def test_graphs_made_to_exhaust_the_machine(index, monkeypatch):
     """Each is small on disk; it runs, or is refused, at once."""
     message, nodes = list(hostile_graphs())[index]
-    monkeypatch.setattr("tfprune.runtime.plan.plan.memory_bytes", lambda: 2**29)
+    monkeypatch.setattr("tfprune.runtime.plan.arena.memory_bytes", lambda: 2**29)
     if message:
         with pytest.raises(runtime.GraphError, match=message):
             Model(Graph(nodes))

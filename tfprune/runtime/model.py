@@ -1,7 +1,5 @@
-"""A network that classifies images, without TensorFlow or Keras."""
+"""Classifies images with a network, without TensorFlow or Keras."""
 
-import ctypes
-import functools
 import os
 import threading
 import time
@@ -14,15 +12,13 @@ from tfprune.runtime import machine
 from tfprune.runtime.errors import FileFormatError, GraphError
 from tfprune.runtime.format.file import read_file
 from tfprune.runtime.graph import Graph
-from tfprune.runtime.kernels import activations, program
 from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8
 from tfprune.runtime.kernels.program import COUNTER_WORDS
-from tfprune.runtime.plan.arena import aligned_zeros
+from tfprune.runtime.plan.arena import aligned_zeros, require_memory
+from tfprune.runtime.plan.binding import Binding
 from tfprune.runtime.plan.lowering import make_plan
-from tfprune.runtime.plan.plan import Step
+from tfprune.runtime.plan.plan import Plan
 
-_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
-_RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
 # Each has counters and workers of its own.
 _MOST_THREADS = 1024
 # How often the call that does nothing is timed.
@@ -30,15 +26,15 @@ _EMPTY_CALLS = 10
 
 
 class Model:
-    """A compiled network; call it with images.
+    """A compiled network, which is called with images.
 
     Its kernels are compiled for this machine when it is made. A number of threads changes the time, not the
     result: every sum is made in the same order.
 
     Attributes:
-        graph: The network.
-        threads: How many threads a call uses.
-        memory_bytes: Of its weights, tables and values between the operations.
+        graph: The network; None for a model made of a plan.
+        threads: The number of threads that a call uses.
+        memory_bytes: The bytes of the weights, the tables and the values between the operations.
     """
 
     def __init__(
@@ -56,32 +52,49 @@ class Model:
             GraphError: The graph breaks a rule, or needs more memory than there is.
             ValueError: `threads` is not such a number.
         """
-        if threads is None:
-            threads = machine.available_cores()
-        whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
-        if not whole or not 1 <= threads <= _MOST_THREADS:
-            raise ValueError(
-                f"`threads` must be a whole number from 1 to {_MOST_THREADS}. Received: threads={threads!r}"
-            )
+        threads = _checked_threads(threads)
         self.graph = graph
+        self._bind(make_plan(graph, target or machine.host()), threads)
+
+    @classmethod
+    def from_plan(cls, plan: Plan, threads: int | None = None) -> "Model":
+        """Binds a plan, perhaps one that another process made, to this process.
+
+        Args:
+            plan: The plan, made for this machine or for one that this machine can stand in for.
+            threads: As of `Model`.
+
+        Returns:
+            The network; its `graph` is None.
+
+        Raises:
+            GraphError: The network needs more memory than there is.
+            ValueError: `threads` is not such a number.
+        """
+        threads = _checked_threads(threads)
+        model = cls.__new__(cls)
+        model.graph = None
+        model._bind(plan, threads)
+        return model
+
+    def _bind(self, plan: Plan, threads: int) -> None:
+        require_memory(plan.arena_size * threads)
         self.threads = threads
-        target = target or machine.host()
-        self._plan = plan = make_plan(graph, target)
-        self._input_shape = plan.shapes[0]
-        self._code = _compiled(program.assembly(sorted(plan.kernels.items()), target.lanes), target)
-        self._run = _RUN_TYPE(self._code.address(program.RUN))
+        self._plan = plan
+        self._binding = Binding(plan)
         # One thread to an image, and all threads on one.
-        self._alone = _Steps(plan.steps, self._code, 1)
-        self._together = self._alone if threads == 1 else _Steps(plan.steps, self._code, threads)
-        self._output = (plan.place((len(graph.nodes) - 1,)), plan.shapes[-1][2])
+        self._alone = self._binding.steps(1)
+        self._together = self._alone if threads == 1 else self._binding.steps(threads)
         self._arenas: list[np.ndarray] = []
-        plan.require_memory(plan.arena.size * threads)
         self._start()
 
     @property
     def memory_bytes(self) -> int:
-        """Of its weights, tables and values, in bytes; a second image at a time doubles the values'."""
-        return self._plan.kept_bytes() + 4 * self._plan.arena.size * max(1, len(self._arenas))
+        """Returns the bytes of the weights, the tables and the values.
+
+        A second image at a time doubles the bytes of the values.
+        """
+        return self._plan.constant_bytes + 4 * self._plan.arena_size * max(1, len(self._arenas))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Classifies images.
@@ -96,7 +109,7 @@ class Model:
             ValueError: The images have another shape or type.
         """
         images = self._checked(images)
-        logits = np.empty((len(images), self._output[1]), np.float32)
+        logits = np.empty((len(images), self._plan.classes), np.float32)
         if self._process != os.getpid():
             self._start()  # Threads and locks do not outlive a fork.
         with self._lock:
@@ -131,7 +144,7 @@ class Model:
             _point_to_image(arena, images[0])
             owners = np.array([step.node for step in self._plan.steps])
             spans = []
-            for node in range(len(self.graph.nodes)):
+            for node in range(self._plan.nodes):
                 found = np.flatnonzero(owners == node)
                 spans.append((int(found[0]), len(found)) if len(found) else (0, 0))
             times = np.zeros((rounds, len(spans)))
@@ -143,11 +156,15 @@ class Model:
             nothing = min(self._seconds((0, 0), arena) for _ in range(_EMPTY_CALLS))
         return (1e6 * np.maximum(np.median(times, axis=0) - nothing, 0)).tolist()
 
+    @property
+    def _output(self) -> slice:
+        return slice(self._plan.output, self._plan.output + self._plan.classes)
+
     def _seconds(self, span: tuple[int, int], arena: np.ndarray) -> float:
-        """Seconds of a call for some of the steps, first and count, on one thread."""
+        """Returns the seconds of a call for some of the steps, first and count, on one thread."""
         first, count = span
         before = time.perf_counter()
-        self._run(self._alone.from_(first), count, arena.ctypes.data, None, 0, 1)
+        self._binding.run(self._alone.address(first), count, arena.ctypes.data, None, 0, 1)
         return time.perf_counter() - before
 
     def _start(self) -> None:
@@ -159,20 +176,20 @@ class Model:
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
-        if images.dtype not in (np.float32, np.uint8) or images.shape[1:] != self._input_shape:
+        if images.dtype not in (np.float32, np.uint8) or images.shape[1:] != self._plan.input_shape:
             raise ValueError(
-                f"`images` must be float32 or uint8 [n, {', '.join(map(str, self._input_shape))}]."
+                f"`images` must be float32 or uint8 [n, {', '.join(map(str, self._plan.input_shape))}]."
                 f" Received: {images.dtype} {list(images.shape)}"
             )
         return np.ascontiguousarray(images)
 
     def _have_arenas(self, count: int) -> None:
         while len(self._arenas) < count:
-            self._arenas.append(aligned_zeros(self._plan.arena.size))
+            self._arenas.append(aligned_zeros(self._plan.arena_size))
 
     def _classify_side_by_side(self, images: np.ndarray, logits: np.ndarray) -> None:
-        """Each thread takes an image at a time."""
-        start, size = self._output
+        """Classifies images, one at a time on each thread."""
+        output = self._output
         indices = iter(range(len(images)))
         arenas = self._arenas
 
@@ -180,16 +197,18 @@ class Model:
             arena = arenas[thread]
             for index in indices:
                 _point_to_image(arena, images[index])
-                self._run(self._alone.from_(0), self._alone.count, arena.ctypes.data, None, 0, 1)
-                logits[index] = arena[start : start + size]
+                self._binding.run(self._alone.address(0), self._alone.count, arena.ctypes.data, None, 0, 1)
+                logits[index] = arena[output]
 
         self._on_all_threads(work)
         for working in self._working.values():
             working.result()
 
     def _classify_together(self, image: np.ndarray, logits: np.ndarray) -> None:
-        """All threads take parts of each step. One that is too late finds none, and is not awaited."""
-        start, size = self._output
+        """Classifies an image on all threads: each takes parts of each step.
+
+        A thread that comes too late finds no part, and is not awaited.
+        """
         counters = np.zeros((self._together.count, 1 + self.threads, COUNTER_WORDS), np.int64)
         # The workers hold what they work on, and the image, which the arena has the address of.
         held = (image, self._arenas[0], counters)
@@ -197,11 +216,11 @@ class Model:
 
         def work(thread: int) -> None:
             _, arena, counters = held
-            steps, count = self._together.from_(0), self._together.count
-            self._run(steps, count, arena.ctypes.data, counters.ctypes.data, thread, self.threads)
+            steps, count = self._together.address(0), self._together.count
+            self._binding.run(steps, count, arena.ctypes.data, counters.ctypes.data, thread, self.threads)
 
         self._on_all_threads(work)
-        logits[:] = self._arenas[0][start : start + size]
+        logits[:] = self._arenas[0][self._output]
 
     def _on_all_threads(self, work: Callable[[int], None]) -> None:
         """Runs work(thread) on this thread and on all workers that have come back from their last."""
@@ -217,29 +236,20 @@ class Model:
             raise
 
 
+def _checked_threads(threads: int | None) -> int:
+    if threads is None:
+        return machine.available_cores()
+    whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
+    if not whole or not 1 <= threads <= _MOST_THREADS:
+        raise ValueError(
+            f"`threads` must be a whole number from 1 to {_MOST_THREADS}. Received: threads={threads!r}"
+        )
+    return threads
+
+
 def _point_to_image(arena: np.ndarray, image: np.ndarray) -> None:
     header = arena[: 2 * 2].view(np.int64)
     header[IMAGE_ADDRESS], header[IMAGE_IS_UINT8] = image.ctypes.data, image.dtype == np.uint8
-
-
-class _Steps:
-    """A plan's steps as the compiled loop reads them, cut for a number of threads."""
-
-    def __init__(self, steps: list[Step], code: machine.Compiled, threads: int) -> None:
-        self.count = len(steps)
-        self._parameters = [step.parameters for step in steps]
-        self._parts = [step.parts(threads) for step in steps]
-        self._table = np.array(
-            [
-                (code.address(step.kernel), parameters.ctypes.data, parts.ctypes.data, len(parts))
-                for step, parameters, parts in zip(steps, self._parameters, self._parts, strict=True)
-            ],
-            np.int64,
-        )
-
-    def from_(self, index: int) -> int:
-        """Returns the address of a step."""
-        return self._table.ctypes.data + index * self._table.strides[0]
 
 
 def load(path: str | os.PathLike, threads: int | None = None) -> Model:
@@ -270,11 +280,3 @@ def load(path: str | os.PathLike, threads: int | None = None) -> Model:
         return Model(graph, threads)
     except GraphError as error:
         raise FileFormatError(f"{os.fspath(path)}: {error}") from error
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled(assembly: str, target: machine.Machine) -> machine.Compiled:
-    for name in ("sched_yield", *activations.C_FUNCTIONS):
-        if f'"{name}"' in assembly:
-            machine.provide(name)
-    return machine.Compiled(assembly, target)

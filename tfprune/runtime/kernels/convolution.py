@@ -13,117 +13,127 @@ cache. Between blocks the accumulators wait in the target.
 Source of the loop order: "Fast Sparse ConvNets", arXiv:1911.09723, has it for 1x1 kernels.
 """
 
+import dataclasses
+from typing import ClassVar
+
 from llvmlite import ir
 
 from tfprune.runtime.kernels.activations import activate
 from tfprune.runtime.kernels.emitter import I32, KernelEmitter
-
-PARAMETERS = (
-    "source",  # first pixel of the first input plane
-    "target",  # first pixel of the first output plane
-    "residual",  # the same of the residual
-    "plane",  # distance of two output planes, the residual's too
-    "mask",  # all bits set where the target has a pixel
-    "starts",  # int32 [blocks * groups + 1]: a group's entries in a block
-    "offsets",  # int32 [entries]
-    "values",  # float32 [entries, group]
-    "bias",  # float32 [groups, group]
-    "blocks",
-    "groups",
-)
+from tfprune.runtime.kernels.kernel import Kernel
 
 
-def emit(
-    module: ir.Module, name: str, lanes: int, *, group: int, vectors: int, activation: str, residual: bool
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Convolution(Kernel):
     """Emits the kernel; a part: first and last tile, first and last group.
 
     Args:
         module: Where to.
         name: Its name.
-        lanes: float32 numbers in a vector.
+        e.lanes: float32 numbers in a vector.
         group: Output channels that share an entry.
         vectors: Vectors in a tile.
         activation: One of the graph's `ACTIVATIONS`.
         residual: Whether a residual is added before the activation.
     """
-    e = KernelEmitter(module, name, lanes, PARAMETERS)
-    b = e.b
-    first_tile, last_tile, first_group, last_group = (e.part(i) for i in range(4))
-    blocks, groups = e.integer("blocks"), e.integer("groups")
-    channels = range(group)
-    parts = range(vectors)
 
-    def tile(index: ir.Value) -> None:
-        pixel = b.mul(index, e.number(vectors * lanes))
-        source, mask = e.at(e.value("source"), pixel), e.at(e.pointer("mask"), pixel)
+    parameters: ClassVar = (
+        "source",  # first pixel of the first input plane
+        "target",  # first pixel of the first output plane
+        "residual",  # the same of the residual
+        "plane",  # distance of two output planes, the residual's too
+        "mask",  # all bits set where the target has a pixel
+        "starts",  # int32 [blocks * groups + 1]: a group's entries in a block
+        "offsets",  # int32 [entries]
+        "values",  # float32 [entries, group]
+        "bias",  # float32 [groups, group]
+        "blocks",
+        "groups",
+    )
+    group: int
+    vectors: int
+    activation: str
+    residual: bool
 
-        def block(block_index: ir.Value) -> None:
-            is_first = b.icmp_signed("==", block_index, e.number(0))
-            is_last = b.icmp_signed("==", b.add(block_index, e.number(1)), blocks)
+    def write(self, e: KernelEmitter) -> None:
+        """See `Kernel`."""
+        b = e.b
+        first_tile, last_tile, first_group, last_group = (e.part(i) for i in range(4))
+        blocks, groups = e.integer("blocks"), e.integer("groups")
+        channels = range(self.group)
+        parts = range(self.vectors)
 
-            def one_group(group_index: ir.Value) -> None:
-                here = [
-                    e.multiply_add(
-                        e.multiply_add(group_index, e.number(group), e.number(channel)),
-                        e.integer("plane"),
-                        pixel,
-                    )
-                    for channel in channels
-                ]
+        def tile(index: ir.Value) -> None:
+            pixel = b.mul(index, e.number(self.vectors * e.lanes))
+            source, mask = e.at(e.value("source"), pixel), e.at(e.pointer("mask"), pixel)
 
-                def from_bias() -> list[ir.Value]:
-                    first = b.mul(group_index, e.number(group))
-                    bias = [
-                        e.splat(e.element(e.pointer("bias"), b.add(first, e.number(channel))))
+            def block(block_index: ir.Value) -> None:
+                is_first = b.icmp_signed("==", block_index, e.number(0))
+                is_last = b.icmp_signed("==", b.add(block_index, e.number(1)), blocks)
+
+                def one_group(group_index: ir.Value) -> None:
+                    here = [
+                        e.multiply_add(
+                            e.multiply_add(group_index, e.number(self.group), e.number(channel)),
+                            e.integer("plane"),
+                            pixel,
+                        )
                         for channel in channels
                     ]
-                    return [bias[channel] for channel in channels for _ in parts]
 
-                def from_target() -> list[ir.Value]:
-                    return [
-                        e.load_vector(e.at(e.value("target"), here[channel]), part * lanes)
-                        for channel in channels
-                        for part in parts
-                    ]
+                    def from_bias() -> list[ir.Value]:
+                        first = b.mul(group_index, e.number(self.group))
+                        bias = [
+                            e.splat(e.element(e.pointer("bias"), b.add(first, e.number(channel))))
+                            for channel in channels
+                        ]
+                        return [bias[channel] for channel in channels for _ in parts]
 
-                def entry(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                    shifted = e.at(source, e.element(e.pointer("offsets"), index, I32))
-                    first = b.mul(index, e.number(group))
-                    weights = [
-                        e.splat(e.element(e.pointer("values"), b.add(first, e.number(channel))))
-                        for channel in channels
-                    ]
-                    sums = list(sums)
-                    for part in parts:
-                        pixels = e.load_vector(shifted, part * lanes)
-                        for channel in channels:
-                            at = channel * vectors + part
-                            sums[at] = e.call("llvm.fmuladd", weights[channel], pixels, sums[at])
-                    return sums
+                    def from_target() -> list[ir.Value]:
+                        return [
+                            e.load_vector(e.at(e.value("target"), here[channel]), part * e.lanes)
+                            for channel in channels
+                            for part in parts
+                        ]
 
-                def store(finished: bool) -> list[ir.Value]:
-                    for channel in channels:
+                    def entry(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+                        shifted = e.at(source, e.element(e.pointer("offsets"), index, I32))
+                        first = b.mul(index, e.number(self.group))
+                        weights = [
+                            e.splat(e.element(e.pointer("values"), b.add(first, e.number(channel))))
+                            for channel in channels
+                        ]
+                        sums = list(sums)
                         for part in parts:
-                            x = sums[channel * vectors + part]
-                            if finished:
-                                if residual:
-                                    other = e.at(e.value("residual"), here[channel])
-                                    x = b.fadd(x, e.load_vector(other, part * lanes))
-                                x = e.keep(activate(e, activation, x), e.load_vector(mask, part * lanes))
-                            target = e.at(e.value("target"), here[channel])
-                            e.store(x, e.at(target, e.number(part * lanes)))
-                    return []
+                            pixels = e.load_vector(shifted, part * e.lanes)
+                            for channel in channels:
+                                at = channel * self.vectors + part
+                                sums[at] = e.call("llvm.fmuladd", weights[channel], pixels, sums[at])
+                        return sums
 
-                list_index = e.multiply_add(block_index, groups, group_index)
-                start = e.element(e.pointer("starts"), list_index, I32)
-                stop = e.element(e.pointer("starts"), b.add(list_index, e.number(1)), I32)
-                sums = e.fold(start, stop, e.choose(is_first, from_bias, from_target), entry)
-                e.choose(is_last, lambda: store(finished=True), lambda: store(finished=False))
+                    def store(finished: bool) -> list[ir.Value]:
+                        for channel in channels:
+                            for part in parts:
+                                x = sums[channel * self.vectors + part]
+                                if finished:
+                                    if self.residual:
+                                        other = e.at(e.value("residual"), here[channel])
+                                        x = b.fadd(x, e.load_vector(other, part * e.lanes))
+                                    x = e.keep(
+                                        activate(e, self.activation, x), e.load_vector(mask, part * e.lanes)
+                                    )
+                                target = e.at(e.value("target"), here[channel])
+                                e.store(x, e.at(target, e.number(part * e.lanes)))
+                        return []
 
-            e.each(first_group, last_group, one_group)
+                    list_index = e.multiply_add(block_index, groups, group_index)
+                    start = e.element(e.pointer("starts"), list_index, I32)
+                    stop = e.element(e.pointer("starts"), b.add(list_index, e.number(1)), I32)
+                    sums = e.fold(start, stop, e.choose(is_first, from_bias, from_target), entry)
+                    e.choose(is_last, lambda: store(finished=True), lambda: store(finished=False))
 
-        e.each(e.number(0), blocks, block)
+                e.each(first_group, last_group, one_group)
 
-    e.each(first_tile, last_tile, tile)
-    e.finish()
+            e.each(e.number(0), blocks, block)
+
+        e.each(first_tile, last_tile, tile)

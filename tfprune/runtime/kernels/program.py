@@ -1,11 +1,12 @@
 """The loop over a network's steps, run by each thread, and the module that holds it and the kernels."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from llvmlite import ir
 
 from tfprune.runtime.kernels.emitter import I64, POINTER, Emitter
+from tfprune.runtime.kernels.kernel import Kernel
 
 RUN = "run_steps"
 # 64-bit numbers of a step: the kernel's address, its parameters', its parts' and how many parts; and of a
@@ -18,14 +19,12 @@ COUNTER_WORDS = 16
 # A waiting thread looks this often before it lets others have its core.
 _LOOKS = 1000
 
-Emit = Callable[[ir.Module, str, int], None]
 
-
-def assembly(kernels: Iterable[tuple[str, Emit]], lanes: int) -> str:
+def assembly(kernels: Iterable[Kernel], lanes: int) -> str:
     """Writes the module of a network.
 
     Args:
-        kernels: Each one's name and the function that emits it, given module, name and lanes.
+        kernels: The kernels, none of them twice.
         lanes: float32 numbers in a vector.
 
     Returns:
@@ -37,8 +36,8 @@ def assembly(kernels: Iterable[tuple[str, Emit]], lanes: int) -> str:
         64-bit numbers; null for a thread that runs alone.
     """
     module = ir.Module("tfprune")
-    for name, emit in kernels:
-        emit(module, name, lanes)
+    for kernel in kernels:
+        kernel.emit(module, lanes)
     _emit_run(module)
     # LLVM would halve AVX-512 vectors for the sake of the clock of processors long past.
     text = re.sub(r'^(define void @"[^"]+"\([^)]*\))$', r"\1 #0", str(module), flags=re.MULTILINE)

@@ -1,8 +1,12 @@
 """Which value lies where in memory, and when its place is free for another."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Shape
+from tfprune.runtime.machine import memory_bytes
 from tfprune.runtime.plan.layout import DENSE_GROUP, Geometry
 
 # The arena begins with 64 bytes for the image's address; every first pixel is aligned to 64 bytes.
@@ -72,6 +76,20 @@ class Arena:
             self.size += _round_up(size, ALIGNMENT)
         self._taken[offset] = (kind, capacity)
         return offset
+
+
+def require_memory(numbers: int, refuse: Callable[[str], GraphError] = GraphError) -> None:
+    """Refuses what the system would at first promise and then kill the process for.
+
+    Args:
+        numbers: The float32 numbers that are needed at once.
+        refuse: Makes the error of its message.
+
+    Raises:
+        GraphError: The machine's memory is smaller.
+    """
+    if 4 * numbers > memory_bytes():
+        raise refuse(f"the network needs {4 * numbers} bytes, more memory than this machine has")
 
 
 def aligned_zeros(size: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Convolutions as steps: on planes, on their phases, and as dense layers on vectors."""
 
-import functools
-
 import numpy as np
 
 from tfprune.runtime.graph import Conv
@@ -9,6 +7,7 @@ from tfprune.runtime.kernels import convolution, planes, vectors
 from tfprune.runtime.plan.arena import aligned_zeros
 from tfprune.runtime.plan.layout import (
     DENSE_GROUP,
+    Value,
     check_reach,
     dense_tiles,
     is_vector,
@@ -17,76 +16,68 @@ from tfprune.runtime.plan.layout import (
     sparse_tiles,
 )
 from tfprune.runtime.plan.packing import Weights, pack, pack_vector_rows
-from tfprune.runtime.plan.plan import Plan, Share, even, parts_for, ranges
+from tfprune.runtime.plan.parts import Even, TilesOrGroups
+from tfprune.runtime.plan.planner import Planner
 from tfprune.runtime.sparse_array import nonzeros
 
 # Vectors of outputs that a dense layer computes at a time.
 _LAYER_VECTORS = 4
 # What storing a group's tile costs, in entries.
 _STORE_COST = 3
-# Threads take whole tiles, because each then reads mostly what it wrote itself, if that leaves no more than
-# this share of their time idle; else groups of channels.
-_MOST_IDLE = 0.15
 
 
-def lower_conv(plan: Plan, index: int, node: Conv) -> None:
+def lower_conv(planner: Planner, index: int, node: Conv) -> None:
     """Adds the steps of a convolution, but for a softmax."""
-    source, target = (node.inputs[0],), (index,)
-    if is_vector(plan.shape(target)):
-        _lower_layer(plan, target, source, node)
+    source, target = Value(node.inputs[0]), Value(index)
+    if is_vector(planner.shape(target)):
+        _lower_layer(planner, target, source, node)
         return
-    key = reads(node)
-    if key != source and not plan.has_place(key):
-        _add_split(plan, key, node)
-    _add_convolution(plan, target, key, node)
+    read = reads(node)
+    if read.is_split and not planner.has_place(read):
+        _add_split(planner, read, node)
+    _add_convolution(planner, target, read, node)
 
 
-def make_flat(plan: Plan, source: tuple, place: int) -> None:
+def make_flat(planner: Planner, source: Value, place: int) -> None:
     """Adds a step that makes planes a vector: rows, columns, channels."""
-    height, width, channels = plan.shape(source)
-    geometry = plan.geometry(source)
-    plan.add(
-        ("flatten",),
-        vectors.emit_flatten,
-        vectors.FLATTEN_PARAMETERS,
+    height, width, channels = planner.shape(source)
+    geometry = planner.geometry(source)
+    planner.add(
+        vectors.Flatten(),
         {
-            "source": plan.place(source),
+            "source": planner.place(source),
             "target": place,
             "plane": geometry.plane,
             "pitch": geometry.pitch,
             "width": width,
             "channels": channels,
         },
-        even(height),
+        Even(height),
     )
 
 
-def _add_convolution(plan: Plan, target: tuple, source: tuple, node: Conv) -> None:
-    from_, to = plan.geometry(source), plan.geometry(target)
+def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv) -> None:
+    from_, to = planner.geometry(source), planner.geometry(target)
     sparse = node.path == "sparse"
     group = 1 if sparse else DENSE_GROUP
-    tiles = (sparse_tiles if sparse else dense_tiles)(to, plan.target)
-    tile = tiles.vectors * plan.target.lanes
-    weights = pack(node, from_, group, tile, plan.target.l1_bytes)
+    tiles = (sparse_tiles if sparse else dense_tiles)(to, planner.target)
+    tile = tiles.vectors * planner.target.lanes
+    weights = pack(node, from_, group, tile, planner.target.l1_bytes)
     if len(weights.offsets):
         lowest, highest = int(weights.offsets.min()), int(weights.offsets.max())
-        check_reach(node, from_, plan.shape(source)[2], lowest, highest + tiles.count * tile - 1)
+        check_reach(node, from_, planner.shape(source)[2], lowest, highest + tiles.count * tile - 1)
     written = (weights.groups * group - 1) * to.plane + tiles.count * tile - 1
     check_reach(node, to, weights.groups * group, 0, written)
     residual = len(node.inputs) == 2
     activation = node.activation.replace("softmax", "linear")
-    plan.add(
-        ("convolution", group, tiles.vectors, activation, residual),
-        functools.partial(
-            convolution.emit, group=group, vectors=tiles.vectors, activation=activation, residual=residual
-        ),
-        convolution.PARAMETERS,
+    planner.add(
+        convolution.Convolution(group, tiles.vectors, activation, residual),
         {
-            "source": plan.place(source),
-            "target": plan.place(target),
-            "residual": plan.place((node.inputs[1],)) if residual else 0,
+            "source": planner.place(source),
+            "target": planner.place(target),
+            "residual": planner.place(Value(node.inputs[1])) if residual else 0,
             "plane": to.plane,
-            "mask": plan.mask(target),
+            "mask": planner.mask(target),
             "starts": weights.starts,
             "offsets": weights.offsets,
             "values": weights.values,
@@ -94,35 +85,22 @@ def _add_convolution(plan: Plan, target: tuple, source: tuple, node: Conv) -> No
             "blocks": weights.blocks,
             "groups": weights.groups,
         },
-        _share(tiles.count, weights),
+        TilesOrGroups(tiles.count, _group_costs(weights)),
     )
 
 
-def _share(tiles: int, weights: Weights) -> Share:
-    """Cuts a convolution: into tiles where there are enough, else into groups of about equal cost."""
+def _group_costs(weights: Weights) -> tuple[int, ...]:
+    """Returns the cost of each group of output channels, in entries."""
     entries = np.diff(weights.starts).reshape(weights.blocks, weights.groups).sum(0)
-    cost = np.concatenate([[0], np.cumsum(entries + _STORE_COST * weights.blocks)])
-
-    def share(threads: int) -> list[tuple[int, ...]]:
-        most = parts_for(threads)
-        at_once = -(-tiles // threads) * threads
-        if at_once - tiles <= _MOST_IDLE * at_once:
-            parts = min(most, tiles)
-            edges = [tiles * i // parts for i in range(parts + 1)]
-            return [(start, stop, 0, weights.groups) for start, stop in ranges(edges)]
-        edges = np.searchsorted(cost, cost[-1] * np.arange(most + 1) / most).tolist()
-        edges[-1] = weights.groups
-        return [(0, tiles, start, stop) for start, stop in ranges(edges)]
-
-    return share
+    return tuple((entries + _STORE_COST * weights.blocks).tolist())
 
 
-def _add_split(plan: Plan, key: tuple, node: Conv) -> None:
-    source, (down, right) = (key[0],), key[1]
-    height, width, channels = plan.shape(source)
-    from_, to = plan.geometry(source), plan.geometry(key)
-    lanes = plan.target.lanes
-    columns = phase_shape((height, width, channels), key[1])[1]
+def _add_split(planner: Planner, phases: Value, node: Conv) -> None:
+    source, (down, right) = Value(phases.node), phases.strides
+    height, width, channels = planner.shape(source)
+    from_, to = planner.geometry(source), planner.geometry(phases)
+    lanes = planner.target.lanes
+    columns = phase_shape((height, width, channels), phases.strides)[1]
     count = -(-columns // lanes)
     masks = np.zeros((right, count * lanes), np.int32)
     table = []
@@ -135,13 +113,11 @@ def _add_split(plan: Plan, key: tuple, node: Conv) -> None:
         masks[column, : -(-(width - column) // right)] = -1
     last_row = max(first + (rows - 1) * down * from_.pitch for first, rows, _ in table if rows)
     check_reach(node, from_, channels, 0, last_row + count * lanes * right - 1)
-    plan.add(
-        ("split", right),
-        functools.partial(planes.emit_split, stride=right),
-        planes.SPLIT_PARAMETERS,
+    planner.add(
+        planes.Split(stride=right),
         {
-            "source": plan.place(source),
-            "target": plan.place(key),
+            "source": planner.place(source),
+            "target": planner.place(phases),
             "plane": to.plane,
             "pitch": to.pitch,
             "row_step": down * from_.pitch,
@@ -149,17 +125,17 @@ def _add_split(plan: Plan, key: tuple, node: Conv) -> None:
             "table": np.array(table, np.int64),
             "masks": masks.view(np.float32),
         },
-        even(len(table)),
+        Even(len(table)),
     )
 
 
-def _lower_layer(plan: Plan, target: tuple, source: tuple, node: Conv) -> None:
-    """A convolution whose output is one pixel: a dense layer on the flattened input."""
-    height, width, channels = plan.shape(source)
-    place = plan.place(source)
+def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> None:
+    """Adds the steps of a convolution whose output is one pixel: a dense layer on the flattened input."""
+    height, width, channels = planner.shape(source)
+    place = planner.place(source)
     if not is_vector((height, width, channels)):
-        place = plan.temporary_vector(height * width * channels)
-        make_flat(plan, source, place)
+        place = planner.temporary_vector(height * width * channels)
+        make_flat(planner, source, place)
     _, _, inner, filters = node.kernel.shape
     positions, values = nonzeros(node.kernel)
     row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
@@ -170,36 +146,32 @@ def _lower_layer(plan: Plan, target: tuple, source: tuple, node: Conv) -> None:
     inputs = ((y * width + x) * channels + channel)[inside]
     out, values = out[inside], values[inside]
 
-    lanes = plan.target.lanes
+    lanes = planner.target.lanes
     activation = node.activation.replace("softmax", "linear")
     residual = len(node.inputs) == 2
     shared = {
         "source": place,
-        "target": plan.place(target),
-        "residual": plan.place((node.inputs[1],)) if residual else 0,
+        "target": planner.place(target),
+        "residual": planner.place(Value(node.inputs[1])) if residual else 0,
     }
     if node.path == "sparse":
         starts, indices, packed = pack_vector_rows(inputs, out, values, filters, lanes)
-        plan.add(
-            ("layer_sparse", activation, residual),
-            functools.partial(vectors.emit_sparse, activation=activation, residual=residual),
-            vectors.SPARSE_PARAMETERS,
+        planner.add(
+            vectors.SparseLayer(activation=activation, residual=residual),
             shared | {"starts": starts, "indices": indices, "values": packed, "bias": node.bias},
-            even(filters),
+            Even(filters),
         )
         return
     tile = min(_LAYER_VECTORS, -(-filters // lanes))
     tiles = -(-filters // (tile * lanes))
     size = tiles * tile * lanes
-    plan.require_memory(height * width * channels * size)
+    planner.require_memory(height * width * channels * size)
     weights = aligned_zeros(height * width * channels * size)
     weights[inputs * size + out] = values
     bias = aligned_zeros(size)
     bias[:filters] = node.bias
-    plan.add(
-        ("layer_dense", tile, activation, residual),
-        functools.partial(vectors.emit_dense, vectors=tile, activation=activation, residual=residual),
-        vectors.DENSE_PARAMETERS,
+    planner.add(
+        vectors.DenseLayer(vectors=tile, activation=activation, residual=residual),
         shared | {"weights": weights, "bias": bias, "inputs": height * width * channels, "width": size},
-        even(tiles),
+        Even(tiles),
     )

@@ -14,6 +14,7 @@ A vector is contiguous.
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 from tfprune.runtime.graph import MAX_VALUES, Conv, Graph, Input, Node, Pool, Shape
 from tfprune.runtime.machine import Machine
@@ -25,7 +26,24 @@ DENSE_VECTORS = {32: 6, 16: 3}
 DENSE_GROUP = 4
 
 Taps = dict[tuple[int, int], tuple[int, int, int]]
-Key = tuple  # a node's index; or (index, strides) for its phases
+
+
+class Value(NamedTuple):
+    """The value of a node, or its phases.
+
+    Attributes:
+        node: The index of the node.
+        strides: `(vertical, horizontal)`: the phases that a convolution of these strides reads. Strides of 1
+            have one phase, the value itself.
+    """
+
+    node: int
+    strides: tuple[int, int] = (1, 1)
+
+    @property
+    def is_split(self) -> bool:
+        """Returns whether the value is split into phases."""
+        return self.strides != (1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +139,7 @@ def phase_shape(shape: Shape, strides: tuple[int, int]) -> Shape:
 
 
 def is_vector(shape: Shape) -> bool:
-    """Whether a value has one pixel and is stored as a vector."""
+    """Returns whether a value of this shape has one pixel and is stored as a vector."""
     return shape[:2] == (1, 1)
 
 
@@ -137,42 +155,42 @@ class Layout:
             target: The machine.
         """
         self._target = target
-        self._shapes: dict[Key, Shape] = {}
-        self._leader: dict[Key, Key] = {}
-        self._halo: dict[Key, tuple[int, int]] = {}  # rows, columns
+        self._shapes: dict[Value, Shape] = {}
+        self._leader: dict[Value, Value] = {}
+        self._halo: dict[Value, tuple[int, int]] = {}  # rows, columns
         for index, shape in enumerate(shapes):
-            self._add((index,), shape)
+            self._add(Value(index), shape)
         strides = [node.strides[1] for node in graph.nodes if isinstance(node, Conv | Pool)]
         self._widest_step = max(strides, default=1)
         for index, node in enumerate(graph.nodes):
             self._constrain(index, node, shapes)
         self._plan()
 
-    def geometry(self, *key: object) -> Geometry:
-        """Returns the geometry of a node's value; or, with the strides after its index, of its phases."""
-        return self._geometries[key]
+    def geometry(self, value: Value) -> Geometry:
+        """Returns the geometry of a value."""
+        return self._geometries[value]
 
-    def _add(self, key: Key, shape: Shape) -> None:
-        if key not in self._shapes:
-            self._shapes[key] = shape
-            self._leader[key] = key
-            self._halo[key] = (0, 0)
+    def _add(self, value: Value, shape: Shape) -> None:
+        if value not in self._shapes:
+            self._shapes[value] = shape
+            self._leader[value] = value
+            self._halo[value] = (0, 0)
 
-    def _find(self, key: Key) -> Key:
-        while self._leader[key] != key:
-            key = self._leader[key]
-        return key
+    def _find(self, value: Value) -> Value:
+        while self._leader[value] != value:
+            value = self._leader[value]
+        return value
 
-    def _join(self, a: Key, b: Key) -> None:
+    def _join(self, a: Value, b: Value) -> None:
         if self._has_planes(a) and self._has_planes(b):
             self._leader[self._find(a)] = self._find(b)
 
-    def _has_planes(self, key: Key) -> bool:
-        return len(key) > 1 or not is_vector(self._shapes[key])
+    def _has_planes(self, value: Value) -> bool:
+        return value.is_split or not is_vector(self._shapes[value])
 
-    def _need(self, key: Key, rows: int, columns: int) -> None:
-        before = self._halo[key]
-        self._halo[key] = (max(before[0], rows), max(before[1], columns))
+    def _need(self, value: Value, rows: int, columns: int) -> None:
+        before = self._halo[value]
+        self._halo[value] = (max(before[0], rows), max(before[1], columns))
 
     def _constrain(self, index: int, node: Node, shapes: list[Shape]) -> None:
         output = shapes[index]
@@ -184,11 +202,10 @@ class Layout:
             height, width, _ = shapes[node.inputs[0]]
             below = (output[0] - 1) * node.strides[0] + node.size[0] - node.padding[0] - height
             right = (output[1] - 1) * node.strides[1] + node.size[1] - node.padding[2] - width
-            self._need((node.inputs[0],), max(node.padding[0], below), max(node.padding[2], right))
+            self._need(Value(node.inputs[0]), max(node.padding[0], below), max(node.padding[2], right))
             return
         if isinstance(node, Conv):
             source = reads(node)
-            # Strides of 1 have one phase, the value itself.
             self._add(source, phase_shape(shapes[node.inputs[0]], node.strides))
             height, width, _ = self._shapes[source]
             for _, down, right in taps(node).values():
@@ -197,25 +214,25 @@ class Layout:
                     max(-down, output[0] - 1 + down - (height - 1)),
                     max(-right, output[1] - 1 + right - (width - 1)),
                 )
-            self._join(source, (index,))
+            self._join(source, Value(index))
             joined = node.inputs[1:]
         else:
             joined = node.inputs
         for other in joined:
-            self._join((other,), (index,))
+            self._join(Value(other), Value(index))
 
     def _plan(self) -> None:
-        groups: dict[Key, list[Key]] = {}
-        for key in self._shapes:
-            if self._has_planes(key):
-                groups.setdefault(self._find(key), []).append(key)
+        groups: dict[Value, list[Value]] = {}
+        for value in self._shapes:
+            if self._has_planes(value):
+                groups.setdefault(self._find(value), []).append(value)
         self._geometries = {}
         lanes = self._target.lanes
-        for keys in groups.values():
-            pitch = max(self._shapes[key][1] + self._halo[key][1] for key in keys)
-            rows = max(self._halo[key][0] for key in keys)
-            for key in keys:
-                height, width, _ = self._shapes[key]
+        for values in groups.values():
+            pitch = max(self._shapes[value][1] + self._halo[value][1] for value in values)
+            rows = max(self._halo[value][0] for value in values)
+            for value in values:
+                height, width, _ = self._shapes[value]
                 flat = Geometry(height, width, pitch, 0, 0, 0)
                 whole_tiles = max(
                     tiles.count * tiles.vectors * lanes
@@ -228,7 +245,7 @@ class Layout:
                 front = rows * pitch + (pitch - width)
                 # What a whole tile, or a strided row of vectors, reads past the last pixel.
                 back = (rows + 1) * pitch + plane + (self._widest_step + 2) * lanes
-                self._geometries[key] = Geometry(height, width, pitch, plane, front, back)
+                self._geometries[value] = Geometry(height, width, pitch, plane, front, back)
 
 
 def check_reach(node: Node, geometry: Geometry, channels: int, lowest: int, highest: int) -> None:
@@ -249,7 +266,6 @@ def check_reach(node: Node, geometry: Geometry, channels: int, lowest: int, high
         raise node.refuse(f"would reach from {lowest} to {highest}, outside of {-geometry.front} to {end}")
 
 
-def reads(node: Conv) -> Key:
-    """Returns the key of what a convolution reads: its input, or its input's phases."""
-    source = node.inputs[0]
-    return (source,) if node.strides == (1, 1) else (source, node.strides)
+def reads(node: Conv) -> Value:
+    """Returns the value that a convolution reads: its input, or the phases of its input."""
+    return Value(node.inputs[0], tuple(node.strides))

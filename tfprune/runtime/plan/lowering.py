@@ -1,7 +1,8 @@
 """Each operation of a graph as steps."""
 
-import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,10 @@ from tfprune.runtime.graph import (
 from tfprune.runtime.kernels import planes, vectors
 from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.convolution import lower_conv, make_flat
-from tfprune.runtime.plan.layout import is_vector
-from tfprune.runtime.plan.plan import Plan, even, whole
+from tfprune.runtime.plan.layout import Value, is_vector
+from tfprune.runtime.plan.parts import Even
+from tfprune.runtime.plan.plan import Plan
+from tfprune.runtime.plan.planner import Planner
 from tfprune.runtime.plan.pool import lower_pool
 
 
@@ -39,20 +42,20 @@ def make_plan(graph: Graph, target: Machine) -> Plan:
     Raises:
         GraphError: The graph breaks a rule, or needs what no kernel does.
     """
-    plan = Plan(graph, target)
-    plan.require_memory(max(math.prod(shape) for shape in plan.shapes))
+    planner = Planner(graph, target)
+    planner.require_memory(max(math.prod(shape) for shape in planner.shapes))
     for index, node in enumerate(graph.nodes):
-        plan.begin(index)
-        _LOWERINGS[type(node)](plan, index, node)
-        plan.end()
-    plan.require_memory(plan.arena.size)
-    return plan
+        planner.begin(index)
+        _LOWERINGS[type(node)](planner, index, node)
+        planner.end()
+    planner.require_memory(planner.arena.size)
+    return planner.plan()
 
 
-def _lower_input(plan: Plan, index: int, node: Input) -> None:
+def _lower_input(planner: Planner, index: int, node: Input) -> None:
     height, width, channels = node.shape
-    for key in sorted(plan.wanted(index) or {(index,)}, key=str):
-        down, right = key[1] if len(key) > 1 else (1, 1)
+    for value in sorted(planner.wanted(index) or {Value(index)}):
+        down, right = value.strides
         table = [
             (
                 (row * width + column) * channels + channel,
@@ -64,139 +67,128 @@ def _lower_input(plan: Plan, index: int, node: Input) -> None:
             for column in range(right)
         ]
         lies = {"plane": 1, "pitch": 1}
-        if len(key) > 1 or not is_vector(node.shape):
-            lies = {"plane": plan.geometry(key).plane, "pitch": plan.geometry(key).pitch}
+        if value.is_split or not is_vector(node.shape):
+            geometry = planner.geometry(value)
+            lies = {"plane": geometry.plane, "pitch": geometry.pitch}
         phases = down * right
-        plan.add(
-            ("image",),
-            planes.emit_image,
-            planes.IMAGE_PARAMETERS,
+        planner.add(
+            planes.Image(),
             lies
             | {
-                "target": plan.place(key),
+                "target": planner.place(value),
                 "row_step": down * width * channels,
                 "column_step": right * channels,
                 "table": np.array(table, np.int64),
                 "scales": np.repeat(node.scale, phases),
                 "shifts": np.repeat(node.shift, phases),
             },
-            even(channels * phases),
+            Even(channels * phases),
         )
 
 
-def _lower_global_pool(plan: Plan, index: int, node: GlobalPool) -> None:
-    source = (node.inputs[0],)
-    shape = plan.shape(source)
+def _lower_global_pool(planner: Planner, index: int, node: GlobalPool) -> None:
+    source = Value(node.inputs[0])
+    shape = planner.shape(source)
     if is_vector(shape):
-        _map(plan, (index,), source, None, "copy")
+        _map(planner, Value(index), source, None, "copy")
         return
-    geometry = plan.geometry(source)
-    plan.add(
-        ("global_pool", node.kind),
-        functools.partial(vectors.emit_global_pool, kind=node.kind),
-        vectors.GLOBAL_POOL_PARAMETERS,
+    geometry = planner.geometry(source)
+    planner.add(
+        vectors.GlobalPool(kind=node.kind),
         {
-            "source": plan.place(source),
-            "target": plan.place((index,)),
+            "source": planner.place(source),
+            "target": planner.place(Value(index)),
             "plane": geometry.plane,
-            "mask": plan.mask(source),
-            "vectors": -(-geometry.positions // plan.target.lanes),
+            "mask": planner.mask(source),
+            "vectors": -(-geometry.positions // planner.target.lanes),
             "scale": int(np.float32(1 / (shape[0] * shape[1])).view(np.int32)),
         },
-        even(shape[2]),
+        Even(shape[2]),
     )
 
 
-def _lower_add(plan: Plan, index: int, node: Add) -> None:
-    first = (node.inputs[0],)
+def _lower_add(planner: Planner, index: int, node: Add) -> None:
+    first = Value(node.inputs[0])
     for position, second in enumerate(node.inputs[1:], start=1):
         is_last = position == len(node.inputs) - 1
-        _map(plan, (index,), first, (second,), "add", node.activation if is_last else "linear")
-        first = (index,)
+        _map(planner, Value(index), first, Value(second), "add", node.activation if is_last else "linear")
+        first = Value(index)
 
 
-def _lower_multiply(plan: Plan, index: int, node: Multiply) -> None:
-    first, second = ((source,) for source in node.inputs)
-    same = plan.shape(first) == plan.shape(second)
-    _map(plan, (index,), first, second, "multiply" if same else "multiply_by_channel")
+def _lower_multiply(planner: Planner, index: int, node: Multiply) -> None:
+    first, second = (Value(source) for source in node.inputs)
+    same = planner.shape(first) == planner.shape(second)
+    _map(planner, Value(index), first, second, "multiply" if same else "multiply_by_channel")
 
 
-def _lower_activation(plan: Plan, index: int, node: Activation) -> None:
-    _map(plan, (index,), (node.inputs[0],), None, "copy", node.activation)
+def _lower_activation(planner: Planner, index: int, node: Activation) -> None:
+    _map(planner, Value(index), Value(node.inputs[0]), None, "copy", node.activation)
 
 
-def _lower_concatenate(plan: Plan, index: int, node: Concatenate) -> None:
+def _lower_concatenate(planner: Planner, index: int, node: Concatenate) -> None:
     channel = 0
     for source in node.inputs:
-        _map(plan, (index,), (source,), None, "copy", channel=channel)
-        channel += plan.shapes[source][2]
+        _map(planner, Value(index), Value(source), None, "copy", channel=channel)
+        channel += planner.shapes[source][2]
 
 
-def _lower_flatten(plan: Plan, index: int, node: Flatten) -> None:
-    source = (node.inputs[0],)
-    if is_vector(plan.shape(source)):
-        _map(plan, (index,), source, None, "copy")
+def _lower_flatten(planner: Planner, index: int, node: Flatten) -> None:
+    source = Value(node.inputs[0])
+    if is_vector(planner.shape(source)):
+        _map(planner, Value(index), source, None, "copy")
     else:
-        make_flat(plan, source, plan.place((index,)))
+        make_flat(planner, source, planner.place(Value(index)))
 
 
 def _map(
-    plan: Plan,
-    target: tuple,
-    first: tuple,
-    second: tuple | None,
+    planner: Planner,
+    target: Value,
+    first: Value,
+    second: Value | None,
     operation: str,
     activation: str = "linear",
     channel: int = 0,
 ) -> None:
     """Adds a step that works value by value, into the target from a channel on."""
-    shape = plan.shape(first)
+    shape = planner.shape(first)
     softmax, activation = activation == "softmax", activation.replace("softmax", "linear")
     if is_vector(shape):
         # One plane of as many numbers as the vector has, all of them pixels.
-        count = -(-shape[2] // plan.target.lanes)
-        mask = np.full(count * plan.target.lanes, -1, np.int32).view(np.float32)
+        count = -(-shape[2] // planner.target.lanes)
+        mask = np.full(count * planner.target.lanes, -1, np.int32).view(np.float32)
         lies = {"plane": 0, "mask": mask, "vectors": count}
-        share, start = whole(1), channel
+        parts, start = Even(1), channel
     else:
-        geometry = plan.geometry(first)
-        count = -(-geometry.positions // plan.target.lanes)
-        lies = {"plane": geometry.plane, "mask": plan.mask(first), "vectors": count}
-        share, start = even(shape[2]), channel * geometry.plane
-    plan.add(
-        ("map", operation, activation),
-        functools.partial(planes.emit_map, operation=operation, activation=activation),
-        planes.MAP_PARAMETERS,
+        geometry = planner.geometry(first)
+        count = -(-geometry.positions // planner.target.lanes)
+        lies = {"plane": geometry.plane, "mask": planner.mask(first), "vectors": count}
+        parts, start = Even(shape[2]), channel * geometry.plane
+    planner.add(
+        planes.Map(operation=operation, activation=activation),
         lies
         | {
-            "first": plan.place(first),
-            "second": plan.place(second) if second else 0,
-            "target": plan.place(target) + start,
+            "first": planner.place(first),
+            "second": planner.place(second) if second else 0,
+            "target": planner.place(target) + start,
         },
-        share,
+        parts,
     )
     if softmax:
-        add_softmax(plan, plan.place(target), shape[2])
+        add_softmax(planner, planner.place(target), shape[2])
 
 
-def add_softmax(plan: Plan, place: int, count: int) -> None:
+def add_softmax(planner: Planner, place: int, count: int) -> None:
     """Adds the softmax of a vector, in its place."""
-    plan.add(
-        ("softmax",),
-        vectors.emit_softmax,
-        vectors.SOFTMAX_PARAMETERS,
-        {"source": place, "target": place, "count": count},
-        whole(1),
-    )
+    planner.add(vectors.Softmax(), {"source": place, "target": place, "count": count}, Even(1))
 
 
-def _lower_conv(plan: Plan, index: int, node: Conv) -> None:
-    lower_conv(plan, index, node)
+def _lower_conv(planner: Planner, index: int, node: Conv) -> None:
+    lower_conv(planner, index, node)
     if node.activation == "softmax":
-        add_softmax(plan, plan.place((index,)), plan.shapes[index][2])
+        add_softmax(planner, planner.place(Value(index)), planner.shapes[index][2])
 
 
-_LOWERINGS: dict[type[Node], object] = {
+_LOWERINGS: dict[type[Node], Callable[[Planner, int, Any], None]] = {
     Input: _lower_input,
     Conv: _lower_conv,
     Pool: lower_pool,

@@ -1,24 +1,23 @@
 """Max and average pooling as steps."""
 
-import functools
-
 import numpy as np
 
 from tfprune.runtime.graph import Pool
-from tfprune.runtime.kernels import planes, window_pool
+from tfprune.runtime.kernels import pool
 from tfprune.runtime.plan.arena import counts_of
-from tfprune.runtime.plan.layout import check_reach, is_vector
-from tfprune.runtime.plan.plan import Plan, even
+from tfprune.runtime.plan.layout import Value, check_reach, is_vector
+from tfprune.runtime.plan.parts import Even
+from tfprune.runtime.plan.planner import Planner
 
 # A larger window is left to plain loops: the fast kernel is written out window by window.
 _LARGEST_UNROLLED_WINDOW = 25
 
 
-def lower_pool(plan: Plan, index: int, node: Pool) -> None:
+def lower_pool(planner: Planner, index: int, node: Pool) -> None:
     """Adds the step of a pool: rows of vectors where that is possible, else plain loops."""
-    source, target = (node.inputs[0],), (index,)
-    in_shape, out_shape = plan.shape(source), plan.shape(target)
-    zeros_do = node.kind == "average" or node.padding_counts or plan.nonnegative[source[0]]
+    source, target = Value(node.inputs[0]), Value(index)
+    in_shape, out_shape = planner.shape(source), planner.shape(target)
+    zeros_do = node.kind == "average" or node.padding_counts or planner.nonnegative[source.node]
     unrolled = (
         node.strides[1] in (1, 2)
         and node.size[0] * node.size[1] <= _LARGEST_UNROLLED_WINDOW
@@ -26,14 +25,14 @@ def lower_pool(plan: Plan, index: int, node: Pool) -> None:
         and not is_vector(in_shape)
         and not is_vector(out_shape)
     )
-    (_pool_rows if unrolled else _pool_windows)(plan, index, node)
+    (_pool_rows if unrolled else _pool_windows)(planner, index, node)
 
 
-def _pool_rows(plan: Plan, index: int, node: Pool) -> None:
-    source, target = (node.inputs[0],), (index,)
-    from_, to = plan.geometry(source), plan.geometry(target)
-    height, width, channels = plan.shape(target)
-    lanes = plan.target.lanes
+def _pool_rows(planner: Planner, index: int, node: Pool) -> None:
+    source, target = Value(node.inputs[0]), Value(index)
+    from_, to = planner.geometry(source), planner.geometry(target)
+    height, width, channels = planner.shape(target)
+    lanes = planner.target.lanes
     count = -(-width // lanes)
     start = -node.padding[0] * from_.pitch - node.padding[2]
     last_row = (channels - 1) * from_.plane + (
@@ -41,22 +40,14 @@ def _pool_rows(plan: Plan, index: int, node: Pool) -> None:
     ) * from_.pitch
     last = start + last_row + (count * lanes) * node.strides[1] + node.size[1] + lanes
     check_reach(node, from_, channels, start, last)
-    weights = plan.mask(target)
+    weights = planner.mask(target)
     if node.kind == "average":
-        weights = counts_of(to, (height, width, 1), 1 / _window_counts(node, plan.shape(source)[:2]))
-    plan.add(
-        ("pool", node.kind, *node.size, node.strides[1]),
-        functools.partial(
-            planes.emit_pool,
-            kind=node.kind,
-            rows=node.size[0],
-            columns=node.size[1],
-            stride=node.strides[1],
-        ),
-        planes.POOL_PARAMETERS,
+        weights = counts_of(to, (height, width, 1), 1 / _window_counts(node, planner.shape(source)[:2]))
+    planner.add(
+        pool.RowPool(node.kind, *node.size, node.strides[1]),
         {
-            "source": plan.place(source) + start,
-            "target": plan.place(target),
+            "source": planner.place(source) + start,
+            "target": planner.place(target),
             "source_plane": from_.plane,
             "source_pitch": from_.pitch,
             "target_plane": to.plane,
@@ -66,12 +57,12 @@ def _pool_rows(plan: Plan, index: int, node: Pool) -> None:
             "row_step": node.strides[0],
             "weights": weights,
         },
-        even(channels),
+        Even(channels),
     )
 
 
 def _window_counts(node: Pool, size: tuple[int, int]) -> np.ndarray:
-    """How many numbers each window's average is of, float32 `[height, width]`."""
+    """Returns the count of numbers that each window's average is of, float32 `[height, width]`."""
     if node.padding_counts:
         return np.float32(node.size[0] * node.size[1])
     counts = []
@@ -82,22 +73,20 @@ def _window_counts(node: Pool, size: tuple[int, int]) -> np.ndarray:
     return np.outer(*counts).astype(np.float32)
 
 
-def _pool_windows(plan: Plan, index: int, node: Pool) -> None:
-    source, target = (node.inputs[0],), (index,)
-    in_shape, out_shape = plan.shape(source), plan.shape(target)
+def _pool_windows(planner: Planner, index: int, node: Pool) -> None:
+    source, target = Value(node.inputs[0]), Value(index)
+    in_shape, out_shape = planner.shape(source), planner.shape(target)
     lies = {}
-    for name, key, shape in (("source", source, in_shape), ("target", target, out_shape)):
+    for name, value, shape in (("source", source, in_shape), ("target", target, out_shape)):
         vector = is_vector(shape)
-        lies[f"{name}_plane"] = 1 if vector else plan.geometry(key).plane
-        lies[f"{name}_pitch"] = 1 if vector else plan.geometry(key).pitch
-    plan.add(
-        ("window_pool", node.kind, node.padding_counts),
-        functools.partial(window_pool.emit, kind=node.kind, padding_counts=node.padding_counts),
-        window_pool.PARAMETERS,
+        lies[f"{name}_plane"] = 1 if vector else planner.geometry(value).plane
+        lies[f"{name}_pitch"] = 1 if vector else planner.geometry(value).pitch
+    planner.add(
+        pool.WindowPool(kind=node.kind, padding_counts=node.padding_counts),
         lies
         | {
-            "source": plan.place(source),
-            "target": plan.place(target),
+            "source": planner.place(source),
+            "target": planner.place(target),
             "height": in_shape[0],
             "width": in_shape[1],
             "target_height": out_shape[0],
@@ -109,5 +98,5 @@ def _pool_windows(plan: Plan, index: int, node: Pool) -> None:
             "top": node.padding[0],
             "left": node.padding[2],
         },
-        even(out_shape[2]),
+        Even(out_shape[2]),
     )

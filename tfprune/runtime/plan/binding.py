@@ -1,0 +1,102 @@
+"""The late step that makes a plan run in this process: code is compiled, constants become addresses."""
+
+import ctypes
+import functools
+
+import numpy as np
+
+from tfprune.runtime import machine
+from tfprune.runtime.kernels import activations, program
+from tfprune.runtime.plan import parts
+from tfprune.runtime.plan.plan import Constant, Plan, Step
+
+_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+_RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
+
+
+class Binding:
+    """A plan bound to this process. Several bindings of one plan are independent; they share its constants.
+
+    Attributes:
+        plan: The plan; its constants must stay as they are.
+        run: The compiled loop over steps, `program.RUN`.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Compiles the plan's kernels.
+
+        Args:
+            plan: The plan, made for this machine or for one with fewer instruction sets.
+        """
+        self.plan = plan
+        self._code = _compiled(program.assembly(plan.kernels, plan.target.lanes), plan.target)
+        self._arguments = [self._bound(step) for step in plan.steps]
+        self.run = _RUN_TYPE(self._code.address(program.RUN))
+
+    def steps(self, threads: int) -> "BoundSteps":
+        """Returns the steps cut for a number of threads.
+
+        Args:
+            threads: At least 1.
+        """
+        steps, kernels = self.plan.steps, {}
+        for kernel in self.plan.kernels:
+            kernels[kernel] = self._code.address(kernel.name)
+        return BoundSteps(
+            [kernels[step.kernel] for step in steps],
+            self._arguments,
+            [parts.table(step.parts, threads) for step in steps],
+        )
+
+    def _bound(self, step: Step) -> np.ndarray:
+        """Returns a step's arguments, int64, with addresses for constants."""
+        constants = self.plan.constants
+        return np.array(
+            [
+                constants[argument.index].ctypes.data if isinstance(argument, Constant) else argument
+                for argument in step.arguments
+            ],
+            np.int64,
+        )
+
+
+class BoundSteps:
+    """Steps as the compiled loop reads them.
+
+    Attributes:
+        count: The number of steps.
+    """
+
+    def __init__(self, kernels: list[int], arguments: list[np.ndarray], tables: list[np.ndarray]) -> None:
+        """Makes the table of the steps.
+
+        Args:
+            kernels: The address of each step's kernel.
+            arguments: Each step's arguments, int64.
+            tables: Each step's parts, int64 `[parts, PART_WORDS]`.
+        """
+        self.count = len(kernels)
+        self._kept = (arguments, tables)  # The table has their addresses.
+        self._table = np.array(
+            [
+                (kernel, numbers.ctypes.data, rows.ctypes.data, len(rows))
+                for kernel, numbers, rows in zip(kernels, arguments, tables, strict=True)
+            ],
+            np.int64,
+        )
+
+    def address(self, index: int) -> int:
+        """Returns the address of a step.
+
+        Args:
+            index: The index of the step.
+        """
+        return self._table.ctypes.data + index * self._table.strides[0]
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(assembly: str, target: machine.Machine) -> machine.Compiled:
+    for name in ("sched_yield", *activations.C_FUNCTIONS):
+        if f'"{name}"' in assembly:
+            machine.provide(name)
+    return machine.Compiled(assembly, target)
