@@ -124,7 +124,7 @@ def measure_network(sparsity: float, split: str) -> dict[str, Any]:
     from tfprune.benchmark.measure import Plan, measure
     from tfprune.benchmark.report import format_benchmark
     from tfprune.export.export import export_model
-    from tfprune.export.runtimes import keras_logits
+    from tfprune.export.network import keras_logits
     from tfprune.quiet import native_stderr_captured
 
     plan = Plan(
@@ -192,7 +192,7 @@ def speed(summary: dict[str, float] | None) -> str:
 
 def main(_: list[str]) -> None:
     """Measures each network and prints the summary."""
-    from tfprune.benchmark.tables import text_table
+    from tfprune.text import text_table
 
     unknown = sorted(set(SPLIT.value) - _SCOPES.keys())
     if unknown:

@@ -26,9 +26,9 @@ ALLOWED = {
     "runs": _LIBRARY,
     "experiments": _LIBRARY | {"runs"},
     "compiler": {"errors", "network", "sparsity", "runtime"},
-    "export": _LIBRARY | {"runtime", "compiler"},
+    "export": {"network", "runtime", "compiler", *_LEAVES},
     "compare": {"runs", *_LEAVES},
-    "benchmark": _LIBRARY | {"runtime", "export", "experiments", "runs"},
+    "benchmark": {"runtime", "export", *_LEAVES},
     "bin": _LIBRARY | {"runs", "runtime", "experiments", "export", "benchmark", "compare"},
 }
 

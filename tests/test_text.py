@@ -1,8 +1,8 @@
-"""Lengths of time in words."""
+"""Lengths of time in words, and tables."""
 
 import pytest
 
-from tfprune.text import duration
+from tfprune.text import duration, text_table
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,7 @@ from tfprune.text import duration
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_table_is_aligned():
+    assert text_table(("a", "bb"), [("xyz", "1"), ("", "22")]) == ["a    bb", "---  --", "xyz   1", "     22"]

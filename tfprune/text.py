@@ -1,4 +1,6 @@
-"""Lengths of time, for people."""
+"""Lengths of time and tables, for people."""
+
+from collections.abc import Sequence
 
 
 def duration(seconds: float) -> str:
@@ -12,3 +14,26 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Returns a table of aligned cells: the first `left` columns to the left, the others to the right.
+
+    Args:
+        header: Titles.
+        rows: Cells, as many as titles.
+        left: The number of columns that hold text.
+
+    Returns:
+        Lines without trailing blanks: the titles, a rule, the rows.
+    """
+    widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(aligned).rstrip()
+
+    return [line(header), "  ".join("-" * width for width in widths), *map(line, rows)]

@@ -14,8 +14,8 @@ from tests.support import small_experiments
 from tfprune.compiler.compile import compile_model
 from tfprune.errors import UserError
 from tfprune.experiments.deployment import strip_round
-from tfprune.export.deployable import deployable_copy
 from tfprune.export.export import export_model
+from tfprune.export.network import deployable_copy
 from tfprune.runs.folder import RunFolder
 from tfprune.runtime.format.file import write_file
 

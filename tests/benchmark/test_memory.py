@@ -22,7 +22,7 @@ def test_a_fresh_process_does_not_count_what_this_one_holds(files):
     assert memory.own_peak_bytes() > held.nbytes
     baseline = first_run(BASELINE, "", files[1])
     assert 5_000_000 < baseline.peak_bytes < held.nbytes
-    assert first_run("runtime", *files).peak_bytes > baseline.peak_bytes
+    assert first_run("tfprune", *files).peak_bytes > baseline.peak_bytes
 
 
 def test_its_process_imports_no_tensorflow(files, tmp_path, monkeypatch):
@@ -30,11 +30,11 @@ def test_its_process_imports_no_tensorflow(files, tmp_path, monkeypatch):
     for name in ("tensorflow", "keras", "torch", "onnx"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert first_run("runtime", *files).seconds > 0
+    assert first_run("tfprune", *files).seconds > 0
     with pytest.raises(RuntimeError, match="not here"):
-        first_run("torch", *files)
+        first_run("pytorch", *files)
 
 
 def test_what_fails_is_said(files, tmp_path):
     with pytest.raises(RuntimeError, match="its process failed: .*absent"):
-        first_run("runtime", str(tmp_path / "absent.tfprune"), files[1])
+        first_run("tfprune", str(tmp_path / "absent.tfprune"), files[1])

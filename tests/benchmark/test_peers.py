@@ -6,59 +6,38 @@ import numpy as np
 import pytest
 
 from tests.support import networks, reference
-from tfprune.benchmark.loaders import load
+from tfprune.benchmark.contenders import contender_of, prepare
 from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input, Pool, nonnegative_values
 
 SEEDS = range(12)
 
 
-def skip_without_mnn():
-    # Not imported to find out: with TensorFlow and ONNX in this process it would end it.
-    if importlib.util.find_spec("_tools") is None:
-        pytest.skip("MNN is not installed")
-
-
-def write(kind, graph, folder):
-    if kind == "torch":
-        torch = pytest.importorskip("torch")
-        from tfprune.benchmark.torch_peer import to_torch
-
-        path = folder / "model.pt"
-        torch.save(to_torch(graph), path)
-        return str(path)
-    onnx = pytest.importorskip("onnx")
-    from tfprune.benchmark.onnx_peer import to_onnx
-
-    path = folder / "model.onnx"
-    onnx.save(to_onnx(graph, "uint8" if kind == "onnx" else "float32"), path)
-    if kind == "onnx":
-        pytest.importorskip("onnxruntime")
-        return str(path)
-    skip_without_mnn()
-    from tfprune.benchmark.mnn_peer import convert_to_mnn
-
-    converted = str(folder / "model.mnn")
-    convert_to_mnn(str(path), converted, sparse=kind == "mnn sparse")
-    return converted
+def write(name, graph, folder):
+    """The file of a contender that is installed."""
+    prepared = prepare(contender_of(name), str(folder), str(folder), graph)
+    if prepared.reason.startswith("not installed"):
+        pytest.skip(prepared.reason)
+    assert prepared.reason == ""
+    return prepared.path
 
 
 def check(kind, graph, folder, tolerance, batch_size=3):
     images = networks.random_images(np.random.default_rng(1), graph, batch_size, "uint8")
     expected = reference.run(graph, images)
-    network = load(kind.split()[0], write(kind, graph, folder), 1, batch_size)
+    network = contender_of(kind).load(write(kind, graph, folder), 1, batch_size)
     for _ in range(2):  # The second call finds what the first has left.
         logits = network(images)
         assert logits.shape == expected.shape
         assert np.abs(logits - expected).max() <= tolerance * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("kind", ["onnxruntime", "pytorch"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_kind_of_node(kind, seed, tmp_path):
     check(kind, networks.random_network(np.random.default_rng(seed)), tmp_path, 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mnn", "mnn sparse"])
+@pytest.mark.parametrize("kind", ["mnn", "mnn_sparse"])
 @pytest.mark.parametrize("seed", range(4))
 def test_every_kind_of_node_in_mnn(kind, seed, tmp_path):
     # MNN approximates some activations, to about 3e-3.
@@ -76,7 +55,7 @@ def pooled(activation, **pool):
     return graph
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("kind", ["onnxruntime", "pytorch"])
 @pytest.mark.parametrize("activation", ["linear", "relu"])
 @pytest.mark.parametrize("pool", ["max", "average"])
 @pytest.mark.parametrize("counts", [False, True])
@@ -94,7 +73,9 @@ def test_which_values_cannot_be_negative():
 
 
 def test_a_bad_onnx_file_is_said_by_mnn(tmp_path):
-    skip_without_mnn()
+    # Not imported to find out: with TensorFlow and ONNX in this process it would end it.
+    if importlib.util.find_spec("_tools") is None:
+        pytest.skip("MNN is not installed")
     from tfprune.benchmark.mnn_peer import convert_to_mnn
 
     (tmp_path / "stale.mnn").write_bytes(b"of another network")
@@ -102,11 +83,11 @@ def test_a_bad_onnx_file_is_said_by_mnn(tmp_path):
         convert_to_mnn(str(tmp_path / "absent.onnx"), str(tmp_path / "stale.mnn"), sparse=False)
 
 
-def test_unknown_image_types_and_loaders():
+def test_unknown_image_types_and_contenders():
     pytest.importorskip("onnx")
     from tfprune.benchmark.onnx_peer import to_onnx
 
     with pytest.raises(ValueError, match="`image_type` must be uint8 or float32"):
         to_onnx(networks.random_network(np.random.default_rng(0)), "int8")
-    with pytest.raises(ValueError, match="`loader` must be one of .*tflite, runtime"):
-        load("keras", "model.keras", 1, 1)
+    with pytest.raises(ValueError, match="`name` must be one of tfprune, .*tflite_int8, onnxruntime"):
+        contender_of("keras")

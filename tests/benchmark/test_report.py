@@ -5,11 +5,9 @@ import json
 import pytest
 
 from tests.support.canned import canned_record
-from tfprune.benchmark.csv_table import to_csv
-from tfprune.benchmark.files import write_benchmark
+from tfprune.benchmark.files import to_csv, write_benchmark
 from tfprune.benchmark.plot import plot_benchmark
 from tfprune.benchmark.report import format_benchmark
-from tfprune.benchmark.tables import text_table
 
 
 def line_of(text, start, after=""):
@@ -17,10 +15,6 @@ def line_of(text, start, after=""):
     lines = text.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith(after))
     return " ".join(next(line for line in lines[first:] if line.startswith(start)).split())
-
-
-def test_a_table_is_aligned():
-    assert text_table(("a", "bb"), [("xyz", "1"), ("", "22")]) == ["a    bb", "---  --", "xyz   1", "     22"]
 
 
 def test_latency_and_ratios():

@@ -4,22 +4,25 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.compiler.compile import compile_model
-from tfprune.export.artifacts import ARTIFACTS, convert_to_tflite, write_artifact, write_saved_model
-from tfprune.export.audit import audit_artifact
-from tfprune.export.deployable import deployable_copy
-from tfprune.export.rules import AuditError, compare_logits, logits_failure, zeros_failure
-from tfprune.export.runtimes import keras_logits
-from tfprune.export.stored_kernels import allowed_copies, stored_kernels
+from tfprune.export.audit import AuditError, audit_file, compare_logits, logits_failure, zeros_failure
+from tfprune.export.formats import all_files
+from tfprune.export.network import Network, deployable_copy, keras_logits
 
-BY_NAME = {artifact.name: artifact for artifact in ARTIFACTS}
+BY_NAME = {file.name: file for file in all_files()}
+
+
+@pytest.fixture(scope="module")
+def audited(network, images, tmp_path_factory):
+    """The network as the audit takes it, and its logits."""
+    model, masks = network
+    folder = str(tmp_path_factory.mktemp("audited"))
+    return Network(model, masks, folder), keras_logits(model, images)
 
 
 @pytest.fixture
-def audit_of(exported, network, images, tmp_path):
+def audit_of(exported, audited, images, tmp_path):
     """Audits a copy of one exported artifact, after a change."""
     folder, _ = exported
-    model, masks = network
 
     def audit(name, change=None):
         source, copy = folder / name, tmp_path / name
@@ -29,10 +32,16 @@ def audit_of(exported, network, images, tmp_path):
             shutil.copy(source, copy)
         if change:
             change(copy)
-        reference = keras_logits(model, images)
-        return audit_artifact(BY_NAME[name], str(tmp_path), model, masks, images, reference)
+        network, reference = audited
+        return audit_file(BY_NAME[name], str(tmp_path), network, images, reference)
 
     return audit
+
+
+def rewrite(path, model, work):
+    """Writes another network in an artifact's place."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    BY_NAME[path.name].write(Network(model, {}, str(work)), str(path))
 
 
 @pytest.mark.parametrize("name", list(BY_NAME))
@@ -53,18 +62,7 @@ def revive(model, masks, name="conv1"):
 def test_one_revived_weight_is_found(audit_of, network, tmp_path, name):
     revived = revive(*network)
 
-    def change(path):
-        if name == "model.keras":
-            revived.save(path)
-        elif name == "saved_model":
-            shutil.rmtree(path)
-            write_saved_model(revived, str(path))
-        else:
-            source = str(tmp_path / "source")
-            write_saved_model(revived, source)
-            path.write_bytes(convert_to_tflite(source, "float32"))
-
-    entry = audit_of(name, change)
+    entry = audit_of(name, lambda path: rewrite(path, revived, tmp_path / "work"))
     assert entry["failures"] == [f"{name}: layer 'conv1': 1 masked weights are not zero, the rule is 0"]
     assert entry["largest_logit_difference_relative"] <= 1e-4
     assert not entry["passed"]
@@ -87,8 +85,7 @@ def test_changed_logits_are_found(audit_of, network):
 def test_another_networks_tflite_file_is_found(audit_of, make_network, tmp_path):
     def change(path):
         other, _ = make_network(seed=1)
-        write_saved_model(other, str(tmp_path / "other"))
-        path.write_bytes(convert_to_tflite(str(tmp_path / "other"), "float16"))
+        rewrite(path, other, tmp_path / "work")
 
     failures = audit_of("model_float16.tflite", change)["failures"]
     assert "the rule is equal predictions >= 99 %" in failures[0]
@@ -162,14 +159,15 @@ def test_nested_shared_twin_depthwise_and_dense_layers_are_matched(tmp_path):
         layer.kernel.assign(layer.kernel * masks[path])
     # Each call's BatchNorm is folded into a copy of its own; twins match each other's tensors.
     several = {"shared": 2, "twin": 2, "twin_1": 2}
-    allowed = allowed_copies(model, masks)
+    network = Network(model, masks, str(tmp_path / "work"))
+    allowed = network.allowed_copies()
     assert {path for path, most in allowed.items() if most > 1} >= set(several)
-    for artifact in ARTIFACTS:
-        write_artifact(artifact, model, str(tmp_path), str(tmp_path / "saved_model"), compile_model(model))
-        stored = stored_kernels(artifact, str(tmp_path), model, masks)
+    for file in all_files():
+        file.write(network, str(tmp_path / file.name))
+        stored = file.kernels(str(tmp_path / file.name), network)
         copies = {path: len(kernels) for path, kernels in stored.items()}
         # The sparse runtime's kernels are found by name, and so only the calls of one layer match.
-        expected = {"tflite": several, "sparse": {"shared": 2}}.get(artifact.format, {})
+        expected = {"tflite": several, "sparse": {"shared": 2}}.get(file.group, {})
         assert copies == dict.fromkeys(masks, 1) | expected
         for path, kernels in stored.items():
             assert copies[path] <= allowed[path]

@@ -9,7 +9,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tfprune import runtime
 from tfprune.errors import UserError
-from tfprune.export import AuditError, export, export_model, format_audit
+from tfprune.export import AuditError, export_model, format_audit
+from tfprune.export.formats.keras_file import KerasFile
 from tfprune.runtime.graph import Conv
 
 ALL = [
@@ -216,7 +217,7 @@ def test_an_interrupted_export_leaves_no_audit_and_a_rerun_cleans_up(
         raise OSError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(export, "write_artifact", fail)
+        patched.setattr(KerasFile, "write", fail)
         with pytest.raises(OSError, match="disk full"):
             export_model(model, masks, str(tmp_path), formats=("keras",), **arguments)
     assert sorted(os.listdir(tmp_path)) == ["model.keras", "saved_model"]
@@ -293,7 +294,7 @@ def test_logits_that_are_not_finite_are_refused(make_network, images, tmp_path):
 def test_format_audit(exported):
     _, audit = exported
     lines = format_audit(audit).splitlines()
-    assert len(lines) == 2 + len(ALL)
+    assert len(lines) == 3 + len(ALL)  # A title, a header, a rule.
     assert f"{audit['parameters']:,} parameters" in lines[0] and "64 test images" in lines[0]
     sparse = audit["artifacts"]["model_float16_sparse.tflite"]
     (row,) = [line for line in lines if line.startswith("model_float16_sparse.tflite")]

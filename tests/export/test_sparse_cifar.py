@@ -10,7 +10,7 @@ from tfprune.compiler.compile import compile_model
 from tfprune.data import datasets
 from tfprune.experiments.deployment import strip_round
 from tfprune.experiments.run import run_experiment
-from tfprune.export.runtimes import keras_logits
+from tfprune.export.network import keras_logits
 from tfprune.models import resnet
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder

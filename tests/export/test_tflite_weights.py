@@ -3,14 +3,16 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tfprune.export.artifacts import convert_to_tflite, write_saved_model
-from tfprune.export.tflite_matching import in_keras_layout, matching_weights
-from tfprune.export.tflite_weights import (
+from tfprune.export.formats.tflite import CONVERSIONS, convert_to_tflite
+from tfprune.export.formats.tflite_weights import (
     TFLiteWeights,
     decode_tensor,
     expand_sparse,
+    in_keras_layout,
+    matching_weights,
     read_weights,
 )
+from tfprune.export.network import write_saved_model
 
 
 def weights_of(folder, name):
@@ -133,7 +135,7 @@ def test_a_transposed_convolution_is_found_in_a_converted_file(tmp_path):
     x = keras.layers.Conv2DTranspose(4, 3, strides=2, name="transposed")(x)
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
     write_saved_model(model, str(tmp_path))
-    found = read_weights(convert_to_tflite(str(tmp_path), "float32"))
+    found = read_weights(convert_to_tflite(str(tmp_path), CONVERSIONS[0]))
     kernel = np.asarray(model.get_layer("transposed").kernel)
     np.testing.assert_array_equal(matching_weights(kernel, found), [kernel])
 

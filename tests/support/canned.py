@@ -4,8 +4,8 @@ from tfprune.benchmark.contenders import CONTENDERS
 from tfprune.benchmark.measure import setting_record
 from tfprune.benchmark.timing import Timings
 
-KINDS = {contender.name: contender.kind for contender in CONTENDERS}
-TITLES = {contender.name: contender.title for contender in CONTENDERS}
+KINDS = {contender.timing.name: contender.timing.kind for contender in CONTENDERS}
+TITLES = {contender.timing.name: contender.timing.title for contender in CONTENDERS}
 # ONNX Runtime is the fastest dense one; by the ratios in the rounds tfprune is 4 times as fast, and 5 times
 # as fast as TFLite.
 SECONDS = {

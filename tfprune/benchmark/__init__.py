@@ -1,11 +1,10 @@
-"""How fast, how large and how hungry for memory the exported files are, side by side.
+"""Latency, size and memory of the exported files, side by side with the same network in other runtimes.
 
-- `contenders`: what is compared; `loaders`: how each runs; `onnx_peer`, `torch_peer`, `mnn_peer`: the same
-  network for other runtimes.
-- `timing`, `ratios`: interleaved rounds, and the ratios within them.
-- `memory`: peak memory, a fresh process for each; `file_sizes`: raw, gzip and zstd bytes.
-- `measure`: all of it, as one record; `report`, `csv_table`, `plot`: the record for people; `layers`: where
-  the time of `model.tfprune` goes.
+- `contenders`: the files and the runtimes; `onnx_peer`, `torch_peer`, `mnn_peer`: the network for the latter.
+- `timing`: interleaved rounds, and the ratios within them.
+- `memory`: peak memory, a fresh process for each; `process`: contenders in processes of their own.
+- `measure`: the whole measurement, as one record; `layers`: the time of each layer of `model.tfprune`.
+- `report`, `files`, `plot`: the record for people.
 
 Imports nothing here: the processes whose memory is measured import this package.
 """

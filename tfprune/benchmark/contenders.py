@@ -1,72 +1,210 @@
-"""What the benchmark compares: the exported files that run, and the same network in other runtimes."""
+"""What the benchmark compares: the exported files that run, and the same network in other runtimes.
 
+To add another runtime, write a subclass of `Contender` and list it in `CONTENDERS`. An exported format that
+has a `timing` is a contender already.
+"""
+
+import abc
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable
+
+import numpy as np
 
 from tfprune.benchmark.timing import describe_failure
+from tfprune.export.formats import all_files
+from tfprune.export.formats.format import Format, Run, Timing
+from tfprune.export.formats.sparse import Sparse
 from tfprune.runtime.graph import Graph
 
-OURS = "model.tfprune"
-OURS_NAME = "tfprune"
+OURS = Sparse.name
+OURS_NAME = Sparse.timing.name
 DENSE_TFLITE = "tflite_float32"
 
 
-@dataclasses.dataclass(frozen=True)
-class Contender:
+class NotExportedError(Exception):
+    """A contender needs a file that was not exported; the message says which."""
+
+
+class Contender(abc.ABC):
     """One way to run the network.
 
+    Its `load` imports what its runtime needs and nothing else: the processes whose memory is measured call
+    it.
+
     Attributes:
-        name: For flags and files.
-        title: For people.
-        kind: `"dense"` computes with the zeros as with any weight, in float32; `"sparse"` stores or skips
-            them; `"int8"` is dense with weights of 8 bits.
-        loader: What runs its file, of `tfprune.benchmark.loaders.LOADERS`. One that ends in `_process`
-            does so in a process of its own; without the ending, in that whose memory is measured.
-        modules: What must be importable.
-        packages: What to install for them.
-        artifact: The exported file; `""` where the file is made here from `model.tfprune`.
-        largest_difference: Of its logits from the network's, relative to the largest logit: more is
-            another network, and is not timed. Random pixels and float16 weights through some tens of
-            layers stay well below.
+        timing: Its name, kind, and what it needs.
     """
 
-    name: str
-    title: str
-    kind: str
-    loader: str
-    modules: tuple[str, ...]
-    packages: str
-    artifact: str = ""
-    largest_difference: float = 0.02
+    timing: Timing
+
+    @abc.abstractmethod
+    def file(self, folder: str, work: str, graph: Graph | None) -> str:
+        """Finds or makes its file.
+
+        Args:
+            folder: The folder of the exported files.
+            work: The folder for the files of other runtimes.
+            graph: The graph of `model.tfprune`; None where it was not exported.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            NotExportedError: It needs a file that was not exported.
+            Exception: Whatever a peer's converter raises.
+        """
+
+    @abc.abstractmethod
+    def load(self, path: str, threads: int, batch_size: int) -> Run:
+        """Loads the file and returns a function that classifies a batch with it.
+
+        Args:
+            path: The file.
+            threads: How many threads it may use; fixed from here on.
+            batch_size: The only number of images that the function will be called with.
+        """
 
 
-_SAVED_MODEL = (("tensorflow",), "tensorflow", "saved_model")
-_LITERT = (("ai_edge_litert",), "ai-edge-litert")
-_ONNX = (("onnx", "onnxruntime"), "onnx onnxruntime")
-_MNN = (("onnx", "MNN", "_tools"), "onnx MNN")
-CONTENDERS = (
-    Contender(OURS_NAME, "tfprune sparse", "sparse", "runtime", ("llvmlite",), "llvmlite", OURS),
-    Contender(DENSE_TFLITE, "TFLite float32", "dense", "tflite", *_LITERT, "model_float32.tflite"),
-    Contender("tflite_float16", "TFLite float16", "dense", "tflite", *_LITERT, "model_float16.tflite"),
-    Contender(
-        "tflite_float16_sparse",
-        "TFLite float16 sparse",
-        "sparse",
-        "tflite",
-        *_LITERT,
-        "model_float16_sparse.tflite",
-    ),
-    Contender("saved_model", "SavedModel", "dense", "tensorflow_process", *_SAVED_MODEL),
-    # Its activations are quantised too, image by image.
-    Contender("tflite_int8", "TFLite int8", "int8", "tflite", *_LITERT, "model_int8.tflite", 0.5),
-    Contender("onnxruntime", "ONNX Runtime", "dense", "onnx", *_ONNX),
-    Contender("pytorch", "PyTorch", "dense", "torch", ("torch",), "torch"),
-    Contender("mnn", "MNN", "dense", "mnn", *_MNN),
-    Contender("mnn_sparse", "MNN sparse", "sparse", "mnn", *_MNN),
+class ExportedFile(Contender):
+    """An exported file in its own runtime.
+
+    Args:
+        file_format: The format, with a `timing`.
+    """
+
+    def __init__(self, file_format: Format) -> None:
+        """Takes the format's timing."""
+        self._format = file_format
+        self.timing = file_format.timing
+
+    def file(self, folder: str, work: str, graph: Graph | None) -> str:
+        """Finds the file among those exported."""
+        path = os.path.join(folder, self._format.name)
+        if not os.path.exists(path):
+            raise NotExportedError("not exported")
+        return path
+
+    def load(self, path: str, threads: int, batch_size: int) -> Run:
+        """Loads the file as its format does."""
+        return self._format.load_batch(path, threads, batch_size)
+
+
+class Peer(Contender):
+    """Another runtime, which gets the network from the graph of `model.tfprune`."""
+
+    def file(self, folder: str, work: str, graph: Graph | None) -> str:
+        """Makes the runtime's file from the graph."""
+        if graph is None:
+            raise NotExportedError(f"needs {OURS}, which was not exported")
+        return self.convert(graph, work)
+
+    @abc.abstractmethod
+    def convert(self, graph: Graph, work: str) -> str:
+        """Writes the network in the runtime's own format.
+
+        Args:
+            graph: The network.
+            work: The folder to write to.
+
+        Returns:
+            The path of the file.
+        """
+
+
+class OnnxRuntime(Peer):
+    """ONNX Runtime on the CPU, with all its graph optimizations."""
+
+    timing = Timing("onnxruntime", "ONNX Runtime", "dense", ("onnx", "onnxruntime"), "onnx onnxruntime")
+
+    def convert(self, graph: Graph, work: str) -> str:
+        """Writes an ONNX file that takes uint8."""
+        return _write_onnx(graph, work, "uint8")
+
+    def load(self, path: str, threads: int, batch_size: int) -> Run:
+        """Loads the ONNX file."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return lambda images: session.run(None, {"image": images})[0]
+
+
+class PyTorch(Peer):
+    """PyTorch, channels-last and without compilation."""
+
+    timing = Timing("pytorch", "PyTorch", "dense", ("torch",), "torch")
+
+    def convert(self, graph: Graph, work: str) -> str:
+        """Writes a program of tensors."""
+        import torch
+
+        from tfprune.benchmark.torch_peer import to_torch
+
+        path = os.path.join(work, "model.pt")
+        torch.save(to_torch(graph), path)
+        return path
+
+    def load(self, path: str, threads: int, batch_size: int) -> Run:
+        """Loads the program; the number of threads is the whole process's."""
+        import torch
+
+        from tfprune.benchmark.torch_peer import TorchNetwork
+
+        torch.set_num_threads(threads)
+        network = TorchNetwork(torch.load(path, weights_only=True))
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return network(torch.from_numpy(images)).numpy()
+
+        return run
+
+
+class Mnn(Peer):
+    """MNN on the CPU in float32 (its precision "high").
+
+    Args:
+        sparse: Whether it uses its own sparse convolutions.
+    """
+
+    def __init__(self, sparse: bool) -> None:
+        """Names the contender."""
+        name, title, kind = ("mnn_sparse", "MNN sparse", "sparse") if sparse else ("mnn", "MNN", "dense")
+        self._sparse = sparse
+        self.timing = Timing(name, title, kind, ("onnx", "MNN", "_tools"), "onnx MNN")
+
+    def convert(self, graph: Graph, work: str) -> str:
+        """Writes an MNN file by way of an ONNX file."""
+        from tfprune.benchmark.mnn_peer import convert_to_mnn
+
+        path = os.path.join(work, f"{self.timing.name}.mnn")
+        convert_to_mnn(_write_onnx(graph, work, "float32"), path, sparse=self._sparse)
+        return path
+
+    def load(self, path: str, threads: int, batch_size: int) -> Run:
+        """Loads the MNN file."""
+        from tfprune.benchmark.mnn_peer import load_mnn
+
+        return load_mnn(path, threads, batch_size)
+
+
+def _exported() -> list[Contender]:
+    """Returns the exported files that are timed, `model.tfprune` first."""
+    files = [ExportedFile(file) for file in all_files() if file.timing]
+    return sorted(files, key=lambda contender: contender.timing.name != OURS_NAME)
+
+
+CONTENDERS: tuple[Contender, ...] = (
+    *_exported(),
+    OnnxRuntime(),
+    PyTorch(),
+    Mnn(sparse=False),
+    Mnn(sparse=True),
 )
-NAMES = tuple(contender.name for contender in CONTENDERS)
+NAMES = tuple(contender.timing.name for contender in CONTENDERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +212,7 @@ class Prepared:
     """A contender with its file, or the reason why it takes no part.
 
     Attributes:
-        contender: Which.
+        contender: The contender.
         path: Its file; `""` without one.
         reason: Empty if it can run; `"not installed (pip install ...)"`, `"not exported"`, or why its
             file could not be made.
@@ -83,6 +221,22 @@ class Prepared:
     contender: Contender
     path: str = ""
     reason: str = ""
+
+    @property
+    def timing(self) -> Timing:
+        """The contender's name, kind, and what it needs."""
+        return self.contender.timing
+
+
+def contender_of(name: str) -> Contender:
+    """Returns the contender of a name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in NAMES:
+        raise ValueError(f"`name` must be one of {', '.join(NAMES)}. Received: name={name!r}")
+    return CONTENDERS[NAMES.index(name)]
 
 
 def chosen_contenders(names: list[str] | tuple[str, ...]) -> list[Contender]:
@@ -99,28 +253,24 @@ def chosen_contenders(names: list[str] | tuple[str, ...]) -> list[Contender]:
         raise ValueError(
             f"must be all or some of {', '.join(NAMES)}. Received: {', '.join(unknown) or 'none'}"
         )
-    return [contender for contender in CONTENDERS if "all" in names or contender.name in names]
+    return [contender for contender in CONTENDERS if "all" in names or contender.timing.name in names]
 
 
 def prepare(contender: Contender, folder: str, work: str, graph: Graph | None) -> Prepared:
     """Finds or makes a contender's file.
 
     Args:
-        contender: Which.
-        folder: The exported files.
-        work: Where files for the other runtimes are made.
-        graph: That of `model.tfprune`, None where it was not exported.
+        contender: The contender.
+        folder: The folder of the exported files.
+        work: The folder for the files of other runtimes.
+        graph: The graph of `model.tfprune`; None where it was not exported.
     """
-    missing = [name for name in contender.modules if not _importable(name)]
-    if missing:
-        return Prepared(contender, reason=f"not installed (pip install {contender.packages})")
-    if contender.artifact:
-        path = os.path.join(folder, contender.artifact)
-        return Prepared(contender, path) if os.path.exists(path) else Prepared(contender, "", "not exported")
-    if graph is None:
-        return Prepared(contender, reason=f"needs {OURS}, which was not exported")
+    if not all(_importable(name) for name in contender.timing.modules):
+        return Prepared(contender, reason=f"not installed (pip install {contender.timing.packages})")
     try:
-        return Prepared(contender, _WRITERS[contender.name](graph, work))
+        return Prepared(contender, contender.file(folder, work, graph))
+    except NotExportedError as error:
+        return Prepared(contender, reason=str(error))
     except Exception as error:
         # A peer's converter may raise anything; it concerns that peer alone.
         return Prepared(contender, reason=f"failed: {describe_failure(error)}")
@@ -133,7 +283,7 @@ def _importable(name: str) -> bool:
         return False
 
 
-def _write_onnx(graph: Graph, work: str, image_type: str = "uint8") -> str:
+def _write_onnx(graph: Graph, work: str, image_type: str) -> str:
     import onnx
 
     from tfprune.benchmark.onnx_peer import to_onnx
@@ -142,29 +292,3 @@ def _write_onnx(graph: Graph, work: str, image_type: str = "uint8") -> str:
     if not os.path.exists(path):
         onnx.save(to_onnx(graph, image_type), path)
     return path
-
-
-def _write_torch(graph: Graph, work: str) -> str:
-    import torch
-
-    from tfprune.benchmark.torch_peer import to_torch
-
-    path = os.path.join(work, "model.pt")
-    torch.save(to_torch(graph), path)
-    return path
-
-
-def _write_mnn(graph: Graph, work: str, sparse: bool) -> str:
-    from tfprune.benchmark.mnn_peer import convert_to_mnn
-
-    path = os.path.join(work, "sparse.mnn" if sparse else "dense.mnn")
-    convert_to_mnn(_write_onnx(graph, work, "float32"), path, sparse=sparse)
-    return path
-
-
-_WRITERS: dict[str, Callable[[Graph, str], str]] = {
-    "onnxruntime": _write_onnx,
-    "pytorch": _write_torch,
-    "mnn": lambda graph, work: _write_mnn(graph, work, sparse=False),
-    "mnn_sparse": lambda graph, work: _write_mnn(graph, work, sparse=True),
-}

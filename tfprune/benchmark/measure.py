@@ -2,7 +2,9 @@
 
 import dataclasses
 import gc
+import importlib.metadata
 import os
+import platform
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.benchmark import process
 from tfprune.benchmark.contenders import (
+    CONTENDERS,
     DENSE_TFLITE,
     OURS,
     OURS_NAME,
@@ -18,23 +22,28 @@ from tfprune.benchmark.contenders import (
     chosen_contenders,
     prepare,
 )
-from tfprune.benchmark.file_sizes import measure_sizes, zstd_installed
 from tfprune.benchmark.layers import layer_times
-from tfprune.benchmark.loaders import Network, load
-from tfprune.benchmark.machine import describe_machine, installed_versions
 from tfprune.benchmark.memory import BASELINE, first_run
-from tfprune.benchmark.ratios import fastest, paired_speedup, summarize
 from tfprune.benchmark.report import setting_title
-from tfprune.benchmark.timing import Timings, describe_failure, time_rounds
-from tfprune.export.artifacts import ARTIFACTS
-from tfprune.machine import available_cores
+from tfprune.benchmark.timing import (
+    Timings,
+    describe_failure,
+    fastest,
+    paired_speedup,
+    summarize,
+    time_rounds,
+)
+from tfprune.export.formats import all_files
+from tfprune.export.formats.format import Run
+from tfprune.export.sizes import measure_sizes, zstd_installed
+from tfprune.machine import available_cores, processor_name
 from tfprune.runtime.format.file import read_file
 from tfprune.runtime.graph import Graph
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is measured.
+    """The settings of a measurement.
 
     Attributes:
         rounds: How often each contender is timed in each setting.
@@ -73,8 +82,8 @@ def measure(
         folder: The exported files.
         images: uint8 `[n, height, width, channels]`, at least as many as the largest batch.
         logits: The network's own for them, `[n, classes]`.
-        dense_weights_bytes: All weights as float32; what sizes are compared with.
-        plan: What to measure.
+        dense_weights_bytes: The bytes of all weights as float32, with which sizes are compared.
+        plan: The settings.
         progress: Receives a line for each step.
 
     Returns:
@@ -99,7 +108,7 @@ def measure(
         prepared = []
         for contender in contenders:
             prepared.append(prepare(contender, folder, work, graph))
-        reasons = {entry.contender.name: entry.reason for entry in prepared}
+        reasons = {entry.timing.name: entry.reason for entry in prepared}
         if all(reasons.values()):
             listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
             raise ValueError(f"there is nothing to measure: {listed}")
@@ -117,14 +126,14 @@ def measure(
                 failures |= {name: f"failed: {reason}" for name, reason in timings.failures.items()}
                 for name, failure in failures.items():
                     reasons[name] = reasons[name] or failure
-                kinds = {entry.contender.name: entry.contender.kind for entry in prepared}
+                kinds = {entry.timing.name: entry.timing.kind for entry in prepared}
                 latency.append(setting_record(threads, batch_size, timings, kinds, failures))
                 del networks
                 gc.collect()
         memory = _memory(prepared, images[:1], work, progress) if plan.memory else None
         layers = _layers(graph, ours, images[:1], plan.rounds) if _timed(latency, OURS_NAME) else []
     progress("sizes ...")
-    names = [artifact.name for artifact in ARTIFACTS]
+    names = [file.name for file in all_files()]
     return {
         "machine": describe_machine(),
         "versions": installed_versions(),
@@ -132,11 +141,11 @@ def measure(
         "image_shape": list(images.shape[1:]),
         "contenders": [
             {
-                "name": entry.contender.name,
-                "title": entry.contender.title,
-                "kind": entry.contender.kind,
-                "reason": reasons[entry.contender.name],
-                "largest_logit_difference_relative": differences.get(entry.contender.name),
+                "name": entry.timing.name,
+                "title": entry.timing.title,
+                "kind": entry.timing.kind,
+                "reason": reasons[entry.timing.name],
+                "largest_logit_difference_relative": differences.get(entry.timing.name),
             }
             for entry in prepared
         ],
@@ -157,10 +166,10 @@ def setting_record(
     """Makes the record of one setting from the seconds of its rounds.
 
     Args:
-        threads: Of the setting.
-        batch_size: Of the setting.
+        threads: The setting's number of threads.
+        batch_size: The setting's images a call.
         timings: From `time_rounds`.
-        kinds: Name to `Contender.kind`, in the order of the rows.
+        kinds: Name to `Timing.kind`, in the order of the rows.
         failures: Name to reason, of those that were not timed here.
 
     Returns:
@@ -198,36 +207,42 @@ def _load_all(
     batch: np.ndarray,
     logits: np.ndarray,
     differences: dict[str, float],
-) -> tuple[dict[str, Network], dict[str, str]]:
+) -> tuple[dict[str, Run], dict[str, str]]:
     """Loads all that can run and keeps those whose logits are the network's; updates `differences`."""
     networks, failures = {}, {}
     for entry in prepared:
         if entry.reason:
             continue
-        name = entry.contender.name
+        name = entry.timing.name
         try:
-            network = load(entry.contender.loader, entry.path, threads, len(batch))
+            network = _load(entry, threads, len(batch))
             difference = logit_difference(network(batch), logits)
         except Exception as error:
             # Whatever a runtime raises concerns that one alone.
             failures[name] = f"failed: {describe_failure(error)}"
             continue
         differences[name] = max(difference, differences.get(name, 0.0))
-        if difference <= entry.contender.largest_difference:
+        if difference <= entry.timing.largest_difference:
             networks[name] = network
         else:
             failures[name] = (
                 f"not timed: its logits differ by {difference:.1e} of the largest, more than"
-                f" {entry.contender.largest_difference:g}"
+                f" {entry.timing.largest_difference:g}"
             )
     return networks, failures
+
+
+def _load(entry: Prepared, threads: int, batch_size: int) -> Run:
+    if entry.timing.own_process:
+        return process.start(entry.timing.name, entry.path, threads, batch_size)
+    return entry.contender.load(entry.path, threads, batch_size)
 
 
 def logit_difference(logits: np.ndarray, reference: np.ndarray) -> float:
     """Returns the largest difference, relative to the largest logit; infinite if not all are finite.
 
     Args:
-        logits: Of a contender, `[n, classes]`.
+        logits: The logits of a contender, `[n, classes]`.
         reference: The network's.
 
     Raises:
@@ -242,7 +257,7 @@ def logit_difference(logits: np.ndarray, reference: np.ndarray) -> float:
     return difference / largest if largest else (0.0 if not difference else float("inf"))
 
 
-def _calls(networks: dict[str, Network], batch: np.ndarray) -> dict[str, Callable[[], object]]:
+def _calls(networks: dict[str, Run], batch: np.ndarray) -> dict[str, Callable[[], object]]:
     return {name: lambda network=network: network(batch) for name, network in networks.items()}
 
 
@@ -261,15 +276,37 @@ def _memory(
     for entry in prepared:
         if entry.reason:
             continue
-        row: dict[str, Any] = {"name": entry.contender.name}
+        row: dict[str, Any] = {"name": entry.timing.name}
         try:
-            result = first_run(entry.contender.loader.removesuffix("_process"), entry.path, image_path)
+            result = first_run(entry.timing.name, entry.path, image_path)
         except (RuntimeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
             rows.append(row | {"failure": describe_failure(error)})
             continue
         row |= {"peak_bytes": result.peak_bytes, "above_baseline_bytes": result.peak_bytes - baseline}
         rows.append(row | {"first_result_seconds": result.seconds, "failure": ""})
     return {"baseline_bytes": baseline, "rows": rows}
+
+
+def describe_machine() -> dict[str, Any]:
+    """Returns `processor`, `architecture`, `system`, and the `cores` that this process may use."""
+    return {
+        "processor": processor_name(),
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "cores": available_cores(),
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Returns the versions of Python, of this project and of the runtimes that are installed."""
+    packages = [name for contender in CONTENDERS for name in contender.timing.packages.split()]
+    versions = {"python": platform.python_version()}
+    for package in dict.fromkeys(["tfprune", "numpy", *packages]):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def _layers(graph: Graph, path: str, image: np.ndarray, rounds: int) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """Peak memory: a fresh process loads a file, classifies one image, and says how much it ever held.
 
-    python -m tfprune.benchmark.memory LOADER PATH IMAGE.npy
+    python -m tfprune.benchmark.memory CONTENDER PATH IMAGE.npy
 
-prints as JSON the peak of its resident memory, and how long the first logits took; with LOADER `none` what
-Python with NumPy holds.
+prints as JSON the peak of its resident memory, and how long the first logits took; with CONTENDER `none` the
+memory of Python with NumPy.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.benchmark import child
+from tfprune.benchmark import process
 
 BASELINE = "none"
 _ANSWER = "first run: "
@@ -25,7 +25,7 @@ _SECONDS = 600
 
 @dataclasses.dataclass(frozen=True)
 class FirstRun:
-    """What a fresh process needed for its first image, with one thread.
+    """The needs of a fresh process for its first image, with one thread.
 
     Attributes:
         peak_bytes: The largest resident memory: Python, NumPy and the runtime's code included.
@@ -36,11 +36,11 @@ class FirstRun:
     seconds: float
 
 
-def first_run(loader: str, path: str, image_path: str) -> FirstRun:
-    """Measures in a process of its own.
+def first_run(contender: str, path: str, image_path: str) -> FirstRun:
+    """Measures a contender in a process of its own.
 
     Args:
-        loader: One of `tfprune.benchmark.loaders.LOADERS`, or `BASELINE`.
+        contender: A name of `tfprune.benchmark.contenders`, or `BASELINE`.
         path: The file to load.
         image_path: A `.npy` file with uint8 `[1, height, width, channels]`.
 
@@ -48,12 +48,12 @@ def first_run(loader: str, path: str, image_path: str) -> FirstRun:
         RuntimeError: The process failed; has its last line.
     """
     done = subprocess.run(
-        child.command("tfprune.benchmark.memory", loader, path, image_path),
+        process.command("tfprune.benchmark.memory", contender, path, image_path),
         capture_output=True,
         text=True,
         errors="replace",
         timeout=_SECONDS,
-        env=child.environment(),
+        env=process.environment(),
     )
     answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
     if done.returncode or not answers:
@@ -80,13 +80,13 @@ def own_peak_bytes() -> int:
 
 def main(arguments: list[str]) -> None:
     """Loads, runs once, prints."""
-    loader, path, image_path = arguments
+    contender, path, image_path = arguments
     image = np.load(image_path)
     start = time.perf_counter()
-    if loader != BASELINE:
-        from tfprune.benchmark.loaders import load
+    if contender != BASELINE:
+        from tfprune.benchmark.contenders import contender_of
 
-        load(loader, path, 1, 1)(image)
+        contender_of(contender).load(path, 1, 1)(image)
     answer = FirstRun(seconds=time.perf_counter() - start, peak_bytes=own_peak_bytes())
     # On a line of its own, whatever a runtime has printed.
     print(f"\n{_ANSWER}{json.dumps(dataclasses.asdict(answer))}", flush=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfprune.benchmark.contenders import DENSE_TFLITE, OURS
-from tfprune.benchmark.tables import text_table
+from tfprune.text import text_table
 
 _WIDTH = 120
 _LATENCY = (

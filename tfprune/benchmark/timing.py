@@ -1,9 +1,10 @@
-"""Times several things in one run, by turns, so that what else the machine does falls on all alike."""
+"""Times several things by turns, so that whatever else the machine does falls on all, and compares them."""
 
 import dataclasses
 import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,11 +18,11 @@ WARM_UP_CALLS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Timings:
-    """What the rounds gave.
+    """The seconds of all rounds.
 
     Attributes:
         seconds: Name to the seconds of one call, one value a round.
-        failures: Name to what it raised; it has no seconds then.
+        failures: Name to the exception that it raised, in words; it has no seconds then.
     """
 
     seconds: dict[str, list[float]]
@@ -44,10 +45,10 @@ def time_rounds(
     before the first round.
 
     Args:
-        calls: Name to what is timed.
-        rounds: How many, at least 1.
-        seed: Of the orders.
-        pause_seconds: Before each turn.
+        calls: Name to the function that is timed.
+        rounds: The number of rounds, at least 1.
+        seed: The seed of the orders.
+        pause_seconds: The pause before each turn.
         least_turn_seconds: A turn times as many calls as take about this long.
         clock: Seconds, for tests.
 
@@ -92,3 +93,69 @@ def describe_failure(error: BaseException) -> str:
     """Returns an exception as one line: its type, and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A median and the range of the middle half.
+
+    Attributes:
+        median: The middle value.
+        lower: First quartile.
+        upper: Third quartile.
+    """
+
+    median: float
+    lower: float
+    upper: float
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Returns the median and the quartiles, interpolated between values.
+
+    Args:
+        values: At least one.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not values:
+        raise ValueError("`values` must not be empty")
+    if len(values) == 1:
+        return Summary(values[0], values[0], values[0])
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return Summary(median, lower, upper)
+
+
+def paired_speedup(baseline: Sequence[float], measured: Sequence[float]) -> Summary:
+    """Summarizes by how many times something is faster, round by round.
+
+    Whatever else the machine does in a round falls on both, so that the ratio within the round says more than
+    the ratio of two medians.
+
+    Args:
+        baseline: The seconds of the other thing, one value a round.
+        measured: Its own seconds in the same rounds.
+
+    Returns:
+        The summary of `baseline / measured`: above 1 is faster.
+
+    Raises:
+        ValueError: The numbers of rounds differ.
+    """
+    if len(baseline) != len(measured):
+        raise ValueError(
+            f"both must have the same rounds. Received: {len(baseline)} and {len(measured)} values"
+        )
+    return summarize([before / after for before, after in zip(baseline, measured, strict=True)])
+
+
+def fastest(seconds: Mapping[str, Sequence[float]], names: Sequence[str]) -> str | None:
+    """Returns the name with the lowest median; None if none of the names was timed.
+
+    Args:
+        seconds: Name to its seconds, one value a round.
+        names: The names that may win.
+    """
+    timed = [name for name in names if name in seconds]
+    return min(timed, key=lambda name: statistics.median(seconds[name]), default=None)

@@ -31,7 +31,7 @@ def main() -> None:
     from tfprune.data.pipeline import make_images
     from tfprune.experiments.deployment import strip_round
     from tfprune.experiments.evaluate import load_run_data
-    from tfprune.export.runtimes import keras_logits
+    from tfprune.export.network import keras_logits
     from tfprune.quiet import native_stderr_captured
     from tfprune.runs.folder import find_round
 
@@ -111,16 +111,13 @@ def parse_threads(texts: list[str]) -> tuple[int, ...]:
 
 def run() -> None:
     """The command `tfprune-benchmark`."""
+    from tfprune.benchmark.contenders import NAMES
+
     define_run_flags("EXPERIMENT or EXPERIMENT/round_KK whose exported files to measure.")
     flags.DEFINE_integer("rounds", 15, "How often each is timed in each setting.", 1)
     flags.DEFINE_list("batch_sizes", ["1", "8"], "Images a call.")
     flags.DEFINE_list("threads", ["1", "all"], "Numbers of threads; all: the cores of this process.")
-    flags.DEFINE_list(
-        "contenders",
-        ["all"],
-        "What to measure: tfprune, tflite_float32, tflite_float16, tflite_float16_sparse, saved_model, "
-        "tflite_int8, onnxruntime, pytorch, mnn, mnn_sparse, or all.",
-    )
+    flags.DEFINE_list("contenders", ["all"], f"What to measure: {', '.join(NAMES)}, or all.")
     flags.DEFINE_boolean("layers", False, "Print where the time of model.tfprune goes, layer by layer.")
     flags.DEFINE_boolean("zstd", True, "Measure sizes with zstd -19, too: some seconds for each 10 MB.")
     run_main(main, __doc__)

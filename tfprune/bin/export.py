@@ -29,14 +29,13 @@ def main() -> None:
     from tfprune.data.pipeline import make_images
     from tfprune.experiments.deployment import dense_ancestor, strip_round
     from tfprune.experiments.evaluate import load_run_data
-    from tfprune.export.export import FORMATS, export_model
-    from tfprune.export.report import format_audit
+    from tfprune.export import export_model, format_audit
+    from tfprune.export.formats import format_names
     from tfprune.runs.folder import find_round
 
     values = flags.FLAGS
-    unknown = sorted(set(values.formats) - set(FORMATS))
-    if unknown or not values.formats:
-        raise UserError(f"--formats={','.join(values.formats)}: must be some of {', '.join(FORMATS)}")
+    if not values.formats or set(values.formats) - set(format_names()):
+        raise UserError(f"--formats={','.join(values.formats)}: must be some of {', '.join(format_names())}")
     run, found = find_round(values.output_dir, values.experiment, "experiment")
     config, dataset = load_run_data(run, values.data_dir)
     network = strip_round(found)
@@ -72,10 +71,12 @@ def read_audit(ancestor: Path | None) -> dict | None:
 
 def run() -> None:
     """The command `tfprune-export`."""
+    from tfprune.export.formats import SPARSE_WEIGHTS, format_names
+
     define_run_flags("EXPERIMENT or EXPERIMENT/round_KK to export; without a round, its last.")
-    flags.DEFINE_list("formats", ["keras", "saved_model", "tflite", "sparse"], "What to write.")
+    flags.DEFINE_list("formats", list(format_names()), "What to write.")
     flags.DEFINE_enum(
-        "sparse_weights", "float16", ["float16", "float32"], "How model.tfprune stores its weights."
+        "sparse_weights", SPARSE_WEIGHTS[0], list(SPARSE_WEIGHTS), "How model.tfprune stores its weights."
     )
     flags.DEFINE_integer("audit_images", 1000, "Test images of the audit, at most; the first ones.", 1)
     run_main(main, __doc__)

@@ -1,8 +1,22 @@
-"""Export: a stripped network as `.keras`, SavedModel, TFLite and `model.tfprune`, with an audit of each."""
+"""Export: a stripped network as `.keras`, SavedModel, TFLite and `model.tfprune`, with an audit of each.
 
-from tfprune.export.export import export_model
-from tfprune.export.report import format_audit
-from tfprune.export.rules import AuditError
-from tfprune.export.sparse import export_sparse
+The names are loaded when they are first used: `export_sparse` needs no TensorFlow, and the processes whose
+memory the benchmark measures import `tfprune.export.formats` alone.
+"""
 
+import importlib
+from typing import Any
+
+_MODULES = {
+    "AuditError": "audit",
+    "export_model": "export",
+    "export_sparse": "formats.sparse",
+    "format_audit": "audit",
+}
 __all__ = ["AuditError", "export_model", "export_sparse", "format_audit"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

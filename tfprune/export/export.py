@@ -1,4 +1,4 @@
-"""Writes a network's artifacts and their audit: all of them, or none."""
+"""Writes the files of a network and their audit: all of them, or none."""
 
 import contextlib
 import os
@@ -12,28 +12,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.compiler.compile import compile_model
-from tfprune.export.artifacts import (
-    ARTIFACTS,
-    FORMATS,
-    Artifact,
-    chosen_artifacts,
-    write_artifact,
-    write_saved_model,
-)
-from tfprune.export.audit import audit_artifact, weights_bytes
-from tfprune.export.deployable import deployable_copy, masked_kernels
-from tfprune.export.rules import AuditError
-from tfprune.export.runtimes import keras_logits
+from tfprune.export.audit import AuditError, audit_file
+from tfprune.export.formats import all_files, chosen_files, format_names
+from tfprune.export.formats.format import Format
+from tfprune.export.network import Network, deployable_copy, keras_logits
 from tfprune.files import write_json
 from tfprune.quiet import native_stderr_captured
-from tfprune.runtime import Graph
 
 AUDIT_FILE = "export.json"
 FAILED_AUDIT_FILE = "export_failed.json"
 # What `tfprune.benchmark` measured of the files that are replaced.
 _MEASUREMENTS = ("benchmark.json", "benchmark.csv", "benchmark.png")
 _UNFINISHED = ".unfinished"
+_SOURCES = ".sources"
 
 
 def export_model(
@@ -42,7 +33,7 @@ def export_model(
     out_dir: str,
     *,
     images: np.ndarray,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] | None = None,
     sparse_weights: str = "float16",
     dense_audit: dict[str, Any] | None = None,
     progress: Callable[[str], None] = print,
@@ -83,8 +74,9 @@ def export_model(
             0/1 mask of its kernel. Empty for a dense network.
         out_dir: Where to write; made if missing.
         images: uint8 test images `[n, h, w, 3]`, at least one.
-        formats: Which of `"keras"`, `"saved_model"`, `"tflite"`, `"sparse"` (`model.tfprune`, for
-            `tfprune.runtime`). Artifacts of the other formats from an earlier export are removed.
+        formats: Some of `tfprune.export.formats.format_names()`: `"keras"`, `"saved_model"`, `"tflite"`,
+            `"sparse"` (`model.tfprune`, for `tfprune.runtime`); all by default. Artifacts of other formats
+            from an earlier export are removed.
         sparse_weights: How `model.tfprune` stores its weights: `"float16"` or `"float32"`. Either way it
             computes in float32.
         dense_audit: The parsed `export.json` of the dense network this one was pruned from.
@@ -98,52 +90,42 @@ def export_model(
         UserError: The Keras backend is not TensorFlow, or the sparse runtime cannot run a layer.
         ValueError: An argument does not fit the model or the list above.
     """
-    network = deployable_copy(model)
-    masked_kernels(network, masks)
-    _check_images(images, network)
-    dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, network)
-    artifacts = chosen_artifacts(formats, sparse_weights)
-    reference = keras_logits(network, images)
+    work = os.path.join(out_dir, _UNFINISHED)
+    network = Network(deployable_copy(model), masks, os.path.join(work, _SOURCES))
+    _check_images(images, network.model)
+    dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, network.model)
+    files = chosen_files(format_names() if formats is None else formats, sparse_weights)
+    reference = keras_logits(network.model, images)
     if not np.isfinite(reference).all():
         raise AuditError(["the network itself: its logits are not all finite"])
-    # Before anything is written: it refuses a layer that the sparse runtime cannot run.
-    graph = compile_model(network) if "sparse" in formats else None
+    for file in files:
+        file.check(network)
 
-    work = os.path.join(out_dir, _UNFINISHED)
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
     for name in (AUDIT_FILE, FAILED_AUDIT_FILE, *_MEASUREMENTS):
         _remove(os.path.join(out_dir, name))
     try:
         entries = {}
-        _write_all(artifacts, network, graph, work)
-        for artifact in artifacts:
-            entry = audit_artifact(artifact, work, network, masks, images, reference)
-            entries[artifact.name] = entry | _ratios(entry, network, dense_artifacts.get(artifact.name))
-            progress(_progress_line(artifact, entry))
-        audit = _describe(network, masks, images, reference)
+        with native_stderr_captured():
+            for file in files:
+                file.write(network, os.path.join(work, file.name))
+        for file in files:
+            entry = audit_file(file, work, network, images, reference)
+            entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
+            progress(_progress_line(file, entry))
+        audit = _describe(network, images, reference)
         audit |= {"dense_comparison": dense_comparison, "artifacts": entries}
         failures = [line for entry in entries.values() for line in entry["failures"]]
         audit = {"passed": not failures} | audit
         if failures:
             write_json(Path(out_dir, FAILED_AUDIT_FILE), audit)
             raise AuditError(failures)
-        _move_into_place(artifacts, work, out_dir)
+        _move_into_place(files, work, out_dir)
         write_json(Path(out_dir, AUDIT_FILE), audit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return audit
-
-
-def _write_all(artifacts: list[Artifact], network: keras.Model, graph: Graph | None, work: str) -> None:
-    wanted = any(artifact.format == "saved_model" for artifact in artifacts)
-    # TFLite files are converted from a SavedModel; one that was not asked for is not kept.
-    source = os.path.join(work, "saved_model" if wanted else "conversion_source")
-    with native_stderr_captured():
-        for artifact in artifacts:
-            if artifact.format == "tflite" and not os.path.exists(source):
-                write_saved_model(network, source)
-            write_artifact(artifact, network, work, source, graph)
 
 
 def _dense_artifacts(dense_audit: dict[str, Any] | None, network: keras.Model) -> tuple[dict[str, Any], str]:
@@ -171,18 +153,17 @@ def _ratios(
     }
 
 
-def _describe(
-    network: keras.Model, masks: dict[str, np.ndarray], images: np.ndarray, reference: np.ndarray
-) -> dict[str, Any]:
+def _describe(network: Network, images: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    masks = network.masks
     removed = sum(int((np.asarray(mask) == 0).sum()) for mask in masks.values())
     masked = sum(int(np.size(mask)) for mask in masks.values())
-    parameters = network.count_params()
+    parameters = network.model.count_params()
     return {
-        "model": network.name,
-        "input_shape": list(network.inputs[0].shape[1:]),
+        "model": network.model.name,
+        "input_shape": list(network.model.inputs[0].shape[1:]),
         "parameters": parameters,
         "dense_weights_bytes": 4 * parameters,
-        "weights_bytes": weights_bytes(network),
+        "weights_bytes": network.weights_bytes,
         "sparsity": removed / masked if masked else 0.0,
         "sparsity_all_weights": removed / parameters,
         "images": len(images),
@@ -195,16 +176,16 @@ def _describe(
     }
 
 
-def _progress_line(artifact: Artifact, entry: dict[str, Any]) -> str:
+def _progress_line(file: Format, entry: dict[str, Any]) -> str:
     state = "ok" if entry["passed"] else "FAILED: " + "; ".join(entry["failures"])
-    return f"{artifact.name}: {entry['bytes']:,} bytes, {entry['gzip_bytes']:,} gzipped: {state}"
+    return f"{file.name}: {entry['bytes']:,} bytes, {entry['gzip_bytes']:,} gzipped: {state}"
 
 
-def _move_into_place(artifacts: list[Artifact], work: str, out_dir: str) -> None:
-    for artifact in ARTIFACTS:
-        _remove(os.path.join(out_dir, artifact.name))
-    for artifact in artifacts:
-        os.replace(os.path.join(work, artifact.name), os.path.join(out_dir, artifact.name))
+def _move_into_place(files: Sequence[Format], work: str, out_dir: str) -> None:
+    for file in all_files():
+        _remove(os.path.join(out_dir, file.name))
+    for file in files:
+        os.replace(os.path.join(work, file.name), os.path.join(out_dir, file.name))
 
 
 def _remove(path: str) -> None:

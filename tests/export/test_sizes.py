@@ -2,8 +2,8 @@ import subprocess
 
 import pytest
 
-from tfprune.benchmark import file_sizes
-from tfprune.benchmark.file_sizes import FileSize, measure_sizes
+from tfprune.export import sizes
+from tfprune.export.sizes import FileSize, measure_sizes
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_zstd_stream_holds_everything(folder):
     zstandard = pytest.importorskip("zstandard")
     content = b"abc" * 1000 + bytes(5000)
     whole = zstandard.ZstdCompressor(level=19).compress(content)
-    assert file_sizes.zstd_bytes(str(folder / "saved")) == pytest.approx(len(whole), abs=16)
+    assert sizes.zstd_bytes(str(folder / "saved")) == pytest.approx(len(whole), abs=16)
 
 
 def test_gzip_is_gzips_own(folder):
@@ -39,6 +39,6 @@ def test_gzip_is_gzips_own(folder):
 
 
 def test_without_zstandard(folder, monkeypatch):
-    monkeypatch.setattr(file_sizes, "zstd_installed", lambda: False)
+    monkeypatch.setattr(sizes, "zstd_installed", lambda: False)
     (size,) = measure_sizes(str(folder), ["a.bin"], zstd=True)
     assert size.zstd is None

@@ -1,8 +1,10 @@
-"""A SavedModel in TensorFlow, in a process of its own.
+"""Contenders in processes of their own.
 
-TensorFlow has one number of threads for a whole process, fixed by its first operation. So each setting's
-network lives in another process; images and logits go through pipes, which costs about as long as copying
-them.
+    python -m tfprune.benchmark.process CONTENDER PATH THREADS BATCH_SIZE
+
+answers images on its standard input with logits on its standard output. TensorFlow has one number of threads
+for a whole process, so that each setting's network lives in another process; sending images and logits
+through pipes takes about as long as copying them.
 """
 
 import json
@@ -10,60 +12,51 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from tfprune.benchmark import child
+from tfprune.export.formats.format import Run
 
 _LENGTH_BYTES = 8
 
 
-def load_saved_model(path: str, threads: int, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a SavedModel in this process.
+def command(module: str, *arguments: str) -> list[str]:
+    """Returns the command that runs a module of this project.
 
     Args:
-        path: The folder.
-        threads: How many TensorFlow may use within an operation.
-        batch_size: Not used; the signature takes any.
-
-    Returns:
-        uint8 images to float32 logits.
-
-    Raises:
-        RuntimeError: TensorFlow has run in this process before.
+        module: Its full name.
+        arguments: Its command line.
     """
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    loaded = tf.saved_model.load(path)
-    signature = loaded.signatures["serving_default"]
-
-    def run(images: np.ndarray, keep: object = loaded) -> np.ndarray:
-        return signature(image=tf.constant(images))["logits"].numpy()
-
-    return run
+    return [sys.executable, "-m", module, *arguments]
 
 
-def start_saved_model(path: str, threads: int, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a SavedModel in another process, which ends with what is returned.
+def environment() -> dict[str, str]:
+    """Returns this process's environment, in which the command finds this project, installed or not."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def start(contender: str, path: str, threads: int, batch_size: int) -> Run:
+    """Loads a file in another process, which ends with the function that is returned.
 
     Args:
-        path: The folder.
-        threads: How many TensorFlow may use within an operation.
-        batch_size: Images a call.
+        contender: A name of `tfprune.benchmark.contenders`.
+        path: The file.
+        threads: How many threads the runtime may use.
+        batch_size: The only number of images that the function will be called with.
 
     Returns:
-        uint8 images to float32 logits.
+        A function from uint8 images to float32 logits.
     """
     process = subprocess.Popen(
-        child.command("tfprune.benchmark.tensorflow_peer", path, str(threads)),
+        command("tfprune.benchmark.process", contender, path, str(threads), str(batch_size)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=child.environment(),
+        env=environment(),
     )
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -83,7 +76,7 @@ def send(stream: BinaryIO, array: np.ndarray) -> None:
 
 
 def receive(stream: BinaryIO) -> np.ndarray:
-    """Reads what `send` wrote.
+    """Reads an array that `send` wrote.
 
     Raises:
         EOFError: The other side has ended.
@@ -98,7 +91,7 @@ def receive(stream: BinaryIO) -> np.ndarray:
 def _read(stream: BinaryIO, count: int) -> bytes:
     found = stream.read(count)
     if len(found) < count:
-        raise EOFError("TensorFlow's process has ended")
+        raise EOFError("the contender's process has ended")
     return found
 
 
@@ -112,11 +105,13 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _serve(path: str, threads: int) -> None:
+def _serve(contender: str, path: str, threads: int, batch_size: int) -> None:
     """Answers images with logits until the other side ends."""
+    from tfprune.benchmark.contenders import contender_of
+
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # Whatever is printed is no answer.
-    run = load_saved_model(path, threads, 0)
+    run = contender_of(contender).load(path, threads, batch_size)
     while True:
         try:
             images = receive(sys.stdin.buffer)
@@ -126,4 +121,4 @@ def _serve(path: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
+    _serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

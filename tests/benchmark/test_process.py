@@ -8,9 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.benchmark import tensorflow_peer
-from tfprune.benchmark.loaders import load
-from tfprune.export.artifacts import write_saved_model
+from tfprune.benchmark import process
+from tfprune.export.network import write_saved_model
 
 
 def test_a_saved_model_answers_from_its_own_process(tmp_path, monkeypatch):
@@ -19,23 +18,23 @@ def test_a_saved_model_answers_from_its_own_process(tmp_path, monkeypatch):
     model = keras.Model(image, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
     write_saved_model(model, str(tmp_path / "saved_model"))
     started = []
-    popen = tensorflow_peer.subprocess.Popen
+    popen = process.subprocess.Popen
     monkeypatch.setattr(
-        tensorflow_peer.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+        process.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
     )
-    run = load("tensorflow_process", str(tmp_path / "saved_model"), 1, 3)
+    run = process.start("saved_model", str(tmp_path / "saved_model"), 1, 3)
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     for batch in (images, images[::-1]):
         np.testing.assert_allclose(run(batch), np.asarray(model(batch)), rtol=1e-5, atol=1e-6)
-    (process,) = started
-    assert process.poll() is None and process.pid != os.getpid()
+    (child,) = started
+    assert child.poll() is None and child.pid != os.getpid()
     del run
     gc.collect()
-    assert process.poll() == 0
+    assert child.poll() == 0
 
 
 def test_a_process_that_cannot_load_is_an_error(tmp_path):
-    run = load("tensorflow_process", str(tmp_path / "nothing"), 1, 1)
+    run = process.start("saved_model", str(tmp_path / "nothing"), 1, 1)
     with pytest.raises((EOFError, OSError)):
         run(np.zeros((1, 8, 8, 3), np.uint8))
 
@@ -44,11 +43,11 @@ def test_arrays_go_through_a_pipe():
     arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 4), np.uint8), np.uint8(7)[None]]
     stream = io.BytesIO()
     for array in arrays:
-        tensorflow_peer.send(stream, array)
+        process.send(stream, array)
     stream.seek(0)
     for array in arrays:
-        found = tensorflow_peer.receive(stream)
+        found = process.receive(stream)
         assert found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
     with pytest.raises(EOFError, match="has ended"):
-        tensorflow_peer.receive(stream)
+        process.receive(stream)

@@ -1,0 +1,49 @@
+"""The formats that a network is exported to, a class for each.
+
+To add one, write a subclass of `Format` in a file of its own and list it in `FORMATS`. It is then known to
+`--formats`, written and audited by `export_model`, and, with a `timing`, measured by the benchmark.
+"""
+
+from collections.abc import Sequence
+
+from tfprune.export.formats.format import Format
+from tfprune.export.formats.keras_file import KerasFile
+from tfprune.export.formats.saved_model import SavedModel
+from tfprune.export.formats.sparse import SPARSE_WEIGHTS, Sparse
+from tfprune.export.formats.tflite import TFLite
+
+FORMATS: tuple[type[Format], ...] = (KerasFile, SavedModel, TFLite, Sparse)
+
+
+def format_names() -> tuple[str, ...]:
+    """Returns the names that `--formats` takes, in the order of `FORMATS`."""
+    return tuple(kind.group for kind in FORMATS)
+
+
+def all_files(sparse_weights: str = SPARSE_WEIGHTS[0]) -> list[Format]:
+    """Returns every file that an export can have, in the order of `FORMATS`.
+
+    Args:
+        sparse_weights: How `model.tfprune` stores its weights, one of `SPARSE_WEIGHTS`.
+    """
+    return [file for kind in FORMATS for file in kind.files(sparse_weights)]
+
+
+def chosen_files(formats: Sequence[str], sparse_weights: str = SPARSE_WEIGHTS[0]) -> list[Format]:
+    """Returns the files of some formats, in the order of `FORMATS`.
+
+    Args:
+        formats: Some of `format_names()`.
+        sparse_weights: How `model.tfprune` stores its weights, one of `SPARSE_WEIGHTS`.
+
+    Raises:
+        ValueError: An argument is none of these.
+    """
+    names = format_names()
+    if not formats or set(formats) - set(names):
+        raise ValueError(f"`formats` must name some of {names}. Received: formats={formats}")
+    if sparse_weights not in SPARSE_WEIGHTS:
+        raise ValueError(
+            f"`sparse_weights` must be one of {SPARSE_WEIGHTS}. Received: sparse_weights={sparse_weights!r}"
+        )
+    return [file for file in all_files(sparse_weights) if file.group in formats]

@@ -1,0 +1,143 @@
+"""What an export, its audit and the benchmark need to know of a format."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tfprune.export.network import Network
+
+# Takes uint8 images [n, height, width, 3], returns float32 logits [n, classes].
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How the benchmark names and judges a format.
+
+    Attributes:
+        name: For flags and files.
+        title: For people.
+        kind: `"dense"` computes with the zeros as with any weight, in float32; `"sparse"` stores or skips
+            them; `"int8"` is dense with weights of 8 bits.
+        modules: The modules that must be importable.
+        packages: The packages to install for them, with blanks between.
+        largest_difference: The largest difference of its logits from the network's, relative to the largest
+            logit. One that differs more is another network, and is not timed. Random pixels and float16
+            weights through some tens of layers stay well below.
+        own_process: Whether a runtime has its threads once for a whole process, so that the benchmark
+            must run each setting in another one.
+    """
+
+    name: str
+    title: str
+    kind: str
+    modules: tuple[str, ...]
+    packages: str
+    largest_difference: float = 0.02
+    own_process: bool = False
+
+
+class Format(abc.ABC):
+    """A file or a folder that a network is exported to.
+
+    A subclass that is listed in `tfprune.export.formats.FORMATS` is written, audited, measured and timed. Its
+    module imports NumPy alone; its methods import what they need, so that a process that only runs
+    a file has no more in memory than the file's own runtime.
+
+    Attributes:
+        group: The format's name in `--formats`. Several files may share one.
+        name: The name of the file or the folder.
+        weights: How the weights are stored: `"float32"`, `"float16"`, `"float16 sparse"` or `"int8"`. The
+            audit asks for equal logits of float32, and for equal predictions of the others.
+        timing: How the benchmark times the format; None if it does not.
+    """
+
+    group: ClassVar[str]
+    name: str
+    weights: str = "float32"
+    timing: Timing | None = None
+
+    @classmethod
+    def files(cls, sparse_weights: str) -> Sequence["Format"]:
+        """Returns the files that the group consists of.
+
+        Args:
+            sparse_weights: How `model.tfprune` stores its weights.
+        """
+        return [cls()]
+
+    def check(self, network: "Network") -> None:  # noqa: B027 - most formats hold any network.
+        """Refuses a network that the format cannot hold, before anything is written.
+
+        Args:
+            network: The network.
+
+        Raises:
+            UserError: The format cannot hold it; the message says why.
+        """
+
+    @abc.abstractmethod
+    def write(self, network: "Network", path: str) -> None:
+        """Writes the file.
+
+        Args:
+            network: The network.
+            path: The file or the folder, which does not exist.
+        """
+
+    @abc.abstractmethod
+    def load(self, path: str, threads: int | None = None) -> Run:
+        """Loads the file in its own runtime, as its users do.
+
+        Args:
+            path: The file.
+            threads: How many threads the runtime may use; None for its default.
+
+        Returns:
+            A function that takes a batch of any size.
+        """
+
+    def load_batch(self, path: str, threads: int, batch_size: int) -> Run:
+        """Loads the file for batches of one size, on the runtime's fastest way.
+
+        Args:
+            path: The file.
+            threads: How many threads the runtime may use.
+            batch_size: The only number of images that the function will be called with.
+
+        Returns:
+            A function that takes a batch of that size.
+        """
+        return self.load(path, threads)
+
+    @abc.abstractmethod
+    def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
+        """Decodes what the file stores for each masked kernel.
+
+        Args:
+            path: The file.
+            network: The network that it was made from.
+
+        Returns:
+            Layer path to the stored copies of its kernel, in the kernel's layout (see
+            `Network.allowed_copies`).
+
+        Raises:
+            RuntimeError: The file is not what the format writes; also ValueError and OSError.
+        """
+
+    def findings(self, path: str, network: "Network") -> tuple[dict[str, Any], list[str]]:
+        """Checks what only this format can break.
+
+        Args:
+            path: The file.
+            network: The network that it was made from.
+
+        Returns:
+            Further entries of the audit, and a line for each broken rule: the measured value, and the rule.
+        """
+        return {}, []

@@ -1,0 +1,100 @@
+"""`model.tfprune`, for the sparse runtime."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfprune.export.formats.format import Format, Run, Timing
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfprune.export.network import Network
+
+SPARSE_WEIGHTS = ("float16", "float32")
+
+
+class Sparse(Format):
+    """A `model.tfprune`, which `tfprune.runtime.load` reads.
+
+    Args:
+        weights: How its weights are stored, one of `SPARSE_WEIGHTS`. Either way it computes in float32.
+    """
+
+    group = "sparse"
+    name = "model.tfprune"
+    timing = Timing("tfprune", "tfprune sparse", "sparse", ("llvmlite",), "llvmlite")
+
+    def __init__(self, weights: str = SPARSE_WEIGHTS[0]) -> None:
+        """Keeps how the weights are stored."""
+        self.weights = weights
+
+    @classmethod
+    def files(cls, sparse_weights: str) -> Sequence[Format]:
+        """Returns the one file."""
+        return [cls(sparse_weights)]
+
+    def check(self, network: "Network") -> None:
+        """Refuses a layer that the sparse runtime cannot run."""
+        network.compiled()
+
+    def write(self, network: "Network", path: str) -> None:
+        """Chooses each convolution's path by measuring both, and writes the graph."""
+        from tfprune.compiler.paths import choose_paths
+        from tfprune.runtime import write_file
+
+        write_file(choose_paths(network.compiled()), path, self.weights)
+
+    def load(self, path: str, threads: int | None = None) -> Run:
+        """Loads the file in the sparse runtime."""
+        from tfprune import runtime
+
+        return runtime.load(path, threads=threads)
+
+    def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
+        """Takes the kernels of the convolutions with the layers' names."""
+        from tfprune.runtime import read_file
+        from tfprune.runtime.graph import Conv
+
+        convolutions = [node for node in read_file(path).nodes if isinstance(node, Conv)]
+        found = {}
+        for layer, kernel in network.kernels.items():
+            # A separable convolution is two, `layer/depthwise` and `layer/pointwise`.
+            own = [node for node in convolutions if node.name == layer or node.name.startswith(f"{layer}/")]
+            size = int(np.prod(kernel.shape))
+            # A dense layer's kernel and a depthwise one have other axes in the file.
+            found[layer] = [
+                np.asarray(node.kernel).reshape(kernel.shape) for node in own if node.kernel.size == size
+            ]
+        return found
+
+
+def export_sparse(model: "keras.Model", path: str | os.PathLike[str], weights: str = "float16") -> None:
+    """Writes a network as a `model.tfprune`, for `tfprune.runtime.load`.
+
+    Each convolution is measured on this machine on its sparse and on its dense path, and the faster is
+    written into the file, with both times. Works on every backend.
+
+    Example:
+
+    ```python
+    export_sparse(tfprune.sparsity.strip_pruning(model), "model.tfprune")
+    ```
+
+    Args:
+        model: A built functional or Sequential model without pruning wrappers, with one input of images
+            `[n, height, width, channels]` of a fixed size, and one output `[n, classes]`.
+        path: The file; replaced if it exists.
+        weights: How kernels are stored: `"float16"` or `"float32"`. Computed is in float32 either way.
+
+    Raises:
+        UserError: The runtime cannot run a layer; the message names it.
+        ValueError: `weights` is neither.
+    """
+    from tfprune.compiler.compile import compile_model
+    from tfprune.compiler.paths import choose_paths
+    from tfprune.runtime import write_file
+
+    write_file(choose_paths(compile_model(model)), path, weights)

@@ -1,0 +1,145 @@
+"""TFLite files: float32, float16, float16 sparse-encoded, int8."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfprune.export.formats.format import Format, Run, Timing
+
+if TYPE_CHECKING:
+    from tfprune.export.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """How the converter stores the weights of one file.
+
+    Attributes:
+        weights: As in `Format.weights`.
+        kind: As in `Timing.kind`.
+        quantized: Whether the weights are made smaller at all; to int8 if not to float16.
+        float16: Whether they become float16.
+        sparse: Whether they are sparse-encoded.
+        largest_difference: As in `Timing.largest_difference`.
+    """
+
+    weights: str
+    kind: str = "dense"
+    quantized: bool = True
+    float16: bool = False
+    sparse: bool = False
+    largest_difference: float = 0.02
+
+
+CONVERSIONS = (
+    Conversion("float32", quantized=False),
+    Conversion("float16", float16=True),
+    Conversion("float16 sparse", "sparse", float16=True, sparse=True),
+    # int8 weights stay dense: sparse-encoded, the file does not load under the default delegate. Its
+    # activations are quantised too, image by image.
+    Conversion("int8", "int8", largest_difference=0.5),
+)
+
+
+class TFLite(Format):
+    """A TFLite file with the signature `serving_default`, for LiteRT with its default delegate, XNNPACK.
+
+    Args:
+        conversion: One of `CONVERSIONS`.
+    """
+
+    group = "tflite"
+
+    def __init__(self, conversion: Conversion) -> None:
+        """Names the file and the runtime after the weights."""
+        words = conversion.weights.replace(" ", "_")
+        self.conversion = conversion
+        self.name = f"model_{words}.tflite"
+        self.weights = conversion.weights
+        self.timing = Timing(
+            f"tflite_{words}",
+            f"TFLite {conversion.weights}",
+            conversion.kind,
+            ("ai_edge_litert",),
+            "ai-edge-litert",
+            conversion.largest_difference,
+        )
+
+    @classmethod
+    def files(cls, sparse_weights: str) -> Sequence[Format]:
+        """Returns a file for each of `CONVERSIONS`."""
+        return [cls(conversion) for conversion in CONVERSIONS]
+
+    def write(self, network: "Network", path: str) -> None:
+        """Converts the network's SavedModel."""
+        flatbuffer = convert_to_tflite(network.saved_model(), self.conversion)
+        with open(path, "wb") as file:
+            file.write(flatbuffer)
+
+    def load(self, path: str, threads: int | None = None) -> Run:
+        """Loads the file in LiteRT's interpreter, by default on all cores, and runs its signature."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(path, num_threads=threads or os.cpu_count())
+        runner = interpreter.get_signature_runner("serving_default")
+        return lambda images: runner(image=images)["logits"].copy()
+
+    def load_batch(self, path: str, threads: int, batch_size: int) -> Run:
+        """Loads the file with its tensors allocated once for the batch."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(path, num_threads=threads)
+        source = interpreter.get_input_details()[0]
+        interpreter.resize_tensor_input(source["index"], [batch_size, *source["shape"][1:]])
+        interpreter.allocate_tensors()
+        result = interpreter.get_output_details()[0]["index"]
+
+        def run(images: np.ndarray) -> np.ndarray:
+            interpreter.set_tensor(source["index"], images)
+            interpreter.invoke()
+            return interpreter.get_tensor(result)
+
+        return run
+
+    def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
+        """Decodes all weights of the file, and tells by their content whose they are."""
+        from tfprune.export.formats.tflite_weights import matching_weights, read_weights
+
+        with open(path, "rb") as file:
+            candidates = read_weights(file.read())
+        return {
+            layer: matching_weights(np.asarray(kernel), candidates)
+            for layer, kernel in network.kernels.items()
+        }
+
+
+def convert_to_tflite(saved_model_folder: str, conversion: Conversion) -> bytes:
+    """Converts a SavedModel to a TFLite flatbuffer with the signature `serving_default`.
+
+    The batch size stays open. LiteRT allocates one image at first and resizes to what it is given;
+    XNNPACK takes the operators either way.
+
+    Args:
+        saved_model_folder: The SavedModel.
+        conversion: How the weights are stored. int8 is dynamic-range quantisation: per-channel weights
+            of tensors with at least 1,024 values, activations in float32. A sparse-encoded
+            `Conv2DTranspose` returns NaN under LiteRT 2.3's default delegate (the audit finds it).
+
+    Returns:
+        The flatbuffer.
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        saved_model_folder, signature_keys=["serving_default"]
+    )
+    if conversion.quantized:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if conversion.float16:
+        converter.target_spec.supported_types = [tf.float16]
+    if conversion.sparse:
+        converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+    return converter.convert()
