@@ -8,7 +8,7 @@ from tfprune.network.graph import (
     Graph,
     all_layers,
     calls,
-    computes_its_graph,
+    computed_graph,
     evaluate,
     functional,
     is_graph,
@@ -73,16 +73,17 @@ class OwnCall(keras.Model):
 
 def test_functional_models_are_told_from_others():
     model = nested()
-    assert functional(model) is model and is_graph(model) and computes_its_graph(model)
+    assert functional(model) is computed_graph(model) is model and is_graph(model)
     built = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
-    assert names(functional(built).layers)[1:] == names(built.layers) and computes_its_graph(built)
+    assert names(functional(built).layers)[1:] == names(built.layers)
+    assert computed_graph(built) is functional(built)
     unbuilt = keras.Sequential([layers.Dense(2)])
-    assert functional(unbuilt) is None and is_graph(unbuilt) and not computes_its_graph(unbuilt)
+    assert functional(unbuilt) is computed_graph(unbuilt) is None and is_graph(unbuilt)
     for other in (Block(), layers.Dense(2), None):
         assert functional(other) is None and not is_graph(other)
     image = keras.Input((4,))
     own = OwnCall(image, layers.Dense(2)(image))
-    assert functional(own) is own and not computes_its_graph(own)
+    assert functional(own) is own and computed_graph(own) is None
 
 
 def test_calls_and_producers():

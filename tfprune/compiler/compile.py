@@ -5,23 +5,23 @@ import numpy as np
 
 from tfprune.compiler.draft import Draft, Value
 from tfprune.compiler.fold import fold
-from tfprune.compiler.trace import functional_graph, trace
+from tfprune.compiler.trace import trace
 from tfprune.errors import UserError
-from tfprune.network.graph import producer
+from tfprune.network.graph import computed_graph, producer
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Graph, Input
 
 
 def compile_model(model: keras.Model) -> Graph:
-    """Makes the graph that the sparse runtime runs of a Keras model at inference.
+    """Compiles a Keras model into the graph that the sparse runtime runs at inference.
 
-    BatchNorm goes into the convolution before it, activations and residual sums into the convolution
-    or the sum that they follow, zero padding into the convolution or the pool after it, and what
-    normalizes the image into the input. What cannot go there becomes a depthwise 1x1 convolution. Folding
-    is done in float64 and rounded once; a weight of 0 stays 0. The graph computes in float32, whatever
-    the precision of the model's layers. Random layers, such as `Dropout`, are left out.
+    BatchNorm goes into the convolution before it. Activations and residual sums go into the convolution or
+    the sum before them. Zero padding goes into the convolution or the pool after it. A normalization of the
+    image goes into the input. Where a neighbour cannot take a layer in, the layer becomes a depthwise 1x1
+    convolution. Folding is done in float64 and rounded once; a weight of 0 stays 0. The graph computes in
+    float32, whatever the precision of the model's layers. Random layers, such as `Dropout`, are left out.
 
-    Reads only configurations and weights, so that it works on every backend.
+    Compilation reads only configurations and weights, so that it works on every backend.
 
     Example:
 
@@ -42,7 +42,7 @@ def compile_model(model: keras.Model) -> Graph:
     Raises:
         UserError: The runtime cannot run a layer, or the model has other inputs or outputs.
     """
-    functional = functional_graph(model) if isinstance(model, keras.Model) else None
+    functional = computed_graph(model)
     if functional is None:
         name = getattr(model, "name", model)
         raise UserError(

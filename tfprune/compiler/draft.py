@@ -1,4 +1,4 @@
-"""The network between Keras and the runtime's graph: one node for each thing that a layer does.
+"""A draft of the runtime's graph: one node for each thing that a Keras layer does.
 
 Numbers are float64 here and are rounded once, when folding is done. Two kinds of nodes exist only here:
 folding puts them into their neighbours or turns them into depthwise 1x1 convolutions.
@@ -18,7 +18,7 @@ from tfprune.runtime.graph import Node, Shape
 
 @dataclasses.dataclass(frozen=True)
 class Affine(Node):
-    """`x * scale + shift` for each channel: a normalization.
+    """A normalization: `x * scale + shift` for each channel.
 
     Attributes:
         scale: float64 `[channels]`.
@@ -39,7 +39,7 @@ class ZeroPadding(Node):
 
     Attributes:
         padding: `(top, bottom, left, right)`.
-        channels: Of its value.
+        channels: Number of channels.
     """
 
     padding: tuple[int, int, int, int]
@@ -54,12 +54,12 @@ class ZeroPadding(Node):
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """What stands for a Keras tensor.
+    """A value of the draft in place of a Keras tensor.
 
     Attributes:
         node: Index of the node that computes it.
         rank: Axes of the Keras tensor, with the batch: 4 for images, 2 for vectors.
-        integer: Whether its numbers are integers: plain pixels.
+        integer: Whether its numbers are integers, such as plain pixels.
     """
 
     node: int
@@ -74,8 +74,8 @@ class Call:
     Attributes:
         name: The layer's name; the path of names, joined with `/`, within nested models.
         operation: The layer, or the operation of `keras.ops`.
-        arguments: What it was called with, a `Value` in place of each tensor.
-        rank: Axes of its output, with the batch.
+        arguments: The positional arguments, with a `Value` in place of each tensor.
+        rank: Axes of the output, with the batch.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Call:
         return self.inputs[0]
 
     def refuse(self, rule: str) -> UserError:
-        """Makes the error that names the layer, and says which rule it breaks."""
+        """Makes the error that names the layer and the rule that it breaks."""
         return UserError(
             f"layer {self.name!r} ({type(self.operation).__name__}): the sparse runtime cannot run it:"
             f" {rule}. Leave 'sparse' out of --formats"
@@ -114,8 +114,8 @@ class Draft:
         """Appends a node.
 
         Args:
-            node: What to append; its inputs are in the draft.
-            call: The Keras call that it comes from, for the error; None for the input.
+            node: The node; its inputs are in the draft.
+            call: The Keras call that the node comes from, for the error; None for the input.
 
         Returns:
             Its index.

@@ -12,12 +12,12 @@ from tfprune.runtime.graph import Activation, Add, Conv, Input, Node, Pool
 def fold(nodes: Sequence[Node], output: int) -> tuple[Node, ...]:
     """Makes the runtime's nodes of a draft.
 
-    Whatever a node takes in moves to the place of the last node of it, where all of its inputs are
-    there already; what nothing uses any more goes at the end.
+    A node that takes others in stands at the place of the last of them, where all of its inputs are there
+    already. Nodes without use go at the end.
 
     Args:
-        nodes: The draft's.
-        output: Index of the one whose value is the network's output.
+        nodes: The nodes of the draft.
+        output: Index of the node whose value is the network's output.
 
     Returns:
         Nodes in an order in which each comes after its inputs, the output last; float32.
@@ -27,7 +27,7 @@ def fold(nodes: Sequence[Node], output: int) -> tuple[Node, ...]:
 
 
 class _Folding:
-    """The nodes so far, and how often the draft uses the value of each."""
+    """The nodes so far, with the number of uses that the draft has for the value of each."""
 
     def __init__(self, draft: Sequence[Node]) -> None:
         self.nodes: list[Node] = []
@@ -64,7 +64,7 @@ class _Folding:
         return node
 
     def _only_used_here(self, index: int) -> Node | None:
-        """The node, unless something else needs its value as it is."""
+        """Returns the node; None if another node needs its value as it is."""
         return self.nodes[index] if self._uses[index] == 1 else None
 
     def _rewrite_affine(self, node: Affine) -> Node:
@@ -123,7 +123,7 @@ class _Folding:
 
 
 def _is_plain(conv: Conv) -> bool:
-    """Whether a convolution's value is the sum with its bias and no more."""
+    """Returns whether a convolution computes its sum with the bias and no more."""
     return len(conv.inputs) == 1 and conv.activation == "linear"
 
 
@@ -138,13 +138,13 @@ def _depthwise(
     shift: np.ndarray,
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> Conv:
-    """A convolution that does nothing but scale, shift and pad each channel."""
+    """Makes a convolution that only scales, shifts and pads each channel."""
     kernel = scale.reshape(1, 1, 1, -1)
     return Conv(name, inputs, kernel=kernel, bias=shift, padding=padding, groups=len(scale))
 
 
 def _reachable(nodes: Sequence[Node], output: int) -> list[Node]:
-    """The nodes that the output needs, renumbered; the output is the last."""
+    """Returns the nodes that the output needs, renumbered, the output last."""
     needed = {output}
     for index in range(output, -1, -1):
         if index in needed:
@@ -157,7 +157,7 @@ def _reachable(nodes: Sequence[Node], output: int) -> list[Node]:
 
 
 def _round(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Float32 nodes; a padding that is left becomes a convolution with ones."""
+    """Returns the nodes in float32; a padding that is left becomes a convolution with ones."""
     rounded = []
     for node in nodes:
         if isinstance(node, ZeroPadding):

@@ -12,13 +12,13 @@ from tfprune.runtime.graph import PATHS, Conv, Graph
 def choose_paths(graph: Graph, rounds: int = 5) -> Graph:
     """Measures every convolution on both paths and takes the faster one.
 
-    The network runs on one thread, all of it on one path and then on the other, in turn, so that whatever
-    else the machine does meets both. The first round is not counted. What counts is the shape of a
-    convolution and which of its weights are zero; the image is noise.
+    The network runs on one thread, the whole of it on one path and then on the other, in turn, so that other
+    work of the machine meets both. The first round is not counted. The image is noise: only the shape of a
+    convolution and the places of its zeros matter.
 
     Args:
-        graph: The network. Its convolutions' `path` and `costs` are overwritten.
-        rounds: How often each path is measured, at least 1. A cost is the median.
+        graph: The network. The `path` and `costs` of its convolutions are overwritten.
+        rounds: Measurements of each path, at least 1. A cost is their median.
 
     Returns:
         The same network with `path` and `costs`, microseconds of each path, in every convolution.

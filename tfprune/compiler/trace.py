@@ -1,4 +1,4 @@
-"""Walks the graph of a functional or Sequential Keras model, nested ones too, and drafts its nodes."""
+"""Drafts the nodes of a functional or Sequential Keras model, those of nested models too."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,30 +9,21 @@ import keras
 from tfprune.compiler.draft import Call, Draft, Value
 from tfprune.compiler.layers import add_call, entry_of
 from tfprune.errors import UserError
-from tfprune.network.graph import Step, computes_its_graph, evaluate, functional
+from tfprune.network.graph import Step, computed_graph, evaluate
 from tfprune.sparsity import PruneLowMagnitude
 
 
-def functional_graph(model: Any) -> Any:
-    """Returns the functional model that a model is or wraps; None if it computes something else with it.
-
-    Args:
-        model: Any layer or operation.
-    """
-    return functional(model) if computes_its_graph(model) else None
-
-
 def trace(draft: Draft, model: Any, inputs: Sequence[Value], prefix: str = "") -> list[Value]:
-    """Drafts all that a model computes.
+    """Drafts the nodes of a model.
 
     Args:
-        draft: Where to append.
-        model: The functional model, as `functional_graph` returns it.
-        inputs: What it is called with, in the order of `model.inputs`.
-        prefix: Goes before the layers' names.
+        draft: The draft to append to.
+        model: The functional model, as `computed_graph` returns it.
+        inputs: A value for each of `model.inputs`.
+        prefix: The path that goes before the layers' names.
 
     Returns:
-        Its outputs, in the order of `model.outputs`.
+        A value for each of `model.outputs`.
 
     Raises:
         UserError: The runtime cannot run a layer.
@@ -55,7 +46,7 @@ def _outputs(draft: Draft, step: Step, prefix: str) -> list[Value]:
     given = any(value is not None for value in keras.tree.flatten(constants))
     if given or (isinstance(operation, keras.Layer) and len(step.args) != 1):
         raise call.refuse(f"it must be called with its inputs only. Received: {sorted(constants)}")
-    graph = functional_graph(operation)
+    graph = computed_graph(operation)
     if graph is not None:
         return trace(draft, graph, _nested_inputs(call, graph), call.name + "/")
     return [Value(add_call(draft, call), call.rank, _makes_integers(call))]

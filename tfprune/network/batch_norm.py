@@ -9,7 +9,7 @@ from tfprune.network.graph import all_layers
 
 
 def over_replicas(model: keras.Model) -> bool:
-    """Whether a `tf.distribute` strategy gives each of several copies of the model a part of the batch.
+    """Returns whether a `tf.distribute` strategy gives several copies of the model a part of the batch each.
 
     On JAX one program sees the whole batch, however many devices compute it.
     """
@@ -22,8 +22,8 @@ def over_replicas(model: keras.Model) -> bool:
 def batch_norm_synchronized(model: keras.Model, synchronized: bool) -> Iterator[None]:
     """Sets `synchronized` of every BatchNorm layer inside the block; afterwards it is as before.
 
-    With it the statistics are those of the whole batch, else of each copy's part. It is not for saved files,
-    because Keras builds such a layer on TensorFlow alone.
+    A synchronized layer takes the statistics of the whole batch, another one those of each copy's part. Do
+    not save a model inside the block: Keras builds a synchronized layer on TensorFlow alone.
     """
     layers = [part for part in all_layers(model) if isinstance(part, keras.layers.BatchNormalization)]
     before = [layer.synchronized for layer in layers]

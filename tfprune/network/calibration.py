@@ -22,7 +22,7 @@ from tfprune.network.kinds import kernels, kind_of
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of each channel of a tensor, over batches.
+    """The mean and the variance of each channel of a tensor, over batches.
 
     Attributes:
         count: Values of each channel: examples times positions.
@@ -51,7 +51,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Moments of a layer's inputs and outputs.
+    """The moments of a layer's inputs and outputs.
 
     Attributes:
         inputs: Those of each tensor that the layer takes; none for an embedding, whose inputs are indices.
@@ -162,7 +162,7 @@ class Probe(keras.Model):
 
     @property
     def metrics(self) -> list[keras.Metric]:
-        """Its own loss only: the metrics of the model stay as they are."""
+        """Its own loss alone, so that the metrics of the model stay as they are."""
         return [self._loss_tracker]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""How a Keras model is put together: walks over its layers, and the graph of a functional model."""
+"""Walks over the layers of a Keras model, and over the graph of a functional one."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,9 +53,11 @@ def is_graph(model: Any) -> bool:
     return isinstance(model, keras.Sequential) or functional(model) is not None
 
 
-def computes_its_graph(model: Any) -> bool:
-    """Returns whether a functional or Sequential model computes its graph: it has no `call` of its own."""
-    return functional(model) is not None and type(model).call.__module__.startswith("keras.src.models.")
+def computed_graph(model: Any) -> Any:
+    """Returns the functional model that a model computes; None if it has a `call` of its own, or no graph."""
+    graph = functional(model)
+    computes_it = graph is not None and type(model).call.__module__.startswith("keras.src.models.")
+    return graph if computes_it else None
 
 
 def producer(tensor: keras.KerasTensor) -> keras.Operation:
@@ -148,8 +150,9 @@ class Graph:
         return list(self._consumers.get(layer, ()))
 
     def _add(self, step: Step) -> list[Any]:
-        if computes_its_graph(step.operation):
-            return evaluate(functional(step.operation), step.inputs, self._add)
+        graph = computed_graph(step.operation)
+        if graph is not None:
+            return evaluate(graph, step.inputs, self._add)
         layer = self._node_of(step.operation)
         producers = self._producers.setdefault(layer, {})
         for maker in step.inputs:

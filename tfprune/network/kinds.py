@@ -151,7 +151,7 @@ def _no_product(layer: Any, inputs: Shape, outputs: Shape) -> int:
 
 
 def _table_uses(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
-    """Counts none for a lookup; a `ReversibleEmbedding` run backwards multiplies with the table."""
+    """Counts nothing for a lookup; a `ReversibleEmbedding` run backwards multiplies with the table."""
     looked_up = len(outputs) > len(inputs)
     return product(inputs[:-1]) if layer.tie_weights and not looked_up else 0
 

@@ -1,4 +1,4 @@
-"""Multiply-accumulates (MACs) of a model's kernels, from the shapes of one symbolic pass."""
+"""Counts the multiply-accumulates (MACs) of a model's kernels, from the shapes of one symbolic pass."""
 
 import inspect
 import math
@@ -17,10 +17,10 @@ from tfprune.network.kinds import Shape, kind_of, possible_kernels, product
 
 @dataclass(frozen=True, eq=False)
 class KernelUse:
-    """How often one kernel is used.
+    """The number of times that a model uses one kernel.
 
     Attributes:
-        layer: The layer that owns it.
+        layer: The layer that owns the kernel.
         variable: The kernel.
         uses: Multiply-accumulates that each of its elements takes part in for one example; None where a
             size is unknown. Every element is used equally often, so that a kernel of which `nonzeros` are
@@ -46,10 +46,12 @@ def kernel_uses(model: keras.layers.Layer, input_shape: Any = None) -> list[Kern
 
     Counted are products with a kernel. Not counted are biases, normalisation, activations and products
     of two activations, such as the queries with the keys in attention. Padding counts as if it were
-    data, an embedding's lookup as 0. Unknown, never guessed, are: what depends on a size that the input
-    shape leaves open, layers that the pass does not reach, kernels of custom layers, layers inside a custom
-    RNN cell, quantized layers and layers with LoRA. What a custom layer does with another one's kernel, or
-    in a loop of the backend's (`keras.ops.scan`, `keras.ops.map`), is not seen.
+    data, an embedding's lookup as 0.
+
+    A number is unknown, and never guessed, where a size is open in the input shape, where the pass does not
+    reach the layer, for kernels of custom layers, inside a custom RNN cell, in quantized layers and with
+    LoRA. Not seen is the use that a custom layer makes of another layer's kernel, or of its own in a loop of
+    the backend's (`keras.ops.scan`, `keras.ops.map`).
 
     Args:
         model: A built model or layer.
@@ -157,7 +159,7 @@ class _Recorder:
 
 
 class _Pass(keras.Operation):
-    """One call of a model, to be run symbolically."""
+    """A call of a model that can run symbolically."""
 
     def __init__(self, model: keras.layers.Layer, recorder: _Recorder) -> None:
         super().__init__(name="macs")
@@ -170,7 +172,7 @@ class _Pass(keras.Operation):
 
 
 def _trace(model: Any, parts: list, args: tuple, kwargs: dict[str, Any]) -> dict[int, int | None]:
-    """Returns the uses of each kernel, by the variable's id."""
+    """Runs a model on placeholders; returns the uses of each kernel, by the variable's id."""
     specs = keras.tree.flatten((args, kwargs))
     # A model of a fixed batch size can only be called with it.
     batch = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), 1)
@@ -194,7 +196,7 @@ def _filled(spec: keras.KerasTensor, batch: int, size: int) -> keras.KerasTensor
 
 
 def _shape(values: Any) -> Shape | None:
-    """The shape of the first tensor in a structure, if its rank is known."""
+    """Returns the shape of the first tensor in a structure; None if its rank is unknown."""
     try:
         return tuple(tensors(values)[0].shape)
     except ValueError:  # TensorFlow's unknown rank
@@ -202,7 +204,7 @@ def _shape(values: Any) -> Shape | None:
 
 
 def _input_specification(model: Any, input_shape: Any) -> tuple[tuple, dict[str, Any]] | None:
-    """Placeholders for the arguments of a call; None if no shape is known."""
+    """Returns placeholders for the arguments of a call; None if no shape is known."""
     graph = functional(model)
     if graph is not None:
         return (_of_graph(graph, input_shape),), {}
@@ -219,7 +221,7 @@ def _input_specification(model: Any, input_shape: Any) -> tuple[tuple, dict[str,
 
 
 def _of_graph(model: Any, input_shape: Any) -> Any:
-    """A functional model's inputs; with other shapes if `input_shape` is given."""
+    """Returns placeholders for a functional model's inputs, of other shapes if `input_shape` is given."""
     if input_shape is None:
         return model.input
     given, inputs = keras.tree.flatten(_placeholders(input_shape)), keras.tree.flatten(model.input)
@@ -236,7 +238,7 @@ def _of_graph(model: Any, input_shape: Any) -> Any:
 
 
 def _placeholders(shapes: Any) -> Any:
-    """A placeholder for each shape in a structure, in plain containers."""
+    """Returns a placeholder for each shape in a structure, in plain containers."""
     if isinstance(shapes, dict):
         return {name: _placeholders(shape) for name, shape in shapes.items()}
     if not all(isinstance(length, int | None) for length in shapes):

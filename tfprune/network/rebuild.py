@@ -60,7 +60,7 @@ def _rebuild_in_place(model: keras.Model, replace: Replace) -> None:
 
 
 def _map_layers(value: Any, replace: Replace, order: dict[int, int], replaced: set[int]) -> Any:
-    """Returns `value`, or what takes its place; notes which layers go, and the new ones' place in `order`."""
+    """Returns `value` with its layers replaced; notes the layers that go, and the order of the new ones."""
     if isinstance(value, keras.layers.Layer):
         new = replace(value)
         if new is not value:

@@ -1,4 +1,4 @@
-"""Gradients of the loss with respect to the prunable variables, on any backend, through Keras alone."""
+"""Measures the gradients of the loss by the prunable variables, on any backend, through Keras alone."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,16 +20,16 @@ GradientData = Iterable[Any] | Callable[[int], Iterable[Any]] | None
 class GradientMeter:
     """Measures the gradients that a training step on given batches would see.
 
-    Those of removed weights too: the layers run without their masks, which changes nothing else, as removed
-    weights are zero. The model is in training mode, and afterwards as it was: weights, BatchNorm's statistics
-    and random seeds.
+    Removed weights have gradients too: the layers run without their masks, which changes nothing else, as
+    removed weights are zero. The model runs in training mode; afterwards its weights, BatchNorm's statistics
+    and random seeds are as they were.
 
     Args:
-        model: Compiled; its loss, `compute_loss` and regularizers count.
-        layers: Its wrappers.
+        model: A compiled model; its loss, `compute_loss` and regularizers count.
+        layers: The wrappers of the model.
 
     Raises:
-        ValueError: If the model has no loss.
+        ValueError: If the model is not compiled.
     """
 
     def __init__(self, model: keras.Model, layers: Sequence[PruneLowMagnitude]) -> None:
@@ -44,11 +44,14 @@ class GradientMeter:
             self._probe = Probe(model, self._recorder)
 
     def measure(self, batches: Iterable[Any]) -> Mapping[int, Gradients]:
-        """Returns the gradients over all of `batches`, of the form (x, y) or (x, y, sample_weight).
+        """Measures the mean gradients over batches.
+
+        Args:
+            batches: Of the form (x, y) or (x, y, sample_weight), as for `fit`.
 
         Returns:
-            id of a prunable variable -> its gradients, until the next measurement; those of layers that do
-            not train are left out.
+            id of a prunable variable -> its gradients, valid until the next measurement. Layers that do not
+            train are left out.
 
         Raises:
             ValueError: If there is no batch, or in float16 gradients that are infinite at any scale.
@@ -91,12 +94,15 @@ _MOST_LOSS_SCALES = 40
 
 
 def first_batches(data: GradientData, step: int, count: int | None) -> Iterable[Any]:
-    """Returns the batches for an update before training step `step`: the first `count` of `data`.
+    """Returns the batches for an update before a training step.
 
     Args:
         data: An iterable of batches, or a function from the step to one.
         step: The training step, 1-based.
-        count: At most so many; None: all.
+        count: The largest number of batches; None for all.
+
+    Raises:
+        ValueError: If `data` is one batch.
     """
     batches = data(step) if callable(data) else data
     if isinstance(batches, tuple) and any(hasattr(part, "shape") for part in batches):
@@ -135,7 +141,7 @@ class _Recorder(Still):
         self.assign_add(sum_square, ops.square(gradient))
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Sets the sums to zero."""
         for sums in self._sums.values():
             for total in sums:
                 total.assign(ops.zeros_like(total.value))
@@ -146,7 +152,7 @@ class _Recorder(Still):
 
 
 class _Means(Mapping[int, Gradients]):
-    """Means over batches, each computed when it is asked for: those of a whole model may be large."""
+    """The means over batches, computed one by one on request: those of a whole model may be large."""
 
     def __init__(self, sums: Mapping[int, tuple[keras.Variable, keras.Variable]], count: int) -> None:
         self._sums, self._count = sums, count
