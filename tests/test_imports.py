@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tfprune"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Package -> the project's packages and modules it may import besides itself. Imports point one way.
-_LEAVES = {"errors", "quiet", "files", "text", "machine"}
+_LEAVES = {"errors", "quiet", "files", "text", "machine", "settings"}
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
     **{name: set() for name in _LEAVES},
@@ -21,7 +21,7 @@ ALLOWED = {
     "sparsity": {"network"},
     "data": {"files"},
     "models": {"files"},
-    "training": {"network", "files", "text"},
+    "training": {"network", "files", "text", "settings"},
     "runtime": set(),
     "runs": _LIBRARY,
     "experiments": _LIBRARY | {"runs"},

@@ -50,7 +50,7 @@ def test_it_prints_every_round_and_names_its_files(finished, run_compare):
         assert run.path.name in output
         last = run.read_config().last_round
         for number in range(min(1, last), last + 1):
-            assert f" {run.round(number).read_result()['accuracy_percent']:.1f} " in output
+            assert f" {run.round(number).read_result().accuracy_percent:.1f} " in output
     for suffix in ("md", "csv", "png"):
         path = finished.output_dir / f"comparison.{suffix}"
         assert path.stat().st_size > 100

@@ -33,7 +33,7 @@ def test_it_prints_the_accuracy_that_training_recorded(runs, run_evaluate):
 
 def test_it_evaluates_the_round_that_is_asked_for(runs, run_evaluate):
     result = runs.one_shot.round(0).read_result()
-    assert result["accuracy_percent"] != runs.one_shot.round(1).read_result()["accuracy_percent"]
+    assert result["accuracy_percent"] != runs.one_shot.round(1).read_result().accuracy_percent
     output = run_evaluate("one_shot/round_00", summary=True)
     accuracy = f"{result['accuracy_percent']:.2f} %"
     assert f"(round 0): accuracy {accuracy} on 100 test images; recorded {accuracy}" in output
@@ -46,8 +46,8 @@ def test_it_measures_and_does_not_repeat_the_record(runs, run_evaluate, tmp_path
     dense = (runs.dense.round(0).path / "model.keras").read_bytes()
     (config.folder / "round_01" / "model.keras").write_bytes(dense)
     output = run_evaluate("swapped", output_dir=str(tmp_path))
-    measured = runs.dense.round(0).read_result()["accuracy_percent"]
-    recorded = runs.one_shot.round(1).read_result()["accuracy_percent"]
+    measured = runs.dense.round(0).read_result().accuracy_percent
+    recorded = runs.one_shot.round(1).read_result().accuracy_percent
     assert measured != recorded
     assert f"accuracy {measured:.2f} % on 100 test images; recorded {recorded:.2f} %" in output
 

@@ -13,6 +13,7 @@ import pytest
 from tests.support.small_experiments import kernels_of
 from tfprune.errors import UserError
 from tfprune.experiments.deployment import dense_ancestor, strip_round
+from tfprune.experiments.networks import load_model
 from tfprune.runs.folder import RunFolder
 
 
@@ -57,7 +58,7 @@ def test_a_pruned_run_is_exported_and_audited(runs, run_export, tmp_path):
     audit = json.loads((folder / "export.json").read_text())
     assert audit["passed"] is True
     assert audit["images"] == 20
-    assert audit["sparsity"] == pytest.approx(runs.one_shot.round(1).read_result()["sparsity"], abs=1e-12)
+    assert audit["sparsity"] == pytest.approx(runs.one_shot.round(1).read_result().sparsity, abs=1e-12)
     names = {
         "model.keras",
         "saved_model",
@@ -125,7 +126,7 @@ def test_stripping_keeps_the_function_and_the_masks(runs):
     network = strip_round(found)
     assert network.masks.keys() == kernels_of(found).keys()
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
-    wrapped = found.load_model()(images, training=False)
+    wrapped = load_model(found)(images, training=False)
     assert np.array_equal(network.model(images, training=False), wrapped)
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.support.interrupted_runs import Interrupt, run_until, without_rounds
 from tests.support.small_experiments import kernels_of, measured_accuracy_percent, state_of
 from tfprune import sparsity
+from tfprune.experiments.networks import load_model
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.folder import RunFolder
 from tfprune.training.checkpoint import read_checkpoint
@@ -41,7 +42,7 @@ def float32_afterwards():
 
 def test_it_prunes_and_keeps_float32_weights(trained):
     precision, run = trained
-    assert run.round(1).read_result()["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert run.round(1).read_result().sparsity == pytest.approx(0.8, abs=1e-3)
     values = state_of(run.round(1))
     assert {value.dtype.name for value in values.values()} <= {"float32", "bool", "int32"}
     assert all(np.isfinite(value).all() for value in values.values())
@@ -51,7 +52,7 @@ def test_it_prunes_and_keeps_float32_weights(trained):
 
 def test_it_computes_in_16_bits_and_gives_float32_logits(trained):
     precision, run = trained
-    model = run.round(1).load_model()
+    model = load_model(run.round(1))
     layers = {getattr(layer, "layer", layer).name: layer for layer in model.layers}
     assert getattr(layers["stem_conv"], "layer", layers["stem_conv"]).compute_dtype == precision
     assert layers["stem_bn"].compute_dtype == precision
@@ -62,7 +63,7 @@ def test_it_computes_in_16_bits_and_gives_float32_logits(trained):
     logits = stripped(images, training=False)
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
     # One image may stand on the edge: how a batch is cut changes the last of few bits.
-    recorded = run.round(1).read_result()["accuracy_percent"]
+    recorded = run.round(1).read_result().accuracy_percent
     assert measured_accuracy_percent(stripped) == pytest.approx(recorded, abs=1.01)
 
 

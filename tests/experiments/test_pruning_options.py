@@ -194,7 +194,7 @@ def test_weight_times_gradient_of_as_many_batches_as_asked(runs, monkeypatch):
         assert zeros(mask) == mask.size // 2, name
         assert scores[name][mask].min() >= scores[name][~mask].max(), name
     assert 0.55 < by_magnitude(run, kernels) < 0.98
-    assert run.round(1).read_result()["score"] == "taylor"
+    assert run.round(1).read_result().config.score == "taylor"
 
 
 SPARSE_RUN = {
@@ -264,7 +264,7 @@ def test_erk_densities(runs):
         assert zeros(mask) == round(wanted * mask.size), name
     # The largest layer is the sparsest.
     assert max(expected) == expected[4] > 0.75 > min(expected)
-    assert run.round(1).read_result()["sparsity"] == pytest.approx(0.75, abs=0.01)
+    assert run.round(1).read_result().sparsity == pytest.approx(0.75, abs=0.01)
 
 
 @pytest.mark.parametrize(

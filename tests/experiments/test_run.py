@@ -9,6 +9,7 @@ import pytest
 from tests.support.small_experiments import kernels_of, measured_accuracy_percent, no_training
 from tfprune import sparsity
 from tfprune.errors import UserError
+from tfprune.experiments.networks import load_model
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.config import ExperimentConfig
 
@@ -98,7 +99,7 @@ def test_the_recorded_accuracies_are_the_networks(runs, name):
     previous = None
     for number in range(run.read_config().last_round + 1):
         result = run.round(number).read_result()
-        model = run.round(number).load_model()
+        model = load_model(run.round(number))
         accuracy = measured_accuracy_percent(model)
         assert result["accuracy_percent"] == pytest.approx(accuracy, abs=1e-4)
         if result["epochs"]:
@@ -119,9 +120,9 @@ def test_the_dense_network_learns(runs):
 
 def test_a_round_starts_from_the_other_runs_network(runs):
     start = runs.one_shot.round(0)
-    assert start.read_result()["accuracy_percent"] == runs.dense.round(0).read_result()["accuracy_percent"]
-    dense = runs.dense.round(0).load_model()
-    for layer in start.load_model().layers:
+    assert start.read_result().accuracy_percent == runs.dense.round(0).read_result().accuracy_percent
+    dense = load_model(runs.dense.round(0))
+    for layer in load_model(start).layers:
         wrapped = isinstance(layer, sparsity.PruneLowMagnitude)
         inner = layer.layer if wrapped else layer
         for ours, theirs in zip(inner.weights, dense.get_layer(inner.name).weights, strict=True):
@@ -131,7 +132,7 @@ def test_a_round_starts_from_the_other_runs_network(runs):
 @pytest.mark.parametrize("name", ["one_shot", "iterative", "gradual"])
 def test_every_convolution_and_nothing_else_is_pruned(runs, name):
     run = getattr(runs, name)
-    convolutions = {layer.name for layer in runs.dense.round(0).load_model().layers if "conv" in layer.name}
+    convolutions = {layer.name for layer in load_model(runs.dense.round(0)).layers if "conv" in layer.name}
     convolutions = {layer for layer in convolutions if not layer.endswith("_pad")}
     assert len(convolutions) == 6
     assert kernels_of(run.round(1)).keys() == convolutions
@@ -153,21 +154,21 @@ def test_removed_weights_are_exactly_zero_and_counted_exactly(runs, name):
         if config.scope == "global":
             assert total(kernels) - removed(kernels) == total(kernels) - round(level * total(kernels))
         assert result["sparsity"] == pytest.approx(removed(kernels) / total(kernels), abs=1e-12)
-        model = run.round(number).load_model()
+        model = load_model(run.round(number))
         parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
         assert result["sparsity_all_parameters"] == pytest.approx(removed(kernels) / parameters, abs=1e-9)
 
 
 def test_iterative_levels_shrink_the_density_by_the_same_factor(runs):
-    levels = [runs.iterative.round(number).read_result()["target_sparsity"] for number in (1, 2, 3)]
+    levels = [runs.iterative.round(number).read_result().target_sparsity for number in (1, 2, 3)]
     assert levels == pytest.approx([1 - 0.2 ** (k / 3) for k in (1, 2, 3)], abs=1e-12)
     assert levels[-1] == 0.8
 
 
 def test_levels_begin_at_the_sparsity_of_the_starting_masks(runs):
     start = round_sparsity(runs.iterative, 2)
-    assert runs.continued.round(0).read_result()["sparsity"] == pytest.approx(start, abs=1e-12)
-    levels = [runs.continued.round(number).read_result()["target_sparsity"] for number in (1, 2)]
+    assert runs.continued.round(0).read_result().sparsity == pytest.approx(start, abs=1e-12)
+    levels = [runs.continued.round(number).read_result().target_sparsity for number in (1, 2)]
     expected = [1 - (1 - start) * (0.1 / (1 - start)) ** (k / 2) for k in (1, 2)]
     assert levels == pytest.approx(expected, abs=1e-12)
 
@@ -196,7 +197,7 @@ def test_a_pruning_round_removes_the_smallest_weights(runs):
 
 def test_the_accuracy_right_after_pruning_is_before_any_training(runs):
     for number in (1, 2, 3):
-        model = runs.iterative.round(number - 1).load_model()
+        model = load_model(runs.iterative.round(number - 1))
         result = runs.iterative.round(number).read_result()
         sparsity.prune_to(model, result["target_sparsity"], scope="global")
         after = measured_accuracy_percent(model)

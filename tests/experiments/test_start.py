@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tfprune import sparsity
+from tfprune.experiments.networks import load_model
 from tfprune.experiments.run import load_dataset
 from tfprune.experiments.start import build_network, build_start, masks_sparsity
 from tfprune.runs.folder import find_round
@@ -31,7 +32,7 @@ def same(ours, theirs):
 
 
 def test_another_run_on_the_same_data_keeps_its_head(runs):
-    source = runs.one_shot.round(1).load_model()
+    source = load_model(runs.one_shot.round(1))
     config = runs.config("start", init_from="one_shot")
     network = start_of(config)
     for name in ("stem_conv", "stem_bn", "head"):
@@ -39,7 +40,7 @@ def test_another_run_on_the_same_data_keeps_its_head(runs):
 
 
 def test_another_dataset_gets_a_new_head(runs):
-    source = runs.one_shot.round(1).load_model()
+    source = load_model(runs.one_shot.round(1))
     config = runs.config("start", init_from="one_shot")
     # Digits by another name, so that even the head's shape would fit.
     config = dataclasses.replace(config, dataset="image_folder")
@@ -63,7 +64,7 @@ def test_a_pruning_run_takes_up_the_masks(runs):
     config = runs.config("start", init_from="one_shot", regime="one_shot", target_sparsity=0.95)
     assert runs.one_shot.round(1).finished
     network = start_of(config)
-    expected = runs.one_shot.round(1).read_result()["sparsity"]
+    expected = runs.one_shot.round(1).read_result().sparsity
     assert masks_sparsity(network) == pytest.approx(expected, abs=1e-12)
     assert masks_sparsity(network) > 0.89
 

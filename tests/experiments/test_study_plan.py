@@ -66,11 +66,10 @@ def test_seed_0_is_the_experiment_itself(by_name):
 
 def test_another_seed_has_folders_of_its_own(by_name):
     config = with_seed(by_name["transfer"], 2)
-    assert config.differences(by_name["transfer"]) == [
-        "--experiment=transfer_seed2 (was transfer)",
-        "--seed=2 (was 0)",
-        "--init_from=iterative_seed2/round_02 (was iterative/round_02)",
-    ]
+    assert config.differing(by_name["transfer"]) == ["experiment", "seed", "init_from"]
+    assert config.experiment == "transfer_seed2"
+    assert config.seed == 2
+    assert config.init_from == "iterative_seed2/round_02"
     assert with_seed(by_name["base"], 1).init_from == ""
     assert label(config) == "transfer (seed 2)"
     assert parents(config) == ["iterative_seed2"]

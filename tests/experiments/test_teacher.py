@@ -15,6 +15,7 @@ from tests.support.interrupted_runs import (
 from tests.support.small_experiments import Runs, no_training, small_resnet18, state_of
 from tfprune.data import datasets
 from tfprune.errors import UserError
+from tfprune.experiments.networks import load_model
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.config import AFTER_PRUNING
 from tfprune.runs.folder import RunFolder
@@ -58,7 +59,7 @@ def test_only_the_student_is_written(runs, taught):
 
 def test_the_test_loss_is_the_cross_entropy(taught):
     """What `history.csv` has for the last epoch is what the saved network has."""
-    model = taught.round(2).load_model()
+    model = load_model(taught.round(2))
     test = datasets.load("digits", test_examples=100).test
     logits = model.predict(test.images, verbose=0).astype("float64")
     logits -= logits.max(axis=1, keepdims=True)

@@ -22,6 +22,7 @@ from tests.support.small_experiments import kernels_of, measured_accuracy_percen
 from tfprune import sparsity
 from tfprune.errors import UserError
 from tfprune.experiments.environment import prepare_backend
+from tfprune.experiments.networks import load_model
 from tfprune.experiments.run import run_experiment
 from tfprune.models.resnet import build_resnet
 from tfprune.runs.folder import RunFolder
@@ -190,9 +191,7 @@ def test_one_shot_is_what_our_engine_makes_of_it(runs):
     assert dict(added) == {name: version(name) for name in ("tensorflow-model-optimization", "tf-keras")}
     for name in ("sparsity", "target_sparsity", "accuracy_before_percent", "accuracy_after_pruning_percent"):
         assert result[name] == other[name], name
-    assert result["accuracy_percent"] == pytest.approx(
-        measured_accuracy_percent(theirs.round(1).load_model())
-    )
+    assert result["accuracy_percent"] == pytest.approx(measured_accuracy_percent(load_model(theirs.round(1))))
     header = [(run.round(1).path / "history.csv").read_text().splitlines()[0] for run in (ours, theirs)]
     assert header[0] == header[1]
     assert len(loss_history(theirs.round(1))) == 3
@@ -228,7 +227,7 @@ def test_gradual_ends_at_the_target(gradual):
         assert np.count_nonzero(kernel) == left_by_tfmot(kernel.size, 0.85), name
     result = gradual.round(1).read_result()
     assert result["steps"] == 12
-    measured = measured_accuracy_percent(gradual.round(1).load_model())
+    measured = measured_accuracy_percent(load_model(gradual.round(1)))
     assert result["accuracy_percent"] == pytest.approx(measured)
 
 

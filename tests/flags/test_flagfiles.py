@@ -7,12 +7,13 @@ import pathlib
 import pytest
 from absl import flags
 
+from tests.support.run_folders import round_result
 from tfprune.bin.flagfiles import experiment_from_flagfiles
-from tfprune.bin.flags import define_experiment_flags, experiment_from_flags
-from tfprune.compare.paper import paper_rows
+from tfprune.bin.flags import define_settings, experiment_from_flags
 from tfprune.errors import UserError
+from tfprune.experiments.pruning import check_experiment
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.paper import PAPER_SETTINGS, paper_differences
+from tfprune.runs.paper import STUDY, paper_differences, paper_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "flags").glob("*.flags"))
@@ -30,7 +31,7 @@ def repository_root(monkeypatch):
 def defined():
     """The flags of `train` in a registry of their own."""
     registry = flags.FlagValues()
-    define_experiment_flags(registry)
+    define_settings(ExperimentConfig, registry)
     return registry
 
 
@@ -154,18 +155,18 @@ def test_the_promised_experiments_are_there():
     assert demos | {"cifar10_gradual_95", "cifar10_rigl_95"} <= set(EXPERIMENTS)
     sections = {(config_of(name).paper_section, config_of(name).dataset) for name in EXPERIMENTS}
     studied = {key for key in sections if key[0]}
-    assert studied == PAPER_SETTINGS.keys()
+    assert studied == {(one.section, one.dataset) for one in STUDY}
     assert {section for section, _ in studied} == {"baseline", *(f"4.3.{i}" for i in range(1, 9))}
     # One flagfile for each, and one with the other scope for the sections that do not say which they mean.
     by_layer = {name for name in EXPERIMENTS if config_of(name).scope == "layer"}
     assert by_layer == {"cifar10_one_shot_995_layer", "cifar10_one_shot_95_layer"}
-    assert sum(bool(config_of(name).paper_section) for name in EXPERIMENTS) == len(PAPER_SETTINGS) + 2
+    assert sum(bool(config_of(name).paper_section) for name in EXPERIMENTS) == len(STUDY) + 2
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_flagfile_is_a_whole_experiment(name):
     config = config_of(name)
-    config.check()
+    check_experiment(config)
     assert config.experiment == name
     assert config.output_dir == "saved_models"
     assert config.data_dir == ""
@@ -210,14 +211,9 @@ def test_a_studied_experiment_has_the_studys_settings(name):
     if config.init_from:
         source, _, round_name = config.init_from.partition("/")
         rounds = config_of(source).last_round
-        start = {
-            "paper_section": config_of(source).paper_section,
-            "dataset": config_of(source).dataset,
-            "round": int(round_name[-2:]) if round_name else rounds,
-            "rounds": rounds,
-            "paper_setting_differences": [],
-        }
-    assert paper_differences(config, ALL, ALL, start) == []
+        number = int(round_name[-2:]) if round_name else rounds
+        start = round_result(config_of(source), number, differences=())
+    assert paper_differences(config, ALL, ALL, start) == ()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -244,8 +240,9 @@ def test_gradual_has_the_one_shots_epochs_and_rates():
 
 @pytest.mark.parametrize("name", ["cifar10_one_shot_995", "cifar10_one_shot_95"])
 def test_the_other_scope_is_all_that_differs(name):
-    differences = config_of(f"{name}_layer").differences(config_of(name))
-    assert differences == [f"--experiment={name}_layer (was {name})", "--scope=layer (was global)"]
+    layer = config_of(f"{name}_layer")
+    assert layer.differing(config_of(name)) == ["experiment", "scope"]
+    assert (layer.experiment, layer.scope) == (f"{name}_layer", "layer")
 
 
 def test_the_demo_compares_at_one_sparsity():
@@ -264,19 +261,20 @@ def test_later_flags_make_it_small_enough_for_a_laptop(defined, tmp_path):
     config = parse(
         defined, "--flagfile=flags/cifar10_one_shot_95.flags", f"--data_dir={tmp_path}", *overrides
     )
-    config.check()
+    check_experiment(config)
     assert config.experiment == "cifar10_one_shot_95"
     assert config.data_dir == str(tmp_path)
     used = {"train": config.train_examples, "test": config.test_examples}
-    assert sorted(paper_differences(config, used, ALL, None)) == [
-        "epochs=1 (paper: 40)",
-        "image_size=32 (paper: 224)",
-        "init_from= (paper: baseline)",
-        "stem=cifar (paper: imagenet)",
-        "test_examples=1000 (paper: 10000)",
-        "train_examples=2000 (paper: 50000)",
-        "width=16 (paper: 64)",
-    ]
+    found = {one.setting: (one.ours, one.paper) for one in paper_differences(config, used, ALL, None)}
+    assert found == {
+        "epochs": ([1], [40]),
+        "image_size": (32, 224),
+        "init_from": ("", {"section": "baseline", "dataset": "cifar10", "round": None}),
+        "stem": ("cifar", "imagenet"),
+        "test_examples": (1000, 10_000),
+        "train_examples": (2000, 50_000),
+        "width": (16, 64),
+    }
 
 
 def test_a_flag_that_is_none_is_an_error(defined):

@@ -13,6 +13,7 @@ from tfprune.bin.flagfiles import (
     profile_names,
 )
 from tfprune.errors import UserError
+from tfprune.experiments.pruning import check_experiment
 from tfprune.experiments.study.plan import check_plan, plan_runs, with_parents
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ def test_there_are_these_profiles():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_stays_itself(name, profile):
     config, plain = config_of(name, profile), plain_config_of(name)
-    config.check()
+    check_experiment(config)
     kept = "experiment paper_section init_from regime schedule target_sparsity scope regrowth seed"
     for field in kept.split():
         assert getattr(config, field) == getattr(plain, field), field

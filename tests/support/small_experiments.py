@@ -13,6 +13,7 @@ import numpy as np
 
 from tfprune import sparsity
 from tfprune.data import datasets
+from tfprune.experiments.networks import load_model
 from tfprune.experiments.run import run_experiment
 from tfprune.models import resnet
 from tfprune.runs.config import ExperimentConfig
@@ -161,7 +162,7 @@ def shared_runs(output_dir: pathlib.Path) -> Runs:
 def state_of(round_folder: RoundFolder) -> dict[str, np.ndarray]:
     """All weights and masks of a round's network, by layer and variable."""
     state = {}
-    for layer in round_folder.load_model().layers:
+    for layer in load_model(round_folder).layers:
         for variable in layer.variables:
             name = f"{layer.name}: {variable.path}"
             assert name not in state
@@ -176,7 +177,7 @@ def kernels_of(round_folder: RoundFolder) -> dict[str, tuple[np.ndarray, np.ndar
             keras.ops.convert_to_numpy(wrapper.layer.kernel),
             keras.ops.convert_to_numpy(wrapper.masks[0]),
         )
-        for wrapper in sparsity.pruned_layers(round_folder.load_model())
+        for wrapper in sparsity.pruned_layers(load_model(round_folder))
     }
 
 

@@ -11,7 +11,9 @@ study's settings are shown as what they are, never as a reproduction. Imports ne
 
 from absl import flags
 
+from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
+from tfprune.runs.config import ExperimentConfig
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
 
 def run() -> None:
     """The command `tfprune-compare`."""
-    flags.DEFINE_string("output_dir", "saved_models", "Where the run folders are.")
+    define_settings(ExperimentConfig, only=("output_dir",))
     flags.DEFINE_list("experiments", [], "Run folders to compare. Empty: all in --output_dir.")
     flags.DEFINE_boolean("html", False, "Whether to write index.html too.")
     run_main(main, __doc__)

@@ -9,6 +9,7 @@ and network are those of the run. KERAS_BACKEND=tensorflow, jax or torch chooses
 
 from absl import flags
 
+from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
 from tfprune.bin.flags import define_run_flags
 from tfprune.bin.main import run_main
 
@@ -30,7 +31,7 @@ def main() -> None:
     if values.summary:
         print(summary)
     print(
-        f"sparsity {found.read_result()['sparsity']:.4f} of the pruned kernels, "
+        f"sparsity {found.read_result().sparsity:.4f} of the pruned kernels, "
         f"{summary.sparsity_all_parameters:.4f} of all {summary.all_parameters:,} trainable parameters"
     )
 

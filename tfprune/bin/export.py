@@ -19,6 +19,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 
+from tfprune.bin import tensorflow_start  # noqa: E402, F401
 from tfprune.bin.flags import define_run_flags  # noqa: E402
 from tfprune.bin.main import run_main  # noqa: E402
 from tfprune.errors import UserError  # noqa: E402

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfprune.bin.flags import define_experiment_flags, experiment_from_flags
+from tfprune.bin.flags import define_settings, experiment_from_flags
 from tfprune.errors import UserError
 from tfprune.runs.config import ExperimentConfig
 
@@ -26,7 +26,7 @@ def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
         UserError: On a file that cannot be read or a flag that is none, with the files.
     """
     registry = flags.FlagValues()
-    define_experiment_flags(registry)
+    define_settings(ExperimentConfig, registry)
     try:
         _, *rest = registry(["flagfiles", *(f"--flagfile={path}" for path in paths)])
         if rest:

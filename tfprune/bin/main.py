@@ -69,6 +69,6 @@ def _flags_help() -> str:
     ours = [
         name
         for name in flags.FLAGS.flags_by_module_dict()
-        if name.startswith("tfprune") or name == sys.argv[0]
+        if name.startswith("tfprune") or name.endswith(" flags") or name == sys.argv[0]
     ]
     return "\n".join(flags.FLAGS.module_help(name) for name in ours)

@@ -18,21 +18,28 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
+from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
 from tfprune.bin.flagfiles import experiment_from_flagfiles, experiment_names, profile_flagfiles
+from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.errors import UserError
+from tfprune.experiments.devices import Devices
 from tfprune.experiments.study.plan import plan_runs, with_parents
 from tfprune.runs.config import ExperimentConfig
+from tfprune.settings import settings_of
 
 REFRESH_SECONDS = 30
 
-# Of the experiments' flags, those that this binary sets.
-_SET_HERE = {"output_dir": "output_dir", "data_dir": "data_dir", "seed": "seeds"}
+# Of the experiments' flags, those that this binary sets, and the flag that it sets each by.
+_SET_HERE = {
+    name: "seeds" if said.role == "seed" else name
+    for name, said in settings_of(ExperimentConfig).items()
+    if said.role in ("place", "seed")
+}
 
 
 def main() -> None:
     """Plans the study, then prints or runs it."""
-    from tfprune.experiments.devices import Devices
     from tfprune.experiments.study.run import Study
 
     values = flags.FLAGS
@@ -154,11 +161,8 @@ def run() -> None:
         "seeds", ["0"], "Seeds to run all experiments with; seed N other than 0 in folders EXPERIMENT_seedN."
     )
     flags.DEFINE_string("extra_flagfile", "", "A flagfile to lay over every experiment, over its profile.")
-    flags.DEFINE_string("output_dir", "saved_models", "Where the run folders and index.html are.")
-    flags.DEFINE_string("data_dir", "", "Folder of prepared TensorFlow Datasets. Empty: its default.")
-    flags.DEFINE_boolean(
-        "data_parallel", False, "All devices that this process sees share each batch (TensorFlow, JAX)."
-    )
+    define_settings(ExperimentConfig, only=("output_dir", "data_dir"))
+    define_settings(Devices, only=("data_parallel",))
     flags.DEFINE_boolean("dry_run", False, "Print the order, what is done and the time left; run nothing.")
     run_main(main, __doc__)
 

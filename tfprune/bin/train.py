@@ -10,9 +10,14 @@ each batch among all devices, --distributed among those of several processes; ne
 experiment is.
 """
 
-from tfprune.bin.device_flags import define_device_flags, devices_from_flags
-from tfprune.bin.flags import define_experiment_flags, experiment_from_flags
+from absl import flags
+
+from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
+from tfprune.bin.flags import define_settings, experiment_from_flags
 from tfprune.bin.main import run_main
+from tfprune.experiments.devices import Devices
+from tfprune.runs.config import ExperimentConfig
+from tfprune.settings import settings_of
 
 
 def main() -> None:
@@ -20,7 +25,8 @@ def main() -> None:
     from tfprune.experiments.run import run_experiment
 
     config = experiment_from_flags()
-    devices = devices_from_flags()
+    devices = Devices(**{name: flags.FLAGS[name].value for name in settings_of(Devices)})
+    devices.check()
     run_experiment(config, devices=devices)
     if devices.writes:
         print(f"{config.experiment}: wrote {config.folder}")
@@ -28,8 +34,8 @@ def main() -> None:
 
 def run() -> None:
     """The command `tfprune-train`."""
-    define_experiment_flags()
-    define_device_flags()
+    define_settings(ExperimentConfig)
+    define_settings(Devices)
     run_main(main, __doc__)
 
 

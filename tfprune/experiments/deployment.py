@@ -9,6 +9,7 @@ from keras import ops
 
 from tfprune import sparsity
 from tfprune.errors import UserError
+from tfprune.experiments.networks import load_model
 from tfprune.runs.folder import RoundFolder, RunFolder, find_round
 
 
@@ -31,7 +32,7 @@ def strip_round(found: RoundFolder) -> StrippedNetwork:
     Raises:
         UserError: If the model file is damaged.
     """
-    model = found.load_model()
+    model = load_model(found)
     masks = {
         wrapper.layer.name: np.asarray(ops.convert_to_numpy(wrapper.masks[0]))
         for wrapper in sparsity.pruned_layers(model)

@@ -12,6 +12,7 @@ import keras
 from tfprune.data.datasets import Dataset
 from tfprune.errors import UserError
 from tfprune.runs.config import ExperimentConfig
+from tfprune.settings import setting
 
 # How long a process that ends waits for the others to end too. One that fails alone thereby ends them all.
 _SHUTDOWN_SECONDS = 60
@@ -28,21 +29,28 @@ class Devices:
 
     With several processes every one makes the images of its own rows; all read the same run folders, and
     process 0 alone writes them, prints and holds the folder.
-
-    Attributes:
-        data_parallel: Whether all devices that this process sees share each batch.
-        distributed: Whether all devices of several processes do (JAX).
-        coordinator_address: HOST:PORT on which process 0 can be reached. Empty, with the two others left
-            as they are: found out from the cluster (Slurm, Open MPI, Cloud TPU).
-        process_count: Number of processes.
-        process_index: Which of them this is, from 0.
     """
 
-    data_parallel: bool = False
-    distributed: bool = False
-    coordinator_address: str = ""
-    process_count: int = 0
-    process_index: int = -1
+    data_parallel: bool = setting(
+        False,
+        "All devices that this process sees share each batch (TensorFlow, JAX). The result is one device's, "
+        "to rounding.",
+        group="device",
+    )
+    distributed: bool = setting(
+        False,
+        "All devices of several processes share each batch (JAX). Start the same command once a process, "
+        "with one --output_dir that all of them see; process 0 writes and prints.",
+        group="device",
+    )
+    coordinator_address: str = setting(
+        "",
+        "HOST:PORT of process 0, for --distributed. Empty, without the next two: found out from Slurm, "
+        "Open MPI or Cloud TPU.",
+        group="device",
+    )
+    process_count: int = setting(0, "Number of processes of --distributed.", group="device")
+    process_index: int = setting(-1, "Which process of --distributed this is, from 0.", group="device")
 
     def check(self) -> None:
         """Checks the flags and that the backend can do what they ask for.

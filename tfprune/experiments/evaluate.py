@@ -7,6 +7,7 @@ import keras
 from tfprune.data.datasets import Dataset
 from tfprune.data.pipeline import test_batches
 from tfprune.experiments.environment import prepare_backend
+from tfprune.experiments.networks import load_model
 from tfprune.experiments.run import load_dataset
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, RunFolder
@@ -44,7 +45,7 @@ def evaluate_round(run: RunFolder, found: RoundFolder, data_dir: str) -> Evaluat
     result = found.read_result()
     config, dataset = load_run_data(run, data_dir)
     prepare_backend(config)
-    model = found.load_model()
+    model = load_model(found)
     compile_for_training(model, config.settings(found.number))
     batches = test_batches(dataset.test, image_size=config.image_size, batch_size=config.batch_size)
-    return Evaluation(model, len(dataset.test), accuracy_percent(model, batches), result["accuracy_percent"])
+    return Evaluation(model, len(dataset.test), accuracy_percent(model, batches), result.accuracy_percent)

@@ -3,17 +3,15 @@
 import itertools
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
 from tfprune import sparsity
 from tfprune.errors import UserError
+from tfprune.runs.config import ExperimentConfig, to_text
+from tfprune.sparsity.regrowth import METHODS
 
-if TYPE_CHECKING:  # `config` imports this module.
-    from tfprune.runs.config import ExperimentConfig
-
-REGROWTH = {"none": None, "set": sparsity.SET, "rigl": sparsity.RigL}
 # Flag -> its default, for what only tfprune's own engine does, in pruning and in training.
 BEYOND_TFMOT = {
     "score": "magnitude",
@@ -28,7 +26,7 @@ BEYOND_TFMOT = {
 }
 
 
-def rule_options(config: "ExperimentConfig") -> dict[str, Any]:
+def rule_options(config: ExperimentConfig) -> dict[str, Any]:
     """Returns the arguments of `prune_low_magnitude` that say what goes, whatever the schedule."""
     return {
         "scope": config.scope,
@@ -40,7 +38,7 @@ def rule_options(config: "ExperimentConfig") -> dict[str, Any]:
     }
 
 
-def layer_targets(config: "ExperimentConfig") -> dict[str, float]:
+def layer_targets(config: ExperimentConfig) -> dict[str, float]:
     """Returns {regular expression of layer names: sparsity at the end}; the last entry is for all others.
 
     Raises:
@@ -64,28 +62,71 @@ def layer_targets(config: "ExperimentConfig") -> dict[str, float]:
     return targets
 
 
-def check_pruning(config: "ExperimentConfig") -> None:
+def check_experiment(config: ExperimentConfig) -> None:
+    """Checks all of an experiment that can be checked without data and weights.
+
+    Raises:
+        UserError: With the flag, the value and the rule.
+    """
+    config.check()
+    _check_regime(config)
+    check_pruning(config)
+    if config.pruning_engine == "tfmot":
+        _check_tfmot(config)
+
+
+def check_pruning(config: ExperimentConfig) -> None:
     """Checks that the pruning flags go together.
 
     Raises:
         UserError: With the flag, the value and the rule.
     """
-    block, m_by_n = config.block_size, config.sparsity_m_by_n
-    if len(block) != 2 or min(block) < 1:
-        config.refuse("block_size", "must be HEIGHT,WIDTH, two whole numbers of at least 1")
-    if m_by_n and not (len(m_by_n) == 2 and 1 <= m_by_n[0] < m_by_n[1]):
-        config.refuse("sparsity_m_by_n", "must be M,N, two whole numbers, M at least 1 and below N, or empty")
     layer_targets(config)
     if config.layer_sparsity and config.regime in ("dense", "sparse"):
         config.refuse("layer_sparsity", f"must be empty for --regime={config.regime}")
     if config.regime == "dense":
         return
     _check_patterns(config)
-    if m_by_n:
-        _check_m_by_n(config, *m_by_n)
+    if config.sparsity_m_by_n:
+        _check_m_by_n(config, *config.sparsity_m_by_n)
 
 
-def _check_patterns(config: "ExperimentConfig") -> None:
+def _check_regime(config: ExperimentConfig) -> None:
+    if config.regime == "dense":
+        if config.target_sparsity:
+            config.refuse("target_sparsity", "must be 0 for --regime=dense, which prunes nothing")
+    elif not config.target_sparsity:
+        config.refuse("target_sparsity", f"must be above 0 for --regime={config.regime}")
+    if config.regime in ("dense", "one_shot", "sparse") and config.schedule != "constant":
+        config.refuse("schedule", f"must be constant for --regime={config.regime}")
+    if config.regime in ("iterative", "gradual") and config.schedule == "constant":
+        config.refuse("schedule", f"must be polynomial or geometric for --regime={config.regime}")
+    if (config.regime == "sparse") != (config.regrowth != "none"):
+        rule = "must be set or rigl for" if config.regime == "sparse" else "must be none but for"
+        config.refuse("regrowth", f"{rule} --regime=sparse")
+    if config.batchnorm_after_pruning != "keep" and config.regime not in ("one_shot", "iterative"):
+        rule = "which does not prune at once, before a round's training"
+        config.refuse("batchnorm_after_pruning", f"must be keep for --regime={config.regime}, {rule}")
+    if config.regime != "iterative" and config.rounds != 1:
+        config.refuse("rounds", f"must be 1 for --regime={config.regime}; only iterative has more")
+
+
+def _check_tfmot(config: ExperimentConfig) -> None:
+    engine = "with --pruning_engine=tfmot"
+    if config.regime in ("dense", "sparse"):
+        config.refuse("regime", f"must be one_shot, iterative or gradual {engine}, which trains nothing else")
+    if config.scope != "layer":
+        config.refuse("scope", f"must be layer {engine}, which has no other: pass --scope=layer")
+    if config.regime == "gradual" and config.schedule != "polynomial":
+        config.refuse("schedule", f"must be polynomial {engine} for --regime=gradual")
+    for name, default in BEYOND_TFMOT.items():
+        if getattr(config, name) != default:
+            config.refuse(name, f"must be {to_text(default) or 'empty'} {engine}")
+    if config.mixed_precision != "none":
+        config.refuse("mixed_precision", f"must be none {engine}, which trains in float32 here")
+
+
+def _check_patterns(config: ExperimentConfig) -> None:
     """Weights go in one kind of group; alone where they move."""
     given = f"{config.flag('regrowth')}, which moves single weights" if config.regrowth != "none" else ""
     for name, default, in_words in (
@@ -100,7 +141,7 @@ def _check_patterns(config: "ExperimentConfig") -> None:
         given = f"{config.flag(name)}: weights go in one kind of group"
 
 
-def _check_m_by_n(config: "ExperimentConfig", m: int, n: int) -> None:
+def _check_m_by_n(config: ExperimentConfig, m: int, n: int) -> None:
     given = f"with --sparsity_m_by_n={m},{n}"
     if config.layer_sparsity:
         config.refuse("layer_sparsity", f"must be empty {given}: every layer has the same share of zeros")
@@ -110,13 +151,12 @@ def _check_m_by_n(config: "ExperimentConfig", m: int, n: int) -> None:
         config.refuse("target_sparsity", f"must be {m / n:.4g} {given}")
 
 
-def regrowth(config: "ExperimentConfig") -> sparsity.Regrowth | None:
+def regrowth(config: ExperimentConfig) -> sparsity.Regrowth | None:
     """Returns the method of `--regime=sparse`, None for the others."""
-    method = REGROWTH[config.regrowth]
-    return method(config.drop_fraction) if method else None
+    return METHODS[config.regrowth](config.drop_fraction) if config.regrowth in METHODS else None
 
 
-def wrap(config: "ExperimentConfig", network: keras.Model) -> keras.Model:
+def wrap(config: ExperimentConfig, network: keras.Model) -> keras.Model:
     """Wraps the layers that `--prune_layers` selects; by default every convolution, as the paper.
 
     Raises:
@@ -142,12 +182,12 @@ def wrap(config: "ExperimentConfig", network: keras.Model) -> keras.Model:
     return wrapped
 
 
-def selecting_flags(config: "ExperimentConfig") -> str:
+def selecting_flags(config: ExperimentConfig) -> str:
     """Returns the flags that say which layers are pruned, for errors."""
     return f"--prune_layers={config.prune_layers}" + (" --spare_ends" if config.spare_ends else "")
 
 
-def schedule_wrapped(config: "ExperimentConfig", network: keras.Model, schedules: Any) -> keras.Model:
+def schedule_wrapped(config: ExperimentConfig, network: keras.Model, schedules: Any) -> keras.Model:
     """Gives a wrapped network's layers a schedule, or {regular expression: schedule}; masks stay."""
     names = {wrapper.layer.name for wrapper in sparsity.pruned_layers(network)}
     return sparsity.prune_low_magnitude(
@@ -160,7 +200,7 @@ def schedule_wrapped(config: "ExperimentConfig", network: keras.Model, schedules
 
 
 def adapt_batchnorm(
-    config: "ExperimentConfig", model: keras.Model, train_batches: Callable[[int], Iterable[Any]]
+    config: ExperimentConfig, model: keras.Model, train_batches: Callable[[int], Iterable[Any]]
 ) -> None:
     """Does what `--batchnorm_after_pruning` says, once the masks are new.
 

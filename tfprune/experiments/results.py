@@ -1,4 +1,4 @@
-"""`result.json`: what a round did, with everything needed to judge the figure."""
+"""Makes the result of a round from what was trained."""
 
 import platform
 from importlib.metadata import version
@@ -11,74 +11,72 @@ from tfprune import sparsity
 from tfprune.data.datasets import Dataset
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.paper import paper_differences
+from tfprune.runs.result import LayerZeros, RoundResult, ancestry_of
 from tfprune.training.callbacks import mean_data_wait_percent
-
-# Copied as they are.
-_FLAGS = (
-    "experiment paper_section dataset regime schedule scope prune_layers layer_sparsity spare_ends score "
-    "granularity block_size block_pooling_type sparsity_m_by_n regrowth drop_fraction pruning_engine seed "
-    "model width stem image_size weights init_from autoaugment batch_size learning_rate head_learning_rate "
-    "lr_schedule warmup_epochs lr_boundaries_epochs lr_factor weight_decay mixed_precision "
-    "batchnorm_after_pruning distill_from distill_weight distill_temperature evaluate_every"
-).split()
 
 
 def make_result(
     config: ExperimentConfig,
     dataset: Dataset,
-    start_result: dict[str, Any] | None,
+    start_result: RoundResult | None,
+    teacher_result: RoundResult | None,
     number: int,
     model: keras.Model,
     notes: dict[str, Any],
     history: list[dict[str, float]],
     accuracy: float,
-) -> dict[str, Any]:
-    """Returns the content of a round's `result.json`.
+    **measured: Any,
+) -> RoundResult:
+    """Returns the result of a round.
 
     Args:
         config: The experiment.
         dataset: Its data, as used.
         start_result: Result of the round that `--init_from` names, or None.
+        teacher_result: Result of the round that `--distill_from` names, or None.
         number: The round.
         model: The network at its end.
         notes: target_sparsity, accuracy_before_percent, accuracy_after_pruning_percent.
         history: One row an epoch.
         accuracy: At the round's end, on the test split, in percent.
+        **measured: Further fields of `RoundResult`: `device_count`, `hardware`, `seconds`.
     """
     used = {"train": len(dataset.train), "test": len(dataset.test)}
     available = {"train": dataset.train.available, "test": dataset.test.available}
-    differences = []
+    differences = ()
     if config.paper_section:
         differences = paper_differences(config, used, available, start_result)
     summary = sparsity.summarize(model)
     rates = [row["images_per_second"] for row in history]
     steps_per_epoch = -(-used["train"] // config.batch_size)
-    return {
-        **{name: getattr(config, name) for name in _FLAGS},
-        "round": number,
-        "rounds": config.last_round,
-        "backend": keras.backend.backend(),
-        **{f"{split}_examples": count for split, count in used.items()},
-        **{f"{split}_examples_available": count for split, count in available.items()},
-        "paper_setting": bool(config.paper_section) and not differences,
-        "paper_setting_differences": differences,
-        **notes,
-        "sparsity": summary.sparsity if sparsity.pruned_layers(model) else 0.0,
-        "sparsity_all_parameters": summary.sparsity_all_parameters,
-        "accuracy_percent": accuracy,
-        "layers": [
-            {"layer": v.layer, "weights": v.parameters, "zeros": v.parameters - v.nonzeros}
+    return RoundResult(
+        config=config,
+        differences=differences,
+        round=number,
+        ancestry=ancestry_of(start_result, teacher_result),
+        train_examples=used["train"],
+        test_examples=used["test"],
+        train_examples_available=available["train"],
+        test_examples_available=available["test"],
+        sparsity=summary.sparsity if sparsity.pruned_layers(model) else 0.0,
+        sparsity_all_parameters=summary.sparsity_all_parameters,
+        accuracy_percent=accuracy,
+        layers=tuple(
+            LayerZeros(v.layer, v.parameters, v.parameters - v.nonzeros)
             for v in summary.variables
             if v.pruned
-        ],
-        "epochs": len(history),
-        "steps": len(history) * steps_per_epoch,
-        "train_seconds": round(sum(row["train_seconds"] for row in history), 3),
+        ),
+        epochs=len(history),
+        steps=len(history) * steps_per_epoch,
+        train_seconds=round(sum(row["train_seconds"] for row in history), 3),
         # Equal numbers of images an epoch: the mean over images is the harmonic mean over epochs.
-        "images_per_second": round(len(rates) / sum(1 / r for r in rates), 1) if rates else None,
-        "data_wait_percent": mean_data_wait_percent(history),
-        "versions": _versions(config),
-    }
+        images_per_second=round(len(rates) / sum(1 / r for r in rates), 1) if rates else None,
+        data_wait_percent=mean_data_wait_percent(history),
+        backend=keras.backend.backend(),
+        versions=_versions(config),
+        **notes,
+        **measured,
+    )
 
 
 def _versions(config: ExperimentConfig) -> dict[str, str]:

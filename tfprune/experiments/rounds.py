@@ -24,12 +24,14 @@ from tfprune.experiments.levels import (
     step_schedules,
     tfmot_schedule,
 )
+from tfprune.experiments.networks import load_model, save_model
 from tfprune.experiments.pruning import adapt_batchnorm, schedule_wrapped
 from tfprune.experiments.results import make_result
 from tfprune.experiments.start import build_start, masks_sparsity
 from tfprune.experiments.teacher import distilled, load_teacher
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, RunFolder, blame_file
+from tfprune.runs.result import RoundResult
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import read_checkpoint, remove_checkpoint
 from tfprune.training.fit import accuracy_percent, compile_for_training, fit, percent
@@ -57,7 +59,7 @@ class Rounds:
         run: RunFolder,
         dataset: datasets.Dataset,
         found: tuple[RunFolder, RoundFolder] | None,
-        start_result: dict[str, Any] | None,
+        start_result: RoundResult | None,
         tfmot_engine: ModuleType | None,
         claim: Callable[[], None],
         log: Callable[[str], None],
@@ -70,7 +72,7 @@ class Rounds:
         self._log_line = log
         self._log = lambda text: log(f"{config.experiment} {text}")
         self._network: keras.Model | None = None
-        self._teacher = load_teacher(config, len(dataset.class_names))
+        self._teacher, self._teacher_result = load_teacher(config, len(dataset.class_names))
         self._test = test_batches(
             dataset.test, image_size=config.image_size, batch_size=config.batch_size, shard=devices.shard
         )
@@ -101,17 +103,27 @@ class Rounds:
         else:
             accuracy = percent(history[-1]["val_accuracy"])
         result = make_result(
-            self.config, self.dataset, self._start_result, number, model, notes, history, accuracy
+            self.config,
+            self.dataset,
+            self._start_result,
+            self._teacher_result,
+            number,
+            model,
+            notes,
+            history,
+            accuracy,
+            device_count=self._devices.count,
+            hardware=hardware(),
+            seconds=self._seconds,
         )
-        result |= {"device_count": self._devices.count, "hardware": hardware(), "seconds": self._seconds}
-        folder.save_model(model, keep=self._devices.writes)
+        save_model(folder, model, keep=self._devices.writes)
         if self._devices.writes:
             folder.write_result(result)
             remove_checkpoint(folder.path)
         self._devices.wait_for_all(f"{self.config.experiment} round {number}")  # The others read it now.
         self._log(
             f"round {number} of {self.config.last_round}: accuracy {accuracy:.2f} %, "
-            f"sparsity {result['sparsity']:.4f}"
+            f"sparsity {result.sparsity:.4f}"
         )
 
     def _begin_start(self) -> tuple[keras.Model, dict[str, Any]]:
@@ -136,9 +148,9 @@ class Rounds:
     def _begin_pruning(self, number: int) -> tuple[keras.Model, dict[str, Any]]:
         """Takes the round before's network, with a fresh optimizer, and prunes it."""
         config, before = self.config, self.run.round(number - 1)
-        model = self._network or before.load_model()
-        start = self.run.round(0).read_result()["sparsity"]
-        notes = {"accuracy_before_percent": before.read_result()["accuracy_percent"]}
+        model = self._network or load_model(before)
+        start = self.run.round(0).read_result().sparsity
+        notes = {"accuracy_before_percent": before.read_result().accuracy_percent}
         if config.regime in ("gradual", "sparse"):
             steps = self._steps(number)
             schedule = step_schedules(config, start, steps)
@@ -201,7 +213,7 @@ class Rounds:
         }
         try:
             if self._tfmot:
-                start = self.run.round(0).read_result()["sparsity"]
+                start = self.run.round(0).read_result().sparsity
                 schedule = tfmot_schedule(config, start, number, self._steps(number))
                 self._tfmot.fit(model, config.settings(number), schedule=schedule, **arguments)
             else:

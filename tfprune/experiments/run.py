@@ -6,27 +6,28 @@ from types import ModuleType
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfprune.data import datasets
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.environment import check_engine, prepare_backend
+from tfprune.experiments.pruning import check_experiment
 from tfprune.experiments.rounds import Rounds
 from tfprune.files import remove_temporaries
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder, blame_disk, find_round
 from tfprune.runs.lock import hold
+from tfprune.runs.result import RoundResult
 from tfprune.training.checkpoint import remove_checkpoint
-
-Result = dict[str, Any]
 
 
 def run_experiment(
     config: ExperimentConfig,
     log: Callable[[str], None] = print,
-    on_round: Callable[[Result], None] = lambda result: None,
+    on_round: Callable[[RoundResult], None] = lambda result: None,
     devices: Devices = ONE_DEVICE,
-) -> list[Result]:
+) -> list[RoundResult]:
     """Runs an experiment to its end, or goes on with one that was interrupted.
 
     Everything that can be wrong with the request is found before the run folder is made. Finished rounds
@@ -47,13 +48,13 @@ def run_experiment(
         UserError: On a request that cannot be met, a folder that another process works in or that cannot
             be written, or a loss that is no finite number.
     """
-    config.check()
+    check_experiment(config)
     run = RunFolder(config.folder)
     found = find_round(config.output_dir, config.init_from, "init_from") if config.init_from else None
     start_result = found[1].read_result() if found else None
     claimed = run.check_claim(config)
     rounds = [run.round(number) for number in range(config.last_round + 1)]
-    with contextlib.ExitStack() as held, blame_disk(run.path):
+    with contextlib.ExitStack() as held, blame_disk(run.path, tf.errors.OpError):
         held.enter_context(devices.scope())
         if not devices.writes:
             log, on_round = _nothing, _nothing

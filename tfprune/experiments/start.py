@@ -6,6 +6,7 @@ from keras import ops
 from tfprune import sparsity
 from tfprune.data.datasets import Dataset
 from tfprune.errors import UserError, blame_flag
+from tfprune.experiments.networks import load_model
 from tfprune.experiments.pruning import selecting_flags, wrap
 from tfprune.models.imagenet import load_backbone
 from tfprune.models.resnet import build_resnet
@@ -60,7 +61,7 @@ def build_start(
 
     run, start = found
     try:
-        source = start.load_model()
+        source = load_model(start)
     except UserError as error:
         raise UserError(f"--init_from={config.init_from}: {error}") from error
     masked = {w.layer.name for w in sparsity.pruned_layers(source)}

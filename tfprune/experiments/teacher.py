@@ -4,13 +4,16 @@ import keras
 
 from tfprune import sparsity
 from tfprune.errors import UserError
+from tfprune.experiments.networks import load_model
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import find_round
+from tfprune.runs.result import RoundResult
 from tfprune.training.distillation import DistilledModel
 
 
-def load_teacher(config: ExperimentConfig, classes: int) -> keras.Model | None:
-    """Returns the network that `--distill_from` names, without pruning wrappers; None if it names none.
+def load_teacher(config: ExperimentConfig, classes: int) -> tuple[keras.Model | None, RoundResult | None]:
+    """Returns the network that `--distill_from` names, without pruning wrappers, and its result; None if
+    none.
 
     Args:
         config: The experiment.
@@ -21,7 +24,7 @@ def load_teacher(config: ExperimentConfig, classes: int) -> keras.Model | None:
             or number of classes.
     """
     if not config.distill_from:
-        return None
+        return None, None
     run, found = find_round(config.output_dir, config.distill_from, "distill_from")
     theirs = run.read_config()
     for name in ("dataset", "image_size"):
@@ -31,7 +34,7 @@ def load_teacher(config: ExperimentConfig, classes: int) -> keras.Model | None:
                 f"it has {theirs.flag(name)}"
             )
     try:
-        teacher = sparsity.strip_pruning(found.load_model())
+        teacher = sparsity.strip_pruning(load_model(found))
     except UserError as error:
         raise UserError(f"{config.flag('distill_from')}: {error}") from error
     if teacher.output_shape[-1] != classes:
@@ -39,7 +42,7 @@ def load_teacher(config: ExperimentConfig, classes: int) -> keras.Model | None:
             f"{config.flag('distill_from')}: must be a run with {classes} classes; "
             f"it has {teacher.output_shape[-1]}"
         )
-    return teacher
+    return teacher, found.read_result()
 
 
 def distilled(config: ExperimentConfig, student: keras.Model, teacher: keras.Model | None) -> keras.Model:

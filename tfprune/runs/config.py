@@ -1,87 +1,394 @@
-"""`ExperimentConfig`: everything that one experiment is, checked before anything is loaded."""
+"""`ExperimentConfig`: everything that one experiment is, each setting declared once.
 
-import math
+A field says of its setting all that there is to say: default, help, choices, range, the paper's value,
+words for readers. Flags, checks, columns, the comparison with the paper and the grouping of repetitions are
+loops over the fields, so that a new setting is a new field and the code that uses it. Needs no Keras.
+"""
+
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from tfprune.data.datasets import DATASETS
-from tfprune.data.pipeline import AUTOAUGMENT_CHOICES
 from tfprune.errors import UserError, blame_flag
-from tfprune.experiments.pruning import BEYOND_TFMOT, REGROWTH, check_pruning
-from tfprune.models.resnet import BLOCKS_PER_STAGE, STEMS
-from tfprune.runs.paper import PAPER_SECTIONS
-from tfprune.sparsity.masks import SCOPES
-from tfprune.sparsity.patterns import GRANULARITIES, POOLING_TYPES
-from tfprune.sparsity.scores import SCORES
-from tfprune.training.settings import LR_SCHEDULES, MIXED_PRECISION, TrainingSettings
+from tfprune.runs.paper import SECTIONS
+from tfprune.settings import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    Rule,
+    SettingError,
+    check_settings,
+    same_setting,
+    setting,
+    settings_of,
+)
+from tfprune.training.settings import MIXED_PRECISION, TrainingSettings
 
 REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
 SCHEDULES = ("constant", "polynomial", "geometric")
 PRUNING_ENGINES = ("tfprune", "tfmot")
 AFTER_PRUNING = ("keep", "reset_removed", "recalibrate")
-MODELS = tuple(BLOCKS_PER_STAGE)
 
-# Flags that say where things are, not what the experiment is: a rerun may change them.
-PLACES = ("output_dir", "data_dir")
+
+# Names that a part of the library owns; read late, because the parts load Keras.
+def _datasets() -> tuple[str, ...]:
+    from tfprune.data.datasets import DATASETS
+
+    return DATASETS
+
+
+def _policies() -> tuple[str, ...]:
+    from tfprune.data.pipeline import AUTOAUGMENT_CHOICES
+
+    return AUTOAUGMENT_CHOICES
+
+
+def _models() -> tuple[str, ...]:
+    from tfprune.models.resnet import BLOCKS_PER_STAGE
+
+    return tuple(BLOCKS_PER_STAGE)
+
+
+def _stems() -> tuple[str, ...]:
+    from tfprune.models.resnet import STEMS
+
+    return STEMS
+
+
+def _scopes() -> tuple[str, ...]:
+    from tfprune.sparsity.masks import SCOPES
+
+    return SCOPES
+
+
+def _scores() -> tuple[str, ...]:
+    from tfprune.sparsity.scores import SCORES
+
+    return tuple(SCORES)
+
+
+def _granularities() -> tuple[str, ...]:
+    from tfprune.sparsity.patterns import GRANULARITIES
+
+    return GRANULARITIES
+
+
+def _pooling_types() -> tuple[str, ...]:
+    from tfprune.sparsity.patterns import POOLING_TYPES
+
+    return POOLING_TYPES
+
+
+def _regrowths() -> tuple[str, ...]:
+    from tfprune.sparsity.regrowth import METHODS
+
+    return ("none", *METHODS)
+
+
+def _is_regular_expression(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+_NAME = Rule(
+    "a folder name of letters, digits, '.', '_' and '-'",
+    lambda name: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None,
+)
+_FOLDER = Rule("an existing folder", lambda path: not path or Path(path).expanduser().is_dir())
+_SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
+_SPARSITY = Rule("in [0, 1)", lambda sparsity: 0.0 <= sparsity < 1.0)
+_SECTION = Rule(f"empty or one of {', '.join(SECTIONS)}", lambda section: section in ("", *SECTIONS))
+_SHARE = Rule("in (0, 1]", lambda share: 0.0 < share <= 1.0)
+_BLOCK = Rule(
+    "HEIGHT,WIDTH, two whole numbers of at least 1", lambda block: len(block) == 2 and min(block) >= 1
+)
+_M_BY_N = Rule(
+    "M,N, two whole numbers, M at least 1 and below N, or empty",
+    lambda pair: not pair or (len(pair) == 2 and 1 <= pair[0] < pair[1]),
+)
+_REGULAR_EXPRESSION = Rule("a regular expression", _is_regular_expression)
+
+
+def _training(name: str, default: Any = None, **said: Any) -> Any:
+    return same_setting(TrainingSettings, name, default, group="training", **said)
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """One experiment; each field is the flag of the same name, documented in `tfprune/bin/flags.py`."""
+    """One experiment; each field is the flag of the same name."""
 
-    experiment: str
-    output_dir: str = "saved_models"
-    seed: int = 0
-    init_from: str = ""
-    paper_section: str = ""
-    dataset: str = "cifar10"
-    data_dir: str = ""
-    train_examples: int = 0
-    test_examples: int = 0
-    image_size: int = 224
-    autoaugment: str = "cifar10"
-    model: str = "resnet34"
-    width: int = 64
-    stem: str = "imagenet"
-    weights: str = "imagenet"
-    regime: str = "dense"
-    schedule: str = "constant"
-    target_sparsity: float = 0.0
-    power: float = 3.0
-    rounds: int = 1
-    frequency: int = 100
-    ramp_fraction: float = 0.5
-    scope: str = "global"
-    prune_layers: str = ""
-    layer_sparsity: tuple[str, ...] = ()
-    spare_ends: bool = False
-    score: str = "magnitude"
-    gradient_batches: int = 8
-    granularity: str = "weight"
-    block_size: tuple[int, ...] = (1, 1)
-    block_pooling_type: str = "AVG"
-    sparsity_m_by_n: tuple[int, ...] = ()
-    regrowth: str = "none"
-    drop_fraction: float = 0.3
-    batchnorm_after_pruning: str = "keep"
-    batchnorm_batches: int = 32
-    pruning_engine: str = "tfprune"
-    epochs: tuple[int, ...] = (20,)
-    batch_size: int = 128
-    learning_rate: float = 1e-5
-    head_learning_rate: float = 0.0
-    lr_schedule: str = "step"
-    warmup_epochs: float = 0.0
-    lr_boundaries_epochs: tuple[int, ...] = ()
-    lr_factor: float = 0.1
-    weight_decay: float = 5e-4
-    distill_from: str = ""
-    distill_weight: float = 0.5
-    distill_temperature: float = 4.0
-    evaluate_every: int = 1
-    mixed_precision: str = "none"
+    experiment: str = setting(
+        help="Name of the run folder in --output_dir. Required.", group="run", rule=_NAME
+    )
+    output_dir: str = setting("saved_models", "Where the run folders are.", group="run", role="place")
+    seed: int = setting(
+        0, "Seed of initial weights, order and augmentation.", group="run", role="seed", rule=_SEED
+    )
+    init_from: str = setting(
+        "",
+        "EXPERIMENT or EXPERIMENT/round_KK in --output_dir whose weights and masks to start from; it must be "
+        "finished. Its head is replaced if it was on another dataset. Empty: start from --weights.",
+        group="run",
+        role="reference",
+    )
+    paper_section: str = setting(
+        "",
+        f"Section of the reference study that the experiment mirrors: {', '.join(SECTIONS)}. "
+        "Empty: none. The comparison puts its figures beside it and lists every setting that differs.",
+        group="run",
+        rule=_SECTION,
+    )
+
+    dataset: str = setting(
+        "cifar10", "What to train on. digits needs no download.", group="data", choices=_datasets
+    )
+    data_dir: str = setting(
+        "",
+        "Folder of prepared TensorFlow Datasets (empty: its default, downloading what is missing), or the "
+        "root of --dataset=image_folder: root/{train,test}/CLASS/*.png|jpg.",
+        group="data",
+        role="place",
+        rule=_FOLDER,
+    )
+    train_examples: int = setting(
+        0, "How many training examples to use, of a fixed shuffle. 0: all.", group="data", rule=AT_LEAST_0
+    )
+    test_examples: int = setting(
+        0, "How many test examples to use, of a fixed shuffle. 0: all.", group="data", rule=AT_LEAST_0
+    )
+    image_size: int = setting(
+        224,
+        "Images are resized to this height and width, in pixels.",
+        group="data",
+        rule=AT_LEAST_1,
+        paper=224,
+        words=lambda size: f"{size}x{size}",
+    )
+    autoaugment: str = setting(
+        "cifar10",
+        "Policy of AutoAugment.",
+        group="data",
+        choices=_policies,
+        paper=Rule("AutoAugment", lambda policy: policy != "none"),
+        words=lambda policy: "no AutoAugment" if policy == "none" else f"AutoAugment {policy}",
+    )
+
+    model: str = setting(
+        "resnet34",
+        "Architecture.",
+        group="model",
+        choices=_models,
+        paper="resnet34",
+        words=lambda model: model,
+    )
+    width: int = setting(
+        64,
+        "Filters of the first stage; 64 is the published network.",
+        group="model",
+        rule=AT_LEAST_1,
+        paper=64,
+    )
+    stem: str = setting(
+        "imagenet",
+        "imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1.",
+        group="model",
+        choices=_stems,
+        paper="imagenet",
+        words=lambda stem: f"{stem} stem",
+    )
+    weights: str = setting(
+        "imagenet",
+        "Where to start without --init_from: imagenet (downloaded once, about 87 MB), none (random), or the "
+        "path of a .safetensors or .pth file with torchvision's tensor names.",
+        group="model",
+    )
+
+    regime: str = setting(
+        "dense",
+        "dense: trains; a pruned start keeps its masks. one_shot: prunes once, then trains. iterative: "
+        "prunes and trains --rounds times. gradual: prunes while it trains. sparse: trains with random masks "
+        "that move by --regrowth.",
+        group="pruning",
+        choices=lambda: REGIMES,
+    )
+    schedule: str = setting(
+        "constant",
+        "How sparsity rises, over the rounds of iterative or the steps of gradual: polynomial "
+        "(arXiv:1710.01878) or geometric (the density shrinks by the same factor). constant for the others.",
+        group="pruning",
+        choices=lambda: SCHEDULES,
+    )
+    target_sparsity: float = setting(
+        0.0,
+        "Fraction of the prunable weights that are zero at the end, in [0, 1).",
+        group="pruning",
+        rule=_SPARSITY,
+    )
+    power: float = setting(3.0, "Exponent of --schedule=polynomial.", group="pruning", rule=ABOVE_0)
+    rounds: int = setting(1, "Rounds of --regime=iterative.", group="pruning", rule=AT_LEAST_1)
+    frequency: int = setting(
+        100, "Steps between updates of --regime=gradual and sparse.", group="pruning", rule=AT_LEAST_1
+    )
+    ramp_fraction: float = setting(
+        0.5,
+        "Share of the steps in which gradual's sparsity rises, or sparse's masks move. The rest fine-tunes.",
+        group="pruning",
+        rule=_SHARE,
+    )
+    scope: str = setting(
+        "global",
+        "layer: every layer reaches the sparsity. global: all layers together, by one threshold. erk: all "
+        "together, small layers less (Erdos-Renyi-Kernel, arXiv:1911.11134).",
+        group="pruning",
+        choices=_scopes,
+        words=lambda scope: f"scope {scope}",
+    )
+    prune_layers: str = setting(
+        "",
+        "Regular expression that the whole name of a layer to prune matches, such as stage[34]_.*. "
+        "Empty: every convolution.",
+        group="pruning",
+        rule=_REGULAR_EXPRESSION,
+        paper=Rule("every convolution", lambda pattern: not pattern),
+        words=lambda pattern: f"layers {pattern}",
+    )
+    layer_sparsity: tuple[str, ...] = setting(
+        (),
+        "Targets of their own, REGEX:SPARSITY,...: the first expression that matches a layer's whole name "
+        "counts; --target_sparsity is for the others.",
+        group="pruning",
+        paper=(),
+        words=lambda targets: f"layer sparsity {' '.join(targets)}",
+    )
+    spare_ends: bool = setting(
+        False,
+        "Leaves the first and the last layer with a kernel as they are.",
+        group="pruning",
+        paper=False,
+        words=lambda spared: "ends spared",
+    )
+    score: str = setting(
+        "magnitude",
+        "What ranks weights: their magnitude, that beside the larger ones of the layer (lamp, for "
+        "--scope=global), random numbers, |weight * gradient| (taylor), or weight^2 * gradient^2 (fisher). "
+        "Training batches give the gradients.",
+        group="pruning",
+        choices=_scores,
+        paper="magnitude",
+    )
+    gradient_batches: int = setting(
+        8,
+        "Batches for one measurement of gradients (taylor, fisher, rigl).",
+        group="pruning",
+        rule=AT_LEAST_1,
+    )
+    granularity: str = setting(
+        "weight",
+        "weight: single weights. channel: whole output channels, ranked by their L2 norm.",
+        group="pruning",
+        choices=_granularities,
+        paper="weight",
+        words=lambda granularity: f"whole {granularity}s",
+    )
+    block_size: tuple[int, ...] = setting(
+        (1, 1),
+        "HEIGHT,WIDTH of blocks that go together, in input and output channels of a kernel.",
+        group="pruning",
+        rule=_BLOCK,
+        paper=(1, 1),
+        words=lambda block: f"blocks of {'x'.join(map(str, block))}",
+    )
+    block_pooling_type: str = setting(
+        "AVG", "What ranks a block: its mean or its largest score.", group="pruning", choices=_pooling_types
+    )
+    sparsity_m_by_n: tuple[int, ...] = setting(
+        (),
+        "M,N: M zeros in every N weights along the input channels; --target_sparsity is M/N. Empty: none.",
+        group="pruning",
+        rule=_M_BY_N,
+        paper=(),
+        words=lambda pair: f"{' of '.join(map(str, pair))} weights zero",
+    )
+    regrowth: str = setting(
+        "none",
+        "How the weights of --regime=sparse move: random ones grow (set, arXiv:1707.04780), or those with "
+        "the largest gradients (rigl, arXiv:1911.11134).",
+        group="pruning",
+        choices=_regrowths,
+    )
+    drop_fraction: float = setting(
+        0.3,
+        "Share of a layer's weights that moves at the first update of --regrowth.",
+        group="pruning",
+        rule=Rule("in (0, 1)", lambda share: 0.0 < share < 1.0),
+    )
+    batchnorm_after_pruning: str = setting(
+        "keep",
+        "What one_shot and iterative do with BatchNorm after each pruning, before they measure the accuracy "
+        "right after it. keep: nothing. reset_removed: filters without weights get beta 0, moving mean 0 and "
+        "moving variance 1, so that they are silent. recalibrate: the moving statistics are measured anew on "
+        "training batches (arXiv:2007.02491).",
+        group="pruning",
+        choices=lambda: AFTER_PRUNING,
+        paper="keep",
+        words=lambda choice: f"BatchNorm after pruning: {choice}",
+    )
+    batchnorm_batches: int = setting(
+        32, "Training batches for --batchnorm_after_pruning=recalibrate.", group="pruning", rule=AT_LEAST_1
+    )
+    pruning_engine: str = setting(
+        "tfprune",
+        "What prunes: tfprune, or tfmot itself, on the same network in tf-keras, which needs --scope=layer "
+        "and KERAS_BACKEND=tensorflow.",
+        group="pruning",
+        choices=lambda: PRUNING_ENGINES,
+        words=lambda engine: f"pruned by {engine}",
+    )
+
+    epochs: tuple[int, ...] = setting(
+        (20,),
+        "Epochs of every round, or a comma-separated list with one number a round.",
+        group="training",
+        rule=Rule("at least 1", lambda epochs: all(number >= 1 for number in epochs)),
+    )
+    batch_size: int = _training("batch_size")
+    learning_rate: float = _training("learning_rate")
+    head_learning_rate: float = _training("head_learning_rate")
+    lr_schedule: str = _training("lr_schedule")
+    warmup_epochs: float = _training("warmup_epochs")
+    lr_boundaries_epochs: tuple[int, ...] = _training("lr_boundaries_epochs")
+    lr_factor: float = _training("lr_factor")
+    weight_decay: float = _training("weight_decay")
+    distill_from: str = setting(
+        "",
+        "EXPERIMENT or EXPERIMENT/round_KK in --output_dir that teaches (knowledge distillation, "
+        "arXiv:1503.02531): finished, on the same dataset and image size. Empty: none.",
+        group="training",
+        role="reference",
+        paper="",
+        words=lambda teacher: f"distilled from {teacher}",
+    )
+    distill_weight: float = setting(
+        0.5,
+        "w, in (0, 1]: the loss is (1 - w) * cross-entropy + w * T^2 * divergence.",
+        group="training",
+        rule=_SHARE,
+    )
+    distill_temperature: float = setting(
+        4.0, "T, by which the logits of both networks are divided.", group="training", rule=ABOVE_0
+    )
+    evaluate_every: int = _training("evaluate_every")
+    mixed_precision: str = setting(
+        "none",
+        "Type of activations; weights stay float32.",
+        group="training",
+        choices=lambda: MIXED_PRECISION,
+        paper="none",
+    )
 
     @property
     def folder(self) -> Path:
@@ -95,89 +402,31 @@ class ExperimentConfig:
 
     @property
     def training_rounds(self) -> int:
-        """How many rounds train."""
+        """The number of rounds that train."""
         return max(self.last_round, 1)
 
     def settings(self, round_number: int) -> TrainingSettings:
-        """The numbers of a round's fit; `dense` trains in round 0, the others in 1 to `last_round`."""
+        """Returns the settings of a round's fit. `dense` trains in round 0, the others from 1."""
         index = max(round_number - 1, 0)
         epochs = self.epochs[index] if len(self.epochs) > 1 else self.epochs[0]
-        return TrainingSettings(
-            epochs=epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            head_learning_rate=self.head_learning_rate,
-            lr_schedule=self.lr_schedule,
-            warmup_epochs=self.warmup_epochs,
-            lr_boundaries_epochs=self.lr_boundaries_epochs,
-            lr_factor=self.lr_factor,
-            weight_decay=self.weight_decay,
-            evaluate_every=self.evaluate_every,
-        )
+        same = {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
+        return TrainingSettings(**{**same, "epochs": epochs})
 
     def check(self) -> None:
-        """Checks all that can be checked without data and weights.
+        """Checks all that can be checked without data, weights and the pruning library.
+
+        `tfprune.experiments` checks how the pruning settings go together.
 
         Raises:
             UserError: With the flag, the value and the rule.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.experiment):
-            raise UserError(
-                f"--experiment={self.experiment}: must be a folder name of letters, digits, '.', '_' and '-'"
-            )
-        for name, choices in (
-            ("dataset", DATASETS),
-            ("autoaugment", AUTOAUGMENT_CHOICES),
-            ("model", MODELS),
-            ("stem", STEMS),
-            ("regime", REGIMES),
-            ("schedule", SCHEDULES),
-            ("scope", SCOPES),
-            ("score", tuple(SCORES)),
-            ("granularity", GRANULARITIES),
-            ("block_pooling_type", POOLING_TYPES),
-            ("regrowth", tuple(REGROWTH)),
-            ("batchnorm_after_pruning", AFTER_PRUNING),
-            ("lr_schedule", LR_SCHEDULES),
-            ("mixed_precision", MIXED_PRECISION),
-            ("pruning_engine", PRUNING_ENGINES),
-        ):
-            if getattr(self, name) not in choices:
-                self.refuse(name, f"must be one of {', '.join(choices)}")
-        if self.paper_section not in ("", *PAPER_SECTIONS):
-            self.refuse("paper_section", f"must be empty or one of {', '.join(PAPER_SECTIONS)}")
-        for name in "rounds frequency gradient_batches batchnorm_batches image_size width batch_size".split():
-            if getattr(self, name) < 1:
-                self.refuse(name, "must be at least 1")
-        for name in ("train_examples", "test_examples"):
-            if getattr(self, name) < 0:
-                self.refuse(name, "must be at least 0")
-        if not 0 <= self.seed < 2**32:
-            self.refuse("seed", "must be at least 0 and below 2**32")
+        try:
+            check_settings(self)
+        except SettingError as error:
+            self.refuse(error.name, f"must be {error.rule}")
         is_path = self.weights not in ("imagenet", "none")
         if is_path and not self.init_from and not Path(self.weights).expanduser().is_file():
             self.refuse("weights", "must be imagenet, none or an existing .safetensors or .pth file")
-        if not 0.0 <= self.target_sparsity < 1.0:
-            self.refuse("target_sparsity", "must be in [0, 1)")
-        if not 0.0 < self.ramp_fraction <= 1.0:
-            self.refuse("ramp_fraction", "must be in (0, 1]")
-        if not 0.0 < self.drop_fraction < 1.0:
-            self.refuse("drop_fraction", "must be in (0, 1)")
-        for name in ("power", "distill_temperature"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                self.refuse(name, "must be above 0 and finite")
-        if not 0.0 < self.distill_weight <= 1.0:
-            self.refuse("distill_weight", "must be in (0, 1]")
-        try:
-            re.compile(self.prune_layers)
-        except re.error as error:
-            self.refuse("prune_layers", f"must be a regular expression: {error}")
-        if self.data_dir and not Path(self.data_dir).expanduser().is_dir():
-            self.refuse("data_dir", "must be an existing folder")
-        self._check_regime()
-        check_pruning(self)
-        if self.pruning_engine == "tfmot":
-            self._check_tfmot()
         if len(self.epochs) not in (1, self.training_rounds):
             self.refuse(
                 "epochs",
@@ -187,44 +436,8 @@ class ExperimentConfig:
         for number in range(1, self.training_rounds + 1):
             try:
                 self.settings(number)
-            except ValueError as error:  # "`name` must be ... . Received: name=value"
-                name, rule = re.match(r"`(\w+)` (must be .*)\. Received: ", str(error)).groups()
-                self.refuse(name, rule)
-
-    def _check_regime(self) -> None:
-        if self.regime == "dense":
-            if self.target_sparsity:
-                self.refuse("target_sparsity", "must be 0 for --regime=dense, which prunes nothing")
-        elif not self.target_sparsity:
-            self.refuse("target_sparsity", f"must be above 0 for --regime={self.regime}")
-        if self.regime in ("dense", "one_shot", "sparse") and self.schedule != "constant":
-            self.refuse("schedule", f"must be constant for --regime={self.regime}")
-        if self.regime in ("iterative", "gradual") and self.schedule == "constant":
-            self.refuse("schedule", f"must be polynomial or geometric for --regime={self.regime}")
-        if (self.regime == "sparse") != (self.regrowth != "none"):
-            rule = "must be set or rigl for" if self.regime == "sparse" else "must be none but for"
-            self.refuse("regrowth", f"{rule} --regime=sparse")
-        if self.batchnorm_after_pruning != "keep" and self.regime not in ("one_shot", "iterative"):
-            rule = "which does not prune at once, before a round's training"
-            self.refuse("batchnorm_after_pruning", f"must be keep for --regime={self.regime}, {rule}")
-        if self.regime != "iterative" and self.rounds != 1:
-            self.refuse("rounds", f"must be 1 for --regime={self.regime}; only iterative has more")
-
-    def _check_tfmot(self) -> None:
-        engine = "with --pruning_engine=tfmot"
-        if self.regime in ("dense", "sparse"):
-            self.refuse(
-                "regime", f"must be one_shot, iterative or gradual {engine}, which trains nothing else"
-            )
-        if self.scope != "layer":
-            self.refuse("scope", f"must be layer {engine}, which has no other: pass --scope=layer")
-        if self.regime == "gradual" and self.schedule != "polynomial":
-            self.refuse("schedule", f"must be polynomial {engine} for --regime=gradual")
-        for name, default in BEYOND_TFMOT.items():
-            if getattr(self, name) != default:
-                self.refuse(name, f"must be {_to_text(default) or 'empty'} {engine}")
-        if self.mixed_precision != "none":
-            self.refuse("mixed_precision", f"must be none {engine}, which trains in float32 here")
+            except SettingError as error:
+                self.refuse(error.name, f"must be {error.rule}")
 
     def refuse(self, name: str, rule: str) -> NoReturn:
         """Raises the `UserError` of a flag whose value breaks a rule."""
@@ -232,18 +445,18 @@ class ExperimentConfig:
 
     def flag(self, name: str) -> str:
         """Returns a flag as it is written, `--name=value`."""
-        return f"--{name}={_to_text(getattr(self, name))}"
+        return f"--{name}={to_text(getattr(self, name))}"
 
     def to_flags(self) -> str:
         """Returns the flagfile that makes this config, one `--name=value` a line."""
-        return "".join(f"{self.flag(field.name)}\n" for field in fields(self))
+        return "".join(f"{self.flag(name)}\n" for name in settings_of(self))
 
     @classmethod
     def from_flags(cls, text: str) -> "ExperimentConfig":
         """Reads what `to_flags` wrote.
 
         Raises:
-            UserError: On a line that it cannot have written.
+            UserError: On a line that `to_flags` cannot have written.
         """
         types = {field.name: field.type for field in fields(cls)}
         values = {}
@@ -255,18 +468,65 @@ class ExperimentConfig:
                 values[name] = _from_text(value, types[name])
         return cls(**values)
 
-    def differences(self, other: "ExperimentConfig") -> list[str]:
-        """Lists the fields, but for places, in which the two differ: `--width=16 (was 64)`."""
-        ours, theirs = replace(self, **dict.fromkeys(PLACES, "")), replace(other, **dict.fromkeys(PLACES, ""))
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings by name, as JSON has them: lists for tuples."""
+        return {
+            name: list(value) if isinstance(value := getattr(self, name), tuple) else value
+            for name in settings_of(self)
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> "ExperimentConfig":
+        """Reads what `to_json` returned. A setting that is missing has its default.
+
+        Raises:
+            ValueError: On a setting that is unknown, of a wrong type, or out of range.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"`config` must be an object. Received: {values!r}")
+        kinds = {field.name: field.type for field in fields(cls)}
+        unknown = sorted(values.keys() - kinds.keys())
+        if unknown:
+            raise ValueError(f"`config` has a setting that this version does not know: {unknown[0]}")
+        if "experiment" not in values:
+            raise ValueError("`config` must have the setting experiment")
+        config = cls(**{name: _from_json(name, value, kinds[name]) for name, value in values.items()})
+        if config.regime not in REGIMES:
+            raise SettingError("regime", f"one of {', '.join(REGIMES)}", config.regime)
+        for name, said in settings_of(config).items():
+            value = getattr(config, name)
+            if said.role != "place" and said.rule is not None and not said.rule.holds(value):
+                raise SettingError(name, said.rule.text, value)
+        return config
+
+    def differing(self, other: "ExperimentConfig") -> list[str]:
+        """Returns the names of the settings, but for places, in which two configs differ."""
         return [
-            f"{ours.flag(field.name)} (was {_to_text(getattr(theirs, field.name))})"
-            for field in fields(self)
-            if getattr(ours, field.name) != getattr(theirs, field.name)
+            name
+            for name, said in settings_of(self).items()
+            if said.role != "place" and getattr(self, name) != getattr(other, name)
         ]
 
+    def identity(self) -> dict[str, Any]:
+        """Returns what repetitions of one experiment share: every setting but the seed and places.
 
-def _to_text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        `_seedN`, N the config's seed, is left out of the experiment's name and of the names of the runs that
+        it refers to.
+        """
+        suffix = re.compile(rf"_seed{self.seed}(?=$|/)")
+        shared = {name: value for name, value in self.to_json().items() if self._is_shared(name)}
+        for name, said in settings_of(self).items():
+            if said.role == "reference" or name == "experiment":
+                shared[name] = suffix.sub("", shared[name])
+        return shared
+
+    def _is_shared(self, name: str) -> bool:
+        return settings_of(self)[name].role not in ("seed", "place")
+
+
+def to_text(value: object) -> str:
+    """Returns a setting's value as a flag has it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _from_text(text: str, kind: object) -> object:
@@ -279,3 +539,19 @@ def _from_text(text: str, kind: object) -> object:
             raise ValueError(f"must be True or False. Received: {text}")
         return text == "True"
     return kind(text)
+
+
+_ITEMS = {tuple[int, ...]: int, tuple[str, ...]: str}
+
+
+def _from_json(name: str, value: Any, kind: Any) -> Any:
+    """Returns a setting's value read from JSON as the field's type; JSON's `true` is no number."""
+    if kind in _ITEMS:
+        if isinstance(value, list) and all(type(item) is _ITEMS[kind] for item in value):
+            return tuple(value)
+        raise ValueError(f"`{name}` must be a list of {_ITEMS[kind].__name__}. Received: {name}={value!r}")
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"`{name}` must be of type {kind.__name__}. Received: {name}={value!r}")
+    return value

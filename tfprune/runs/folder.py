@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and where.
+"""What a run leaves on disk, and where; read without Keras and TensorFlow.
 
 `saved_models/<experiment>/flags.txt`, then a folder a round: `round_00/` with `model.keras` (pruning
 wrappers and masks inside), `history.csv`, `tensorboard/`, and `result.json`, which is written last: a round
@@ -7,21 +7,17 @@ is finished if and only if it is there.
 
 import contextlib
 import errno
-import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import keras
-import tensorflow as tf
 
 from tfprune.errors import UserError
-from tfprune.files import discarding, replacing, write_json, write_text
-from tfprune.runs.config import ExperimentConfig
+from tfprune.files import write_text
+from tfprune.runs.config import ExperimentConfig, to_text
+from tfprune.runs.result import RoundResult, read_result, write_result
 
 MODEL = "model.keras"
 RESULT = "result.json"
@@ -54,15 +50,20 @@ _DISK_ERRORS = {
 
 
 @contextlib.contextmanager
-def blame_disk(folder: Path) -> Iterator[None]:
+def blame_disk(folder: Path, *further: type[Exception]) -> Iterator[None]:
     """Turns what writing into a run folder raises into a `UserError`; other errors pass.
+
+    Args:
+        folder: The run folder.
+        *further: Errors besides `OSError` that a library raises for the disk, with the system's words in the
+            message: TensorFlow's.
 
     Raises:
         UserError: With the file, where it is known, and the reason.
     """
     try:
         yield
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, *further) as error:
         if getattr(error, "errno", None) not in _DISK_ERRORS and not _tells_of_disk(str(error)):
             raise
         path = getattr(error, "filename", None) or folder
@@ -74,7 +75,6 @@ def blame_disk(folder: Path) -> Iterator[None]:
 
 
 def _tells_of_disk(message: str) -> bool:
-    """HDF5 and TensorFlow raise errors of their own, with the system's words in the message."""
     return any(os.strerror(number) in message for number in _DISK_ERRORS)
 
 
@@ -90,47 +90,22 @@ class RoundFolder:
         """Whether the round's result is there."""
         return (self.path / RESULT).exists()
 
-    def read_result(self) -> dict[str, Any]:
+    @property
+    def model_path(self) -> Path:
+        """The file of the round's network, pruning wrappers and masks inside."""
+        return self.path / MODEL
+
+    def read_result(self) -> RoundResult:
         """Returns the round's result.
 
         Raises:
-            UserError: If the file is damaged.
+            UserError: If the file is damaged or of another format.
         """
-        path = self.path / RESULT
-        with blame_file(path, "cannot be read"):
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(result, dict):
-                raise ValueError("not a JSON object")
-            return result
+        return read_result(self.path / RESULT, self.number)
 
-    def load_model(self) -> keras.Model:
-        """Returns the round's network, pruning wrappers included, not compiled.
-
-        Raises:
-            UserError: If the file is missing, cut short or not a Keras model.
-        """
-        path = self.path / MODEL
-        if not path.exists():
-            raise UserError(f"{path}: no such file, though the round has a result")
-        with blame_file(path, "not a whole Keras model file"):
-            if not zipfile.is_zipfile(path):  # Keras would say that there is no such file.
-                raise ValueError("the end of the file is missing")
-            return keras.models.load_model(path, compile=False)
-
-    def save_model(self, model: keras.Model, keep: bool = True) -> None:
-        """Writes the network without its optimizer: the next round starts a fresh one.
-
-        Args:
-            model: The network.
-            keep: False in a process that only takes part: no file is left.
-        """
-        bare = keras.Model(model.inputs, model.outputs, name=model.name)
-        with (replacing if keep else discarding)(self.path / MODEL) as temporary:
-            bare.save(temporary)
-
-    def write_result(self, result: dict[str, Any]) -> None:
+    def write_result(self, result: RoundResult) -> None:
         """Writes the result, which finishes the round."""
-        write_json(self.path / RESULT, result)
+        write_result(self.path / RESULT, result)
 
 
 @dataclass(frozen=True)
@@ -171,7 +146,10 @@ class RunFolder:
         """
         if not (self.path / "flags.txt").exists():
             return False
-        differences = config.differences(self.read_config())
+        before = self.read_config()
+        differences = [
+            f"{config.flag(name)} (was {to_text(getattr(before, name))})" for name in config.differing(before)
+        ]
         if differences:
             raise UserError(
                 f"--experiment={config.experiment}: {self.path} was made with other flags: "
@@ -233,3 +211,88 @@ def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, R
         what = round_name or f"the experiment (round_{number:02d} has no {RESULT})"
         raise UserError(f"--{flag}={reference}: {what} is unfinished; run it to its end first")
     return run, found
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of a run folder.
+
+    Attributes:
+        experiment: The folder's name, which `--init_from` refers to.
+        folder: Where it is.
+        rounds: The finished rounds, in order.
+        unfinished_rounds: The numbers of the rounds that were started, or are to come, but have no result.
+    """
+
+    experiment: str
+    folder: Path
+    rounds: tuple[RoundResult, ...]
+    unfinished_rounds: tuple[int, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every round has a result."""
+        return bool(self.rounds) and not self.unfinished_rounds
+
+
+def read_runs(output_dir: str | Path, experiments: Sequence[str] | None = None) -> list[Run]:
+    """Reads the run folders of a directory.
+
+    A run folder is a folder with `flags.txt` or with `round_KK` folders inside. Others are left alone.
+
+    Args:
+        output_dir: What `--output_dir` was for training.
+        experiments: Names of run folders; None or empty for all of them.
+
+    Returns:
+        The runs in the order of `experiments`, else sorted by name; unfinished ones too.
+
+    Raises:
+        UserError: If the directory does not exist, has no run folder or not the ones named, or if a
+            `result.json` is damaged or of another format.
+    """
+    output_dir = Path(output_dir)
+    present = list_experiments(output_dir)
+    if not present:
+        raise UserError(f"--output_dir={output_dir}: there is no run folder in it to compare.")
+    for experiment in experiments or ():
+        if experiment not in present:
+            raise UserError(
+                f"--experiments={experiment}: there is no such run folder in {output_dir}. "
+                f"There are: {', '.join(present)}"
+            )
+    return [read_run(output_dir / name) for name in dict.fromkeys(experiments or present)]
+
+
+def list_experiments(output_dir: str | Path) -> list[str]:
+    """Returns the names of the run folders in a directory, sorted.
+
+    Raises:
+        UserError: If the directory does not exist or cannot be read.
+    """
+    try:
+        return sorted(folder.name for folder in Path(output_dir).iterdir() if _is_run(folder))
+    except OSError as error:
+        raise UserError(f"--output_dir={output_dir}: {error.strerror or error}") from error
+
+
+def read_run(folder: Path) -> Run:
+    """Reads one run folder; raises as `read_runs`."""
+    numbers = _round_numbers(folder)
+    finished = [RoundFolder(path, number) for number, path in numbers.items()]
+    rounds = [one.read_result() for one in finished if one.finished]
+    last = rounds[-1].rounds if rounds else 0
+    unfinished = sorted({*numbers, *range(last + 1)} - {result.round for result in rounds})
+    return Run(folder.name, folder, tuple(rounds), tuple(unfinished))
+
+
+def _round_numbers(folder: Path) -> dict[int, Path]:
+    matches = ((re.fullmatch(r"round_(\d{2,})", path.name), path) for path in folder.iterdir())
+    found = {int(match[1]): path for match, path in matches if match and path.is_dir()}
+    return dict(sorted(found.items()))
+
+
+def _is_run(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    return (folder / "flags.txt").exists() or bool(_round_numbers(folder))

@@ -1,147 +1,443 @@
-"""Whether a run has the settings of the study that it mirrors, and where it departs from them.
+"""The reference study, written once: its settings, its published figures, and where a run departs from them.
+
+Source: "Pruning of neural networks for computer vision tasks", course paper, Moscow State University, 2024
+(in Russian). Accuracies are top-1 on the 10,000 test images, in percent, rounded as published; sparsity is
+the fraction of zero weights in the convolution kernels. What the study states for all its experiments stands
+with each setting, in `ExperimentConfig`.
 
 A figure is a reproduction only if nothing differs. What the study leaves open (batch size, scope, policy of
 AutoAugment, seed) may be chosen; `flags/base.flags` gives the reasons.
 """
 
-from dataclasses import dataclass
+import functools
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # `config` imports this module.
+from tfprune.settings import OPEN, Rule, settings_of
+
+if TYPE_CHECKING:  # Both import this module.
     from tfprune.runs.config import ExperimentConfig
+    from tfprune.runs.result import RoundResult
 
 BASELINE = "baseline"
+"""The section name of the two dense baselines, which the paper reports outside 4.3."""
+
+CHANCE_ACCURACY_PERCENT = {"cifar10": 10.0, "cifar100": 1.0}
+"""Accuracy of guessing, by dataset: what a figure published as "chance" stands for."""
+
+CHANCE = "chance"
 
 
 @dataclass(frozen=True)
-class PaperSetting:
-    """What the study states of one experiment.
+class Start:
+    """A round of the study that an experiment starts from.
 
-    `starts_from` is (section, round or None for the last), `starts_on` that run's dataset if not the same.
+    Attributes:
+        section: Its section.
+        dataset: The dataset of that section.
+        round: The round; None for the section's last.
     """
 
+    section: str
     dataset: str
-    regime: str
-    epochs: tuple[int, ...]
-    learning_rate: float
-    head_learning_rate: float = 0.0
-    lr_boundaries_epochs: tuple[int, ...] = ()
-    target_sparsity: float = 0.0
-    rounds: int = 1
-    starts_from: tuple[str, int | None] | None = (BASELINE, None)
-    starts_on: str = ""
+    round: int | None = None
 
 
-# Stated for every experiment.
-_COMMON = {
-    "model": "resnet34",
-    "width": 64,
-    "stem": "imagenet",
-    "image_size": 224,
-    "lr_factor": 0.1,
-    "weight_decay": 5e-4,
-    "mixed_precision": "none",
-    "score": "magnitude",
-    "granularity": "weight",
-    "block_size": (1, 1),
-    "sparsity_m_by_n": (),
-    "layer_sparsity": (),
-    "spare_ends": False,
-    "batchnorm_after_pruning": "keep",
-    "lr_schedule": "step",
-    "warmup_epochs": 0.0,
-    "distill_from": "",
+@dataclass(frozen=True)
+class Published:
+    """The published figures of one round.
+
+    Attributes:
+        sparsity: As published, in [0, 1).
+        accuracy_percent: After (fine-)tuning.
+        after_pruning: Accuracy right after pruning in percent, `CHANCE`, or None where nothing was pruned.
+    """
+
+    sparsity: float
+    accuracy_percent: float
+    after_pruning: float | str | None = None
+
+
+@dataclass(frozen=True)
+class PaperExperiment:
+    """One experiment of the study: what it states, and what it measured, a figure a round.
+
+    Attributes:
+        settings: The settings that are this experiment's own, by name.
+        start: The round that it starts from; None: ImageNet weights.
+        rounds: The published rounds; of dense training one.
+    """
+
+    section: str
+    dataset: str
+    settings: dict[str, Any]
+    start: Start | None
+    rounds: tuple[Published, ...]
+
+    @property
+    def regime(self) -> str:
+        """`"dense"`, `"one_shot"` or `"iterative"`. The sparse transfer trains in the dense regime."""
+        return self.settings["regime"]
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """The settings of its own, the target of pruning among them."""
+        if self.regime == "dense":
+            return {**self.settings, "target_sparsity": 0.0}
+        return {**self.settings, "target_sparsity": self.rounds[-1].sparsity}
+
+
+def _dense(
+    section: str,
+    dataset: str,
+    epochs: int,
+    rates: tuple[float, float],
+    boundaries: tuple[int, ...],
+    start: Start | None,
+    published: Published,
+) -> PaperExperiment:
+    settings = {"regime": "dense", **_training((epochs,), *rates, boundaries)}
+    return PaperExperiment(section, dataset, settings, start, (published,))
+
+
+def _one_shot(
+    section: str, dataset: str, epochs: int, boundary: int, sparsity: float, accuracy: float
+) -> PaperExperiment:
+    settings = {"regime": "one_shot", **_training((epochs,), 3e-4, 0.0, (boundary,))}
+    rounds = (Published(sparsity, accuracy, CHANCE),)
+    return PaperExperiment(section, dataset, settings, Start(BASELINE, dataset), rounds)
+
+
+def _iterative(
+    section: str,
+    start: Start,
+    epochs: tuple[int, ...],
+    rate: float,
+    *rounds: tuple[float, float, float],
+) -> PaperExperiment:
+    """Takes (sparsity, right after pruning, after fine-tuning) of each round."""
+    settings = {
+        "regime": "iterative",
+        "schedule": "geometric",
+        "rounds": len(rounds),
+        **_training(epochs, rate, 0.0, ()),
+    }
+    published = tuple(Published(sparsity, tuned, after) for sparsity, after, tuned in rounds)
+    return PaperExperiment(section, start.dataset, settings, start, published)
+
+
+def _training(
+    epochs: tuple[int, ...], rate: float, head_rate: float, boundaries: tuple[int, ...]
+) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "learning_rate": rate,
+        "head_learning_rate": head_rate,
+        "lr_boundaries_epochs": boundaries,
+    }
+
+
+_EPOCHS = (10, 10, 10, 10, 15, 15)
+STUDY: tuple[PaperExperiment, ...] = (
+    _dense(BASELINE, "cifar10", 20, (1e-5, 1e-4), (), None, Published(0.0, 96)),
+    _one_shot("4.3.1", "cifar10", 40, 20, 0.995, 89),
+    _one_shot("4.3.2", "cifar10", 40, 30, 0.95, 96),
+    _iterative(
+        "4.3.3",
+        Start("4.3.2", "cifar10"),
+        _EPOCHS,
+        1e-4,
+        (0.966, 96, 96),
+        (0.977, 94, 96),
+        (0.984, 88, 95.5),
+        (0.989, 75, 95),
+        (0.992, 61, 95),
+        (0.995, 61, 94.5),
+    ),
+    _dense(BASELINE, "cifar100", 30, (1e-5, 1e-4), (), None, Published(0.0, 84)),
+    _one_shot("4.3.4", "cifar100", 30, 19, 0.95, 80),
+    _iterative(
+        "4.3.5",
+        Start(BASELINE, "cifar100"),
+        _EPOCHS,
+        3e-5,
+        (0.39, 83, 84),
+        (0.63, 74, 84),
+        (0.77, 56, 83.5),
+        (0.86, 28, 83),
+        (0.92, 13, 82),
+        (0.95, 4, 81),
+    ),
+    _iterative(
+        "4.3.6",
+        Start("4.3.5", "cifar100", 3),
+        _EPOCHS,
+        3e-5,
+        (0.82, 52, 83.5),
+        (0.86, 38.5, 83),
+        (0.89, 29, 83),
+        (0.92, 16, 82),
+        (0.94, 16, 82),
+        (0.95, 14.5, 82),
+    ),
+    _iterative(
+        "4.3.7",
+        Start("4.3.6", "cifar100"),
+        (12, 12, 12, 12, 16, 16),
+        3e-5,
+        (0.965, 7.5, 79),
+        (0.975, 10, 77.5),
+        (0.982, 3, 75),
+        (0.987, 7, 72.5),
+        (0.99, 4, 71),
+        (0.993, 3, 67),
+    ),
+    _dense(
+        "4.3.8",
+        "cifar100",
+        55,
+        (1e-3, 0.0),
+        (20, 31, 46),
+        Start("4.3.2", "cifar10"),
+        Published(0.95, 77),
+    ),
+)
+SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(experiment.section for experiment in STUDY))
+"""Every section name, in the paper's order."""
+
+_BY_KEY = {(experiment.section, experiment.dataset): experiment for experiment in STUDY}
+BASELINE_ACCURACY_PERCENT = {
+    experiment.dataset: experiment.rounds[0].accuracy_percent
+    for experiment in STUDY
+    if experiment.section == BASELINE
 }
-_ITERATIVE_EPOCHS = (10, 10, 10, 10, 15, 15)
+"""Accuracy of the paper's dense networks after their last epoch, by dataset."""
 
-PAPER_SETTINGS: dict[tuple[str, str], PaperSetting] = {
-    (BASELINE, "cifar10"): PaperSetting("cifar10", "dense", (20,), 1e-5, 1e-4, starts_from=None),
-    (BASELINE, "cifar100"): PaperSetting("cifar100", "dense", (30,), 1e-5, 1e-4, starts_from=None),
-    ("4.3.1", "cifar10"): PaperSetting("cifar10", "one_shot", (40,), 3e-4, 0.0, (20,), 0.995),
-    ("4.3.2", "cifar10"): PaperSetting("cifar10", "one_shot", (40,), 3e-4, 0.0, (30,), 0.95),
-    ("4.3.3", "cifar10"): PaperSetting(
-        "cifar10", "iterative", _ITERATIVE_EPOCHS, 1e-4, 0.0, (), 0.995, 6, ("4.3.2", None)
-    ),
-    ("4.3.4", "cifar100"): PaperSetting("cifar100", "one_shot", (30,), 3e-4, 0.0, (19,), 0.95),
-    ("4.3.5", "cifar100"): PaperSetting("cifar100", "iterative", _ITERATIVE_EPOCHS, 3e-5, 0.0, (), 0.95, 6),
-    ("4.3.6", "cifar100"): PaperSetting(
-        "cifar100", "iterative", _ITERATIVE_EPOCHS, 3e-5, 0.0, (), 0.95, 6, ("4.3.5", 3)
-    ),
-    ("4.3.7", "cifar100"): PaperSetting(
-        "cifar100", "iterative", (12, 12, 12, 12, 16, 16), 3e-5, 0.0, (), 0.993, 6, ("4.3.6", None)
-    ),
-    ("4.3.8", "cifar100"): PaperSetting(
-        "cifar100", "dense", (55,), 1e-3, 0.0, (20, 31, 46), starts_from=("4.3.2", None), starts_on="cifar10"
-    ),
-}
-PAPER_SECTIONS = tuple(sorted({section for section, _ in PAPER_SETTINGS}))
+
+def datasets_of(section: str) -> list[str]:
+    """Returns the datasets that a section of the study is about."""
+    return [experiment.dataset for experiment in STUDY if experiment.section == section]
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One published round, with what the study's rule says of it.
+
+    Attributes:
+        round: 0 for dense training, from 1 for pruning.
+        sparsity_asked: The level that the paper's rule gives, of which the published one is the rounding.
+    """
+
+    experiment: PaperExperiment
+    round: int
+    published: Published
+    sparsity_asked: float
+
+    @property
+    def sparsity(self) -> float:
+        """The level as published, in [0, 1)."""
+        return self.published.sparsity
+
+    @property
+    def accuracy_percent(self) -> float:
+        """The accuracy after (fine-)tuning."""
+        return self.published.accuracy_percent
+
+    @property
+    def after_pruning_is_chance(self) -> bool:
+        """Whether the accuracy right after pruning is published as "chance" and not as a number."""
+        return self.published.after_pruning == CHANCE
+
+    @property
+    def accuracy_after_pruning_percent(self) -> float | None:
+        """The accuracy before fine-tuning; None where nothing was pruned."""
+        if self.after_pruning_is_chance:
+            return CHANCE_ACCURACY_PERCENT[self.experiment.dataset]
+        return self.published.after_pruning
+
+    @property
+    def baseline_accuracy_percent(self) -> float:
+        """The accuracy of the paper's dense network on the same dataset."""
+        return BASELINE_ACCURACY_PERCENT[self.experiment.dataset]
+
+    @property
+    def drop_percent_points(self) -> float:
+        """The paper's own baseline less `accuracy_percent`."""
+        return self.baseline_accuracy_percent - self.accuracy_percent
+
+
+def equal_share_sparsities(start: float, target: float, rounds: int) -> tuple[float, ...]:
+    """Returns the levels at which every round removes the same share of the remaining weights.
+
+    `1 - s_k = (1 - start) * ((1 - target) / (1 - start)) ** (k / rounds)` for k = 1 .. rounds.
+
+    Example: `equal_share_sparsities(0.0, 0.95, 6)` is about
+    `(0.393, 0.632, 0.776, 0.864, 0.918, 0.95)`.
+
+    Args:
+        start: Sparsity before the first round, in [0, 1).
+        target: Sparsity after the last round, in [start, 1).
+        rounds: Number of rounds, at least 1.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if not 0 <= start <= target < 1:
+        raise ValueError(
+            "`start` and `target` must satisfy 0 <= start <= target < 1. "
+            f"Received: start={start}, target={target}"
+        )
+    if rounds < 1:
+        raise ValueError(f"`rounds` must be at least 1. Received: rounds={rounds}")
+    factor = (1 - target) / (1 - start)
+    return tuple(1 - (1 - start) * factor ** (k / rounds) for k in range(1, rounds + 1))
+
+
+@functools.cache
+def paper_rows(section: str, dataset: str) -> tuple[PaperRow, ...]:
+    """Returns the published rounds of a section on a dataset, in order; empty if there are none."""
+    experiment = _BY_KEY.get((section, dataset))
+    if experiment is None:
+        return ()
+    published = experiment.rounds
+    if experiment.regime != "iterative":
+        number = 0 if experiment.regime == "dense" else 1
+        return (PaperRow(experiment, number, published[0], published[0].sparsity),)
+    start = experiment.start
+    before = paper_rows(start.section, start.dataset)[-1 if start.round is None else start.round - 1]
+    asked = equal_share_sparsities(before.sparsity_asked, published[-1].sparsity, len(published))
+    return tuple(
+        PaperRow(experiment, number, one, level)
+        for number, (one, level) in enumerate(zip(published, asked, strict=True), start=1)
+    )
+
+
+def match_paper_row(section: str, dataset: str, regime: str, sparsity: float) -> PaperRow | None:
+    """Returns the published round of a section at a level of sparsity, or None.
+
+    Rounds are matched by level and not by number, so that three rounds to 0.95 meet the paper's second,
+    fourth and sixth of six.
+
+    Args:
+        section: The paper's section.
+        dataset: Must be the section's: another dataset's accuracies are no orientation.
+        regime: Must be the section's too.
+        sparsity: The level asked, in [0, 1).
+
+    Returns:
+        The round whose density by the rule, `1 - sparsity_asked`, is nearest, if it is within 10 % of
+        `1 - sparsity`. The densest-packed rounds of the paper lie 22 % apart.
+    """
+    density = 1 - sparsity
+    rows = [row for row in paper_rows(section, dataset) if row.experiment.regime == regime]
+    if not rows:
+        return None
+    row = min(rows, key=lambda row: abs((1 - row.sparsity_asked) - density))
+    return row if abs((1 - row.sparsity_asked) - density) <= 0.1 * density else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting in which a run departs from its section of the study.
+
+    Attributes:
+        setting: Its name.
+        ours: The run's value, as JSON has it.
+        paper: The paper's: a value, the text of a rule ("every convolution"), a list of datasets, or, for
+            `init_from`, a `Start` as a dictionary, or None for ImageNet weights.
+        inherited: For `init_from` where the run starts from the right section: in what that run departs from
+            it.
+    """
+
+    setting: str
+    ours: Any
+    paper: Any
+    inherited: tuple["Difference", ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the difference as JSON has it."""
+        found = {"setting": self.setting, "ours": self.ours, "paper": self.paper}
+        if self.inherited:
+            found["inherited"] = [difference.to_json() for difference in self.inherited]
+        return found
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Difference":
+        """Reads what `to_json` returned.
+
+        Raises:
+            ValueError: If the value is something else.
+        """
+        keys = {"setting", "ours", "paper"}
+        if not isinstance(value, dict) or not keys <= value.keys() or value.keys() - keys - {"inherited"}:
+            raise ValueError(f"a difference must have setting, ours and paper. Received: {value!r}")
+        inherited = value.get("inherited", [])
+        if not isinstance(value["setting"], str) or not isinstance(inherited, list):
+            raise ValueError(f"a difference must name a setting. Received: {value!r}")
+        return cls(
+            value["setting"], value["ours"], value["paper"], tuple(cls.from_json(item) for item in inherited)
+        )
 
 
 def paper_differences(
-    config: "ExperimentConfig", used: dict[str, int], available: dict[str, int], start: dict[str, Any] | None
-) -> list[str]:
-    """Lists where a run departs from its section of the study, `width=16 (paper: 64)`.
+    config: "ExperimentConfig",
+    used: dict[str, int],
+    available: dict[str, int],
+    start: "RoundResult | None",
+) -> tuple[Difference, ...]:
+    """Returns where a run departs from its section of the study; none for a faithful run.
 
     Args:
-        config: The run; its `paper_section` is one of `PAPER_SECTIONS`.
+        config: The run; its `paper_section` is one of `SECTIONS`.
         used: Examples used, by split.
         available: Examples that the dataset has, by split.
-        start: `result.json` of the round named by `--init_from`; None without one.
-
-    Returns:
-        The differences, the starting network's among them; none for a faithful run.
+        start: The result of the round named by `--init_from`; None without one.
     """
-    setting = PAPER_SETTINGS.get((config.paper_section, config.dataset))
-    if setting is None:
-        datasets = [dataset for section, dataset in PAPER_SETTINGS if section == config.paper_section]
-        return [f"dataset={config.dataset} (paper: {' or '.join(datasets)})", *_departures(config, _COMMON)]
-    expected = dict(_COMMON)
-    for name in ("regime", "epochs", "learning_rate", "head_learning_rate", "lr_boundaries_epochs"):
-        expected[name] = getattr(setting, name)
-    expected["target_sparsity"] = setting.target_sparsity
-    if setting.regime == "iterative":
-        expected |= {"rounds": setting.rounds, "schedule": "geometric"}
-    differences = _departures(config, expected)
-    if config.autoaugment == "none":
-        differences.append("autoaugment=none (paper: AutoAugment)")
-    if config.prune_layers and config.regime != "dense":
-        differences.append(f"prune_layers={config.prune_layers} (paper: every convolution)")
-    differences += [
-        f"{split}_examples={used[split]} (paper: {available[split]})"
+    experiment = _BY_KEY.get((config.paper_section, config.dataset))
+    stated = {name: said.paper for name, said in settings_of(config).items() if said.paper is not OPEN}
+    if experiment is None:
+        # On another dataset neither the epochs nor the images have a counterpart.
+        values = {name: paper for name, paper in stated.items() if not isinstance(paper, Rule)}
+        datasets = datasets_of(config.paper_section)
+        return (Difference("dataset", config.dataset, datasets), *_departures(config, values))
+    if config.regime == "dense":
+        del stated["prune_layers"]
+    examples = tuple(
+        Difference(f"{split}_examples", used[split], available[split])
         for split in used
         if used[split] != available[split]
-    ]
-    return differences + _start_differences(config, setting, start)
+    )
+    differences = _departures(config, {**stated, **experiment.expected}) + examples
+    return differences + _start_differences(config, experiment, start)
 
 
-def _departures(config: "ExperimentConfig", expected: dict[str, Any]) -> list[str]:
-    return [
-        f"{name}={_text(getattr(config, name))} (paper: {_text(value)})"
-        for name, value in expected.items()
-        if getattr(config, name) != value
-    ]
+def _departures(config: "ExperimentConfig", stated: dict[str, Any]) -> tuple[Difference, ...]:
+    values = config.to_json()
+    found = []
+    for name in (name for name in values if name in stated):
+        paper = stated[name]
+        if isinstance(paper, Rule):
+            if not paper.holds(getattr(config, name)):
+                found.append(Difference(name, values[name], paper.text))
+        elif getattr(config, name) != paper:
+            found.append(Difference(name, values[name], list(paper) if isinstance(paper, tuple) else paper))
+    return tuple(found)
 
 
 def _start_differences(
-    config: "ExperimentConfig", setting: PaperSetting, start: dict[str, Any] | None
-) -> list[str]:
+    config: "ExperimentConfig", experiment: PaperExperiment, start: "RoundResult | None"
+) -> tuple[Difference, ...]:
+    expected = experiment.start
     if start is None:
-        if setting.starts_from is not None:
-            return [f"init_from= (paper: {setting.starts_from[0]})"]
-        return [] if config.weights == "imagenet" else [f"weights={config.weights} (paper: imagenet)"]
-    if setting.starts_from is None:
-        return [f"init_from={config.init_from} (paper: ImageNet weights)"]
-    section, number = setting.starts_from
-    expected_round = start["rounds"] if number is None else number
-    dataset = setting.starts_on or setting.dataset
-    if (start["paper_section"], start["dataset"], start["round"]) != (section, dataset, expected_round):
-        where = f"{section} on {dataset}" + ("" if number is None else f", round {number}")
-        return [f"init_from={config.init_from} (paper: {where})"]
-    inherited = start["paper_setting_differences"]
-    return [f"init_from={config.init_from}, itself with {'; '.join(inherited)}"] if inherited else []
-
-
-def _text(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "none"
-    return str(value) or "none"
+        if expected is not None:
+            return (Difference("init_from", "", asdict(expected)),)
+        return () if config.weights == "imagenet" else (Difference("weights", config.weights, "imagenet"),)
+    if expected is None:
+        return (Difference("init_from", config.init_from, None),)
+    theirs = start.config
+    number = theirs.last_round if expected.round is None else expected.round
+    if (theirs.paper_section, theirs.dataset, start.round) != (expected.section, expected.dataset, number):
+        return (Difference("init_from", config.init_from, asdict(expected)),)
+    if not start.differences:
+        return ()
+    return (Difference("init_from", config.init_from, asdict(expected), start.differences),)

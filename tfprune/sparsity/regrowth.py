@@ -99,3 +99,7 @@ def drop_and_grow(scores: np.ndarray, growth_scores: np.ndarray, mask: np.ndarra
     stay = keep_largest(np.where(mask, scores, -np.inf).ravel(), present - count)
     grow = keep_largest(np.where(stay, -np.inf, growth_scores.ravel()), count)
     return (stay | grow).reshape(mask.shape)
+
+
+METHODS: dict[str, type[Regrowth]] = {"set": SET, "rigl": RigL}
+"""The methods by the names that flags have for them."""

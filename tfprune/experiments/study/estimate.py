@@ -1,16 +1,18 @@
 """How long a study still takes, from what its finished rounds took; nothing is assumed."""
 
+import contextlib
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tfprune.errors import UserError
 from tfprune.experiments.study.state import RunState
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.result import RoundResult, read_result
 from tfprune.text import duration
 
-# What decides how long an image takes, in a config and in a result alike.
+# The settings that decide how long an image takes.
 _SPEED_FIELDS = ("model", "width", "stem", "image_size", "batch_size", "mixed_precision", "pruning_engine")
 
 # Keras's backend, how many devices share each batch, and `what_computes`.
@@ -32,36 +34,32 @@ class Speeds:
     """Measured speeds, by network, image size, batch, precision, teacher, engine, backend and devices.
 
     Args:
-        results: Contents of `result.json` files.
+        results: Results of rounds, of any runs.
     """
 
-    def __init__(self, results: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, results: Iterable[RoundResult]) -> None:
         self._measured: dict[tuple, _Measured] = {}
         self._train_examples: dict[str, int] = {}
         for result in results:
             self._add(result)
 
-    def _add(self, result: dict[str, Any]) -> None:
-        place = (
-            result.get("backend", ""),
-            result.get("device_count") or 1,
-            what_computes(result.get("hardware") or {}),
-        )
-        measured = self._measured.setdefault(_key(result, place), _Measured())
-        self._train_examples[result.get("dataset")] = result.get("train_examples_available")
-        seconds = result.get("seconds") or {}
-        if result.get("epochs") and result.get("train_seconds"):
-            measured.images += result["epochs"] * result["train_examples"]
+    def _add(self, result: RoundResult) -> None:
+        place = (result.backend, result.device_count, what_computes(result.hardware))
+        measured = self._measured.setdefault(_key(result.config, place), _Measured())
+        self._train_examples[result.config.dataset] = result.train_examples_available
+        seconds = result.seconds
+        if result.epochs and result.train_seconds:
+            measured.images += result.epochs * result.train_examples
             # The fit's own clock counts its evaluations and checkpoints too, but, after an interruption, only
             # the last part.
-            measured.seconds += max(result["train_seconds"], seconds.get("train") or 0.0)
+            measured.seconds += max(result.train_seconds, seconds.get("train", 0.0))
         if "evaluate" in seconds:
             measured.other_rounds += 1
-            measured.other_seconds += (seconds.get("prune") or 0.0) + (seconds["evaluate"] or 0.0)
+            measured.other_seconds += seconds.get("prune", 0.0) + seconds["evaluate"]
 
     def images_per_second(self, config: ExperimentConfig, place: Place) -> float | None:
         """Returns the speed of such a run, its evaluations included where they were recorded."""
-        measured = self._measured.get(_key(dataclasses.asdict(config), place))
+        measured = self._measured.get(_key(config, place))
         return measured.images / measured.seconds if measured and measured.seconds else None
 
     def train_examples(self, config: ExperimentConfig) -> int | None:
@@ -82,14 +80,14 @@ class Speeds:
         speed, images = self.images_per_second(state.config, place), self.images_left(state)
         if speed is None or images is None:
             return None
-        measured = self._measured[_key(dataclasses.asdict(state.config), place)]
+        measured = self._measured[_key(state.config, place)]
         other = measured.other_seconds / measured.other_rounds if measured.other_rounds else 0.0
         return images / speed + state.rounds_left * other
 
 
-def _key(values: dict[str, Any], place: Place) -> tuple:
+def _key(config: ExperimentConfig, place: Place) -> tuple:
     # A teacher costs a forward pass a step.
-    return (*place, *(values.get(name) for name in _SPEED_FIELDS), bool(values.get("distill_from")))
+    return (*place, *(getattr(config, name) for name in _SPEED_FIELDS), bool(config.distill_from))
 
 
 def what_computes(hardware: dict[str, Any]) -> str:
@@ -102,12 +100,9 @@ def read_speeds(output_dir: Path) -> Speeds:
     """Measures from the finished rounds of all run folders in a folder; unreadable ones tell nothing."""
     results = []
     for path in sorted(output_dir.glob("*/round_*/result.json")):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(result, dict):
-            results.append(result)
+        number = path.parent.name.removeprefix("round_")
+        with contextlib.suppress(UserError, ValueError):
+            results.append(read_result(path, int(number)))
     return Speeds(results)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tfprune.errors import UserError
 from tfprune.experiments.levels import check_target, sparsity_levels
+from tfprune.experiments.pruning import check_experiment
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
 
@@ -104,7 +105,7 @@ def check_plan(runs: Sequence[ExperimentConfig]) -> None:
     by_name = {config.experiment: config for config in runs}
     for config in runs:
         try:
-            config.check()
+            check_experiment(config)
             for flag, (name, round_name) in references(config).items():
                 _check_reference(config, flag, by_name[name], round_name)
             _check_start_sparsity(config, by_name)

@@ -17,6 +17,7 @@ from tfprune.experiments.study.plan import check_plan, label, parents, study_fol
 from tfprune.experiments.study.state import RunState, read_state
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.lock import hold
+from tfprune.runs.result import RoundResult
 from tfprune.text import duration
 
 # (run folder, state, words); the state is finished, running, waiting or failed.
@@ -105,7 +106,7 @@ class Study:
             self._failures[config.experiment] = str(error)
             self.log(f"{title}: failed: {error}")
 
-    def _round_finished(self, result: dict) -> None:
+    def _round_finished(self, result: RoundResult) -> None:
         self.log(f"study: {_left_text(*self._read(), self._place)}")
         self._changed()
 

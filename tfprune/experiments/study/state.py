@@ -1,10 +1,10 @@
 """How far the runs of a study are, read from their folders; loads no network and no data."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder, blame_file
+from tfprune.runs.result import RoundResult
 from tfprune.training.checkpoint import read_checkpoint
 
 
@@ -21,7 +21,7 @@ class RunState:
 
     config: ExperimentConfig
     begun: bool
-    results: dict[int, dict[str, Any]]
+    results: dict[int, RoundResult]
     epochs_in_round: int
 
     @property
@@ -48,7 +48,7 @@ class RunState:
     @property
     def accuracy_percent(self) -> float | None:
         """Of the last finished round."""
-        return self.results[max(self.results)]["accuracy_percent"] if self.results else None
+        return self.results[max(self.results)].accuracy_percent if self.results else None
 
     @property
     def _training_rounds(self) -> range:

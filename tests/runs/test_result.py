@@ -1,0 +1,202 @@
+"""The result of a round as a file: what is written is read, and what no round can have is refused."""
+
+import json
+
+import pytest
+
+from tests.support.run_folders import RunFolders, round_result, write_round
+from tfprune.errors import UserError
+from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.paper import Difference
+from tfprune.runs.result import FORMAT, LayerZeros, RoundResult
+
+# What design and readers of the file rely on.
+AT_LEAST = (
+    "experiment paper_section dataset regime round backend seed target_sparsity sparsity "
+    "sparsity_all_parameters accuracy_before_percent accuracy_after_pruning_percent accuracy_percent epochs "
+    "steps train_seconds images_per_second versions"
+).split()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return RunFolders(tmp_path, dataset="digits")
+
+
+def read(path):
+    """Reads a result by its file, as every reader does."""
+    from tfprune.runs.folder import RoundFolder
+
+    return RoundFolder(path.parent, int(path.parent.name.removeprefix("round_"))).read_result()
+
+
+def change(path, **values):
+    """Changes a result's file; a key that names a setting is one of `config`. None removes a key."""
+    content = json.loads(path.read_text())
+    for key, value in values.items():
+        place = content if key in content or key not in content["config"] else content["config"]
+        if value is None:
+            del place[key]
+        else:
+            place[key] = value
+    path.write_text(json.dumps(content))
+
+
+def test_a_result_is_read_as_it_was_written():
+    config = ExperimentConfig(
+        "e",
+        paper_section="4.3.2",
+        regime="one_shot",
+        target_sparsity=0.9,
+        epochs=(3,),
+        block_size=(2, 4),
+        layer_sparsity=("stem_conv:0.5", "head:0.1"),
+    )
+    result = round_result(
+        config,
+        1,
+        sparsity=0.9,
+        accuracy_after_pruning_percent=10.0,
+        layers=(LayerZeros("stem_conv", 9, 0), LayerZeros("b", 4, 4)),
+        versions={"keras": "3.15.1"},
+        seconds={"train": 3.5},
+        hardware={"processor": "P", "devices": ["cpu"]},
+    )
+    assert result.differences  # Of another sparsity, number of epochs and start.
+    content = json.loads(json.dumps(result.to_json()))
+    assert RoundResult.from_json(content) == result
+
+
+def test_the_file_has_every_setting_and_the_differences_as_data(folders):
+    config = folders.config("e", dataset="cifar10", paper_section="baseline", width=16, epochs=(20,))
+    content = json.loads(write_round(config, 0).read_text())
+    assert content["format"] == FORMAT
+    assert ExperimentConfig.from_json(content["config"]) == config
+    differences = {one["setting"]: (one["ours"], one["paper"]) for one in content["differences"]}
+    assert differences == {"width": (16, 64), "head_learning_rate": (0.0, 1e-4)}
+    assert set(AT_LEAST) <= content.keys() | content["config"].keys()
+
+
+def test_a_difference_is_read_as_it_was_written():
+    inherited = Difference("width", 16, 64)
+    start = {"section": "baseline", "dataset": "cifar10", "round": None}
+    difference = Difference("init_from", "base", start, (inherited,))
+    assert Difference.from_json(json.loads(json.dumps(difference.to_json()))) == difference
+
+
+@pytest.mark.parametrize(
+    "value", [None, "width=16 (paper: 64)", {"setting": "width"}, {"ours": 1, "paper": 2}]
+)
+def test_what_is_no_difference(value, folders):
+    path = folders.dense("a", 90.0)
+    change(path, differences=[value])
+    with pytest.raises(UserError, match=r"a/round_00/result\.json: .*difference must"):
+        read(path)
+
+
+def test_a_file_of_an_older_format_says_what_to_do(tmp_path):
+    path = tmp_path / "round_00" / "result.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"experiment": "e", "dataset": "digits", "regime": "dense", "round": 0}))
+    with pytest.raises(UserError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert "format 1" in message and "another --output_dir" in message and "version" in message
+
+
+def test_a_file_of_a_newer_format_says_so(folders):
+    path = folders.dense("a", 90.0)
+    change(path, format=FORMAT + 1)
+    with pytest.raises(UserError, match=rf"a/round_00/result\.json: .*format {FORMAT + 1}"):
+        read(path)
+
+
+@pytest.mark.parametrize("content", ['{"format": 2, "rou', "", "[1]", "\x00", '{"round": NaN}', "[" * 10_000])
+def test_broken_json_names_the_file(folders, content):
+    path = folders.dense("a", 90.0)
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"a/round_00/result\.json: "):
+        read(path)
+
+
+def test_bytes_that_are_no_text_name_the_file(folders):
+    path = folders.dense("a", 90.0)
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UserError, match=r"a/round_00/result\.json: "):
+        read(path)
+
+
+@pytest.mark.parametrize("key", ["round", "sparsity", "accuracy_percent", "backend", "train_examples"])
+def test_what_every_round_has_may_not_miss(folders, key):
+    path = folders.dense("a", 90.0)
+    content = json.loads(path.read_text())
+    del content[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"result.json: .*`{key}` is missing"):
+        read(path)
+
+
+def test_what_a_round_did_not_do_may_miss(folders):
+    path = folders.dense("a", 90.0)
+    change(path, images_per_second=None, accuracy_before_percent=None, width=None)
+    result = read(path)
+    assert result.images_per_second is None and result.accuracy_before_percent is None
+    assert result.config.width == 64  # A setting that is younger than the file has its default.
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("width", "16", "of type int"),
+        ("width", 16.5, "of type int"),
+        ("seed", True, "of type int"),
+        ("seed", -1, "at least 0"),
+        ("spare_ends", 1, "of type bool"),
+        ("model", 34, "of type str"),
+        ("layer_sparsity", "stem_conv:0.5", "list of str"),
+        ("block_size", "2,2", "list of int"),
+        ("block_size", [2, True], "list of int"),
+        ("sparsity_m_by_n", [-2, 4], "M at least 1"),
+        ("learning_rate", float("inf"), "finite"),
+        ("regime", "magic", "one of dense, one_shot, iterative, gradual, sparse"),
+        ("paper_section", "4.3.9", "4.3.8"),
+        ("steps", -1, "whole number"),
+        ("steps", 1.5, "whole number"),
+        ("sparsity", "0.5", "finite number"),
+        ("sparsity", 1.5, r"in \[0, 1\]"),
+        ("accuracy_percent", float("nan"), "finite number"),
+        ("accuracy_percent", 101, r"in \[0, 100\]"),
+        ("accuracy_percent", [90], "finite number"),
+        ("differences", "width=16", "list"),
+        ("versions", "3.15", "object"),
+        ("seconds", {"train": float("inf")}, "finite numbers"),
+        ("round", 1, "at most 0"),
+        ("layers", {}, "list of {layer, weights, zeros}"),
+        ("layers", ["stem_conv"], "list of {layer, weights, zeros}"),
+        ("layers", [{"layer": "a", "weights": 4}], "list of {layer, weights, zeros}"),
+        ("layers", [{"layer": "a", "weights": 4, "zeros": 5}], "list of {layer, weights, zeros}"),
+        ("layers", [{"layer": "a", "weights": 4, "zeros": True}], "list of {layer, weights, zeros}"),
+    ],
+)
+def test_wrong_values_name_file_and_key(folders, key, value, rule):
+    path = folders.dense("a", 90.0)
+    change(path, **{key: value})
+    with pytest.raises(UserError, match=rf"result\.json: .*`{key}` .*{rule}.*Received: {key}="):
+        read(path)
+
+
+def test_a_setting_that_is_none(folders):
+    path = folders.dense("a", 90.0)
+    content = json.loads(path.read_text())
+    content["config"]["widht"] = 4
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"result\.json: .*does not know: widht"):
+        read(path)
+
+
+def test_a_result_in_another_rounds_folder(folders):
+    path = folders.one_shot("a", "", 0.5, (1.0, 2.0))
+    (path.parent / "result.json").write_bytes((path.parents[1] / "round_00/result.json").read_bytes())
+    with pytest.raises(UserError, match=r"round_01/result\.json: .*`round` must be 1, as the folder says"):
+        read(path)
