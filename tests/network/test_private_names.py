@@ -66,8 +66,8 @@ def used(tree):
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "setattr"):
             names = [item.value for item in node.args[1:2] if isinstance(item, ast.Constant)]
             yield from ((name, False) for name in names if is_private(name))
-        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-            if isinstance(node.slice.value, str) and is_private(node.slice.value):
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value).startswith("vars("):
+            if isinstance(node.slice, ast.Constant) and is_private(str(node.slice.value)):
                 yield node.slice.value, False
 
 
@@ -109,6 +109,7 @@ def test_the_names_of_keras_are_found():
         ("import keras.src.layers", {"keras.src"}),
         ("x.__module__.startswith('keras.src.ops.')", {"keras.src"}),
         ("runtime_model._arenas", {"_arenas"}),
+        ("def f(part: list['_Part']): pass", set()),
         ("class A:\n def __init__(self): self._layers = []", set()),
         ("class A:\n _rate: int\n def f(self, other): return other._rate == self._rate", set()),
     ],
