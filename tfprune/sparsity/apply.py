@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -11,8 +12,8 @@ from keras import ops
 
 from tfprune.network import optimizers
 from tfprune.network.graph import walk
-from tfprune.sparsity import masks as mask_rules
 from tfprune.sparsity import scores
+from tfprune.sparsity.masks import Ranked, check_scores, new_masks
 from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.regrowth import drop_and_grow
 from tfprune.sparsity.scores import Gradients, Score, Tensor
@@ -27,20 +28,53 @@ def pruned_layers(model: keras.layers.Layer) -> list[PruneLowMagnitude]:
     return [layer for layer in layers if isinstance(layer, PruneLowMagnitude)]
 
 
+@dataclass(frozen=True)
+class Part:
+    """One prunable variable of a wrapper.
+
+    Attributes:
+        layer: The wrapper.
+        variable: The variable.
+        mask: Its mask.
+        pattern: The groups in which its weights go.
+        name: Its name, for errors.
+    """
+
+    layer: PruneLowMagnitude
+    variable: keras.Variable
+    mask: keras.Variable
+    pattern: Pattern
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the variable."""
+        return tuple(self.variable.shape)
+
+
+def parts_of(layers: Iterable[PruneLowMagnitude]) -> list[Part]:
+    """Returns the prunable variables of built wrappers, in order."""
+    return [
+        Part(layer, variable, mask, pattern, f"layer {layer.layer.name!r}, variable {variable.name!r}")
+        for layer in layers
+        for variable, mask, pattern in zip(layer.prunable_variables, layer.masks, layer.patterns, strict=True)
+    ]
+
+
 def set_sparsity(
-    layers: Sequence[PruneLowMagnitude],
+    parts: Sequence[Part],
     sparsity: float,
     scope: str,
     optimizer: Any = None,
     gradients: Mapping[int, Gradients] | None = None,
 ) -> None:
-    """Updates the masks of `layers` to `sparsity` and zeroes what they remove.
+    """Updates masks to `sparsity` and zeroes what they remove.
 
     All weights and scores are checked before the first mask changes. Each mask is assigned as it is made, so
     that beside the model there are only a few arrays of the size of one variable.
 
     Args:
-        layers: Built wrappers; with `scope` "global" or "erk" they reach the sparsity together.
+        parts: The variables; with `scope` "global" or "erk" they reach the sparsity together.
         sparsity: In [0, 1).
         scope: "layer", "global" or "erk".
         optimizer: Its slots for removed weights become zero too, lest momentum move them.
@@ -49,153 +83,160 @@ def set_sparsity(
     Raises:
         ValueError: On weights or scores that are NaN or infinite; the message names the layer.
     """
-    parts = _parts(layers, gradients)
-    _change(parts, mask_rules.new_masks(parts, sparsity, scope), optimizer)
+    ranked = _ranked(parts, gradients)
+    _change(ranked, new_masks(ranked, sparsity, scope), optimizer)
 
 
 def regrow(
-    layers: Sequence[PruneLowMagnitude],
+    parts: Sequence[Part],
     sparsity: float,
     scope: str,
     step: int,
     optimizer: Any = None,
     gradients: Mapping[int, Gradients] | None = None,
 ) -> None:
-    """Gives `layers` their random masks at `sparsity`, or, where they have masks, drops and grows weights.
+    """Gives variables their random masks at `sparsity`, or, where they have masks, drops and grows weights.
 
     Args:
-        layers: Built wrappers that have the same `Rule` with a `regrowth`.
+        parts: The variables, of layers that have the same `Rule` with a `regrowth`.
         sparsity, scope, optimizer, gradients: As for `set_sparsity`.
         step: The training step, which decides how many weights move.
 
     Raises:
         ValueError: On weights or gradients that are NaN or infinite; the message names the layer.
     """
-    rule = layers[0].rule
-    start = _parts(layers, gradients, scores.random)
-    masks = mask_rules.new_masks(start, sparsity, scope)
-    if any(not np.array_equal(new, part.mask()) for new, part in zip(masks, start, strict=True)):
-        _change(start, mask_rules.new_masks(start, sparsity, scope), optimizer)
+    start = _ranked(parts, gradients, scores.random)
+    masks = new_masks(start, sparsity, scope)
+    if any(not np.array_equal(new, ranked.mask()) for new, ranked in zip(masks, start, strict=True)):
+        _change(start, new_masks(start, sparsity, scope), optimizer)
         return
+    rule = parts[0].layer.rule
     schedule = rule.pruning_schedule
     share = rule.regrowth.share(step, schedule.begin_step, schedule.end_step)
-    parts = _parts(layers, gradients)
-    for part in parts:
-        part.scores()
-        part.growth_scores(step)
-    _change(parts, (_moved(part, share, step) for part in parts), optimizer)
+    moving = _ranked(parts, gradients)
+    for ranked in moving:
+        ranked.scores()
+        ranked.growth_scores(step)
+    _change(moving, (_moved(ranked, share, step) for ranked in moving), optimizer)
 
 
-def apply_masks(layers: Sequence[PruneLowMagnitude], optimizer: Any = None) -> None:
+def _moved(ranked: "_Ranked", share: float, step: int) -> np.ndarray:
+    """Returns the mask of a variable after a share of its weights moved."""
+    mask = ranked.mask()
+    count = round(share * np.count_nonzero(mask))
+    return drop_and_grow(ranked.scores(), ranked.growth_scores(step), mask, count)
+
+
+def apply_masks(layers: Iterable[PruneLowMagnitude], optimizer: Any = None) -> None:
     """Writes exact zeros to removed weights, and to the optimizer's slots for them."""
-    slots = slots_of(optimizer)
+    slots = _slots(optimizer)
     for layer in layers:
         for variable, mask in zip(layer.prunable_variables, layer.masks, strict=True):
-            zero_removed(mask, [variable, *slots.get(id(variable), [])])
+            _zero_removed(mask, [variable, *slots.get(id(variable), [])])
 
 
-def zero_removed(mask: keras.Variable, variables: Iterable[keras.Variable]) -> None:
-    """Writes exact zeros to `variables`, each of the mask's shape, where the mask is False."""
+def assign_mask(
+    mask: keras.Variable, new: np.ndarray, variable: keras.Variable, slots: Iterable[keras.Variable] = ()
+) -> None:
+    """Assigns a mask, then writes exact zeros to what it removes.
+
+    Args:
+        mask: The mask's variable.
+        new: Booleans of its shape; a mask may also become denser.
+        variable: The variable that it masks.
+        slots: The optimizer's variables for that variable.
+    """
+    mask.assign(new)
+    _zero_removed(mask, [variable, *slots])
+
+
+def _zero_removed(mask: keras.Variable, variables: Iterable[keras.Variable]) -> None:
+    kept = mask.value
     for variable in variables:
-        value = ops.convert_to_tensor(variable)
-        variable.assign(ops.where(mask.value, value, ops.zeros((), value.dtype)))
+        variable.assign(ops.where(kept, variable.value, 0.0))
 
 
-def _change(parts: Sequence["_Part"], masks: Iterable[np.ndarray], optimizer: Any) -> None:
-    """Assigns a mask to each part and zeroes what the mask removes."""
-    slots = slots_of(optimizer)
-    for part, new in zip(parts, masks, strict=True):
-        changed = not np.array_equal(new, part.mask())
-        if changed:
-            part.mask_variable.assign(new)
-        if changed or np.any(part.weights(), where=~new):
-            zero_removed(part.mask_variable, [part.variable, *slots.get(id(part.variable), [])])
+def _change(ranked: Sequence["_Ranked"], masks: Iterable[np.ndarray], optimizer: Any) -> None:
+    """Assigns each variable its mask, as it comes."""
+    slots = _slots(optimizer)
+    for tensor, new in zip(ranked, masks, strict=True):
+        part = tensor.part
+        # Where the mask is as before, weights may have moved though they have no gradient, with Muon.
+        if not np.array_equal(new, tensor.mask()) or tensor.weights()[~new].any():
+            assign_mask(part.mask, new, part.variable, slots.get(id(part.variable), []))
 
 
-def _moved(part: "_Part", share: float, step: int) -> np.ndarray:
-    """Returns the mask of a part after a share of its weights moved."""
-    mask = part.mask()
-    count = round(share * np.count_nonzero(mask))
-    return drop_and_grow(part.scores(), part.growth_scores(step), mask, count)
-
-
-# Up to so many weights together, scores are kept rather than computed for each pass.
+# Up to so many weights together, what was read or computed is kept for the whole update.
 _FEW_WEIGHTS = 1 << 22
 
 
-def _parts(
-    layers: Sequence[PruneLowMagnitude],
-    gradients: Mapping[int, Gradients] | None,
-    score: Score | None = None,
-) -> list["_Part"]:
-    """Returns what may be pruned in `layers`, ranked by `score` or else by the layers' own."""
-    parts = [
-        _Part(layer, variable, mask, pattern, gradients, score)
-        for layer in layers
-        for variable, mask, pattern in zip(layer.prunable_variables, layer.masks, layer.patterns, strict=True)
+def _ranked(
+    parts: Sequence[Part], gradients: Mapping[int, Gradients] | None, score: Score | None = None
+) -> list["_Ranked"]:
+    """Returns variables ranked by `score`, or else by that of each layer."""
+    few = sum(math.prod(part.shape) for part in parts) <= _FEW_WEIGHTS
+    return [
+        (_KeptRanked if few else _Ranked)(part, gradients, score or scores.get(part.layer.rule.score))
+        for part in parts
     ]
-    if sum(math.prod(part.shape) for part in parts) <= _FEW_WEIGHTS:
-        for part in parts:
-            part.scores = functools.cache(part.scores)
-    return parts
 
 
-class _Part(mask_rules.Ranked):
-    """One prunable variable of a wrapper; values are read from the model whenever they are asked for."""
+class _Ranked(Ranked):
+    """The values of a prunable variable, read from the model whenever they are asked for."""
 
-    def __init__(
-        self,
-        layer: PruneLowMagnitude,
-        variable: keras.Variable,
-        mask: keras.Variable,
-        pattern: Pattern,
-        gradients: Mapping[int, Gradients] | None,
-        score: Score | None,
-    ) -> None:
-        self.name = f"layer {layer.layer.name!r}, variable {variable.name!r}"
-        self.shape = tuple(variable.shape)
-        self.pattern = pattern
-        self.variable, self.mask_variable = variable, mask
-        self._layer, self._gradients = layer, gradients
-        self._score = score or scores.get(layer.rule.score)
+    def __init__(self, part: Part, gradients: Mapping[int, Gradients] | None, score: Score) -> None:
+        self.part, self.name, self.shape, self.pattern = part, part.name, part.shape, part.pattern
+        self._gradients, self._score = gradients, score
 
     def mask(self) -> np.ndarray:
-        return read(self.mask_variable)
+        return read(self.part.mask)
 
     def weights(self) -> np.ndarray:
         """Returns the variable's values as float32."""
-        return np.asarray(read(self.variable), np.float32)
+        return np.asarray(read(self.part.variable), np.float32)
 
     def scores(self) -> np.ndarray:
         values = np.asarray(self._score(self._tensor(getattr(self._score, "needs_gradients", False))))
         if values.shape != self.shape:
             raise ValueError(
                 f"`score` must return an array of the weights' shape {self.shape}. Received: "
-                f"shape {values.shape} from {self._layer.rule.score!r} for {self.name}"
+                f"shape {values.shape} from {self.part.layer.rule.score!r} for {self.name}"
             )
-        return mask_rules.check_scores(values, self.name)
+        return check_scores(values, self.name)
 
     def growth_scores(self, step: int) -> np.ndarray:
         """Returns the scores by which removed weights grow, checked."""
-        regrowth = self._layer.rule.regrowth
+        regrowth = self.part.layer.rule.regrowth
         growth = np.asarray(regrowth.growth_scores(self._tensor(regrowth.needs_gradients), step), np.float32)
-        if not mask_rules.all_finite(growth):
+        if not np.isfinite(growth).all():
             raise ValueError(f"Gradients must be finite. Received: NaN or infinity in {self.name}")
         return growth
 
     def _tensor(self, needs_gradients: bool) -> Tensor:
         weights = self.weights()
-        if not mask_rules.all_finite(weights):
+        if not np.isfinite(weights).all():
             raise ValueError(f"Weights must be finite. Received: NaN or infinity in {self.name}")
-        gradients = _gradients_of(self._layer, self.variable, self._gradients) if needs_gradients else None
-        return Tensor(self.name, weights, gradients, self._layer.seed)
+        gradients = _gradients_of(self.part, self._gradients) if needs_gradients else None
+        return Tensor(self.name, weights, gradients, self.part.layer.seed)
+
+
+class _KeptRanked(_Ranked):
+    """The same, each read or computed once."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.mask, self.weights, self.scores = map(
+            functools.cache, (super().mask, super().weights, super().scores)
+        )
 
 
 def read(variable: keras.Variable) -> np.ndarray:
     """Returns a variable's values, read-only, without a copy where they lie in this machine's memory."""
-    value = ops.convert_to_tensor(variable)
+    value = variable.value
     if hasattr(value, "detach"):  # PyTorch hands out no values that have gradients.
         value = value.detach()
+    elif hasattr(value, "read_value"):  # TensorFlow's own variable.
+        value = value.value()
     try:
         values = np.asarray(value)
     except (TypeError, RuntimeError):  # PyTorch on another device, or in bfloat16.
@@ -204,28 +245,27 @@ def read(variable: keras.Variable) -> np.ndarray:
     return values
 
 
-def _gradients_of(
-    layer: PruneLowMagnitude, variable: keras.Variable, gradients: Mapping[int, Gradients] | None
-) -> Gradients:
+def _gradients_of(part: Part, gradients: Mapping[int, Gradients] | None) -> Gradients:
     """Looks up the gradients of a variable.
 
     Raises:
         ValueError: If there are none.
     """
+    name = part.layer.layer.name
     if gradients is None:
         raise ValueError(
-            f"Layer {layer.layer.name!r} is ranked by gradients: give batches to measure them, "
+            f"Layer {name!r} is ranked by gradients: give batches to measure them, "
             "`gradient_data`. Received: gradient_data=None"
         )
-    if id(variable) not in gradients:
+    if id(part.variable) not in gradients:
         raise ValueError(
-            f"Layer {layer.layer.name!r} is ranked by gradients, so it must be trainable. "
-            f"Received: variable {variable.name!r} with trainable=False"
+            f"Layer {name!r} is ranked by gradients, so it must be trainable. "
+            f"Received: variable {part.variable.name!r} with trainable=False"
         )
-    return gradients[id(variable)]
+    return gradients[id(part.variable)]
 
 
-def slots_of(optimizer: Any) -> dict[int, list[keras.Variable]]:
+def _slots(optimizer: Any) -> dict[int, list[keras.Variable]]:
     """Returns the optimizer's variables that move a weight: id of the weight's variable -> its slots."""
     found: dict[int, list[keras.Variable]] = {}
     for key, kept in optimizers.slots(optimizer):

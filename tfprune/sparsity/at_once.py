@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tfprune.sparsity import masks as mask_rules
-from tfprune.sparsity.apply import pruned_layers, set_sparsity
+from tfprune.sparsity.apply import parts_of, pruned_layers, set_sparsity
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.layer_selection import check_names, first_match
 from tfprune.sparsity.schedules import check_sparsity
@@ -74,4 +74,4 @@ def prune_to(
         batches = first_batches(gradient_data, 0, gradient_batches)
         gradients = GradientMeter(model, wrappers).measure(batches)
     for (choice, target), group in groups.items():
-        set_sparsity(group, target, choice, getattr(model, "optimizer", None), gradients)
+        set_sparsity(parts_of(group), target, choice, getattr(model, "optimizer", None), gradients)

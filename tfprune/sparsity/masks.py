@@ -60,16 +60,9 @@ def check_scores(scores: np.ndarray, name: str) -> np.ndarray:
         ValueError: If one is not finite; the message has the `name`.
     """
     scores = np.asarray(scores, np.float32)
-    if not all_finite(scores):
+    if not np.isfinite(scores).all():
         raise ValueError(f"Scores must be finite. Received: NaN or infinity in {name}")
     return scores
-
-
-def all_finite(values: np.ndarray) -> bool:
-    """Returns whether no value is NaN or infinite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # A finite sum needs no array of booleans; the sum of large finite values may be infinite.
-        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
 def new_masks(tensors: Sequence[Ranked], sparsity: float, scope: str = "layer") -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfprune.sparsity.apply import apply_masks, pruned_layers, regrow, set_sparsity
+from tfprune.sparsity.apply import apply_masks, parts_of, pruned_layers, regrow, set_sparsity
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.schedules import last_due
 from tfprune.sparsity.wrapper import PruneLowMagnitude
@@ -77,6 +77,7 @@ class Pruner:
         for layer in self._layers:
             if layer.pruning_schedule is not None:
                 self._groups.setdefault(layer.rule.key, []).append(layer)
+        self._parts = {key: parts_of(layers) for key, layers in self._groups.items()}
         _check_gradient_data(self._groups, gradient_data, gradient_batches)
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
         self._meter: GradientMeter | None = None
@@ -170,12 +171,11 @@ class Pruner:
         if any(self._groups[key][0].rule.needs_gradients for key in due):
             gradients = self._measure(until)
         for key, sparsity in due.items():
-            layers = self._groups[key]
-            rule = layers[0].rule
+            parts, rule = self._parts[key], self._groups[key][0].rule
             if rule.regrowth is not None:
-                regrow(layers, sparsity, rule.scope, until, self._trainer(), gradients)
+                regrow(parts, sparsity, rule.scope, until, self._trainer(), gradients)
             else:
-                set_sparsity(layers, sparsity, rule.scope, self._trainer(), gradients)
+                set_sparsity(parts, sparsity, rule.scope, self._trainer(), gradients)
             self._fired.add(key)
 
     def _measure(self, step: int) -> Any:
@@ -280,7 +280,6 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._epoch_start = self._pruner.steps_taken
         # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
         self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
-        self._reads_are_free = keras.backend.backend() != "jax"
         # `OrbaxCheckpoint` reads the variables past `save_own_variables`.
         pruner_of, state_tree = weakref.ref(self._pruner), type(model).get_state_tree
 
@@ -309,8 +308,6 @@ class UpdatePruningStep(keras.callbacks.Callback):
             # Counted already: in `on_train_batch_end` another callback may save before it is our turn. Where
             # the epoch's length is not known, the batch that begins may be none.
             self._pruner._count_to(until)
-            if self._reads_are_free:
-                self._pruner.store_step()  # An exception may end the fit without a further word.
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """After the epoch's last batch, makes the model ready to be saved."""
