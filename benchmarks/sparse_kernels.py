@@ -120,7 +120,7 @@ class Case:
         return functools.partial(function, *(array.ctypes.data for array in given))
 
     def result(self, kernel: Kernel) -> np.ndarray:
-        """What a kernel computes."""
+        """Returns the planes that a kernel computes."""
         planes = self.arena[self.target :][: self.weights.groups * self.plane].reshape(-1, self.plane)
         planes[:] = np.nan
         kernel()
@@ -128,7 +128,7 @@ class Case:
 
 
 def make_cases(sparsity: float) -> list[Case]:
-    """The layers with random weights and pixels."""
+    """Returns the layers with random weights and pixels."""
     from tfprune.runtime import graph, machine
     from tfprune.runtime.plan import arena, layout, packing
 
@@ -158,7 +158,7 @@ def make_cases(sparsity: float) -> list[Case]:
 
 
 def make_llvmlite(cases: list[Case]) -> list[Kernel]:
-    """The runtime's own kernels."""
+    """Returns the runtime's own kernels."""
     from tfprune.runtime import machine
     from tfprune.runtime.kernels import convolution, program
 
@@ -170,7 +170,7 @@ def make_llvmlite(cases: list[Case]) -> list[Kernel]:
 
 
 def make_c(cases: list[Case]) -> list[Kernel]:
-    """The same loop compiled by the C compiler; vectors by GCC's and Clang's extensions."""
+    """Returns the same loop compiled by the C compiler; vectors by GCC's and Clang's extensions."""
     from tfprune.runtime import machine
 
     text = C_HEAD.format(lanes=machine.host().lanes)
@@ -186,7 +186,7 @@ def make_c(cases: list[Case]) -> list[Kernel]:
 
 
 def make_numba(cases: list[Case]) -> list[Kernel]:
-    """The loop as Numba does it best, of the ways that were tried.
+    """Returns the loop as Numba does it best, of the ways that were tried.
 
     Its accumulators are an array in memory, which LLVM does not keep in registers, because it might overlap
     with the pixels. A pass over it therefore adds eight entries, in the end four, two and one. With more than
@@ -207,7 +207,7 @@ def make_numba(cases: list[Case]) -> list[Kernel]:
 
 @functools.cache
 def compile_numba(tile: int) -> Callable[..., None]:
-    """The kernel for a size of tile; Numba compiles it at its first call."""
+    """Returns the kernel for a size of tile; Numba compiles it at its first call."""
     import numba
 
     passes = []
@@ -251,7 +251,7 @@ def measure(sparsity: float, peers: list[str]) -> None:
 
 
 def turn(kernel: Kernel, calls: int) -> float:
-    """Seconds of a call."""
+    """Returns the seconds of a call."""
     start = time.perf_counter()
     for _ in range(calls):
         kernel()

@@ -32,7 +32,7 @@ POOL = Pool("pool", (0,), "max", (2, 2), (2, 2))
 
 
 def last_shape(*nodes):
-    """Of the last of the nodes, which need not give a vector."""
+    """Returns the shape of the last of the nodes, which need not give a vector."""
     graph = Graph((IMAGE, *nodes, GlobalPool("end", (len(nodes),), "max")))
     return graph.shapes()[-2]
 

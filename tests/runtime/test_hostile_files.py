@@ -53,7 +53,7 @@ def path(tmp_path):
 
 
 def refuse(path, content, match=None):
-    """The file is refused, by name."""
+    """Asserts that the file is refused, by name."""
     path.write_bytes(content)
     with pytest.raises(FileFormatError, match=match) as error:
         read_file(path)
@@ -61,7 +61,7 @@ def refuse(path, content, match=None):
 
 
 def accept_or_refuse(path, content):
-    """The file is refused by name, or is a sound graph that can be written again."""
+    """Asserts that the file is refused by name, or is a sound graph that can be written again."""
     path.write_bytes(content)
     try:
         graph = read_file(path)
@@ -145,7 +145,7 @@ VALUES = st.one_of(
 
 
 def places(item, path=()):
-    """The paths of all values in a JSON value."""
+    """Returns the paths of all values in a JSON value."""
     yield path
     pairs = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
     for key, value in pairs:
@@ -180,6 +180,7 @@ def altered(draw, header, choose=lambda path: True):
     return header
 
 
+@pytest.mark.slow
 @settings(same_file, max_examples=500)
 @given(data=st.data())
 def test_an_altered_header(sound, path, data):

@@ -13,7 +13,7 @@ def encode(positions):
 
 
 def entropy_bits(density):
-    """Of one nonzero."""
+    """Returns the entropy in bits of one nonzero."""
     return -np.log2(density) - (1 - density) / density * np.log2(1 - density)
 
 

@@ -46,24 +46,24 @@ class Node:
     """One operation.
 
     Attributes:
-        name: The Keras layer that it comes from; for messages and tables.
-        inputs: Indices of the nodes whose values it takes, each below its own.
+        name: The name of the Keras layer that the operation comes from; for messages and tables.
+        inputs: The indices of the nodes whose values the operation takes, each below its own.
     """
 
     name: str
     inputs: tuple[int, ...]
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        """Returns the shape of its value.
+        """Returns the shape of the node's value.
 
         Args:
-            shapes: Those of its inputs, `(height, width, channels)` each.
+            shapes: The shapes of the inputs, `(height, width, channels)` each.
 
         Returns:
             `(height, width, channels)`.
 
         Raises:
-            GraphError: It cannot take such inputs, or an attribute breaks its rule.
+            GraphError: The node cannot take such inputs, or an attribute breaks its rule.
         """
         raise NotImplementedError
 
@@ -365,15 +365,15 @@ def _window_counts(
     """Returns how many windows fit in the padded height and width.
 
     Args:
-        node: Whose windows.
-        size: Height and width.
-        window: The window's.
+        node: The node of the windows; for the message.
+        size: The height and width of the input.
+        window: The height and width of the window.
         strides: Vertical and horizontal.
         padding: Top, bottom, left, right.
         dilation: Vertical and horizontal.
 
     Raises:
-        GraphError: None fits.
+        GraphError: No window fits.
     """
     counts = []
     for axis in range(2):

@@ -22,7 +22,7 @@ _DEFAULT_L1_BYTES = 32 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What the kernels have to know of a processor.
+    """The facts of a processor that the kernels depend on.
 
     Attributes:
         triple: LLVM's target triple.
@@ -108,7 +108,7 @@ def object_code(assembly: str, target: Machine) -> bytes:
 
 
 def machine_assembly(assembly: str, target: Machine) -> str:
-    """Returns what `object_code` compiles as text, in the machine's own assembly language.
+    """Returns the text of the code that `object_code` compiles, in the machine's own assembly language.
 
     Args:
         assembly: The module.
@@ -181,7 +181,7 @@ def _c_library() -> ctypes.CDLL:
 
 
 def _l1_bytes() -> int:
-    """The size that Linux states, such as 48K; elsewhere what most processors have at least."""
+    """Returns the size that Linux states, such as 48K; elsewhere the least of most processors."""
     try:
         size = Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text(encoding="ascii").strip()
     except OSError:

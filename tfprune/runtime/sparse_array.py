@@ -1,4 +1,4 @@
-"""A kernel as its weights that are not zero: a pruned network never exists densely in memory."""
+"""Sparse kernels: a pruned network never exists densely in memory."""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ class SparseArray:
     It stands where `Conv.kernel` may be an array; `np.asarray` makes it dense.
 
     Attributes:
-        shape: Of the dense array.
-        positions: int64 `[count]`, strictly increasing: where in the flattened (row-major) dense array.
+        shape: The shape of the dense array.
+        positions: int64 `[count]`, strictly increasing: the indices in the flattened (row-major) dense array.
         values: float32 `[count]`.
     """
 
@@ -20,7 +20,7 @@ class SparseArray:
         """Takes the parts as they are.
 
         Args:
-            shape: Of the dense array.
+            shape: The shape of the dense array.
             positions: See the class.
             values: See the class.
         """
@@ -30,16 +30,16 @@ class SparseArray:
 
     @property
     def ndim(self) -> int:
-        """Number of axes."""
+        """Returns the number of axes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """Number of values of the dense array."""
+        """Returns the number of values of the dense array."""
         return int(np.prod(self.shape))
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """Makes it dense."""
+        """Returns the dense array."""
         if copy is False:
             raise ValueError("a sparse array cannot be seen as a dense one without a copy")
         dense = np.zeros(self.size, np.float32)

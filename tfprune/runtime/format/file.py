@@ -38,11 +38,11 @@ def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float
     """Writes a graph as a `model.tfprune`, whole or not at all. Equal graphs give equal bytes.
 
     Args:
-        graph: What to write.
+        graph: The graph.
         path: The file; replaced if it exists.
-        weights: `"float16"` or `"float32"`: how the convolutions' kernels are stored. A kernel that float16
-            cannot hold stays float32: values above 65504, or a rounding error above 2**-10 of the largest
-            absolute value. Everything else is float32 always.
+        weights: `"float16"` or `"float32"`, the type that the convolutions' kernels are stored in. A
+            kernel that float16 cannot hold stays float32: values above 65504, or a rounding error above
+            2**-10 of the largest absolute value. Everything else is float32 always.
 
     Raises:
         GraphError: The graph breaks one of its rules.
@@ -74,8 +74,8 @@ def read_file(path: str | os.PathLike[str]) -> Graph:
         dense.
 
     Raises:
-        FileFormatError: It is not a sound file; the message says why.
-        OSError: It cannot be read; `FileNotFoundError` where there is none.
+        FileFormatError: The file is not sound; the message says why.
+        OSError: The file cannot be read; `FileNotFoundError` where there is none.
     """
     try:
         return _read_graph(_map_file(path))
@@ -145,7 +145,7 @@ def _read_graph(file: np.ndarray) -> Graph:
 
 
 def _with_arrays(node: Node, sections: np.ndarray) -> Node:
-    """The node with each array in the place of what the header says of it."""
+    """Returns a node whose arrays take the place of their descriptions in the header."""
     decoded = {}
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)

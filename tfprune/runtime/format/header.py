@@ -42,7 +42,7 @@ def header_text(graph: Graph, store: Callable[[np.ndarray], StoredArray]) -> str
 
     Args:
         graph: A valid graph.
-        store: Called once with each array, in the order of the header; says how it is stored.
+        store: Called once with each array, in the order of the header; returns the array's description.
 
     Returns:
         The header.
@@ -59,7 +59,7 @@ def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
     """Reads a header.
 
     Args:
-        text: What `header_text` wrote.
+        text: The text that `header_text` wrote.
 
     Returns:
         The graph, each array in it a `StoredArray`; and these, in their order.
@@ -81,7 +81,7 @@ def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
 
 
 def _fields(owner: type) -> dict[str, Any]:
-    """Each field's name and type."""
+    """Returns the name and the type of each field of a dataclass."""
     hints = typing.get_type_hints(owner)
     return {field.name: hints[field.name] for field in dataclasses.fields(owner)}
 

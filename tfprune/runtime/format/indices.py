@@ -1,4 +1,4 @@
-"""Where the nonzero weights of a tensor are, in few bits: the gaps between them, in Rice code.
+"""Codes the positions of a tensor's nonzero weights in few bits: the gaps between them, in Rice code.
 
 A nonzero follows the one before it after a gap of `g >= 0` zeros. `g` is split at bit `k`: the remainder
 `g % 2**k` takes `k` bits in one stream; the quotient `g >> k` is that many zero bits and a one bit in
@@ -39,11 +39,11 @@ def encode_positions(positions: np.ndarray) -> tuple[bytes, int]:
 
 
 def decode_positions(encoded: np.ndarray, count: int, remainder_bits: int, size: int) -> np.ndarray:
-    """Decodes positions, and checks that no other bytes could mean the same.
+    """Decodes positions, and checks that no other bytes could mean the same positions.
 
     Args:
-        encoded: uint8, what `encode_positions` returned.
-        count: How many positions.
+        encoded: uint8, the bytes that `encode_positions` returned.
+        count: The number of positions.
         remainder_bits: The `k` of the code.
         size: All positions must be below it.
 

@@ -23,14 +23,14 @@ MAX_ROUNDING_ERROR = 2.0**-10
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
-    """What the header says of an array.
+    """The description of an array in the header.
 
     Attributes:
         shape: The array's.
         dtype: Of the stored values: one of `DTYPES`.
         encoding: `"dense"`: all values, in row-major order; `"sparse"`: those that are not zero, in that
             order, and behind them the code of their positions.
-        count: How many values are stored.
+        count: The number of stored values.
         remainder_bits: The positions' code's; 0 for a dense array.
         offset: Of the section behind the start of the first, in bytes.
         length: Of the section, in bytes.
@@ -46,16 +46,16 @@ class StoredArray:
 
     @property
     def size(self) -> int:
-        """How many values the array has."""
+        """Returns the number of values in the array."""
         return math.prod(self.shape)
 
     @property
     def value_bytes(self) -> int:
-        """How many bytes the stored values take."""
+        """Returns the number of bytes that the stored values take."""
         return self.count * DTYPES[self.dtype].itemsize
 
     def check(self) -> None:
-        """Checks what can be known without the section.
+        """Checks the rules that need no section.
 
         Raises:
             FileFormatError: The description breaks a rule.
@@ -87,7 +87,7 @@ def encode_array(array: np.ndarray | SparseArray, weights: str, offset: int) -> 
         offset: Where the section will be, behind the start of the first.
 
     Returns:
-        What the header says of it, and the section.
+        The description for the header, and the section.
     """
     if array.ndim != KERNEL_AXES:
         section = np.asarray(array, DTYPES["float32"]).tobytes()
@@ -109,7 +109,7 @@ def encode_array(array: np.ndarray | SparseArray, weights: str, offset: int) -> 
 
 
 def fits_float16(values: np.ndarray) -> bool:
-    """Whether float16 holds a kernel well enough.
+    """Returns whether float16 holds a kernel well enough.
 
     The measure is the whole kernel's largest weight: a channel that its BatchNorm has all but silenced is
     tiny, and may lose more.
@@ -129,7 +129,7 @@ def fits_float16(values: np.ndarray) -> bool:
 
 
 def check_layout(arrays: Sequence[StoredArray], sections: np.ndarray) -> None:
-    """Checks that sections follow one another up to the file's end, and what they add up to.
+    """Checks that sections follow one another up to the file's end, and the sum of their sizes.
 
     Args:
         arrays: In the order of the header.
@@ -158,14 +158,14 @@ def decode_array(array: StoredArray, sections: np.ndarray) -> np.ndarray | Spars
     """Reads an array whose place in the file has been checked.
 
     Args:
-        array: What the header says of it.
+        array: The description in the header.
         sections: uint8, from the start of the first section.
 
     Returns:
         float32 of the array's shape, a copy; a `SparseArray` where it is stored so.
 
     Raises:
-        FileFormatError: The section is not what the header says.
+        FileFormatError: The section does not fit the description.
     """
     section = sections[array.offset : array.offset + array.length]
     values = section[: array.value_bytes].view(DTYPES[array.dtype]).astype(np.float32)
@@ -181,5 +181,5 @@ def decode_array(array: StoredArray, sections: np.ndarray) -> np.ndarray | Spars
 
 
 def aligned(offset: int) -> int:
-    """The first place at or behind an offset where a section may start."""
+    """Returns the first place at or behind an offset where a section may start."""
     return -(-offset // ALIGNMENT) * ALIGNMENT

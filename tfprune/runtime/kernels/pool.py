@@ -48,7 +48,7 @@ class RowPool(Kernel):
                     window = e.at(line, b.mul(x, e.number(self.stride)))
 
                     def column_of(offset: int) -> ir.Value:
-                        """One vector of the window's self.rows, combined."""
+                        """Emits one vector of the window's rows, combined."""
                         at, total = window, None
                         for _ in range(self.rows):
                             loaded = e.load_vector(at, offset)

@@ -1,4 +1,4 @@
-"""Which value lies where in memory, and when its place is free for another."""
+"""The arena: the places of values in memory, and their use again by later values."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ class Arena:
     """
 
     def __init__(self) -> None:
-        """Starts empty."""
+        """Makes an arena without values."""
         self.size = _HEADER
         self._free: dict[object, list[tuple[int, int]]] = {}
         self._taken: dict[int, tuple[object, int]] = {}
@@ -33,10 +33,9 @@ class Arena:
         """Takes a place for a value of planes.
 
         Args:
-            geometry: How they lie.
-            channels: How many. The dense convolution writes them in whole groups.
-            pixels: What tells where the planes have pixels from values of the same geometry that have them
-                elsewhere.
+            geometry: The geometry of the planes.
+            channels: The number of planes. The dense convolution writes them in whole groups.
+            pixels: Tells apart values of the same geometry that have their pixels at different positions.
 
         Returns:
             The offset of the first plane's first pixel.
@@ -50,7 +49,7 @@ class Arena:
         """Takes a place for a vector.
 
         Args:
-            size: Its numbers.
+            size: The length of the vector.
 
         Returns:
             The offset of the first.
@@ -61,7 +60,7 @@ class Arena:
         """Gives a place back.
 
         Args:
-            offset: As it was taken.
+            offset: The offset that `planes` or `vector` returned.
         """
         kind, capacity = self._taken.pop(offset)
         self._free.setdefault(kind, []).append((capacity, offset))
@@ -96,7 +95,7 @@ def aligned_zeros(size: int) -> np.ndarray:
     """Returns float32 zeros whose first lies at a multiple of 64 bytes.
 
     Args:
-        size: How many.
+        size: The length.
     """
     spare = np.zeros(size + ALIGNMENT, np.float32)
     start = -(spare.ctypes.data // 4) % ALIGNMENT
@@ -107,8 +106,8 @@ def mask_of(geometry: Geometry, shape: Shape) -> np.ndarray:
     """Returns a plane with all bits set where there is a pixel, zero elsewhere.
 
     Args:
-        geometry: How the plane lies.
-        shape: The value's; its height and width may be below the geometry's.
+        geometry: The geometry of the plane.
+        shape: The shape of the value; its height and width may be below the geometry's.
 
     Returns:
         float32 `[plane + slack]`; the set bits are a NaN.
@@ -122,8 +121,8 @@ def counts_of(geometry: Geometry, shape: Shape, inverse_counts: np.ndarray) -> n
     """Returns a plane with a number for each pixel, zero elsewhere.
 
     Args:
-        geometry: How the plane lies.
-        shape: The value's.
+        geometry: The geometry of the plane.
+        shape: The shape of the value.
         inverse_counts: float32 `[height, width]`.
 
     Returns:

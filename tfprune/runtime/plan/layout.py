@@ -1,4 +1,4 @@
-"""Where the values lie: planes with a halo of zeros that makes a convolution a sum of shifted planes.
+"""Lays out values in memory: the planes' halo of zeros makes a convolution a sum of shifted planes.
 
 A channel's pixels lie row by row, `pitch` apart; between a row's last pixel and the next row's first is the
 halo, at least as wide as any consumer's padding, so that left and right padding share it. Planes are
@@ -48,7 +48,7 @@ class Value(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How the planes of a value lie.
+    """The geometry of the planes of a value.
 
     Attributes:
         height: Rows with pixels.
@@ -68,13 +68,13 @@ class Geometry:
 
     @property
     def positions(self) -> int:
-        """Numbers from the first pixel of a plane to its last."""
+        """Returns the count of numbers from the first pixel of a plane to its last."""
         return (self.height - 1) * self.pitch + self.width
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """How a plane is cut for a kernel: `count` tiles of `vectors` vectors."""
+    """A cut of a plane for a kernel: `count` tiles of `vectors` vectors."""
 
     vectors: int
     count: int
@@ -110,7 +110,7 @@ def dense_tiles(geometry: Geometry, target: Machine) -> Tiles:
 
 
 def taps(node: Conv) -> Taps:
-    """Returns where a convolution's kernel elements read.
+    """Returns the places that the elements of a convolution's kernel read.
 
     Args:
         node: The convolution.
@@ -151,7 +151,7 @@ class Layout:
 
         Args:
             graph: The network.
-            shapes: Its `shapes()`.
+            shapes: The shapes of the graph's values.
             target: The machine.
         """
         self._target = target
@@ -252,14 +252,14 @@ def check_reach(node: Node, geometry: Geometry, channels: int, lowest: int, high
     """Makes sure that a kernel stays within a value's memory; no graph should fail this.
 
     Args:
-        node: Whose kernel.
-        geometry: The value's.
-        channels: The value's planes.
+        node: The node of the kernel; for the message.
+        geometry: The geometry of the value.
+        channels: The number of the value's planes.
         lowest: Smallest offset that is read or written, from the first plane's first pixel.
         highest: Largest.
 
     Raises:
-        GraphError: It would not.
+        GraphError: The kernel would leave the value's memory.
     """
     end = channels * geometry.plane + geometry.back
     if lowest < -geometry.front or highest >= end or end > MAX_VALUES:

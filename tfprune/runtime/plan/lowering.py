@@ -1,4 +1,4 @@
-"""Each operation of a graph as steps."""
+"""Lowers a graph: each operation becomes steps."""
 
 import math
 from collections.abc import Callable

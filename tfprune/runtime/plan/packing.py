@@ -1,4 +1,4 @@
-"""A convolution's weights as its kernel wants them: entries, block by block."""
+"""Packs weights as the kernels want them: entries, block by block."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ class Weights:
 
     @property
     def groups(self) -> int:
-        """Groups of output channels."""
+        """Returns the number of groups of output channels."""
         return len(self.bias)
 
 
@@ -98,8 +98,8 @@ def pack_vector_rows(
     """Packs a sparse dense layer: for each output its inputs and weights, filled up to whole vectors.
 
     Args:
-        inputs: Input of each weight.
-        outputs: Output of each weight.
+        inputs: The input of each weight.
+        outputs: The output of each weight.
         values: float32 weights.
         filters: Number of outputs.
         lanes: Numbers in a vector.
