@@ -24,18 +24,18 @@ def run_evaluate(runs, monkeypatch, capsys):
 def test_it_prints_the_accuracy_that_training_recorded(runs, run_evaluate):
     result = runs.one_shot.round(1).read_result()
     output = run_evaluate("one_shot")
-    accuracy = f"{result['accuracy_percent']:.2f} %"
+    accuracy = f"{result.accuracy_percent:.2f} %"
     assert f"one_shot (round 1): accuracy {accuracy} on 100 test images; recorded {accuracy}" in output
-    assert f"sparsity {result['sparsity']:.4f} of the pruned kernels" in output
-    assert f"{result['sparsity_all_parameters']:.4f} of all " in output
+    assert f"sparsity {result.sparsity:.4f} of the pruned kernels" in output
+    assert f"{result.sparsity_all_parameters:.4f} of all " in output
     assert "stem_conv" not in output
 
 
 def test_it_evaluates_the_round_that_is_asked_for(runs, run_evaluate):
     result = runs.one_shot.round(0).read_result()
-    assert result["accuracy_percent"] != runs.one_shot.round(1).read_result().accuracy_percent
+    assert result.accuracy_percent != runs.one_shot.round(1).read_result().accuracy_percent
     output = run_evaluate("one_shot/round_00", summary=True)
-    accuracy = f"{result['accuracy_percent']:.2f} %"
+    accuracy = f"{result.accuracy_percent:.2f} %"
     assert f"(round 0): accuracy {accuracy} on 100 test images; recorded {accuracy}" in output
     assert "stem_conv" in output
 

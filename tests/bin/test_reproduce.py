@@ -1,6 +1,5 @@
 """The reproduce binary: a small study from end to end, then what a rerun, a dry run and mistakes do."""
 
-import json
 import pathlib
 import types
 
@@ -9,6 +8,7 @@ import pytest
 from tests.support import small_experiments
 from tfprune.bin import reproduce
 from tfprune.errors import UserError
+from tfprune.runs.folder import RunFolder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -66,21 +66,20 @@ def study(tmp_path_factory):
 
 
 def result(study, experiment, number):
-    path = pathlib.Path(study["output_dir"]) / experiment / f"round_{number:02d}" / "result.json"
-    return json.loads(path.read_text())
+    return RunFolder(pathlib.Path(study["output_dir"]) / experiment).round(number).read_result()
 
 
 def test_a_study_ends_with_every_round(study):
     output_dir = pathlib.Path(study["output_dir"])
     assert sorted(path.parent.name for path in output_dir.glob("*/flags.txt")) == sorted(ORDER)
-    assert result(study, "cifar10_one_shot_95", 1)["sparsity"] == pytest.approx(0.95, abs=2e-3)
-    assert result(study, "cifar100_iterative_95_from_77", 4)["sparsity"] == pytest.approx(0.95, abs=2e-3)
+    assert result(study, "cifar10_one_shot_95", 1).sparsity == pytest.approx(0.95, abs=2e-3)
+    assert result(study, "cifar100_iterative_95_from_77", 4).sparsity == pytest.approx(0.95, abs=2e-3)
     # The third round's masks, and one-shot's in the transfer.
-    third = result(study, "cifar100_iterative_95", 3)["sparsity"]
+    third = result(study, "cifar100_iterative_95", 3).sparsity
     assert third < 0.94  # So that there is something left to prune.
-    assert result(study, "cifar100_iterative_95_from_77", 0)["sparsity"] == third
-    one_shot = result(study, "cifar10_one_shot_95", 1)["sparsity"]
-    assert result(study, "cifar100_transfer_95", 0)["sparsity"] == one_shot
+    assert result(study, "cifar100_iterative_95_from_77", 0).sparsity == third
+    one_shot = result(study, "cifar10_one_shot_95", 1).sparsity
+    assert result(study, "cifar100_transfer_95", 0).sparsity == one_shot
 
 
 def test_a_study_ends_with_its_page_and_tables(study):
@@ -166,7 +165,7 @@ def test_what_does_not_start_from_a_failure_is_run(own_flags, capsys):
     output = capsys.readouterr().out
     assert "[1 of 3] a (seed 0): failed: a round 0: " in output
     assert "[2 of 3] b (seed 0): not run, because it starts from a" in output
-    assert result(own_flags, "c", 0)["epochs"] == 1
+    assert result(own_flags, "c", 0).epochs == 1
     output_dir = pathlib.Path(own_flags["output_dir"])
     assert not (output_dir / "b").exists()
     assert (output_dir / "comparison.md").exists()
@@ -177,7 +176,7 @@ def test_a_page_that_fails_does_not_end_the_study(own_flags, capsys, monkeypatch
     monkeypatch.setattr(reproduce, "write_tables", lambda output_dir, names: None)
     monkeypatch.setitem(__import__("sys").modules, "tfprune.compare.page", None)
     run_main(**{**own_flags, "experiments": ["c"]})
-    assert result(own_flags, "c", 0)["epochs"] == 1
+    assert result(own_flags, "c", 0).epochs == 1
     assert "warning: the page could not be written: " in capsys.readouterr().err
 
 

@@ -1,6 +1,5 @@
 """An experiment on two devices or in two processes is the experiment on one, to rounding."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -21,6 +20,7 @@ from tfprune.errors import UserError
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.hardware import hardware
 from tfprune.experiments.run import run_experiment
+from tfprune.runs.result import read_result
 from tfprune.training.checkpoint import read_checkpoint
 
 PROGRAM = pathlib.Path(run_on_devices.__file__)
@@ -124,12 +124,10 @@ def assert_same_experiment(ours, theirs, name):
             else:
                 # Adam divides rounding by the gradient's size, which may be small.
                 np.testing.assert_allclose(values[key], value, atol=5e-5, err_msg=key)
-        result, other = (
-            json.loads((path / "result.json").read_text()) for path in (ours_round, theirs_round)
-        )
+        result, other = (read_result(path / "result.json", number) for path in (ours_round, theirs_round))
         for same in ("sparsity", "accuracy_percent", "accuracy_after_pruning_percent", "steps"):
-            assert result[same] == other[same]
-        if result["epochs"]:
+            assert getattr(result, same) == getattr(other, same)
+        if result.epochs:
             history, expected_history = (
                 np.genfromtxt(path / "history.csv", delimiter=",", names=True)
                 for path in (ours_round, theirs_round)
@@ -137,7 +135,7 @@ def assert_same_experiment(ours, theirs, name):
             for figure in ("loss", "val_loss"):
                 np.testing.assert_allclose(history[figure], expected_history[figure], rtol=1e-5)
     # The reference is no empty one.
-    assert config.regime == "dense" or result["sparsity"] > 0.79
+    assert config.regime == "dense" or result.sparsity > 0.79
 
 
 def test_mirrored(tensorflow_alone, tmp_path):

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import re
 
 import keras
@@ -84,8 +83,8 @@ def test_blocks_go_as_a_whole_and_the_ends_are_spared(runs):
         largest = blocks(np.abs(start_kernels(run)[name]), 2, 4).max(axis=1)
         assert largest[stays].min() > largest[~stays].max(), name
     result = run.round(1).read_result()
-    assert {name: result[name] for name in (*flags, "spare_ends")} == {
-        "block_size": [2, 4],
+    assert {name: getattr(result.config, name) for name in (*flags, "spare_ends")} == {
+        "block_size": (2, 4),
         "block_pooling_type": "MAX",
         "spare_ends": True,
     }
@@ -153,7 +152,7 @@ def test_layers_have_sparsities_of_their_own_and_weights_go_at_random(runs):
     for name, (_, mask) in kernels.items():
         assert zeros(mask) == round(expected[name] * mask.size), name
     result = run.round(1).read_result()
-    assert (result["layer_sparsity"], result["score"]) == (list(entries), "random")
+    assert (result.config.layer_sparsity, result.config.score) == (entries, "random")
     # Two random masks of density d agree in d^2 + (1 - d)^2 of the places.
     chance = sum(mask.size * ((1 - expected[n]) ** 2 + expected[n] ** 2) for n, (_, mask) in kernels.items())
     chance /= sum(mask.size for _, mask in kernels.values())
@@ -250,9 +249,9 @@ def test_sparse_keeps_its_count_while_the_masks_move(runs, regrowth):
         assert np.array_equal(mask, last), name
         assert not kernel[~mask].any(), name
     result = run.round(1).read_result()
-    assert (result["regrowth"], result["drop_fraction"]) == (regrowth, 0.5)
-    assert result["accuracy_after_pruning_percent"] is None
-    assert result["target_sparsity"] == 0.75
+    assert (result.config.regrowth, result.config.drop_fraction) == (regrowth, 0.5)
+    assert result.accuracy_after_pruning_percent is None
+    assert result.target_sparsity == 0.75
 
 
 def test_erk_densities(runs):
@@ -302,8 +301,7 @@ def test_a_comparison_says_how_each_was_pruned(runs, tmp_path):
     for name in ("rigl", "set"):
         assert re.search(rf"\b{name}: resnet18, width 4, .* start \({name}\), scope erk", text), text
     row = next(line.split() for line in comparison.text.splitlines() if " rigl " in line)
-    result = here.config("rigl").folder / "round_01" / "result.json"
-    accuracy = json.loads(result.read_text())["accuracy_percent"]
+    accuracy = RunFolder(here.config("rigl").folder).round(1).read_result().accuracy_percent
     # Nothing was pruned before the training: there is no accuracy right after it.
     assert row == ["digits", "rigl", "1", "0.7500", row[4], "-", f"{accuracy:.1f}", "-"]
     header, *lines = comparison.csv_path.read_text().splitlines()

@@ -76,21 +76,22 @@ def test_a_result_says_what_the_round_did(runs, name):
     run = getattr(runs, name)
     config = run.read_config()
     for number in range(config.last_round + 1):
-        result = json.loads((run.round(number).path / "result.json").read_text())
-        assert result.keys() >= RESULT_KEYS
+        content = json.loads((run.round(number).path / "result.json").read_text())
+        assert content.keys() | content["config"].keys() >= RESULT_KEYS
+        result = run.round(number).read_result()
         trains = name == "dense" or number > 0
         epochs = config.settings(number).epochs if trains else 0
-        assert result["experiment"] == name
-        assert result["regime"] == config.regime
-        assert (result["round"], result["rounds"]) == (number, config.last_round)
-        assert (result["dataset"], result["seed"], result["paper_section"]) == ("digits", 0, "")
-        assert result["epochs"] == epochs
-        assert result["steps"] == 256 // config.batch_size * epochs
-        assert (result["train_seconds"] > 0) == trains
-        assert (result["images_per_second"] is not None) == trains
-        assert (result["train_examples"], result["train_examples_available"]) == (256, 1437)
-        assert (result["test_examples"], result["test_examples_available"]) == (100, 360)
-        assert result["versions"].keys() >= {"keras", "numpy", "python", "tfprune", result["backend"]}
+        assert result.config.experiment == name
+        assert result.config.regime == config.regime
+        assert (result.round, result.rounds) == (number, config.last_round)
+        assert (result.config.dataset, result.config.seed, result.config.paper_section) == ("digits", 0, "")
+        assert result.epochs == epochs
+        assert result.steps == 256 // config.batch_size * epochs
+        assert (result.train_seconds > 0) == trains
+        assert (result.images_per_second is not None) == trains
+        assert (result.train_examples, result.train_examples_available) == (256, 1437)
+        assert (result.test_examples, result.test_examples_available) == (100, 360)
+        assert result.versions.keys() >= {"keras", "numpy", "python", "tfprune", result.backend}
 
 
 @pytest.mark.parametrize("name", ["dense", "one_shot", "iterative", "gradual"])
@@ -101,21 +102,21 @@ def test_the_recorded_accuracies_are_the_networks(runs, name):
         result = run.round(number).read_result()
         model = load_model(run.round(number))
         accuracy = measured_accuracy_percent(model)
-        assert result["accuracy_percent"] == pytest.approx(accuracy, abs=1e-4)
-        if result["epochs"]:
+        assert result.accuracy_percent == pytest.approx(accuracy, abs=1e-4)
+        if result.epochs:
             last = history_of(run.round(number))[-1]
             assert 100 * float(last["val_accuracy"]) == pytest.approx(accuracy, abs=1e-4)
         if previous is not None:
-            assert result["accuracy_before_percent"] == previous
-        previous = result["accuracy_percent"]
+            assert result.accuracy_before_percent == previous
+        previous = result.accuracy_percent
 
 
 def test_the_dense_network_learns(runs):
     result = runs.dense.round(0).read_result()
-    assert result["accuracy_before_percent"] < 30
-    assert result["accuracy_percent"] > 50
-    assert result["accuracy_after_pruning_percent"] is None
-    assert result["sparsity"] == result["sparsity_all_parameters"] == result["target_sparsity"] == 0.0
+    assert result.accuracy_before_percent < 30
+    assert result.accuracy_percent > 50
+    assert result.accuracy_after_pruning_percent is None
+    assert result.sparsity == result.sparsity_all_parameters == result.target_sparsity == 0.0
 
 
 def test_a_round_starts_from_the_other_runs_network(runs):
@@ -145,7 +146,7 @@ def test_removed_weights_are_exactly_zero_and_counted_exactly(runs, name):
     for number in range(1, config.last_round + 1):
         result = run.round(number).read_result()
         kernels = kernels_of(run.round(number))
-        level = result["target_sparsity"]
+        level = result.target_sparsity
         for layer, (kernel, mask) in kernels.items():
             assert np.all(kernel[mask == 0] == 0.0), layer
             assert np.all(kernel[mask == 1] != 0.0), layer
@@ -153,10 +154,10 @@ def test_removed_weights_are_exactly_zero_and_counted_exactly(runs, name):
                 assert mask.sum() == max(mask.size - round(level * mask.size), 1), layer
         if config.scope == "global":
             assert total(kernels) - removed(kernels) == total(kernels) - round(level * total(kernels))
-        assert result["sparsity"] == pytest.approx(removed(kernels) / total(kernels), abs=1e-12)
+        assert result.sparsity == pytest.approx(removed(kernels) / total(kernels), abs=1e-12)
         model = load_model(run.round(number))
         parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-        assert result["sparsity_all_parameters"] == pytest.approx(removed(kernels) / parameters, abs=1e-9)
+        assert result.sparsity_all_parameters == pytest.approx(removed(kernels) / parameters, abs=1e-9)
 
 
 def test_iterative_levels_shrink_the_density_by_the_same_factor(runs):
@@ -199,9 +200,9 @@ def test_the_accuracy_right_after_pruning_is_before_any_training(runs):
     for number in (1, 2, 3):
         model = load_model(runs.iterative.round(number - 1))
         result = runs.iterative.round(number).read_result()
-        sparsity.prune_to(model, result["target_sparsity"], scope="global")
+        sparsity.prune_to(model, result.target_sparsity, scope="global")
         after = measured_accuracy_percent(model)
-        assert result["accuracy_after_pruning_percent"] == pytest.approx(after, abs=1e-4)
+        assert result.accuracy_after_pruning_percent == pytest.approx(after, abs=1e-4)
 
 
 def test_a_round_trains_what_it_kept(runs):
@@ -213,8 +214,8 @@ def test_a_round_trains_what_it_kept(runs):
 
 def test_gradual_ends_at_its_target_in_one_fit(runs):
     result = runs.gradual.round(1).read_result()
-    assert result["target_sparsity"] == 0.85
-    assert result["accuracy_after_pruning_percent"] is None
+    assert result.target_sparsity == 0.85
+    assert result.accuracy_after_pruning_percent is None
     kernels = kernels_of(runs.gradual.round(1))
     assert removed(kernels) == round(0.85 * total(kernels))
 

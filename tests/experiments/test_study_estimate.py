@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from tests.support.run_folders import round_result
 from tests.support.study_runs import configs, finish, interrupt
 from tfprune.errors import UserError
 from tfprune.experiments.study.estimate import Speeds, read_speeds, total_text, what_computes
@@ -141,9 +142,12 @@ def test_the_clock_of_an_interrupted_round_is_no_measurement(by_name):
 
 
 def test_all_images_of_a_dataset(by_name):
+    of_folder = dataclasses.replace(by_name["base"], dataset="image_folder", paper_section="")
+    folder_of_77 = round_result(of_folder, 0, train_examples_available=77)
+
     def images(**flags):
         state = read_state(dataclasses.replace(by_name["base"], train_examples=0, **flags))
-        return Speeds([{"dataset": "image_folder", "train_examples_available": 77}]).images_left(state)
+        return Speeds([folder_of_77]).images_left(state)
 
     assert images(dataset="cifar10") == 10 * 50_000
     assert images(dataset="digits") == 10 * 1437

@@ -1,7 +1,5 @@
 """Runs with a teacher, a cosine and new BatchNorm statistics: results, resumption, errors."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -47,8 +45,9 @@ def taught(runs):
 def test_the_result_has_the_flags(taught):
     result = taught.round(2).read_result()
     for name in (*COSINE, "distill_from", "distill_weight", "distill_temperature", "batchnorm_after_pruning"):
-        assert result[name] == TAUGHT[name]
-    assert (result["lr_factor"], result["lr_boundaries_epochs"], result["evaluate_every"]) == (0.1, [], 1)
+        assert getattr(result.config, name) == TAUGHT[name]
+    config = result.config
+    assert (config.lr_factor, config.lr_boundaries_epochs, config.evaluate_every) == (0.1, (), 1)
 
 
 def test_only_the_student_is_written(runs, taught):
@@ -89,8 +88,8 @@ def test_batchnorm_after_pruning_reaches_the_round(runs):
         flags = {**runs.one_shot_flags, "target_sparsity": 0.97, "epochs": (1,)}
         run = runs.run(f"batchnorm_{choice}", **flags, batchnorm_after_pruning=choice)
         result, state = run.round(1).read_result(), state_of(run.round(1))
-        assert result["sparsity"] == pytest.approx(0.97, abs=1e-3)
-        after[choice] = result["accuracy_after_pruning_percent"]
+        assert result.sparsity == pytest.approx(0.97, abs=1e-3)
+        after[choice] = result.accuracy_after_pruning_percent
         betas[choice] = np.concatenate([value for name, value in state.items() if name.endswith("/beta")])
     assert after["recalibrate"] != after["keep"]
     # Four steps of Adam move a beta little: from 0, or from where the dense network had it.
@@ -198,5 +197,4 @@ def test_a_pruned_teacher_will_do(runs):
     """Its wrappers are no layers of the network in training."""
     assert runs.one_shot
     run = runs.run("taught_by_pruned", **{**TAUGHT, "rounds": 1, "epochs": (1,), "distill_from": "one_shot"})
-    result = json.loads((run.path / "round_01" / "result.json").read_text())
-    assert result["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    assert run.round(1).read_result().sparsity == pytest.approx(0.9, abs=1e-3)

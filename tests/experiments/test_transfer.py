@@ -66,10 +66,10 @@ def test_the_head_is_a_new_one(runs, transferred):
 def test_the_result_says_so(runs, transferred):
     result = transferred.round(0).read_result()
     sparsity = runs.one_shot.round(1).read_result().sparsity
-    assert (result["regime"], result["round"], result["rounds"]) == ("dense", 0, 0)
-    assert (result["dataset"], result["init_from"]) == ("image_folder", "one_shot")
-    assert result["sparsity"] == result["target_sparsity"] == pytest.approx(sparsity, abs=1e-12)
-    assert result["epochs"] == 12
-    assert (result["train_examples"], result["test_examples"]) == (96, 24)
+    assert (result.config.regime, result.round, result.rounds) == ("dense", 0, 0)
+    assert (result.config.dataset, result.config.init_from) == ("image_folder", "one_shot")
+    assert result.sparsity == result.target_sparsity == pytest.approx(sparsity, abs=1e-12)
+    assert result.epochs == 12
+    assert (result.train_examples, result.test_examples) == (96, 24)
     # Grey levels so far apart can be told by anything that learns.
-    assert result["accuracy_percent"] > 60
+    assert result.accuracy_percent > 60

@@ -42,7 +42,7 @@ def write_round(config: ExperimentConfig, number: int, **measured: Any) -> Path:
 
 def round_result(config: ExperimentConfig, number: int, **measured: Any) -> RoundResult:
     """Returns the result of a round; differences and ancestry as training finds them."""
-    train, test = AVAILABLE[config.dataset]
+    train, test = AVAILABLE.get(config.dataset, (1_000, 1_000))
     used = {"train": config.train_examples or train, "test": config.test_examples or test}
     start, teacher = (_read_reference(config, name) for name in (config.init_from, config.distill_from))
     differences = ()

@@ -1,10 +1,12 @@
 """Configs and canned run folders of a small study, for its tests."""
 
-import json
+import dataclasses
 
+from tests.support.run_folders import round_result
 from tfprune.files import write_json
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.result import RoundResult
 
 FLAGS = {
     "dataset": "digits",
@@ -18,7 +20,6 @@ FLAGS = {
     "batch_size": 50,
 }
 HARDWARE = {"processor": "P", "devices": ["cpu"]}
-SPEED = {name: FLAGS[name] for name in ("model", "width", "stem", "image_size", "batch_size")}
 
 
 def configs(output_dir="saved_models"):
@@ -38,30 +39,20 @@ def configs(output_dir="saved_models"):
     return {config.experiment: config for config in experiments}
 
 
-def finish(config, number, **result):
-    """Writes a round as it is when it is finished, without its network."""
+def finish(config, number, **values):
+    """Writes a round as it is when it is finished, without its network.
+
+    `values` are measured ones, and settings of the result that are not those of the run.
+    """
     run = RunFolder(config.folder)
     run.make(config)
     run.claim(config)
     folder = run.round(number)
     folder.path.mkdir(exist_ok=True)
-    trained = number > 0 or config.regime == "dense"
-    epochs = config.settings(number).epochs if trained else 0
-    canned = {
-        **SPEED,
-        "mixed_precision": "none",
-        "pruning_engine": "tfprune",
-        "backend": "tensorflow",
-        "hardware": HARDWARE,
-        "dataset": config.dataset,
-        "round": number,
-        "epochs": epochs,
-        "train_examples": config.train_examples,
-        "train_seconds": epochs * 2.0,
-        "accuracy_percent": 50.0 + number,
-        **result,
-    }
-    folder.write_result(canned)
+    measured = {name: value for name, value in values.items() if name in RoundResult.__dataclass_fields__}
+    settings = {name: value for name, value in values.items() if name not in measured}
+    config = dataclasses.replace(config, **settings)
+    folder.write_result(round_result(config, number, **{"hardware": HARDWARE, **measured}))
 
 
 def interrupt(config, number, epochs):
@@ -77,4 +68,4 @@ def interrupt(config, number, epochs):
 
 
 def result_of(config, number):
-    return json.loads((config.folder / f"round_{number:02d}" / "result.json").read_text())
+    return RunFolder(config.folder).round(number).read_result()
