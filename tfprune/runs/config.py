@@ -71,7 +71,7 @@ def _scores() -> tuple[str, ...]:
 def _granularities() -> tuple[str, ...]:
     from tfprune.sparsity.patterns import GRANULARITIES
 
-    return GRANULARITIES
+    return tuple(GRANULARITIES)
 
 
 def _pooling_types() -> tuple[str, ...]:

@@ -55,9 +55,9 @@ class Part:
 def parts_of(layers: Iterable[PruneLowMagnitude]) -> list[Part]:
     """Returns the prunable variables of built wrappers, in order."""
     return [
-        Part(layer, variable, mask, pattern, f"layer {layer.layer.name!r}, variable {variable.name!r}")
+        Part(layer, kernel.variable, mask, layer.pattern_of(kernel), layer.describe(kernel.variable))
         for layer in layers
-        for variable, mask, pattern in zip(layer.prunable_variables, layer.masks, layer.patterns, strict=True)
+        for kernel, mask in layer.pruned
     ]
 
 
@@ -131,8 +131,8 @@ def apply_masks(layers: Iterable[PruneLowMagnitude], optimizer: Any = None) -> N
     """Writes exact zeros to removed weights, and to the optimizer's slots for them."""
     slots = _slots(optimizer)
     for layer in layers:
-        for variable, mask in zip(layer.prunable_variables, layer.masks, strict=True):
-            _zero_removed(mask, [variable, *slots.get(id(variable), [])])
+        for kernel, mask in layer.pruned:
+            _zero_removed(mask, [kernel.variable, *slots.get(id(kernel.variable), [])])
 
 
 def assign_mask(

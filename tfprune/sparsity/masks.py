@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfprune.sparsity.patterns import WEIGHTS, Groups, Pattern
+from tfprune.sparsity.patterns import WEIGHTS, Groups, Pattern, Weights
 from tfprune.sparsity.selection import CommonThreshold, kept_count
 
 SCOPES = ("layer", "global", "erk")
@@ -118,7 +118,7 @@ def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.
         mask = tensor.mask()
         candidates = tensor.pattern.candidates(tensor.scores(), mask).astype(dtype, copy=False)
         candidates.flat[np.argmax(candidates)] = np.inf  # Each tensor keeps at least its best group.
-        return candidates, None if tensor.pattern is WEIGHTS else tensor.pattern.sizes(mask)
+        return candidates, None if isinstance(tensor.pattern, Weights) else tensor.pattern.sizes(mask)
 
     threshold = CommonThreshold(lambda: map(groups_of, tensors), total)
     for tensor in tensors:

@@ -1,26 +1,81 @@
-"""Which weights are removed together: single weights, blocks, whole output channels, or m of every n.
+"""Patterns: the groups of weights that are removed together.
 
-A pattern turns the scores of weights into scores of groups, and a mask of groups into a mask of weights.
-NumPy arrays only, no model.
+A pattern turns the scores of weights into scores of groups, and a mask of groups into a mask of weights. A
+new one is a class, registered so that a saved model finds it again:
+
+```python
+@keras.saving.register_keras_serializable("my_project")
+class Rows(Groups):
+    def pool(self, scores):
+        return scores.mean(axis=-1)
+
+    def spread(self, groups, shape):
+        return np.broadcast_to(groups[..., None], shape)
+
+    def sizes(self, mask):
+        return mask.sum(axis=-1)
+
+prune_low_magnitude(model, schedule, pattern=Rows())
+```
 """
 
 import abc
-from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
+import keras
 import numpy as np
 
+from tfprune.network.kinds import Kernel
+from tfprune.sparsity import scores as score_rules
+from tfprune.sparsity.scores import Score
 from tfprune.sparsity.selection import keep_largest, kept_count
 
-GRANULARITIES = ("weight", "channel")
 POOLING_TYPES = ("AVG", "MAX")
 
 
+@dataclass(frozen=True)
 class Pattern(abc.ABC):
-    """Which weights of a tensor may go together."""
+    """The weights of a tensor that may go together.
+
+    A pattern with arguments is a frozen dataclass: its fields are what a saved model holds. A pattern that
+    depends on what the axes of a kernel stand for overrides `fit`.
+    """
 
     @abc.abstractmethod
     def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
-        """Returns the mask of this one tensor at `sparsity`, a subset of `mask`."""
+        """Returns the mask of one tensor at `sparsity`, a subset of `mask`."""
+
+    @property
+    def largest_sparsity(self) -> float:
+        """Returns the sparsity that the pattern can reach."""
+        return 1.0
+
+    def fit(self, kernel: Kernel, name: str, score: str | Score) -> "Pattern":
+        """Returns the pattern for one kernel.
+
+        Args:
+            kernel: The kernel, whose axes are known.
+            name: Its name, for errors.
+            score: The score that ranks its weights.
+
+        Raises:
+            ValueError: If the kernel has no such groups; the message has its `name`.
+        """
+        return self
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `__init__`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Returns a pattern with the arguments of `get_config`."""
+        return cls(**keras.saving.deserialize_keras_object(dict(config)))
+
+    def __str__(self) -> str:
+        """Returns the argument of `prune_low_magnitude` that asks for the pattern."""
+        return f"pattern={self!r}"
 
 
 class Groups(Pattern):
@@ -61,8 +116,9 @@ class Groups(Pattern):
         return mask & self.spread(keep, mask.shape)
 
 
+@keras.saving.register_keras_serializable("tfprune")
 class Weights(Groups):
-    """Each weight by itself: unstructured sparsity."""
+    """Single weights: unstructured sparsity."""
 
     def pool(self, scores: np.ndarray) -> np.ndarray:
         return scores
@@ -77,6 +133,8 @@ class Weights(Groups):
         return np.where(mask, scores, np.float32(-np.inf))
 
 
+@keras.saving.register_keras_serializable("tfprune")
+@dataclass(frozen=True)
 class Blocks(Groups):
     """Blocks of the last two axes, ranked by their mean or largest score.
 
@@ -86,16 +144,38 @@ class Blocks(Groups):
 
     Args:
         block_size: (height, width): weights along the last axis but one, and along the last.
-        pooling_type: "AVG" or "MAX".
+        block_pooling_type: "AVG" or "MAX".
+
+    Raises:
+        ValueError: On anything else.
     """
 
-    def __init__(self, block_size: tuple[int, int], pooling_type: str) -> None:
-        self.block_size, self.pooling_type = block_size, pooling_type
+    block_size: tuple[int, int]
+    block_pooling_type: str = "AVG"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block_size", _two_numbers("block_size", self.block_size))
+        if self.block_pooling_type not in POOLING_TYPES:
+            raise ValueError(
+                f"`block_pooling_type` must be one of {list(POOLING_TYPES)}. Received: "
+                f"block_pooling_type={self.block_pooling_type!r}"
+            )
+
+    def fit(self, kernel: Kernel, name: str, score: str | Score) -> "Blocks":
+        if len(kernel.variable.shape) < 2:
+            raise ValueError(
+                f"Blocks need a variable with two axes or more. Received: {self}, {name}, of shape "
+                f"{tuple(kernel.variable.shape)}"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return f"block_size={self.block_size}"
 
     def pool(self, scores: np.ndarray) -> np.ndarray:
-        total = np.maximum if self.pooling_type == "MAX" else np.add
+        total = np.maximum if self.block_pooling_type == "MAX" else np.add
         pooled = self._reduce(total, scores)
-        if self.pooling_type == "AVG":
+        if self.block_pooling_type == "AVG":
             pooled = pooled / self._reduce(np.add, np.ones(scores.shape[-2:], np.float32))
         return pooled
 
@@ -113,6 +193,8 @@ class Blocks(Groups):
         return self._reduce(np.add, mask.astype(np.int64))
 
 
+@keras.saving.register_keras_serializable("tfprune")
+@dataclass(frozen=True)
 class Channels(Groups):
     """Whole output channels, ranked by the root mean square or the mean of their scores.
 
@@ -120,14 +202,27 @@ class Channels(Groups):
     different tensors comparable.
 
     Args:
-        output_axes: The axes of the kernel that number the output channels.
-        norm: 2: root mean square; 1: mean.
+        output_axes: The axes of the kernel that number the output channels. Default: each kernel's own.
+        norm: 2: root mean square; 1: mean. Default: the score's `group_norm`, 2 for the magnitude, else 1.
     """
+
+    output_axes: tuple[int, ...] | None = None
+    norm: int | None = None
 
     score_type = np.float64
 
-    def __init__(self, output_axes: Sequence[int], norm: int) -> None:
-        self.output_axes, self.norm = tuple(output_axes), norm
+    def fit(self, kernel: Kernel, name: str, score: str | Score) -> "Channels":
+        axes = self.output_axes or kernel.output_axes
+        if not axes:
+            raise ValueError(
+                f"Whole output channels can be removed where there are such. Received: {self}, {name}, which "
+                "has none; leave it out with `layers`"
+            )
+        norm = self.norm or getattr(score_rules.get(score), "group_norm", 1)
+        return Channels(tuple(axes), norm)
+
+    def __str__(self) -> str:
+        return "granularity='channel'"
 
     def _other_axes(self, rank: int) -> tuple[int, ...]:
         kept = {axis % rank for axis in self.output_axes}
@@ -146,6 +241,8 @@ class Channels(Groups):
         return mask.sum(axis=self._other_axes(mask.ndim))
 
 
+@keras.saving.register_keras_serializable("tfprune")
+@dataclass(frozen=True)
 class MOfN(Pattern):
     """m zeros in every n consecutive weights along the input channels, as sparse tensor cores need.
 
@@ -155,11 +252,39 @@ class MOfN(Pattern):
     Args:
         m: Zeros in a group.
         n: Weights in a group.
-        input_axis: The axis of the kernel that numbers the input channels.
+        input_axis: The axis of the kernel that numbers the input channels. Default: each kernel's own.
+
+    Raises:
+        ValueError: Unless m is at least 1 and below n.
     """
 
-    def __init__(self, m: int, n: int, input_axis: int) -> None:
-        self.m, self.n, self.input_axis = m, n, input_axis
+    m: int
+    n: int
+    input_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        _two_numbers("sparsity_m_by_n", (self.m, self.n))
+        if self.m >= self.n:
+            raise ValueError(
+                "`sparsity_m_by_n` must be (m, n), m zeros in every n weights, with m below n. "
+                f"Received: {self}"
+            )
+
+    @property
+    def largest_sparsity(self) -> float:
+        return self.m / self.n
+
+    def fit(self, kernel: Kernel, name: str, score: str | Score) -> "MOfN":
+        axis = self.input_axis if self.input_axis is not None else kernel.input_axis
+        if axis is None:
+            raise ValueError(
+                f"m zeros in n weights along the input channels need input channels. Received: {self}, "
+                f"{name}, which has none; leave it out with `layers`"
+            )
+        return replace(self, input_axis=axis)
+
+    def __str__(self) -> str:
+        return f"sparsity_m_by_n={(self.m, self.n)}"
 
     def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
         kept = self.n - min(round(sparsity * self.n), self.m)
@@ -175,3 +300,48 @@ class MOfN(Pattern):
 
 
 WEIGHTS = Weights()
+# What `granularity` may be.
+GRANULARITIES: dict[str, Pattern] = {"weight": WEIGHTS, "channel": Channels()}
+
+
+def from_arguments(
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    sparsity_m_by_n: tuple[int, int] | None = None,
+    granularity: str = "weight",
+    pattern: Pattern | None = None,
+) -> Pattern:
+    """Returns the pattern that the arguments of `prune_low_magnitude` ask for.
+
+    Raises:
+        ValueError: On an argument out of range, and on more than one pattern.
+    """
+    if granularity not in GRANULARITIES:
+        raise ValueError(
+            f"`granularity` must be one of {list(GRANULARITIES)}. Received: granularity={granularity!r}"
+        )
+    if pattern is not None and not isinstance(pattern, Pattern):
+        raise ValueError(
+            f"`pattern` must be a `Pattern`, such as `Blocks((4, 4))`, or None. Received: pattern={pattern!r}"
+        )
+    blocks = Blocks(block_size, block_pooling_type)
+    asked = [blocks] if blocks.block_size != (1, 1) else []
+    if sparsity_m_by_n is not None:
+        asked.append(MOfN(*_two_numbers("sparsity_m_by_n", sparsity_m_by_n)))
+    if granularity != "weight":
+        asked.append(GRANULARITIES[granularity])
+    if pattern is not None:
+        asked.append(pattern)
+    if len(asked) > 1:
+        raise ValueError(f"Only one pattern can be asked for. Received: {', '.join(map(str, asked))}")
+    return asked[0] if asked else WEIGHTS
+
+
+def _two_numbers(name: str, value: Any) -> tuple[int, int]:
+    try:
+        numbers = tuple(value)
+    except TypeError:
+        numbers = ()
+    if len(numbers) != 2 or any(type(n) is not int or n < 1 for n in numbers):
+        raise ValueError(f"`{name}` must be two whole numbers, at least 1. Received: {name}={value!r}")
+    return numbers

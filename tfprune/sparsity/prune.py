@@ -16,6 +16,7 @@ from tfprune.sparsity.layer_selection import (
     prunable_layers,
     selector,
 )
+from tfprune.sparsity.patterns import Pattern, from_arguments
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.scores import Score
 from tfprune.sparsity.wrapper import DEFAULT_SCHEDULE, PruneLowMagnitude
@@ -35,6 +36,7 @@ def prune_low_magnitude(
     score: str | Score = "magnitude",
     granularity: str = "weight",
     regrowth: Any = None,
+    pattern: Pattern | None = None,
     **kwargs: Any,
 ) -> Any:
     """Wraps a model's prunable layers, a layer, or a list of layers for magnitude pruning.
@@ -74,6 +76,8 @@ def prune_low_magnitude(
             (`scores.py`).
         granularity: "weight", or "channel": whole output channels, ranked by their L2 norm.
         regrowth: None, or `SET()` or `RigL()`: a method that moves a fixed number of weights about.
+        pattern: A `Pattern` (`patterns.py`), such as `Blocks((4, 4))`, `MOfN(2, 4)` or one of your own, in
+            the place of `block_size`, `block_pooling_type`, `sparsity_m_by_n` and `granularity`.
         **kwargs: For each `PruneLowMagnitude`.
 
     Returns:
@@ -84,19 +88,15 @@ def prune_low_magnitude(
             bad arguments.
     """
     schedule_of = _schedules(pruning_schedule)
-    options = {
-        "block_size": block_size,
-        "block_pooling_type": block_pooling_type,
-        "sparsity_m_by_n": sparsity_m_by_n,
-        "scope": scope,
-        "score": score,
-        "granularity": granularity,
-        "regrowth": regrowth,
-    }
+    pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
+
+    def rule_of(schedule: Any) -> Rule:
+        return Rule(schedule, pattern, scope, score, regrowth)
+
     for schedule in (
         pruning_schedule.values() if isinstance(pruning_schedule, Mapping) else [pruning_schedule]
     ):
-        Rule(schedule, **options)  # Bad arguments are an error before anything is changed.
+        rule_of(schedule)  # Bad arguments are an error before anything is changed.
     if not isinstance(spare_ends, bool):
         raise ValueError(f"`spare_ends` must be True or False. Received: spare_ends={spare_ends!r}")
     if pruning_policy is not None and not hasattr(pruning_policy, "allow_pruning"):
@@ -127,14 +127,15 @@ def prune_low_magnitude(
         if not is_wanted(inner):
             return layer
         matched.append(inner.name)
+        rule = rule_of(schedule_of(inner.name))
         inside = pruned_layers(inner)
         if inside:  # Such as `TimeDistributed(prune_low_magnitude(...))`: its masks are there already.
             for wrapper in inside:
-                wrapper.rule = Rule(schedule_of(inner.name), **options)
+                wrapper.rule = rule
             return layer
         again = isinstance(layer, PruneLowMagnitude)
         own = {"seed": layer.seed, **kwargs} if again else kwargs
-        wrapper = PruneLowMagnitude(inner, schedule_of(inner.name), **options, **own)
+        wrapper = PruneLowMagnitude(inner, **rule.arguments(), **own)
         if again and layer.built:
             for new, old in zip(wrapper.masks, layer.masks, strict=True):
                 new.assign(old)

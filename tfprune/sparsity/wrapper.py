@@ -2,21 +2,28 @@
 
 import random
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from tfprune.network import kinds as registry
+from tfprune.network import kinds
 from tfprune.network.calls import forget_losses
 from tfprune.network.graph import all_layers
-from tfprune.sparsity.patterns import Pattern
+from tfprune.sparsity.patterns import Pattern, from_arguments
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.schedules import ConstantSparsity
 from tfprune.sparsity.scores import Score
 
 # tfmot's default: half the weights, from the start.
 DEFAULT_SCHEDULE = ConstantSparsity(0.5, begin_step=0, frequency=100)
+
+
+class PrunedKernel(NamedTuple):
+    """A prunable kernel of a wrapped layer, with its mask."""
+
+    kernel: kinds.Kernel
+    mask: keras.Variable
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -36,9 +43,9 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         layer: The layer to prune. Its variables are used as they are, not copied.
         pruning_schedule: A `PruningSchedule`, or tfmot's, or None: the masks stay as they are until
             `prune_to`. Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`, as tfmot's.
-        block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth: As for
+        block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth, pattern: As for
             `prune_low_magnitude`.
-        seed: Of random scores and growth. Default: drawn from Python's `random`, which
+        seed: The seed of random scores and growth. Default: drawn from Python's `random`, which
             `keras.utils.set_random_seed` seeds.
         **kwargs: As for every Keras layer.
 
@@ -58,6 +65,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         score: str | Score = "magnitude",
         granularity: str = "weight",
         regrowth: Any = None,
+        pattern: Pattern | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -67,16 +75,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         # The wrapper passes values through; the inner layer casts them by its own policy.
         kwargs.setdefault("dtype", layer.variable_dtype)
         super().__init__(layer, autocast=False, **kwargs)
-        self.rule = Rule(
-            pruning_schedule,
-            block_size=block_size,
-            block_pooling_type=block_pooling_type,
-            sparsity_m_by_n=sparsity_m_by_n,
-            scope=scope,
-            score=score,
-            granularity=granularity,
-            regrowth=regrowth,
-        )
+        pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
+        self.rule = Rule(pruning_schedule, pattern, scope, score, regrowth)
         self.seed = random.randrange(2**31) if seed is None else int(seed)
         self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
@@ -92,12 +92,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     @property
     def pruning_schedule(self) -> Any:
-        """The schedule, or None."""
+        """Returns the schedule, or None."""
         return self.rule.pruning_schedule
 
     @property
     def updater(self) -> Any:
-        """The `Pruner` that watches over the training under way, None without one."""
+        """Returns the `Pruner` that watches over the training under way, None without one."""
         return None if self._updater is None else self._updater()
 
     @updater.setter
@@ -106,22 +106,31 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     @property
     def steps_taken(self) -> int:
-        """Number of training batches in the layer's life so far."""
+        """Returns the number of training batches in the layer's life so far."""
         stored = int(ops.convert_to_numpy(self.pruning_step))
         return self.counted[1] if self.counted is not None and self.counted[0] == stored else stored
 
     @property
-    def patterns(self) -> list[Pattern]:
-        """The groups in which weights go, one pattern for each of `prunable_variables`."""
-        return [
-            self.rule.pattern(item, f"layer {self.layer.name!r}, variable {item.variable.name!r}")
-            for item in registry.prunable(self.layer)
-        ]
+    def pruned(self) -> list[PrunedKernel]:
+        """Returns the inner layer's prunable kernels with their masks, in the order of `masks`."""
+        return [PrunedKernel(*pair) for pair in zip(kinds.prunable(self.layer), self.masks, strict=True)]
 
     @property
     def prunable_variables(self) -> list[keras.Variable]:
-        """The inner layer's prunable variables, in the order of `masks`."""
-        return registry.prunable_variables(self.layer)
+        """Returns the inner layer's prunable variables, in the order of `masks`."""
+        return kinds.prunable_variables(self.layer)
+
+    def pattern_of(self, kernel: kinds.Kernel) -> Pattern:
+        """Returns the groups in which the weights of a kernel go.
+
+        Raises:
+            ValueError: If the kernel has no such groups; the message names the layer and the variable.
+        """
+        return self.rule.pattern_of(kernel, self.describe(kernel.variable))
+
+    def describe(self, variable: keras.Variable) -> str:
+        """Returns the name of a prunable variable for messages."""
+        return f"layer {self.layer.name!r}, variable {variable.name!r}"
 
     def build(self, input_shape: Any = None) -> None:
         """Builds the inner layer, if need be, and the masks: all ones."""
@@ -144,7 +153,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             )
             for variable, path in zip(self.prunable_variables, paths, strict=True)
         ]
-        self.patterns  # noqa: B018  (A layer that the pattern does not fit is an error here.)
+        for kernel, _ in self.pruned:
+            self.pattern_of(kernel)  # A layer that the pattern does not fit is an error here.
         self._has_masks = True
         self.built = True
 
@@ -161,9 +171,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Calls the inner layer on the masked weights."""
         if training and self.masked:
             self.check_watched()
-        mask_of = {}
-        if self.masked:
-            mask_of = {id(v): m for v, m in zip(self.prunable_variables, self.masks, strict=True)}
+        mask_of = {id(kernel.variable): mask for kernel, mask in self.pruned} if self.masked else {}
         state = []
         # Every variable is mapped, because this scope hides the one around it (JAX trains inside one).
         for variable in self.layer.variables:
@@ -197,20 +205,20 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         )
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """The inner layer's."""
+        """Returns the spec of the inner layer's output."""
         kwargs.pop("training", None)
         return self.layer.compute_output_spec(*args, **kwargs)
 
     def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
-        """The inner layer's."""
+        """Returns the shape of the inner layer's output."""
         return self.layer.compute_output_shape(*args, **kwargs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        """The inner layer's."""
+        """Returns the mask of time steps that the inner layer computes."""
         return self.layer.compute_mask(inputs, previous_mask)
 
     def get_build_config(self) -> dict[str, Any]:
-        """What rebuilds the inner layer, whatever the number of its inputs."""
+        """Returns the shapes that rebuild the inner layer, whatever the number of its inputs."""
         return {"layer": self.layer.get_build_config()}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
@@ -239,8 +247,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     def zero_removed_weights(self) -> None:
         """Writes exact zeros to the removed weights."""
-        for variable, mask in zip(self.prunable_variables, self.masks, strict=True):
-            variable.assign(_masked(variable.value, mask))
+        for kernel, mask in self.pruned:
+            kernel.variable.assign(_masked(kernel.variable.value, mask))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -256,7 +264,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
 
 class _RecordingScope(keras.StatelessScope):
-    """A `StatelessScope` that knows which variables were written in it."""
+    """A `StatelessScope` with a list of the variables that were written in it."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -277,6 +285,6 @@ def _is_built(layer: keras.layers.Layer) -> bool:
 
 
 def _symbolic(value: Any) -> Any:
-    """A placeholder for a tensor or an array, anything else as it is."""
+    """Returns a placeholder for a tensor or an array, anything else as it is."""
     is_array = hasattr(value, "shape") and hasattr(value, "dtype")
     return keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)) if is_array else value
