@@ -1,4 +1,4 @@
-r"""How fast and how small pruned networks are: `model.tfprune` beside the dense runtimes.
+r"""Measures the speed and size of pruned networks: `model.tfprune` beside the dense runtimes.
 
     python benchmarks/sparse_inference.py --sparsities=0.95,0.98,0.995 --split=uniform,erk --batch_sizes=1
     python benchmarks/sparse_inference.py --model=resnet18 --width=16 --image_size=32 --stem=cifar
@@ -47,7 +47,7 @@ _SEED = 0
 
 
 def random_images(count: int) -> Any:
-    """uint8 images of the network's size."""
+    """Returns uint8 images of the network's size."""
     import numpy as np
 
     rng = np.random.default_rng(_SEED)
@@ -55,7 +55,7 @@ def random_images(count: int) -> Any:
 
 
 def pruned_network(sparsity: float, split: str) -> tuple[Any, dict[str, Any]]:
-    """A pruned network without wrappers, and its masks."""
+    """Returns a pruned network without wrappers, and its masks."""
     import keras
     import numpy as np
     from keras import ops
@@ -87,7 +87,7 @@ def pruned_network(sparsity: float, split: str) -> tuple[Any, dict[str, Any]]:
 
 
 def randomize_normalizations(model: Any) -> None:
-    """Random scales and shifts, and the statistics that the network's own activations have.
+    """Sets random scales and shifts, and the statistics of the network's own activations.
 
     Without them the values of a pruned network with random weights would fade away layer by layer.
     """
@@ -157,7 +157,7 @@ def measure_network(sparsity: float, split: str) -> dict[str, Any]:
 
 
 def summary_rows(sparsity: float, split: str, record: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The rows of the last table that one network gives, one for each setting."""
+    """Returns the rows of the last table for one network, one for each setting."""
     from tfprune.benchmark.contenders import OURS, OURS_NAME
 
     titles = {row["name"]: row["title"] for row in record["contenders"]}
@@ -184,7 +184,7 @@ def summary_rows(sparsity: float, split: str, record: dict[str, Any]) -> list[tu
 
 
 def speed(summary: dict[str, float] | None) -> str:
-    """A speed with its quartiles."""
+    """Returns a speed with its quartiles."""
     if summary is None:
         return "-"
     return f"{summary['median']:.2f}x ({summary['lower']:.2f} to {summary['upper']:.2f})"

@@ -19,6 +19,8 @@ from tfprune.export.network import deployable_copy
 from tfprune.runs.folder import RunFolder
 from tfprune.runtime.format.file import write_file
 
+pytestmark = pytest.mark.slow  # The run that is exported is trained first.
+
 
 @pytest.fixture(autouse=True, scope="module")
 def small_network():

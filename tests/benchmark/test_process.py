@@ -12,6 +12,7 @@ from tfprune.benchmark import process
 from tfprune.export.network import write_saved_model
 
 
+@pytest.mark.slow
 def test_a_saved_model_answers_from_its_own_process(tmp_path, monkeypatch):
     image = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(image))
@@ -34,7 +35,7 @@ def test_a_saved_model_answers_from_its_own_process(tmp_path, monkeypatch):
 
 
 def test_a_process_that_cannot_load_is_an_error(tmp_path):
-    run = process.start("saved_model", str(tmp_path / "nothing"), 1, 1)
+    run = process.start("tfprune", str(tmp_path / "nothing"), 1, 1)
     with pytest.raises((EOFError, OSError)):
         run(np.zeros((1, 8, 8, 3), np.uint8))
 

@@ -103,6 +103,27 @@ def test_the_picture_shows_what_was_measured():
     assert low < 0.25 and high > 1.25
 
 
+def test_the_picture_explains_its_colours():
+    figure = plot_benchmark(canned_record(), "resnet18 of a test")
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["tfprune (sparse)", "dense int8", "dense float", "gzipped", "the dense float32 weights"]
+    colors = {
+        label: handle.get_facecolor() for label, handle in zip(labels, legend.get_patches(), strict=False)
+    }
+    for panel in figure.axes:
+        drawn = {bar.get_facecolor() for bar in panel.patches}
+        assert drawn and drawn <= set(colors.values())
+    # Files have their runtimes' colours.
+    assert figure.axes[4].patches[1].get_facecolor() == colors["tfprune (sparse)"]
+    # The legend lies between the title and the panels.
+    figure.canvas.draw()
+    box = legend.get_window_extent()
+    title = figure.get_suptitle().rstrip().count("\n") + 1
+    assert title == 2 and figure.axes[0].title.get_window_extent().y1 < box.y0
+    assert box.x1 < figure.bbox.x1
+
+
 def test_the_files(tmp_path):
     paths = write_benchmark(canned_record(), tmp_path, "title")
     assert [path.name for path in paths] == ["benchmark.json", "benchmark.csv", "benchmark.png"]

@@ -15,6 +15,8 @@ from tfprune.models import resnet
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 FLAGS = {
     "dataset": "cifar10",
     "train_examples": 3000,

@@ -1,6 +1,6 @@
-"""What the benchmark compares: the exported files that run, and the same network in other runtimes.
+"""The exported files that run, and the same network in other runtimes: all that the benchmark compares.
 
-To add another runtime, write a subclass of `Contender` and list it in `CONTENDERS`. An exported format that
+To add another runtime, write a subclass of `Peer` and list it in `PEERS`. An exported format that
 has a `timing` is a contender already.
 """
 
@@ -23,7 +23,7 @@ DENSE_TFLITE = "tflite_float32"
 
 
 class NotExportedError(Exception):
-    """A contender needs a file that was not exported; the message says which."""
+    """A contender needs a file that was not exported; the message says so."""
 
 
 class Contender(abc.ABC):
@@ -191,19 +191,16 @@ class Mnn(Peer):
         return load_mnn(path, threads, batch_size)
 
 
-def _exported() -> list[Contender]:
-    """Returns the exported files that are timed, `model.tfprune` first."""
+PEERS = (OnnxRuntime(), PyTorch(), Mnn(sparse=False), Mnn(sparse=True))
+
+
+def listed_contenders() -> list[Contender]:
+    """Returns the exported files that are timed, `model.tfprune` first, and `PEERS`."""
     files = [ExportedFile(file) for file in all_files() if file.timing]
-    return sorted(files, key=lambda contender: contender.timing.name != OURS_NAME)
+    return [*sorted(files, key=lambda contender: contender.timing.name != OURS_NAME), *PEERS]
 
 
-CONTENDERS: tuple[Contender, ...] = (
-    *_exported(),
-    OnnxRuntime(),
-    PyTorch(),
-    Mnn(sparse=False),
-    Mnn(sparse=True),
-)
+CONTENDERS = tuple(listed_contenders())
 NAMES = tuple(contender.timing.name for contender in CONTENDERS)
 
 

@@ -1,4 +1,4 @@
-"""Where the time of `model.tfprune` goes: a row for each convolution, and one for the rest."""
+"""The time of each convolution of `model.tfprune`, and of its other nodes by their kind."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class LayerTime:
         sparsity: Share of zeros in the kernel; None for the others.
         path: `"sparse"` or `"dense"`, as recorded in the file; `""` for the others.
         costs: Microseconds of each path as recorded in the file.
-        microseconds: Measured now.
-        share: Of the whole network's time.
+        microseconds: The time measured now.
+        share: The share of the whole network's time.
         dense_gflops: Billions of operations a second that a dense convolution would have to do to take
             as long; 0 for the others.
     """
@@ -43,7 +43,7 @@ class LayerTime:
 
 
 def layer_times(graph: Graph, microseconds: Sequence[float], batch_size: int = 1) -> list[LayerTime]:
-    """Joins measured times with what the graph says of its nodes.
+    """Joins measured times with the shapes and sparsities of the graph's nodes.
 
     Args:
         graph: The network.
@@ -82,5 +82,5 @@ def layer_times(graph: Graph, microseconds: Sequence[float], batch_size: int = 1
 
 
 def dense_operations(node: Conv, output: Shape) -> int:
-    """Returns the multiplications and additions that the convolution of one image has if it is dense."""
+    """Returns the multiplications and additions of a dense convolution of one image."""
     return 2 * output[0] * output[1] * int(np.prod(node.kernel.shape))

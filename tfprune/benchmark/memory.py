@@ -1,4 +1,4 @@
-"""Peak memory: a fresh process loads a file, classifies one image, and says how much it ever held.
+"""Peak memory: a fresh process loads a file, classifies one image, and tells the most that it ever held.
 
     python -m tfprune.benchmark.memory CONTENDER PATH IMAGE.npy
 

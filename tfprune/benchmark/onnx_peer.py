@@ -34,7 +34,7 @@ def to_onnx(graph: Graph, image_type: str = "uint8") -> onnx.ModelProto:
 
     Args:
         graph: The network.
-        image_type: Of the input: `"uint8"` or `"float32"`.
+        image_type: The type of the input: `"uint8"` or `"float32"`.
 
     Returns:
         The model, checked.
@@ -83,7 +83,7 @@ class _Writer:
         return output
 
     def write(self, index: int, node: Node, inputs: list[str]) -> str:
-        """Adds what computes a graph's node and returns the name of its value."""
+        """Adds the nodes that compute a node of the graph, and returns the name of its value."""
         match node:
             case Input():
                 return self._input(node)
@@ -181,6 +181,6 @@ class _Writer:
 
 
 def _pads(padding: tuple[int, int, int, int]) -> list[int]:
-    """ONNX's order: the beginnings, then the ends."""
+    """Returns padding in ONNX's order: the beginnings, then the ends."""
     top, bottom, left, right = padding
     return [top, left, bottom, right]

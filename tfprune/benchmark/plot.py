@@ -6,15 +6,26 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tfprune.benchmark.contenders import OURS, OURS_NAME
+from tfprune.benchmark.contenders import OURS_NAME
 from tfprune.benchmark.report import setting_title
+from tfprune.export.formats import all_files
 
 _OURS = "#0072b2"
 _COLORS = {"dense": "0.62", "sparse": "#d55e00", "int8": "#cc79a7"}
+_KINDS = {
+    "sparse": "another sparse file or runtime",
+    "int8": "dense int8",
+    "dense": "dense float",
+}
+_GZIP_TICK = {"marker": "|", "ms": 9, "mew": 1.8, "color": "0.1", "ls": "none"}
+_DENSE_LINE = {"color": "0.25", "lw": 1, "ls": "--"}
 _BAR_INCHES = 0.27
 _FRAME_INCHES = 0.95
+_TITLE_INCHES = 0.42
 _COLUMNS = 2
 _LEAST_SPAN = 1.5
 _TEXT_SHARE = 0.36
@@ -22,13 +33,14 @@ _MARGIN_SHARE = 0.05
 
 
 def plot_benchmark(record: dict[str, Any], title: str) -> Figure:
-    """Draws a panel for each setting, one for file sizes and one for memory; all scales are logarithmic.
+    """Draws a panel for each setting, one for file sizes and one for memory, and a legend.
 
-    Bars of latency start at 1, the fastest dense network: to the left is faster, to the right slower.
+    All scales are logarithmic. Bars of latency start at 1, the fastest dense network: to the left is
+    faster, to the right slower.
 
     Args:
-        record: From `tfprune.benchmark.measure.measure`.
-        title: What network it is.
+        record: The return value of `tfprune.benchmark.measure.measure`.
+        title: A name of the network.
 
     Returns:
         A figure 1,200 pixels wide. It belongs to no pyplot state.
@@ -37,10 +49,11 @@ def plot_benchmark(record: dict[str, Any], title: str) -> Figure:
     panels = len(settings) + 1 + bool(record["memory"])
     lines = -(-panels // _COLUMNS)
     bars = max(len(record["contenders"]), len(record["sizes"]["artifacts"])) + 1
-    height = lines * (bars * _BAR_INCHES + _FRAME_INCHES) + 0.5
+    height = lines * (bars * _BAR_INCHES + _FRAME_INCHES) + 0.7
     figure = Figure(figsize=(12, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}\n{record['machine']['processor']}", fontsize=11, x=0.01, ha="left")
+    # The third line is the legend's place.
+    figure.suptitle(f"{title}\n{record['machine']['processor']}\n", fontsize=11, x=0.01, ha="left")
     axes = list(figure.subplots(lines, _COLUMNS, squeeze=False).flat)
     for unused in axes[panels:]:
         unused.remove()
@@ -49,7 +62,32 @@ def plot_benchmark(record: dict[str, Any], title: str) -> Figure:
     _draw_sizes(axes[len(settings)], record["sizes"])
     if record["memory"]:
         _draw_memory(axes[len(settings) + 1], record)
+    _draw_legend(figure, record)
     return figure
+
+
+def _draw_legend(figure: Figure, record: dict[str, Any]) -> None:
+    """Draws the colours' meaning above the panels, as far as the colours are used."""
+    artifacts = record["sizes"]["artifacts"]
+    names = {row["name"]: row["kind"] for row in record["contenders"]}
+    files = {size["name"]: _file_color(size["name"]) for size in artifacts}
+    used = {*files.values(), *(_color(name, kind) for name, kind in names.items())}
+    entries: list[Patch | Line2D] = [Patch(color=_OURS, label="tfprune (sparse)")] if _OURS in used else []
+    entries += [
+        Patch(color=_COLORS[kind], label=text) for kind, text in _KINDS.items() if _COLORS[kind] in used
+    ]
+    if artifacts:
+        entries.append(Line2D([], [], label="gzipped", **_GZIP_TICK))
+        entries.append(Line2D([], [], label="the dense float32 weights", **_DENSE_LINE))
+    figure.legend(
+        handles=entries,
+        loc="upper left",
+        bbox_to_anchor=(0.005, 1 - _TITLE_INCHES / figure.get_figheight()),
+        borderaxespad=0,
+        ncols=len(entries),
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def _draw_setting(axes: Axes, record: dict[str, Any], setting: dict[str, Any]) -> None:
@@ -73,17 +111,13 @@ def _draw_sizes(axes: Axes, sizes: dict[str, Any]) -> None:
     artifacts = sizes["artifacts"]
     values = [size["raw"] / 1e6 for size in artifacts]
     texts = [f"{_short(size['raw'] / 1e6)} MB, gzip {_short(size['gzip'] / 1e6)} MB" for size in artifacts]
-    colors = [_OURS if size["name"] == OURS else _COLORS["dense"] for size in artifacts]
+    colors = [_file_color(size["name"]) for size in artifacts]
     dense = sizes["dense_weights_bytes"] / 1e6
     _draw_bars(axes, [size["name"] for size in artifacts], values, texts, colors, None)
     for position, size in enumerate(artifacts):
-        axes.plot([size["gzip"] / 1e6], [position], marker="|", ms=9, mew=1.8, color="0.1")
-    axes.axvline(dense, color="0.25", lw=1, ls="--")
-    axes.set_title(
-        "File size; tick: gzipped; dashed: the dense float32 weights",
-        loc="left",
-        fontsize=10,
-    )
+        axes.plot([size["gzip"] / 1e6], [position], **_GZIP_TICK)
+    axes.axvline(dense, **_DENSE_LINE)
+    axes.set_title("File size", loc="left", fontsize=10)
     axes.set_xlabel("MB", fontsize=9)
 
 
@@ -144,6 +178,13 @@ def _draw_bars(
 
 def _color(name: str, kind: str) -> str:
     return _OURS if name == OURS_NAME else _COLORS[kind]
+
+
+def _file_color(name: str) -> str:
+    """Returns the colour of an exported file; one that is not timed is as dense as its weights."""
+    timings = {file.name: file.timing for file in all_files()}
+    timing = timings.get(name)
+    return _color(timing.name, timing.kind) if timing else _COLORS["dense"]
 
 
 def _short(value: float) -> str:

@@ -17,10 +17,10 @@ _MEMORY = "Peak memory of a fresh process that classifies one image with one thr
 
 
 def format_benchmark(record: dict[str, Any], *, layers: bool = False) -> str:
-    """Formats a measurement.
+    """Returns a measurement as tables.
 
     Args:
-        record: From `tfprune.benchmark.measure.measure`, or a parsed `benchmark.json`.
+        record: The return value of `tfprune.benchmark.measure.measure`, or a parsed `benchmark.json`.
         layers: Whether to add the table of layers.
 
     Returns:
@@ -48,7 +48,7 @@ def setting_title(setting: dict[str, Any]) -> str:
 
 
 def format_layers(rows: Sequence[dict[str, Any]]) -> str:
-    """Formats the time of each layer of `model.tfprune`.
+    """Returns the time of each layer of `model.tfprune` as a table.
 
     Args:
         rows: `layers` of the record.

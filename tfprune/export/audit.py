@@ -34,7 +34,7 @@ _HEADER = (
 
 
 class AuditError(UserError):
-    """An exported file does not do what the network does; the message says which and how far.
+    """An exported file does not do what the network does; the message names the broken rules.
 
     Attributes:
         failures: A line for each broken rule: the file, the measured value, the rule.

@@ -129,7 +129,7 @@ def export_model(
 
 
 def _dense_artifacts(dense_audit: dict[str, Any] | None, network: keras.Model) -> tuple[dict[str, Any], str]:
-    """Returns the dense network's artifacts by name, none where it is not comparable, and why."""
+    """Returns the dense network's artifacts by name, none where it is not comparable, and the reason."""
     if dense_audit is None:
         return {}, "none: no audit of the dense network"
     parameters = network.count_params()

@@ -1,4 +1,4 @@
-"""What an export, its audit and the benchmark need to know of a format."""
+"""A format, as an export, its audit and the benchmark see it."""
 
 import abc
 import dataclasses
@@ -116,7 +116,7 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
-        """Decodes what the file stores for each masked kernel.
+        """Decodes the stored copies of each masked kernel.
 
         Args:
             path: The file.
@@ -131,7 +131,7 @@ class Format(abc.ABC):
         """
 
     def findings(self, path: str, network: "Network") -> tuple[dict[str, Any], list[str]]:
-        """Checks what only this format can break.
+        """Checks the rules of this format alone.
 
         Args:
             path: The file.

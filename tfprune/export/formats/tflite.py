@@ -105,7 +105,7 @@ class TFLite(Format):
         return run
 
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
-        """Decodes all weights of the file, and tells by their content whose they are."""
+        """Decodes all weights of the file, and finds each kernel by its content."""
         from tfprune.export.formats.tflite_weights import matching_weights, read_weights
 
         with open(path, "rb") as file:

@@ -188,9 +188,9 @@ def expand_sparse(
 
 
 def matching_weights(kernel: np.ndarray, candidates: list[TFLiteWeights]) -> list[np.ndarray]:
-    """Returns the stored weights that are this kernel.
+    """Returns the stored weights that are a given kernel.
 
-    They are told by shape and content, not by name: the converter's names are made of name scopes,
+    The weights are told by shape and content, not by name: the converter's names are made of name scopes,
     with numbers appended, and of what was fused. For each output channel the stored values must be
     the kernel's times a factor.
 
@@ -257,7 +257,7 @@ def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _similarity(kernel: np.ndarray, values: np.ndarray, layout: str) -> float:
-    """Returns the cosine a channel, whatever its sign, averaged by the channels' norms.
+    """Returns the absolute cosine of each channel, averaged by the channels' norms.
 
     A channel without any weight left in the kernel, or scaled to zero, says nothing.
     """
