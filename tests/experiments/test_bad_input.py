@@ -152,7 +152,7 @@ def test_a_finished_round_of_an_unfinished_start_will_do(runs, tmp_path, monkeyp
     def fit(*args, **kwargs):
         raise Trains
 
-    monkeypatch.setattr("tfprune.experiments.rounds.fit", fit)
+    monkeypatch.setattr("tfprune.experiments.methods.method.fit", fit)
     with pytest.raises(Trains):
         here.run("good_start", init_from="unfinished/round_00")
 

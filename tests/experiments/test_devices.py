@@ -18,7 +18,7 @@ from tests.support import run_on_devices
 from tfprune.data import datasets
 from tfprune.errors import UserError
 from tfprune.experiments.devices import ONE_DEVICE, Devices
-from tfprune.experiments.hardware import hardware
+from tfprune.experiments.environment import hardware
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.result import read_result
 from tfprune.training.checkpoint import read_checkpoint

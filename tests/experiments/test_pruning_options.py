@@ -20,7 +20,7 @@ from tests.support.interrupted_runs import (
 from tests.support.small_experiments import Runs, kernels_of, no_training
 from tfprune.compare.report import write_comparison
 from tfprune.errors import UserError
-from tfprune.experiments.levels import round_sparsity, step_schedules
+from tfprune.experiments.methods.registry import method_of
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.folder import RunFolder
 from tfprune.sparsity import UpdatePruningStep, pruned_layers
@@ -163,13 +163,15 @@ def test_layers_of_their_own_over_rounds_and_steps(runs):
     flags = {**ONE_SHOT, "target_sparsity": 0.75, "layer_sparsity": ("stem_conv:0.36", ".*_conv2:0.0")}
     iterative = runs.config("e", **flags | {"regime": "iterative", "schedule": "geometric", "rounds": 2})
     halfway = {"stem_conv": 0.2, ".*_conv2": 0.0, ".*": 0.5}
-    assert round_sparsity(iterative, 0.0, 1) == pytest.approx(halfway)
-    assert round_sparsity(iterative, 0.0, 2) == pytest.approx({**halfway, "stem_conv": 0.36, ".*": 0.75})
+    assert method_of(iterative).levels_by_layer(0.0, 1) == pytest.approx(halfway)
+    assert method_of(iterative).levels_by_layer(0.0, 2) == pytest.approx(
+        {**halfway, "stem_conv": 0.36, ".*": 0.75}
+    )
     gradual = runs.config("e", **flags | {"regime": "gradual", "schedule": "geometric", "frequency": 1})
-    schedules = step_schedules(gradual, 0.0, steps=8)
+    schedules = method_of(gradual).schedule(0.0, steps=8)
     assert {name: schedule(2)[1] for name, schedule in schedules.items()} == pytest.approx(halfway)
     everything = runs.config("e", **flags | {"layer_sparsity": (".*:0.3",)})
-    assert round_sparsity(everything, 0.0, 1) == {".*": 0.3}
+    assert method_of(everything).levels_by_layer(0.0, 1) == {".*": 0.3}
 
 
 def test_weight_times_gradient_of_as_many_batches_as_asked(runs, monkeypatch):

@@ -279,7 +279,7 @@ def test_the_seed_decides_order_and_initial_weights(runs, monkeypatch):
         labels = np.concatenate([batch.numpy() for _, batch in train_batches(0, 1)])
         raise Seen(labels, model.get_layer("stem_conv").kernel.numpy())
 
-    monkeypatch.setattr("tfprune.experiments.rounds.fit", fit)
+    monkeypatch.setattr("tfprune.experiments.methods.method.fit", fit)
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         with pytest.raises(Seen) as caught:
             runs.run(f"seed_{name}", seed=seed)
@@ -297,7 +297,7 @@ def test_each_round_has_an_order_of_its_own(runs, monkeypatch):
         figures = {"val_accuracy": 0.5, "train_seconds": 1.0, "images_per_second": 1.0}
         history.append({"epoch": 1, **figures})
 
-    monkeypatch.setattr("tfprune.experiments.rounds.fit", fit)
+    monkeypatch.setattr("tfprune.experiments.methods.method.fit", fit)
     runs.run("orders", **runs.iterative_flags)
     assert len(orders) == 3
     assert not any(np.array_equal(orders[i], orders[j]) for i, j in ((0, 1), (0, 2), (1, 2)))

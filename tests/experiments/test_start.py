@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from tfprune import sparsity
+from tfprune.experiments.batches import load_dataset
 from tfprune.experiments.networks import load_model
-from tfprune.experiments.run import load_dataset
-from tfprune.experiments.start import build_network, build_start, masks_sparsity
-from tfprune.runs.folder import find_round
+from tfprune.experiments.start import build_network, build_start, find_start, masks_sparsity
 
 
 def weights(model, name):
@@ -22,8 +21,7 @@ def weights(model, name):
 
 
 def start_of(config, dataset=None):
-    found = find_round(config.output_dir, config.init_from, "init_from") if config.init_from else None
-    return build_start(config, dataset or load_dataset(config), found)
+    return build_start(config, dataset or load_dataset(config), find_start(config))
 
 
 def same(ours, theirs):

@@ -11,7 +11,7 @@ from tests.support.run_folders import round_result
 from tfprune.bin.flagfiles import experiment_from_flagfiles
 from tfprune.bin.flags import define_settings, experiment_from_flags
 from tfprune.errors import UserError
-from tfprune.experiments.pruning import check_experiment
+from tfprune.experiments.methods.registry import check_experiment
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.paper import STUDY, paper_differences, paper_rows
 

@@ -13,7 +13,7 @@ from tfprune.bin.flagfiles import (
     profile_names,
 )
 from tfprune.errors import UserError
-from tfprune.experiments.pruning import check_experiment
+from tfprune.experiments.methods.registry import check_experiment
 from tfprune.experiments.study.plan import check_plan, plan_runs, with_parents
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tfprune.errors import UserError
-from tfprune.experiments.pruning import check_experiment
+from tfprune.experiments.methods.registry import check_experiment
 from tfprune.runs.config import ExperimentConfig
 
 ODD = ExperimentConfig(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.small_experiments import state_of
-from tfprune.experiments import rounds
+from tfprune.experiments.methods import method
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.folder import RunFolder
 
@@ -40,7 +40,7 @@ class Interrupt(keras.callbacks.Callback):
 
 def run_until(config, number, callback):
     """Runs an experiment until the callback interrupts it in a round."""
-    fit = rounds.fit
+    fit = method.fit
 
     def interrupted_fit(model, settings, *, folder, callbacks, **arguments):
         if folder.name == f"round_{number:02d}":
@@ -48,7 +48,7 @@ def run_until(config, number, callback):
         return fit(model, settings, folder=folder, callbacks=callbacks, **arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "fit", interrupted_fit)
+        patch.setattr(method, "fit", interrupted_fit)
         with pytest.raises(Interrupted):
             run_experiment(config, log=lambda line: None)
 

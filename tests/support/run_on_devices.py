@@ -19,8 +19,8 @@ import sys
 import keras
 
 from tests.support.small_experiments import Runs, small_resnet18
-from tfprune.experiments import rounds
 from tfprune.experiments.devices import ONE_DEVICE, Devices
+from tfprune.experiments.methods import method
 from tfprune.experiments.run import run_experiment
 
 # The last batches are smaller: 48 of 64 images, and 36.
@@ -73,14 +73,14 @@ class Die(keras.callbacks.Callback):
 
 
 def die_at(experiment, epoch, step):
-    fit = rounds.fit
+    fit = method.fit
 
     def dying_fit(model, settings, *, folder, callbacks, **arguments):
         if folder.parent.name == experiment:
             callbacks = [*callbacks, Die(int(epoch), int(step))]
         return fit(model, settings, folder=folder, callbacks=callbacks, **arguments)
 
-    rounds.fit = dying_fit
+    method.fit = dying_fit
 
 
 def run(folder, names, devices=ONE_DEVICE):

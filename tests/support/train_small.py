@@ -12,7 +12,7 @@ import keras
 
 from tests.support.small_experiments import small_resnet18
 from tfprune.bin import train
-from tfprune.experiments import rounds
+from tfprune.experiments.methods import method
 
 
 class Stop(keras.callbacks.Callback):
@@ -31,14 +31,14 @@ class Stop(keras.callbacks.Callback):
 
 def stop_at(place):
     number, epoch, step = map(int, place.split(","))
-    fit = rounds.fit
+    fit = method.fit
 
     def stopping_fit(model, settings, *, folder, callbacks, **arguments):
         if folder.name == f"round_{number:02d}":
             callbacks = [*callbacks, Stop(epoch, step)]
         return fit(model, settings, folder=folder, callbacks=callbacks, **arguments)
 
-    rounds.fit = stopping_fit
+    method.fit = stopping_fit
 
 
 if __name__ == "__main__":

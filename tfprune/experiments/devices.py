@@ -11,6 +11,7 @@ import keras
 
 from tfprune.data.datasets import Dataset
 from tfprune.errors import UserError
+from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.settings import setting
 
@@ -153,7 +154,7 @@ class Devices:
         Raises:
             UserError: With the numbers and what to pass instead.
         """
-        if self._shared and config.pruning_engine == "tfmot":
+        if self._shared and not method_of(config).shares_devices:
             config.refuse("pruning_engine", "must be tfprune on several devices")
         count = self.count
         if config.batch_size % count:

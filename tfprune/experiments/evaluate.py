@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 import keras
 
 from tfprune.data.datasets import Dataset
-from tfprune.data.pipeline import test_batches
+from tfprune.experiments.batches import Batches, load_dataset
 from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.networks import load_model
-from tfprune.experiments.run import load_dataset
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, RunFolder
 from tfprune.training.fit import accuracy_percent, compile_for_training
@@ -16,7 +15,7 @@ from tfprune.training.fit import accuracy_percent, compile_for_training
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found; accuracies in percent."""
+    """The outcome of an evaluation; accuracies in percent."""
 
     model: keras.Model
     examples: int
@@ -47,5 +46,5 @@ def evaluate_round(run: RunFolder, found: RoundFolder, data_dir: str) -> Evaluat
     prepare_backend(config)
     model = load_model(found)
     compile_for_training(model, config.settings(found.number))
-    batches = test_batches(dataset.test, image_size=config.image_size, batch_size=config.batch_size)
+    batches = Batches(config, dataset).test
     return Evaluation(model, len(dataset.test), accuracy_percent(model, batches), result.accuracy_percent)

@@ -9,6 +9,7 @@ import keras
 import tfprune
 from tfprune import sparsity
 from tfprune.data.datasets import Dataset
+from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.paper import paper_differences
 from tfprune.runs.result import LayerZeros, RoundResult, ancestry_of
@@ -80,9 +81,7 @@ def make_result(
 
 
 def _versions(config: ExperimentConfig) -> dict[str, str]:
-    packages = {"keras", "numpy", "tensorflow", keras.backend.backend()}
-    if config.pruning_engine == "tfmot":
-        packages |= {"tensorflow-model-optimization", "tf-keras"}
+    packages = {"keras", "numpy", "tensorflow", keras.backend.backend(), *method_of(config).packages}
     return {
         "tfprune": tfprune.__version__,
         "python": platform.python_version(),

@@ -1,4 +1,6 @@
-"""The network that an experiment starts from: built new, from ImageNet weights, or from another run."""
+"""The network that an experiment starts from: built anew, from ImageNet weights, or from another run."""
+
+from dataclasses import dataclass
 
 import keras
 from keras import ops
@@ -11,7 +13,35 @@ from tfprune.experiments.pruning import selecting_flags, wrap
 from tfprune.models.imagenet import load_backbone
 from tfprune.models.resnet import build_resnet
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.folder import RoundFolder, RunFolder
+from tfprune.runs.folder import RoundFolder, find_round
+from tfprune.runs.result import RoundResult
+
+
+@dataclass(frozen=True)
+class Start:
+    """The finished round of another run that an experiment starts from.
+
+    Attributes:
+        config: The other run's.
+        folder: The round.
+        result: What the round did.
+    """
+
+    config: ExperimentConfig
+    folder: RoundFolder
+    result: RoundResult
+
+
+def find_start(config: ExperimentConfig) -> Start | None:
+    """Returns the round that `--init_from` names; None if it names none.
+
+    Raises:
+        UserError: If there is no such finished round, or its result is damaged.
+    """
+    if not config.init_from:
+        return None
+    run, folder = find_round(config.output_dir, config.init_from, "init_from")
+    return Start(run.read_config(), folder, folder.read_result())
 
 
 def build_network(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
@@ -36,32 +66,29 @@ def build_network(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
         raise UserError(f"{flags} --image_size={config.image_size}: {error}") from error
 
 
-def build_start(
-    config: ExperimentConfig, dataset: Dataset, found: tuple[RunFolder, RoundFolder] | None = None
-) -> keras.Model:
+def build_start(config: ExperimentConfig, dataset: Dataset, start: Start | None = None) -> keras.Model:
     """Returns the network of round 0, wrapped for pruning where the experiment needs it.
 
-    With `--init_from`, weights and masks are the other run's; its head is replaced by a fresh one if that
-    run was on another dataset. Else the weights are `--weights`'s.
+    With `--init_from`, weights and masks are the other run's; the head is a fresh one if that run was on
+    another dataset. Else the weights are those of `--weights`.
 
     Args:
         config: The experiment.
         dataset: Its data.
-        found: The run and the round that `--init_from` names; None without one.
+        start: The round that `--init_from` names; None without one.
 
     Raises:
         UserError: If weights or masks do not fit; the message names the flag and the layer.
     """
     network = build_network(config, dataset)
-    if found is None:
+    if start is None:
         if config.weights != "none":
             with blame_flag("weights", config.weights):
                 load_backbone(network, config.weights)
         return network if config.regime == "dense" else wrap(config, network)
 
-    run, start = found
     try:
-        source = load_model(start)
+        source = load_model(start.folder)
     except UserError as error:
         raise UserError(f"--init_from={config.init_from}: {error}") from error
     masked = {w.layer.name for w in sparsity.pruned_layers(source)}
@@ -76,7 +103,7 @@ def build_start(
     elif masked:
         # Dense training of a pruned network: its masks stay as they are.
         network = sparsity.prune_low_magnitude(network, None, layers=lambda layer: layer.name in masked)
-    new_head = run.read_config().dataset != config.dataset
+    new_head = start.config.dataset != config.dataset
     _copy_weights(config, source, network, skip={"head"} if new_head else set())
     return network
 

@@ -1,4 +1,6 @@
-"""The network that `--distill_from` names: what a run learns from besides the labels."""
+"""The teacher of a run: the network that `--distill_from` names, from which it learns besides the labels."""
+
+from dataclasses import dataclass
 
 import keras
 
@@ -11,20 +13,27 @@ from tfprune.runs.result import RoundResult
 from tfprune.training.distillation import DistilledModel
 
 
-def load_teacher(config: ExperimentConfig, classes: int) -> tuple[keras.Model | None, RoundResult | None]:
-    """Returns the network that `--distill_from` names, without pruning wrappers, and its result; None if
-    none.
+@dataclass(frozen=True)
+class Teacher:
+    """A network that teaches, without pruning wrappers, and the result of its round."""
+
+    network: keras.Model
+    result: RoundResult
+
+
+def load_teacher(config: ExperimentConfig, classes: int) -> Teacher | None:
+    """Loads the network that `--distill_from` names; returns None if it names none.
 
     Args:
         config: The experiment.
-        classes: How many the dataset has.
+        classes: Number of classes of the dataset.
 
     Raises:
         UserError: If there is no such finished round, it is damaged, or it is of another dataset, image size
             or number of classes.
     """
     if not config.distill_from:
-        return None, None
+        return None
     run, found = find_round(config.output_dir, config.distill_from, "distill_from")
     theirs = run.read_config()
     for name in ("dataset", "image_size"):
@@ -34,21 +43,21 @@ def load_teacher(config: ExperimentConfig, classes: int) -> tuple[keras.Model | 
                 f"it has {theirs.flag(name)}"
             )
     try:
-        teacher = sparsity.strip_pruning(load_model(found))
+        network = sparsity.strip_pruning(load_model(found))
     except UserError as error:
         raise UserError(f"{config.flag('distill_from')}: {error}") from error
-    if teacher.output_shape[-1] != classes:
+    if network.output_shape[-1] != classes:
         raise UserError(
             f"{config.flag('distill_from')}: must be a run with {classes} classes; "
-            f"it has {teacher.output_shape[-1]}"
+            f"it has {network.output_shape[-1]}"
         )
-    return teacher, found.read_result()
+    return Teacher(network, found.read_result())
 
 
-def distilled(config: ExperimentConfig, student: keras.Model, teacher: keras.Model | None) -> keras.Model:
-    """Returns what to fit: the compiled student itself, or under its teacher if there is one."""
+def distilled(config: ExperimentConfig, student: keras.Model, teacher: Teacher | None) -> keras.Model:
+    """Returns the model to fit: the compiled student itself, or under its teacher if there is one."""
     if teacher is None:
         return student
     return DistilledModel(
-        student, teacher, weight=config.distill_weight, temperature=config.distill_temperature
+        student, teacher.network, weight=config.distill_weight, temperature=config.distill_temperature
     )

@@ -5,8 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from tfprune.errors import UserError
-from tfprune.experiments.levels import check_target, sparsity_levels
-from tfprune.experiments.pruning import check_experiment
+from tfprune.experiments.methods.registry import check_experiment, method_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
 
@@ -137,22 +136,20 @@ def _check_start_sparsity(config: ExperimentConfig, by_name: dict[str, Experimen
         getattr(one, name) == getattr(default, name) for one in line for name in _COUNTING
     ):
         source, round_name = references(config)["init_from"]
-        check_target(config, _planned_sparsity(by_name[source], round_name, by_name) - _ROUNDING)
+        planned = _planned_sparsity(by_name[source], round_name, by_name)
+        method_of(config).check_target(planned - _ROUNDING)
 
 
 def _planned_sparsity(
     config: ExperimentConfig, round_name: str, by_name: dict[str, ExperimentConfig]
 ) -> float:
-    """The sparsity asked of an experiment's round; of its last without a name."""
+    """Returns the sparsity asked of an experiment's round; of its last without a name."""
     number = int(round_name.removeprefix("round_")) if round_name else config.last_round
     start = 0.0
     if config.init_from:
         source, source_round = references(config)["init_from"]
         start = _planned_sparsity(by_name[source], source_round, by_name)
-    if number == 0 or config.regime == "dense":
-        return start
-    levels = sparsity_levels(config, start)
-    return levels[number - 1] if levels else config.target_sparsity
+    return method_of(config).level(start, number) if number else start
 
 
 def label(config: ExperimentConfig) -> str:

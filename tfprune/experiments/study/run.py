@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import keras
 
 from tfprune.errors import UserError
+from tfprune.experiments.batches import load_dataset
 from tfprune.experiments.devices import ONE_DEVICE, Devices
-from tfprune.experiments.environment import keep_data_off_accelerator
-from tfprune.experiments.hardware import hardware
-from tfprune.experiments.run import load_dataset, run_experiment
+from tfprune.experiments.environment import hardware, keep_data_off_accelerator
+from tfprune.experiments.run import run_experiment
 from tfprune.experiments.study.estimate import Place, Speeds, read_speeds, total_text, what_computes
 from tfprune.experiments.study.plan import check_plan, label, parents, study_folder
 from tfprune.experiments.study.state import RunState, read_state

@@ -1,12 +1,23 @@
-"""How sparse each round is."""
+"""Ways of pruning: how sparse each round is, and where a new one goes."""
 
 import pytest
 
 from tfprune.errors import UserError
-from tfprune.experiments.levels import check_target, sparsity_levels, step_schedule
-from tfprune.runs.config import ExperimentConfig
+from tfprune.experiments.methods import registry
+from tfprune.experiments.methods.method import Method
+from tfprune.experiments.methods.registry import check_experiment, method_of
+from tfprune.runs.config import PRUNING_ENGINES, REGIMES, ExperimentConfig
 
 ITERATIVE = {"experiment": "e", "regime": "iterative", "rounds": 6}
+
+
+def sparsity_levels(config, start):
+    method = method_of(config)
+    return [method.level(start, number) for number in range(1, config.last_round + 1)]
+
+
+def step_schedule(config, start, steps):
+    return method_of(config).schedule(start, steps)
 
 
 def test_the_papers_six_rounds_to_95():
@@ -70,7 +81,28 @@ def test_sparse_has_its_target_from_the_start_and_moves_for_a_share_of_the_steps
 
 def test_a_target_may_equal_the_start_but_not_be_below():
     config = ExperimentConfig("e", regime="one_shot", target_sparsity=0.5)
-    check_target(config, 0.5)
+    method_of(config).check_target(0.5)
     with pytest.raises(UserError, match=r"--target_sparsity=0.5: .* sparsity, 0.5001"):
-        check_target(config, 0.5001)
-    check_target(ExperimentConfig("e", target_sparsity=0.0), 0.5)
+        method_of(config).check_target(0.5001)
+    method_of(ExperimentConfig("e", target_sparsity=0.0)).check_target(0.5)
+
+
+def test_every_value_of_the_flags_is_registered():
+    assert set(registry.METHODS) == set(REGIMES)
+    assert {"tfprune", *registry.ENGINES} == set(PRUNING_ENGINES)
+
+
+def test_a_new_method_is_a_class_and_a_line(monkeypatch):
+    """With a rule of its own, which is checked before anything is loaded."""
+
+    class Careful(Method):
+        def check(self):
+            super().check()
+            if self.config.target_sparsity > 0.5:
+                self.config.refuse("target_sparsity", "must be at most 0.5, to be careful")
+
+    config = ExperimentConfig("e", regime="one_shot", target_sparsity=0.9, weights="none")
+    check_experiment(config)
+    monkeypatch.setitem(registry.METHODS, "one_shot", Careful)
+    with pytest.raises(UserError, match="--target_sparsity=0.9: must be at most 0.5, to be careful"):
+        check_experiment(config)

@@ -1,0 +1,95 @@
+"""The data of an experiment and the batches that its rounds make of the images."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tfprune.data import datasets
+from tfprune.data.datasets import Dataset
+from tfprune.data.pipeline import test_batches, train_batches
+from tfprune.errors import UserError
+from tfprune.runs.config import ExperimentConfig
+
+
+def load_dataset(config: ExperimentConfig) -> Dataset:
+    """Loads the experiment's data.
+
+    Raises:
+        UserError: On data that is not there, with the flag.
+    """
+    try:
+        return datasets.load(
+            config.dataset,
+            config.data_dir or None,
+            train_examples=config.train_examples,
+            test_examples=config.test_examples,
+            image_size=config.image_size,
+        )
+    except (ValueError, OSError) as error:
+        named = [
+            name for name in ("train_examples", "test_examples", "data_dir") if f"`{name}`" in str(error)
+        ]
+        name = named[0] if named else "dataset"
+        raise UserError(f"--{name}={getattr(config, name)}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of an experiment.
+
+    A stream of training batches is a tuple of numbers. Every stream has an order and an augmentation of its
+    own, which depend on nothing but the seed, the stream and the epoch: an interrupted round sees the batches
+    that an uninterrupted one sees.
+
+    Attributes:
+        config: The experiment.
+        dataset: Its data.
+        shard: This process's number and the number of processes, which share each batch.
+    """
+
+    config: ExperimentConfig
+    dataset: Dataset
+    shard: tuple[int, int] = (0, 1)
+
+    @cached_property
+    def test(self) -> Any:
+        """The whole test split."""
+        config = self.config
+        return test_batches(
+            self.dataset.test, image_size=config.image_size, batch_size=config.batch_size, shard=self.shard
+        )
+
+    def of_round(self, number: int, first_epoch: int, epochs: int) -> Any:
+        """Returns the batches that a round trains on, from `first_epoch` up to `epochs`, counted from 0."""
+        return self._train((number,), first_epoch, epochs)
+
+    def for_gradients(self, number: int) -> Callable[[int], Any]:
+        """Returns a function from a step of a round to an epoch of batches to measure gradients on."""
+        # Not 0: a stream (number, 0) would be the round's own.
+        return lambda step: self._train((number, step + 1), 0, 1)
+
+    def for_statistics(self, number: int, epochs: int) -> Any:
+        """Returns batches to measure BatchNorm's statistics on, before a round's training."""
+        return self._train((number, 0, 1), 0, epochs)
+
+    def steps(self, number: int) -> int:
+        """Returns the number of training steps of a round."""
+        settings = self.config.settings(number)
+        return settings.epochs * math.ceil(len(self.dataset.train) / settings.batch_size)
+
+    def _train(self, stream: tuple[int, ...], first_epoch: int, epochs: int) -> Any:
+        config = self.config
+        return train_batches(
+            self.dataset.train,
+            image_size=config.image_size,
+            batch_size=config.batch_size,
+            autoaugment=config.autoaugment,
+            seed=int(np.random.SeedSequence([config.seed, *stream]).generate_state(1)[0]),
+            first_epoch=first_epoch,
+            epochs=epochs,
+            shard=self.shard,
+        )

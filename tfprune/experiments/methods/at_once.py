@@ -1,0 +1,62 @@
+"""`--regime=iterative` and `one_shot`: every round prunes at once, then trains what is left."""
+
+import itertools
+from typing import ClassVar
+
+import keras
+
+from tfprune import sparsity
+from tfprune.experiments.methods.method import Begun, Method, Round
+from tfprune.experiments.pruning import layer_targets, rising
+from tfprune.training.fit import compile_for_training
+
+
+class Iterative(Method):
+    """Pruning before each of several rounds of training.
+
+    Round k of n ends at the schedule's value at step k, where the schedule runs from the starting sparsity at
+    step 0 to the target at step n.
+    """
+
+    schedules: ClassVar[tuple[str, ...]] = ("polynomial", "geometric")
+    uses: ClassVar[frozenset[str]] = frozenset({"rounds", "batchnorm_after_pruning", "layer_sparsity"})
+
+    def level(self, start: float, number: int) -> float:
+        """Returns the schedule's value at a round."""
+        return self._level(start, self.config.target_sparsity, number)
+
+    def levels_by_layer(self, start: float, number: int) -> dict[str, float]:
+        """Returns {regular expression of layer names: sparsity} of a round, for `--layer_sparsity`."""
+        targets = layer_targets(self.config)
+        return {
+            pattern: self._level(min(start, target), target, number) for pattern, target in targets.items()
+        }
+
+    def begin(self, model: keras.Model, current: Round) -> Begun:
+        """Prunes the network to the round's level and brings its BatchNorm up to date."""
+        config = self.config
+        compile_for_training(model, current.settings)
+        level = self.level(current.start, current.number)
+        sparsity.prune_to(
+            model,
+            self.levels_by_layer(current.start, current.number) if config.layer_sparsity else level,
+            gradient_data=current.batches.for_gradients(current.number),
+            gradient_batches=config.gradient_batches,
+        )
+        if config.batchnorm_after_pruning == "reset_removed":
+            sparsity.reset_removed(model)
+        elif config.batchnorm_after_pruning == "recalibrate":
+            # An epoch has at least one batch.
+            batches = current.batches.for_statistics(current.number, config.batchnorm_batches)
+            sparsity.recalibrate(model, itertools.islice(batches, config.batchnorm_batches))
+        return Begun(model, level)
+
+    def _level(self, start: float, target: float, number: int) -> float:
+        return rising(self.config, start, target, end_step=self.config.last_round)(number)[1]
+
+
+class OneShot(Iterative):
+    """Iterative pruning of one round, at the target."""
+
+    schedules: ClassVar[tuple[str, ...]] = ("constant",)
+    uses: ClassVar[frozenset[str]] = Iterative.uses - {"rounds"}

@@ -1,0 +1,100 @@
+"""`--regime=gradual` and `sparse`: the masks change between the steps of one fit."""
+
+from typing import Any, ClassVar
+
+import keras
+
+from tfprune import sparsity
+from tfprune.experiments.methods.method import Begun, Method, Round
+from tfprune.experiments.pruning import layer_targets, rising, rule_options
+from tfprune.sparsity import ConstantSparsity, PruningSchedule
+from tfprune.sparsity.regrowth import METHODS
+from tfprune.training.fit import compile_for_training
+
+
+class Gradual(Method):
+    """Pruning in training: a schedule in steps, from the starting sparsity at step 0.
+
+    The schedule is at the target from `ramp_fraction` of the round's steps on.
+    """
+
+    schedules: ClassVar[tuple[str, ...]] = ("polynomial", "geometric")
+    uses: ClassVar[frozenset[str]] = frozenset({"layer_sparsity"})
+
+    def check_start(self, model: keras.Model, first: Round) -> None:
+        """Checks the target and that there can be such a schedule."""
+        super().check_start(model, first)
+        self.schedule(first.start, first.steps)
+
+    def schedule(self, start: float, steps: int) -> PruningSchedule | dict[str, PruningSchedule]:
+        """Returns the schedule of a round of so many steps, or one for each of `--layer_sparsity`.
+
+        Raises:
+            UserError: If there can be no such schedule.
+        """
+        if not self.config.layer_sparsity:
+            return self.ramp(start, self.config.target_sparsity, self.ramp_steps(steps))
+        return {
+            pattern: self.ramp(min(start, target), target, self.ramp_steps(steps))
+            for pattern, target in layer_targets(self.config).items()
+        }
+
+    def ramp_steps(self, steps: int) -> int:
+        """Returns the number of a round's steps in which the masks change."""
+        return max(1, round(self.config.ramp_fraction * steps))
+
+    def begin(self, model: keras.Model, current: Round) -> Begun:
+        """Gives the pruned layers their schedule; masks stay."""
+        schedule = self.schedule(current.start, current.steps)
+        names = {wrapper.layer.name for wrapper in sparsity.pruned_layers(model)}
+        model = sparsity.prune_low_magnitude(
+            model,
+            schedule,
+            layers=lambda layer: layer.name in names,
+            regrowth=self._regrowth(),
+            **rule_options(self.config),
+        )
+        compile_for_training(model, current.settings)
+        return Begun(model, self.config.target_sparsity, f"{schedule} in {current.steps} steps")
+
+    def ramp(self, start: float, target: float, end_step: int) -> PruningSchedule:
+        """Returns the schedule from `start` at step 0 to the target at a step."""
+        return rising(self.config, start, target, end_step, self.config.frequency)
+
+    def _regrowth(self) -> sparsity.Regrowth | None:
+        return None
+
+
+class Sparse(Gradual):
+    """Sparse training: random masks at the target from the first step, whose weights move.
+
+    The moves end at `ramp_fraction` of the round's steps. Source: arXiv:1707.04780 (SET), arXiv:1911.11134
+    (RigL).
+    """
+
+    schedules: ClassVar[tuple[str, ...]] = ("constant",)
+    uses: ClassVar[frozenset[str]] = frozenset({"regrowth"})
+
+    def check(self) -> None:
+        """Checks that the settings go together, and that a method of regrowth is named."""
+        if self.config.regrowth not in METHODS:
+            self.config.refuse("regrowth", f"must be {' or '.join(METHODS)} for --regime=sparse")
+        super().check()
+
+    def ramp_steps(self, steps: int) -> int:
+        """Returns the number of a round's steps in which the weights move.
+
+        Raises:
+            UserError: If the masks would not move.
+        """
+        end = super().ramp_steps(steps)
+        if end <= self.config.frequency:
+            self.config.refuse("frequency", f"must be below {end}, the steps in which the masks move")
+        return end
+
+    def ramp(self, start: float, target: float, end_step: int) -> PruningSchedule:
+        """Returns the schedule that is at the target until a step, where the moves end."""
+        return ConstantSparsity(target, begin_step=0, end_step=end_step, frequency=self.config.frequency)
+
+    def _regrowth(self) -> Any:
+        return METHODS[self.config.regrowth](self.config.drop_fraction)

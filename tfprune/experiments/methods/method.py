@@ -1,0 +1,186 @@
+"""`Method`: what a way of pruning says and does, and what all ways share."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+
+from tfprune import sparsity
+from tfprune.experiments.batches import Batches
+from tfprune.experiments.pruning import check_patterns
+from tfprune.runs.config import ExperimentConfig
+from tfprune.training.fit import fit, percent
+from tfprune.training.settings import TrainingSettings
+
+# Setting of some methods -> its value for the others, and their rule.
+_OF_SOME = {
+    "regrowth": ("none", "must be none but for --regime=sparse"),
+    "batchnorm_after_pruning": (
+        "keep",
+        "must be keep for --regime={regime}, which does not prune at once, before a round's training",
+    ),
+    "rounds": (1, "must be 1 for --regime={regime}; only iterative has more"),
+    "layer_sparsity": ((), "must be empty for --regime={regime}"),
+}
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round, as a method sees it.
+
+    Attributes:
+        number: From 1; 0 for the only round of `dense`.
+        start: Sparsity of the masks that the experiment started from.
+        batches: The experiment's.
+    """
+
+    number: int
+    start: float
+    batches: Batches
+
+    @property
+    def steps(self) -> int:
+        """Number of training steps."""
+        return self.batches.steps(self.number)
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """The settings of the fit."""
+        return self.batches.config.settings(self.number)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A round that is ready for its fit.
+
+    Attributes:
+        model: The network to train, compiled.
+        target_sparsity: The level that the round asks for.
+        prunes_by: How the fit will prune, in words; empty where the pruning is done.
+    """
+
+    model: keras.Model
+    target_sparsity: float
+    prunes_by: str = ""
+
+
+class Method:
+    """A way of pruning: a class for one value of `--regime` or `--pruning_engine`.
+
+    These are called in this order: `check`, before anything is read or written; `prepare`; `check_start`,
+    with the starting network, before the run folder is made; then, in each round, `begin`, `fit` and
+    `accuracy_percent`. A round that continues from a checkpoint leaves `begin` out. A method keeps nothing
+    from one round to the next: all state is in the network.
+
+    Args:
+        config: The experiment.
+
+    Attributes:
+        schedules: The values of `--schedule` that the method knows.
+        uses: The settings that it uses, of those that only some methods have.
+        shares_devices: Whether several devices can share its batches.
+        packages: Distributions that it needs, for the record.
+    """
+
+    schedules: ClassVar[tuple[str, ...]] = ("constant",)
+    uses: ClassVar[frozenset[str]] = frozenset()
+    shares_devices: ClassVar[bool] = True
+    packages: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.config = config
+
+    def check(self) -> None:
+        """Checks that the settings go together.
+
+        Raises:
+            UserError: With the flag, the value and the rule.
+        """
+        config = self.config
+        if not config.target_sparsity:
+            config.refuse("target_sparsity", f"must be above 0 for {config.flag('regime')}")
+        self._check_settings()
+        check_patterns(config)
+
+    def _check_settings(self) -> None:
+        config = self.config
+        if config.schedule not in self.schedules:
+            config.refuse("schedule", f"must be {' or '.join(self.schedules)} for {config.flag('regime')}")
+        for name, (value, rule) in _OF_SOME.items():
+            if name not in self.uses and getattr(config, name) != value:
+                config.refuse(name, rule.format(regime=config.regime))
+
+    def prepare(self) -> None:
+        """Loads what the method needs besides this package.
+
+        Raises:
+            UserError: If it is not there, or the backend is another.
+        """
+
+    def check_target(self, start: float) -> None:
+        """Checks that the target is not below the sparsity of the starting masks.
+
+        Raises:
+            UserError: If the target is below: removed weights never return, and `sparse` keeps their number.
+        """
+        if self.config.target_sparsity < start:
+            self.config.refuse(
+                "target_sparsity",
+                f"must be at least the starting network's sparsity, {start:.4f}, because removed weights "
+                "never return",
+            )
+
+    def check_start(self, model: keras.Model, first: Round) -> None:
+        """Checks that the starting network can be pruned as asked.
+
+        Args:
+            model: The network of round 0, with masks.
+            first: The first round that prunes.
+
+        Raises:
+            UserError: With the flag, the value and the rule.
+        """
+        self.check_target(first.start)
+
+    def level(self, start: float, number: int) -> float:
+        """Returns the sparsity that a round ends at, of all prunable weights together.
+
+        Args:
+            start: Sparsity of the starting masks.
+            number: The round, from 1.
+        """
+        return self.config.target_sparsity
+
+    def begin(self, model: keras.Model, current: Round) -> Begun:
+        """Does what comes before a round's fit.
+
+        Args:
+            model: The network as the round before left it.
+            current: The round.
+        """
+        raise NotImplementedError
+
+    def fit(self, model: keras.Model, current: Round, **arguments: Any) -> None:
+        """Trains the network to the round's end.
+
+        Args:
+            model: The network that `begin` returned, or a checkpoint's, perhaps under a teacher.
+            current: The round.
+            **arguments: As for `tfprune.training.fit.fit`.
+        """
+        fit(model, current.settings, callbacks=self.callbacks(model, current), **arguments)
+
+    def callbacks(self, model: keras.Model, current: Round) -> list[keras.callbacks.Callback]:
+        """Returns the callbacks that keep removed weights at zero and update the masks."""
+        if not sparsity.pruned_layers(model):
+            return []
+        return [
+            sparsity.UpdatePruningStep(
+                gradient_data=current.batches.for_gradients(current.number),
+                gradient_batches=self.config.gradient_batches,
+            )
+        ]
+
+    def accuracy_percent(self, model: keras.Model, history: list[dict[str, float]], current: Round) -> float:
+        """Returns the accuracy of a round's network after its fit: the last epoch's, on the test split."""
+        return percent(history[-1]["val_accuracy"])

@@ -1,0 +1,35 @@
+"""Ways of pruning. A new one is a class of `Method` in a file of its own and a line here."""
+
+from tfprune.experiments.methods.at_once import Iterative, OneShot
+from tfprune.experiments.methods.by_steps import Gradual, Sparse
+from tfprune.experiments.methods.dense import Dense
+from tfprune.experiments.methods.method import Method
+from tfprune.experiments.tfmot.method import Tfmot
+from tfprune.runs.config import ExperimentConfig
+
+# By --regime.
+METHODS: dict[str, type[Method]] = {
+    "dense": Dense,
+    "one_shot": OneShot,
+    "iterative": Iterative,
+    "gradual": Gradual,
+    "sparse": Sparse,
+}
+# By --pruning_engine: another library that does what one of the above asks for.
+ENGINES: dict[str, type[Method]] = {"tfmot": Tfmot}
+
+
+def method_of(config: ExperimentConfig) -> Method:
+    """Returns the way in which an experiment prunes."""
+    method = METHODS[config.regime](config)
+    return method if config.pruning_engine == "tfprune" else ENGINES[config.pruning_engine](method)
+
+
+def check_experiment(config: ExperimentConfig) -> None:
+    """Checks all of an experiment that can be checked without data, weights and other runs.
+
+    Raises:
+        UserError: With the flag, the value and the rule.
+    """
+    config.check()
+    method_of(config).check()
