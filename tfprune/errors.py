@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """What the user asked for cannot be done; the message names the flag, the value and the rule."""
+    """A request that cannot be met; the message names the flag, the value and the rule."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Files that are either there and whole, or not there."""
+"""Writes files that are either there and whole, or not there."""
 
 import json
 import os
@@ -44,10 +44,15 @@ def discarding(path: Path) -> Iterator[Path]:
         yield Path(folder) / path.name
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically, in UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

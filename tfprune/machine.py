@@ -1,4 +1,4 @@
-"""The processor that this process runs on, as a measurement or a result names it."""
+"""Names the processor that this process runs on, for measurements and results."""
 
 import os
 import platform

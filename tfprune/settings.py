@@ -89,20 +89,27 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", **said: Any) -> 
     return dataclasses.field(default=default, metadata={"setting": Setting(help, **said)})
 
 
-def same_setting(owner: type, name: str, default: Any = None, **said: Any) -> Any:
-    """Returns a field that says of a setting what another dataclass says, but for `said`.
+def with_settings_of(owner: type, **said: Any) -> Callable[[type], type]:
+    """Returns a decorator that adds the settings of a dataclass to a class that is to become one.
+
+    A setting that the class declares itself stays as declared.
 
     Args:
-        owner: The dataclass that declares it.
-        name: Its field there.
-        default: Another default; None: the same.
+        owner: The dataclass.
         **said: Attributes of `Setting` that differ or come in addition.
     """
-    field = owner.__dataclass_fields__[name]
-    return dataclasses.field(
-        default=field.default if default is None else default,
-        metadata={"setting": dataclasses.replace(field.metadata["setting"], **said)},
-    )
+
+    def add(cls: type) -> type:
+        for field in dataclasses.fields(owner):
+            if field.name not in cls.__annotations__:
+                about = dataclasses.replace(field.metadata["setting"], **said)
+                setattr(
+                    cls, field.name, dataclasses.field(default=field.default, metadata={"setting": about})
+                )
+                cls.__annotations__ = {**cls.__annotations__, field.name: field.type}
+        return cls
+
+    return add
 
 
 def settings_of(owner: Any) -> dict[str, Setting]:

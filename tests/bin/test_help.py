@@ -7,6 +7,7 @@ import pytest
 
 from tfprune.experiments.devices import Devices
 from tfprune.runs.config import ExperimentConfig
+from tfprune.settings import settings_of
 
 TRAIN = [field.name for of in (ExperimentConfig, Devices) for field in dataclasses.fields(of)]
 RUN = ["experiment", "output_dir", "data_dir"]
@@ -33,3 +34,10 @@ def test_help_says_what_it_does_and_names_the_flags(binary, name, flags, first_w
     assert f"python -m tfprune.bin.{name}" in done.stdout
     named = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, flags=re.MULTILINE)
     assert sorted(named) == sorted(flags)
+
+
+def test_help_of_train_has_a_heading_for_each_group(binary):
+    groups = {said.group for of in (ExperimentConfig, Devices) for said in settings_of(of).values()}
+    assert groups == {"run", "data", "model", "pruning", "training", "device"}
+    headings = [line.removesuffix(" flags:") for line in binary("train", "--help").stdout.splitlines()]
+    assert groups <= set(headings)

@@ -1,4 +1,4 @@
-"""What `run_main` makes of a binary's end, without a binary."""
+"""The end of a binary, as `run_main` makes it, without a binary."""
 
 import os
 import pathlib

@@ -15,9 +15,8 @@ from tests.support.interrupted_runs import assert_same_rounds, left_over, train
 from tests.support.small_experiments import no_training
 from tfprune.errors import UserError
 from tfprune.experiments.run import run_experiment
-from tfprune.runs import lock
 from tfprune.runs.folder import RunFolder, blame_disk
-from tfprune.runs.lock import LOCK, OWNER, hold
+from tfprune.runs.lock import OWNER
 
 HOLDER = """
 import pathlib, sys, time
@@ -95,29 +94,6 @@ def test_a_loser_leaves_the_winners_flags(runs, holder):
     assert not (config.folder / "flags.txt").exists()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_a_lock_that_cannot_be_described_is_a_clear_error(number, tmp_path, monkeypatch):
-    def fail(path, value):
-        raise OSError(number, os.strerror(number), str(path))
-
-    monkeypatch.setattr(lock, "write_json", fail)
-    with pytest.raises(UserError) as caught, hold(tmp_path, "--output_dir=x"):
-        pass
-    assert str(caught.value) == f"--output_dir=x: {tmp_path} cannot be written: {os.strerror(number)}"
-    monkeypatch.undo()
-    with hold(tmp_path, "--output_dir=x"):
-        pass
-
-
-def test_a_lock_is_free_after_an_error(tmp_path):
-    with pytest.raises(KeyError), hold(tmp_path, "--experiment=x"):
-        assert (tmp_path / OWNER).exists()
-        raise KeyError
-    with hold(tmp_path, "--experiment=x"):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] in ([LOCK], [])
-
-
 def test_a_full_disk_is_a_clear_error_and_loses_nothing(runs):
     """Files may be as large as the network's, not as a checkpoint, which has the optimizer's state too."""
     assert runs.one_shot.round(1).finished
@@ -136,30 +112,6 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(runs):
     run_experiment(config, log=lambda line: None)
     assert_same_rounds(run, runs.one_shot, (0, 1))
     assert not left_over(run)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/model.keras"),
-        PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/x/model.keras"),
-        OSError(f"Can't write data (errno = 28, error message = '{os.strerror(errno.ENOSPC)}')"),  # HDF5's
-    ],
-)
-def test_an_error_of_the_disk_names_the_file(error):
-    with pytest.raises(UserError) as caught, blame_disk(pathlib.Path("runs/x")):
-        raise error
-    assert str(caught.value).startswith("runs/x")
-    assert "cannot be written: " in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(errno.ENOENT, "none", "data"), OSError("odd"), KeyError()]
-)
-def test_other_errors_keep_their_traceback(error):
-    with pytest.raises(type(error)) as caught, blame_disk(pathlib.Path("runs/x")):
-        raise error
-    assert caught.value is error
 
 
 def test_keras_on_a_full_disk_raises_what_is_caught(tmp_path):

@@ -1,5 +1,8 @@
 """Run folders: which there are, and the rounds that they hold."""
 
+import errno
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -7,7 +10,7 @@ import pytest
 
 from tests.support.run_folders import RunFolders
 from tfprune.errors import UserError
-from tfprune.runs.folder import read_runs
+from tfprune.runs.folder import blame_disk, read_runs
 
 
 @pytest.fixture
@@ -76,3 +79,27 @@ def test_reading_run_folders_loads_no_array_library(folder):
         [sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/model.keras"),
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/x/model.keras"),
+        OSError(f"Can't write data (errno = 28, error message = '{os.strerror(errno.ENOSPC)}')"),  # HDF5's
+    ],
+)
+def test_an_error_of_the_disk_names_the_file(error):
+    with pytest.raises(UserError) as caught, blame_disk(pathlib.Path("runs/x")):
+        raise error
+    assert str(caught.value).startswith("runs/x")
+    assert "cannot be written: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "none", "data"), OSError("odd"), KeyError()]
+)
+def test_other_errors_keep_their_traceback(error):
+    with pytest.raises(type(error)) as caught, blame_disk(pathlib.Path("runs/x")):
+        raise error
+    assert caught.value is error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.benchmark.plot import plot_benchmark
-from tfprune.files import replacing, write_json, write_text
+from tfprune.files import write_bytes, write_json, write_text
 
 _SUMMARIES = (
     ("milliseconds", "milliseconds"),
@@ -33,8 +33,7 @@ def write_benchmark(record: dict[str, Any], folder: str | Path, title: str) -> l
     paths = [folder / f"benchmark.{suffix}" for suffix in ("json", "csv", "png")]
     write_json(paths[0], record)
     write_text(paths[1], to_csv(record))
-    with replacing(paths[2]) as temporary:
-        temporary.write_bytes(png.getvalue())
+    write_bytes(paths[2], png.getvalue())
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Experiments as flagfiles declare them: which there are, which lie over which, and the config they make."""
+"""Reads experiments as flagfiles declare them, laid over each other."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ PROFILES_FOLDER = FLAGS_FOLDER / "profiles"
 def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
     """Returns the config that flagfiles make, laid over each other; later flags win.
 
-    It is what `train --flagfile=A --flagfile=B ...` would run. Not checked yet.
+    The config is the one that `train --flagfile=A --flagfile=B ...` would run; it is not checked yet.
 
     Args:
         paths: The flagfiles, the first one lowest.
@@ -37,7 +37,7 @@ def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
 
 
 def experiment_names() -> list[str]:
-    """The experiments that `flags/` declares: its flagfiles but for the shared bases.
+    """Returns the names of the experiments in `flags/`: its flagfiles but for the shared bases.
 
     Raises:
         UserError: If there is no such folder here.
@@ -51,7 +51,7 @@ def experiment_names() -> list[str]:
 
 
 def profile_names() -> list[str]:
-    """The profiles in `flags/profiles/`."""
+    """Returns the names of the profiles in `flags/profiles/`."""
     return sorted(path.stem for path in PROFILES_FOLDER.glob("*.flags"))
 
 

@@ -1,4 +1,4 @@
-"""What every binary does around its one call: flags in, errors as one line, an exit status."""
+"""Runs a binary's one call: flags in, errors as one line, an exit status."""
 
 import signal
 import sys
@@ -26,7 +26,7 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
 
     Args:
         main: Reads `flags.FLAGS` and makes the binary's one call.
-        documentation: What `--help` shows above the flags.
+        documentation: The text that `--help` shows above the flags.
     """
 
     def guarded(arguments: list[str]) -> int:

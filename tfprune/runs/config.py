@@ -19,9 +19,9 @@ from tfprune.settings import (
     Rule,
     SettingError,
     check_settings,
-    same_setting,
     setting,
     settings_of,
+    with_settings_of,
 )
 from tfprune.training.settings import MIXED_PRECISION, TrainingSettings
 
@@ -113,13 +113,13 @@ _M_BY_N = Rule(
 _REGULAR_EXPRESSION = Rule("a regular expression", _is_regular_expression)
 
 
-def _training(name: str, default: Any = None, **said: Any) -> Any:
-    return same_setting(TrainingSettings, name, default, group="training", **said)
-
-
 @dataclass(frozen=True)
+@with_settings_of(TrainingSettings, group="training")
 class ExperimentConfig:
-    """One experiment; each field is the flag of the same name."""
+    """One experiment; each field is the flag of the same name.
+
+    The settings of `TrainingSettings` are fields too. `epochs` is declared here, because it may be a list.
+    """
 
     experiment: str = setting(
         help="Name of the run folder in --output_dir. Required.", group="run", rule=_NAME
@@ -355,14 +355,6 @@ class ExperimentConfig:
         group="training",
         rule=Rule("at least 1", lambda epochs: all(number >= 1 for number in epochs)),
     )
-    batch_size: int = _training("batch_size")
-    learning_rate: float = _training("learning_rate")
-    head_learning_rate: float = _training("head_learning_rate")
-    lr_schedule: str = _training("lr_schedule")
-    warmup_epochs: float = _training("warmup_epochs")
-    lr_boundaries_epochs: tuple[int, ...] = _training("lr_boundaries_epochs")
-    lr_factor: float = _training("lr_factor")
-    weight_decay: float = _training("weight_decay")
     distill_from: str = setting(
         "",
         "EXPERIMENT or EXPERIMENT/round_KK in --output_dir that teaches (knowledge distillation, "
@@ -381,7 +373,6 @@ class ExperimentConfig:
     distill_temperature: float = setting(
         4.0, "T, by which the logits of both networks are divided.", group="training", rule=ABOVE_0
     )
-    evaluate_every: int = _training("evaluate_every")
     mixed_precision: str = setting(
         "none",
         "Type of activations; weights stay float32.",

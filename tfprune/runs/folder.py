@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and where; read without Keras and TensorFlow.
+"""Finds what runs leave on disk, and reads their results without Keras and TensorFlow.
 
 `saved_models/<experiment>/flags.txt`, then a folder a round: `round_00/` with `model.keras` (pruning
 wrappers and masks inside), `history.csv`, `tensorboard/`, and `result.json`, which is written last: a round
@@ -119,7 +119,7 @@ class RunFolder:
         return RoundFolder(self.path / f"round_{number:02d}", number)
 
     def export_folder(self, number: int) -> Path:
-        """Where a round's exports go: `export/` for the last round, `export_round_KK/` for the others."""
+        """Returns the folder of a round's exports: `export/` for the last round, `export_round_KK/` for the others."""
         if number == self.read_config().last_round:
             return self.path / "export"
         return self.path / f"export_{self.round(number).path.name}"

@@ -1,4 +1,4 @@
-"""One process at a time works in a folder; another is told who does."""
+"""Lets one process at a time work in a folder, and tells another who does."""
 
 import contextlib
 import json

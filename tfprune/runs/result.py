@@ -39,7 +39,7 @@ class LayerZeros:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """What one finished round did; None where it did nothing of the kind.
+    """The result of one finished round; None stands where it did nothing of the kind.
 
     Accuracies are top-1 on the test images, in percent; sparsities are in [0, 1].
 

@@ -1,0 +1,33 @@
+"""The lock of a folder, in one process."""
+
+import errno
+import os
+
+import pytest
+
+from tfprune.errors import UserError
+from tfprune.runs import lock
+from tfprune.runs.lock import LOCK, OWNER, hold
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_lock_that_cannot_be_described_is_a_clear_error(number, tmp_path, monkeypatch):
+    def fail(path, value):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(lock, "write_json", fail)
+    with pytest.raises(UserError) as caught, hold(tmp_path, "--output_dir=x"):
+        pass
+    assert str(caught.value) == f"--output_dir=x: {tmp_path} cannot be written: {os.strerror(number)}"
+    monkeypatch.undo()
+    with hold(tmp_path, "--output_dir=x"):
+        pass
+
+
+def test_a_lock_is_free_after_an_error(tmp_path):
+    with pytest.raises(KeyError), hold(tmp_path, "--experiment=x"):
+        assert (tmp_path / OWNER).exists()
+        raise KeyError
+    with hold(tmp_path, "--experiment=x"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] in ([LOCK], [])
