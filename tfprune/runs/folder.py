@@ -119,7 +119,7 @@ class RunFolder:
         return RoundFolder(self.path / f"round_{number:02d}", number)
 
     def export_folder(self, number: int) -> Path:
-        """Returns the folder of a round's exports: `export/` for the last round, `export_round_KK/` for the others."""
+        """Returns a round's folder for exports: `export/`, or `export_round_KK/` if not the last."""
         if number == self.read_config().last_round:
             return self.path / "export"
         return self.path / f"export_{self.round(number).path.name}"
