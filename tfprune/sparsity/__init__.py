@@ -4,6 +4,8 @@ from tfprune.network.kinds import PrunableLayer
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.at_once import prune_to
 from tfprune.sparsity.batchnorm import recalibrate, reset_removed
+from tfprune.sparsity.model_masks import masks_of, set_masks
+from tfprune.sparsity.patterns import Blocks, Channels, Groups, MOfN, Pattern
 from tfprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, strip_pruning
 from tfprune.sparsity.pruner import Pruner, UpdatePruningStep
@@ -21,9 +23,14 @@ from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 __all__ = [
     "SET",
+    "Blocks",
+    "Channels",
     "ConstantSparsity",
     "GeometricDecay",
     "Gradients",
+    "Groups",
+    "MOfN",
+    "Pattern",
     "PolynomialDecay",
     "PrunableLayer",
     "PruneForLatencyOnXNNPack",
@@ -37,6 +44,7 @@ __all__ = [
     "Summary",
     "Tensor",
     "UpdatePruningStep",
+    "masks_of",
     "needs_gradients",
     "prune_low_magnitude",
     "prune_scope",
@@ -44,6 +52,7 @@ __all__ = [
     "pruned_layers",
     "recalibrate",
     "reset_removed",
+    "set_masks",
     "strip_pruning",
     "summarize",
 ]

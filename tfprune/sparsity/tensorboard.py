@@ -90,7 +90,8 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         scalars: dict[str, float] = {}
         for layer in self._layers:
             due = self._due.get(id(layer.pruning_schedule))
-            for variable, mask in zip(layer.prunable_variables, layer.masks, strict=True):
+            for kernel, mask in layer.pruned:
+                variable = kernel.variable
                 name, copies = variable.path, 1
                 while f"{name}/sparsity" in scalars:  # Nested models may have layers of the same name.
                     copies += 1
