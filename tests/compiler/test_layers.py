@@ -7,6 +7,8 @@ from keras import layers, ops
 
 from tests.support.compiled_models import assert_same, kinds, randomise
 from tfprune.compiler.compile import compile_model
+from tfprune.compiler.layers import LAYERS, Entry
+from tfprune.errors import UserError
 from tfprune.runtime.graph import ACTIVATIONS
 
 
@@ -231,3 +233,12 @@ def test_uint8_images_are_padded_before_they_are_normalized():
     x = layers.Normalization(mean=100.0, variance=900.0)(layers.ZeroPadding2D(1)(image))
     model = keras.Model(image, layers.Dense(3)(layers.Flatten()(layers.Conv2D(4, 3)(x))))
     assert_same(model, compile_model(randomise(model)))
+
+
+def test_a_kind_of_layer_is_one_entry(monkeypatch):
+    """`Masking` of a value that does not occur changes nothing."""
+    model = model_of(layers.Masking(mask_value=1e9), layers.Conv2D(3, 2))
+    with pytest.raises(UserError, match=r"\(Masking\).*it runs Activation, .*ZeroPadding2D"):
+        compile_model(model)
+    monkeypatch.setitem(LAYERS, "Masking", Entry(lambda draft, call: call.input.node))
+    assert kinds(compile_and_compare(model)) == {"Input": 1, "Conv": 2, "Flatten": 1}
