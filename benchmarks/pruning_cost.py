@@ -1,15 +1,26 @@
-r"""What pruning costs on a ResNet-34: the training step, and one update of all masks.
+r"""Measures what pruning costs: the training step, one update of all masks, small networks, and size.
 
     python benchmarks/pruning_cost.py
     python benchmarks/pruning_cost.py --width=16 --rounds=5
+    python benchmarks/pruning_cost.py --part=small
+    python benchmarks/pruning_cost.py --part=size --layers=24,96,192
 
 One process for each backend of tfprune, one for tfmot on tf-keras, one for torch.nn.utils.prune. They are
 asked in turn, round after round, so that what else the machine does falls on all alike; a ratio is the
 median over the rounds of the ratios within a round.
 
+`--part=step`, on a ResNet-34:
+
 - Step: pruned / dense, `train_on_batch` on the same images, masks at 0.9, no mask update among them.
 - Update: seconds to prune all convolutions and the head from dense to 0.9, as ratio to tfprune's on
   TensorFlow in the layer scope.
+
+`--part=small`, on a convolutional network of 14,000 weights: an epoch of `fit` with an update
+before every step, and with no update, and a whole second `fit`, each as ratio to that of the dense network.
+
+`--part=size`, dense layers of 2,048 x 2,048 on PyTorch: pruning from dense to 0.9, as ratio to tfprune's by
+layer at the same size, beside torch.nn.utils.prune, and the memory that it adds at its peak, as ratio to the
+float32 weights. Each size and scope has a process of its own; 192 layers are 805 million weights.
 """
 
 import json
@@ -17,7 +28,9 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +48,8 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each thing is timed.", low
 WORKERS = flags.DEFINE_list(
     "workers", ["tensorflow", "jax", "torch", "tfmot", "torch_prune"], "What to time."
 )
+PART = flags.DEFINE_enum("part", "step", ["step", "small", "size"], "What to measure.")
+LAYERS = flags.DEFINE_list("layers", ["6", "24", "96"], "Numbers of layers, for --part=size.")
 WORKER = flags.DEFINE_string("worker", "", "Internal: what this process is.")
 
 SPARSITY = 0.9
@@ -178,10 +193,116 @@ def torch_prune_timers() -> dict[str, Timer]:
     return {"update, layer": layerwise, "update, global": together}
 
 
+def small_timers() -> dict[str, Timer]:
+    """Epochs of a small convolutional network on the backend of this process."""
+    import keras
+    import numpy as np
+    from keras import layers
+
+    from tfprune import sparsity
+
+    steps = 60
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(steps * BATCH_SIZE.value, 16, 16, 1)).astype("float32")
+    labels = rng.integers(0, 10, len(images))
+
+    def network() -> Any:
+        keras.utils.set_random_seed(0)
+        return keras.Sequential(
+            [
+                keras.Input((16, 16, 1)),
+                layers.Conv2D(8, 3, activation="relu"),
+                layers.MaxPooling2D(),
+                layers.Conv2D(16, 3, activation="relu"),
+                layers.Flatten(),
+                layers.Dense(32, activation="relu"),
+                layers.Dense(10),
+            ]
+        )
+
+    class Clock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.start = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.seconds = time.perf_counter() - self.start
+
+    timers = {}
+    for name, frequency in (("dense", 0), ("no update", 10**6), ("frequency=1", 1)):
+        model = network()
+        callbacks = []
+        if frequency:
+            schedule = sparsity.PolynomialDecay(0.0, 0.9, 1, 10**6, frequency=frequency)
+            model = sparsity.prune_low_magnitude(model, schedule)
+            callbacks = [sparsity.UpdatePruningStep()]
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        clock = Clock()
+
+        def fit(model: Any = model, callbacks: Any = (*callbacks, clock)) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # The schedule without an update.
+                model.fit(images, labels, BATCH_SIZE.value, verbose=0, callbacks=list(callbacks))
+
+        timers[f"{name}, fit"] = lambda fit=fit: timed(fit)
+        timers[f"{name}, epoch"] = lambda fit=fit, clock=clock: (fit(), clock.seconds)[1]
+    return timers
+
+
+def prune_at_size(peer: bool, layers_count: int, scope: str) -> tuple[float, float]:
+    """Returns the seconds to prune, and the bytes added at the peak."""
+    side = 2048
+    if peer:
+        import torch
+        from torch.nn.utils import prune
+
+        modules = [(torch.nn.Linear(side, side, bias=False), "weight") for _ in range(layers_count)]
+
+        def run() -> None:
+            if scope == "layer":
+                for module, name in modules:
+                    prune.l1_unstructured(module, name, SPARSITY)
+            else:
+                prune.global_unstructured(modules, prune.L1Unstructured, amount=SPARSITY)
+
+    else:
+        import keras
+        from keras import layers
+
+        from tfprune import sparsity
+
+        dense = [layers.Dense(side, use_bias=False) for _ in range(layers_count)]
+        model = sparsity.prune_low_magnitude(keras.Sequential([keras.Input((side,)), *dense]), None)
+
+        def run() -> None:
+            sparsity.prune_to(model, SPARSITY, scope=scope)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    start = peak = resident()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    seconds = timed(run)
+    done.set()
+    watcher.join()
+    return seconds, peak - start
+
+
 def serve() -> None:
     """Answers each name on a line of stdin with the seconds that it took."""
+    if PART.value == "size":
+        name, scope, count = WORKER.value.split(":")
+        print("@" + json.dumps(prune_at_size(name == "torch_prune", int(count), scope)), flush=True)
+        return
     make = {"tfmot": tfmot_timers, "torch_prune": torch_prune_timers}.get(WORKER.value, tfprune_timers)
-    timers = make()
+    timers = small_timers() if PART.value == "small" else make()
     print("@" + json.dumps(list(timers)), flush=True)
     for line in sys.stdin:
         print("@" + json.dumps(timers[line.strip()]()), flush=True)
@@ -191,7 +312,11 @@ class Worker:
     """A process that times things on request."""
 
     def __init__(self, name: str) -> None:
-        backend = {"tfmot": "tensorflow", "torch_prune": "torch"}.get(name, name)
+        backend = (
+            "torch"
+            if PART.value == "size"
+            else {"tfmot": "tensorflow", "torch_prune": "torch"}.get(name, name)
+        )
         environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
         self.process = subprocess.Popen(
             [sys.executable, __file__, *sys.argv[1:], f"--worker={name}"],
@@ -219,13 +344,37 @@ class Worker:
         self.process.wait()
 
 
+def show_size() -> None:
+    """Prunes models of several sizes and prints the table."""
+    print(f"{'':24}   {'million weights':>15}   time / by layer   added / float32 weights   seconds")
+    for count in LAYERS.value:
+        by_layer = None
+        for name in ("tfprune", "torch_prune"):
+            for scope in ("layer", "global"):
+                worker = Worker(f"{name}:{scope}:{count}")
+                worker.close()
+                seconds, added = worker.names
+                by_layer = by_layer or seconds
+                weights = int(count) * 2048**2
+                print(
+                    f"{name + ', ' + scope:24}   {weights / 1e6:15.0f}   {seconds / by_layer:15.2f}"
+                    f"   {added / (4 * weights):23.2f}   {seconds:7.2f}",
+                    flush=True,
+                )
+
+
 def main(_: list[str]) -> None:
     """Runs the rounds and prints the table."""
     if WORKER.value:
         serve()
         return
+    if PART.value == "size":
+        show_size()
+        return
     workers = {}
     for name in WORKERS.value:
+        if PART.value == "small" and name in ("tfmot", "torch_prune"):
+            continue
         print(f"{name}: builds and compiles ...", flush=True)
         workers[name] = Worker(name)
     seconds: dict[tuple[str, str], list[float]] = {}
@@ -243,6 +392,13 @@ def main(_: list[str]) -> None:
         ratios = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
         return f"{statistics.median(ratios):7.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
 
+    if PART.value == "small":
+        print(f"\n{'small network / dense':42}   ratio")
+        for name, what in seconds:
+            if not what.startswith("dense"):
+                dense = "dense, " + what.split(", ")[1]
+                print(f"{name + ', ' + what:42} {ratio((name, what), (name, dense))}")
+        return
     print(f"\n{'training step, pruned / dense':42}   ratio")
     for name in workers:
         if (name, "dense step") in seconds:
