@@ -1,30 +1,29 @@
 # Two commands do everything on a machine with Python 3.11 and make: `make demo` and `make test`.
+# `make check` is what to run while working: the linter and the quick tests.
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= saved_models
-# The library's tests run once on each backend, in a process each.
+# Two processes, a test file each: most tests keep one core busy.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Tests that compute with Keras's backend run on each of these too.
 OTHER_BACKENDS := jax torch
 
-.PHONY: demo test lint clean-demo
+.PHONY: demo check test lint clean-demo
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
-	$(BIN)/python -m tfprune.bin.train --flagfile=flags/demo_dense.flags --output_dir=$(DEMO_DIR)
-	$(BIN)/python -m tfprune.bin.train --flagfile=flags/demo_one_shot.flags --output_dir=$(DEMO_DIR)
-	$(BIN)/python -m tfprune.bin.train --flagfile=flags/demo_iterative.flags --output_dir=$(DEMO_DIR)
-	$(BIN)/python -m tfprune.bin.export --experiment=demo_dense --output_dir=$(DEMO_DIR)
-	$(BIN)/python -m tfprune.bin.export --experiment=demo_iterative --output_dir=$(DEMO_DIR)
-	$(BIN)/python -m tfprune.bin.compare --output_dir=$(DEMO_DIR) \
-		--experiments=demo_dense,demo_one_shot,demo_iterative
+	$(BIN)/python -m tfprune.bin.demo --output_dir=$(DEMO_DIR)
 
-# Two processes, a test file each: most tests keep one core busy.
+check: lint
+	$(PYTEST) -m "not slow"
+
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 	set -e; for backend in $(OTHER_BACKENDS); do \
 		echo "== the library's tests on $$backend"; \
-		KERAS_BACKEND=$$backend $(BIN)/python -m pytest -n 2 --dist loadfile tests/sparsity; \
+		KERAS_BACKEND=$$backend $(PYTEST) -m "not one_backend" tests/network tests/sparsity; \
 	done
 
 lint: $(VENV)/.dev

@@ -27,7 +27,12 @@ import keras
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-GUIDES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
+# README.md, CONTRIBUTING.md, and the guides; docs/README.md is only a map of them.
+DOCUMENTS = {
+    path.relative_to(ROOT).with_suffix("").as_posix(): path
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
+}
+GUIDES = {path.stem: path for path in DOCUMENTS.values() if "\n```python" in path.read_text(encoding="utf-8")}
 BACKENDS = ("tensorflow", "jax", "torch")
 FENCE = re.compile(r"^```(\w+) *(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 # (document, what it runs on) -> the environment of its process.
@@ -183,12 +188,18 @@ def anchors_of(path):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-def test_links_within_the_project_lead_somewhere(guide):
-    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", GUIDES[guide].read_text(encoding="utf-8"))
+def test_the_documents_that_people_enter_by_are_tested():
+    assert {"README", "CONTRIBUTING", "docs/README", "docs/pruning"} <= set(DOCUMENTS)
+    assert {"README", "CONTRIBUTING", "pruning", "coming_from_tfmot", "sparse_runtime"} <= set(GUIDES)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_within_the_project_lead_somewhere(document):
+    path = DOCUMENTS[document]
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8"))
     assert links
     for file, anchor in links:
-        target = GUIDES[guide].parent / file if file else GUIDES[guide]
+        target = path.parent / file if file else path
         assert target.exists(), file
         assert not anchor or anchor in anchors_of(target), f"{file}#{anchor}"
 
