@@ -7,7 +7,7 @@ import pytest
 from tests.support.canned import canned_record
 from tfprune.benchmark.files import to_csv, write_benchmark
 from tfprune.benchmark.plot import plot_benchmark
-from tfprune.benchmark.report import format_benchmark
+from tfprune.benchmark.report import format_benchmark, headline
 
 
 def line_of(text, start, after=""):
@@ -19,7 +19,7 @@ def line_of(text, start, after=""):
 
 def test_latency_and_ratios():
     text = format_benchmark(canned_record())
-    assert text.startswith("A processor, 2 cores; images 32x32x3\n")
+    assert "\n\nA processor, 2 cores; images 32x32x3\n" in text
     for title in ("1 thread, batch 1", "1 thread, batch 8", "2 threads, batch 1", "2 threads, batch 8"):
         assert title in text.splitlines()
     assert "to TFLite float32" in text
@@ -29,6 +29,24 @@ def test_latency_and_ratios():
     # int8 is twice as fast as TFLite in the median round, though it is no dense baseline itself.
     assert line_of(text, "TFLite int8").endswith("2.00x (1.50 to 3.00) 1.60x (1.20 to 2.40)")
     assert line_of(text, "PyTorch") == "PyTorch - not timed - - -"
+
+
+def test_the_headline_comes_first():
+    """Time, both ratios and the size; what was not measured is not claimed."""
+    record = canned_record()
+    expected = (
+        "model.tfprune takes 10.0 ms a call (1 thread, batch 1), 5.0 times as fast as TFLite float32, "
+        "4.0 times as fast as ONNX Runtime, the fastest dense runtime measured. It has 1,000 bytes: "
+        "40.0 times smaller than the dense float32 weights."
+    )
+    assert headline(record) == expected
+    assert " ".join(format_benchmark(record).split()).startswith(expected)
+    ours = next(row for row in record["latency"][0]["rows"] if row["name"] == "tfprune")
+    ours["to_tflite_dense"] = None
+    assert "TFLite" not in headline(record)
+    ours["failure"] = "it crashed"
+    record["sizes"]["artifacts"] = []
+    assert headline(record) == "model.tfprune was not timed."
 
 
 def test_those_not_timed_have_a_reason():
@@ -41,7 +59,7 @@ def test_sizes():
     record = canned_record()
     text = format_benchmark(record)
     assert line_of(text, "dense float32 weights") == "dense float32 weights 40,000 1.0x - - - -"
-    assert line_of(text, "model.tfprune") == "model.tfprune 1,000 40.0x 900 44.4x 800 50.0x"
+    assert line_of(text, "model.tfprune", "Size") == "model.tfprune 1,000 40.0x 900 44.4x 800 50.0x"
     plain_gzip = "the masked dense float32 file, gzip 8,000 5.0x - - - -"
     assert line_of(text, "the masked dense float32 file") == plain_gzip
     record["sizes"]["zstd_installed"] = False

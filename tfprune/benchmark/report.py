@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from tfprune.benchmark.contenders import DENSE_TFLITE, OURS
+from tfprune.benchmark.contenders import DENSE_TFLITE, OURS, OURS_NAME
 from tfprune.text import text_table
 
 _WIDTH = 120
@@ -27,7 +27,8 @@ def format_benchmark(record: dict[str, Any], *, layers: bool = False) -> str:
         Lines, the last without a line feed.
     """
     machine = record["machine"]
-    parts = [f"{machine['processor']}, {machine['cores']} cores; images {_size(record['image_shape'])}"]
+    parts = ["\n".join(_wrap(headline(record)))]
+    parts += [f"{machine['processor']}, {machine['cores']} cores; images {_size(record['image_shape'])}"]
     parts += [f"{setting_title(setting)}\n\n{_latency(record, setting)}" for setting in record["latency"]]
     absent = [row for row in record["contenders"] if row["reason"]]
     if absent:
@@ -39,6 +40,34 @@ def format_benchmark(record: dict[str, Any], *, layers: bool = False) -> str:
     if layers and record["layers"]:
         parts.append(format_layers(record["layers"]))
     return "\n\n".join(parts)
+
+
+def headline(record: dict[str, Any]) -> str:
+    """Returns what the first setting says of `model.tfprune`, in a sentence or two.
+
+    Args:
+        record: From `tfprune.benchmark.measure.measure`, or a parsed `benchmark.json`.
+    """
+    titles = {row["name"]: row["title"] for row in record["contenders"]}
+    setting = record["latency"][0]
+    ours = next((row for row in setting["rows"] if row["name"] == OURS_NAME and not row["failure"]), None)
+    size = next((size["raw"] for size in record["sizes"]["artifacts"] if size["name"] == OURS), None)
+    parts = []
+    if ours is None:
+        parts.append(f"{OURS} was not timed")
+    else:
+        taken = _milliseconds(ours["milliseconds"]["median"])
+        parts.append(f"{OURS} takes {taken} ms a call ({setting_title(setting)})")
+        fastest = setting["fastest_dense"]
+        for name, key in ((DENSE_TFLITE, "to_tflite_dense"), (fastest, "to_fastest_dense")):
+            if ours[key] is not None and not (key == "to_fastest_dense" and fastest == DENSE_TFLITE):
+                what = "" if key == "to_tflite_dense" else ", the fastest dense runtime measured"
+                parts.append(f"{ours[key]['median']:.1f} times as fast as {titles[name]}{what}")
+    text = ", ".join(parts)
+    if size is not None:
+        dense = record["sizes"]["dense_weights_bytes"]
+        text += f". It has {size:,} bytes: {dense / size:.1f} times smaller than the dense float32 weights"
+    return f"{text}."
 
 
 def setting_title(setting: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ def main() -> None:
     from tfprune.benchmark.contenders import chosen_contenders
     from tfprune.benchmark.files import write_benchmark
     from tfprune.benchmark.measure import Plan, measure
-    from tfprune.benchmark.report import format_benchmark
+    from tfprune.benchmark.report import format_benchmark, headline
     from tfprune.data.pipeline import make_images
     from tfprune.experiments.deployment import strip_round
     from tfprune.experiments.evaluate import load_run_data
@@ -74,7 +74,7 @@ def main() -> None:
         paths = write_benchmark({"experiment": values.experiment} | record, folder, title)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: {error}") from error
-    print(format_benchmark(record, layers=values.layers))
+    print(headline(record) if values.headline else format_benchmark(record, layers=values.layers))
     for path in paths:
         print(f"wrote {path}")
 
@@ -119,6 +119,7 @@ def run() -> None:
     flags.DEFINE_list("batch_sizes", ["1", "8"], "Images a call.")
     flags.DEFINE_list("threads", ["1", "all"], "Numbers of threads; all: the cores of this process.")
     flags.DEFINE_list("contenders", ["all"], f"What to measure: {', '.join(NAMES)}, or all.")
+    flags.DEFINE_boolean("headline", False, "Print the result in a sentence; the tables are in the files.")
     flags.DEFINE_boolean("layers", False, "Print where the time of model.tfprune goes, layer by layer.")
     flags.DEFINE_boolean("zstd", True, "Measure sizes with zstd -19, too: some seconds for each 10 MB.")
     run_main(main, __doc__)
