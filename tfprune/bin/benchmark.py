@@ -10,6 +10,7 @@ exported files. The .keras file is not timed: its network is the SavedModel's.
 """
 
 import os
+import textwrap
 
 # Before Keras loads: the exported files are TensorFlow's.
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -74,7 +75,10 @@ def main() -> None:
         paths = write_benchmark({"experiment": values.experiment} | record, folder, title)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: {error}") from error
-    print(headline(record) if values.headline else format_benchmark(record, layers=values.layers))
+    if values.headline:
+        print(textwrap.fill(headline(record), 120, break_on_hyphens=False))
+    else:
+        print(format_benchmark(record, layers=values.layers))
     for path in paths:
         print(f"wrote {path}")
 

@@ -72,8 +72,8 @@ def main() -> None:
     output_dir = flags.FLAGS.output_dir
     total = duration(sum(step.seconds for step in STEPS))
     print(
-        f"The demo: {len(STEPS)} steps, about {total} on two quiet cores. It prunes a ResNet-34 of width 16 for\n"
-        f"handwritten digits of 16x16 pixels; nothing is downloaded. Results go to {output_dir}.",
+        f"The demo: {len(STEPS)} steps, about {total} on two quiet cores. It prunes a ResNet-34 of width 16\n"
+        f"for handwritten digits of 16x16 pixels; nothing is downloaded. Results go to {output_dir}.",
         flush=True,
     )
     start = time.monotonic()

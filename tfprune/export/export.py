@@ -178,7 +178,7 @@ def _describe(network: Network, images: np.ndarray, reference: np.ndarray) -> di
 
 def _progress_line(file: Format, entry: dict[str, Any]) -> str:
     state = "ok" if entry["passed"] else "FAILED: " + "; ".join(entry["failures"])
-    return f"{file.name}: {entry['bytes']:,} bytes, {entry['gzip_bytes']:,} gzipped: {state}"
+    return f"{file.name}: written and audited, {state}"
 
 
 def _move_into_place(files: Sequence[Format], work: str, out_dir: str) -> None:
