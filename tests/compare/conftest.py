@@ -1,79 +1,33 @@
-import json
-
 import pytest
 
-SMALL_CIFAR = {
-    "dataset": "cifar10",
-    "model": "resnet34",
-    "width": 16,
-    "stem": "cifar",
-    "image_size": 32,
-    "train_examples": 10_000,
-    "train_examples_available": 50_000,
-    "test_examples": 10_000,
-    "test_examples_available": 10_000,
-    "paper_setting": False,
-    "paper_setting_differences": ["width=16 (paper: 64)", "image_size=32 (paper: 224)"],
-}
-PAPER_CIFAR = {
-    **SMALL_CIFAR,
-    "width": 64,
-    "stem": "imagenet",
-    "image_size": 224,
-    "train_examples": 50_000,
-    "paper_setting": True,
-    "paper_setting_differences": [],
-}
+from tests.support.run_folders import SMALL_CIFAR, RunFolders, study_settings
 
 
-class Folder:
-    """Writes run folders by hand."""
+class Folder(RunFolders):
+    """Run folders whose `section` gives the paper's settings, where `faithful` asks for them."""
 
-    def __init__(self, path):
-        self.path = path
+    def dense(self, experiment, accuracy, section="", **values):
+        return super().dense(experiment, accuracy, **_settings(section, values))
 
-    def write(self, experiment, number, **result):
-        folder = self.path / experiment / f"round_{number:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (self.path / experiment / "flags.txt").write_text("")
-        path = folder / "result.json"
-        path.write_text(json.dumps({"experiment": experiment, "round": number, **result}))
-        return path
+    def one_shot(self, experiment, init_from, sparsity, accuracies, section="", **values):
+        return super().one_shot(experiment, init_from, sparsity, accuracies, **_settings(section, values))
 
-    def dense(self, experiment, accuracy, section="", **more):
-        settings = {"sparsity": 0.0, "paper_section": section, "rounds": 0, **more}
-        return self.write(experiment, 0, regime="dense", accuracy_percent=accuracy, **settings)
+    def iterative(self, experiment, init_from, levels, section="", **values):
+        """`levels`: (sparsity, right after pruning, after training) a round."""
+        return super().iterative(experiment, init_from, levels, **_settings(section, values))
 
-    def one_shot(self, experiment, init_from, sparsity, accuracies, section="", **more):
-        after_pruning, accuracy = accuracies
-        settings = {"paper_section": section, "rounds": 1, "init_from": init_from, **more}
-        self.write(experiment, 0, regime="one_shot", sparsity=0.0, **settings)
-        return self.write(
-            experiment,
-            1,
-            regime="one_shot",
-            target_sparsity=sparsity,
-            sparsity=sparsity,
-            accuracy_after_pruning_percent=after_pruning,
-            accuracy_percent=accuracy,
-            **settings,
-        )
+    def unfinish(self, experiment, *rounds):
+        for number in rounds:
+            (self.path / f"{experiment}/round_{number:02d}/result.json").unlink()
 
-    def iterative(self, experiment, init_from, levels, section="", **more):
-        """`levels`: (sparsity, right after pruning, after fine-tuning) a round."""
-        settings = {"paper_section": section, "rounds": len(levels), "init_from": init_from, **more}
-        self.write(experiment, 0, regime="iterative", sparsity=0.0, **settings)
-        for number, (sparsity, after_pruning, accuracy) in enumerate(levels, start=1):
-            self.write(
-                experiment,
-                number,
-                regime="iterative",
-                target_sparsity=sparsity,
-                sparsity=sparsity,
-                accuracy_after_pruning_percent=after_pruning,
-                accuracy_percent=accuracy,
-                **settings,
-            )
+
+def _settings(section, values):
+    values = {"dataset": "cifar10", "paper_section": section, **values}
+    if values.pop("faithful", False) and section:
+        stated = study_settings(section, values["dataset"])
+        del stated["regime"]  # The method's.
+        values = {**stated, **values}
+    return values
 
 
 @pytest.fixture
@@ -83,9 +37,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def small_cifar():
-    return dict(SMALL_CIFAR)
+    return {**SMALL_CIFAR, "weights": "none", "dataset": "cifar10"}
 
 
 @pytest.fixture
 def paper_cifar():
-    return dict(PAPER_CIFAR)
+    return {"dataset": "cifar10", "faithful": True}

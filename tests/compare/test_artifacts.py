@@ -3,9 +3,7 @@ import json
 import pytest
 
 from tests.support.canned import canned_record
-from tfprune.compare import read_runs
 from tfprune.compare.artifacts import (
-    flag_value,
     read_export,
     read_flags,
     read_history,
@@ -13,8 +11,10 @@ from tfprune.compare.artifacts import (
     read_machine,
 )
 from tfprune.errors import UserError
+from tfprune.runs.folder import read_runs
 
 EXPORT = {
+    "dense_weights_bytes": 4200,
     "artifacts": {
         "model.keras": {
             "weights": "float32",
@@ -23,7 +23,7 @@ EXPORT = {
             "equal_predictions_percent": 100.0,
         },
         "model.tfprune": {"bytes": 300},
-    }
+    },
 }
 
 
@@ -51,11 +51,7 @@ def test_nothing_recorded_is_nothing(run):
 
 
 def test_flags(run):
-    flags = read_flags(run("flags.txt", "--seed=1\n--paper_section=4.3.1\n--seed=2\n"))
-    assert flag_value(flags, "seed") == "2"
-    assert flag_value(flags, "paper_section") == "4.3.1"
-    assert flag_value(flags, "see") is None
-    assert flag_value(None, "seed") is None
+    assert read_flags(run("flags.txt", "--seed=1\n")) == "--seed=1\n"
 
 
 def test_history_without_every_evaluation(run):
@@ -68,6 +64,7 @@ def test_history_without_every_evaluation(run):
 def test_export(run):
     keras, sparse = read_export(run("export/export.json", EXPORT))
     assert (keras.name, keras.raw_bytes, keras.gzip_bytes) == ("model.keras", 4000, 900)
+    assert (keras.times_smaller, sparse.times_smaller) == (1.05, 14.0)
     assert (sparse.weights, sparse.gzip_bytes, sparse.equal_predictions_percent) == ("", None, None)
 
 

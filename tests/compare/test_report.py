@@ -1,14 +1,20 @@
 import csv
+import dataclasses
 import re
 import subprocess
 import sys
 
-import matplotlib.image
 import pytest
 
-from tfprune.compare import write_comparison
-from tfprune.compare.layout import NO_SECTION_TITLE, OTHER_SETTING_TITLE, PAPER_SETTING_TITLE
+from tests.support.canned import canned_record
+from tfprune.compare import write_comparison, write_page
+from tfprune.compare.columns import COLUMNS
+from tfprune.compare.text import ALONE_TITLE, NO_SECTION_TITLE, OTHER_SETTING_TITLE, PAPER_SETTING_TITLE
 from tfprune.errors import UserError
+from tfprune.files import write_json
+from tfprune.runs.config import ExperimentConfig
+
+DIGITS = {"dataset": "digits", "width": 8, "image_size": 16}
 
 
 def write_small_cifar(folder, settings):
@@ -22,10 +28,17 @@ def write_paper_cifar(folder, settings):
 
 
 def write_demo(folder):
-    settings = {"dataset": "digits", "width": 8, "image_size": 16, "model": "resnet34"}
-    folder.dense("demo_dense", 97.0, **settings)
+    folder.dense("demo_dense", 97.0, **DIGITS)
     levels = [(0.632, 90.0, 96.5), (0.864, 60.0, 95.25), (0.95, 30.0, 94.0)]
-    folder.iterative("demo_iterative", "demo_dense", levels, **settings)
+    folder.iterative("demo_iterative", "demo_dense", levels, **DIGITS)
+
+
+def write_export(folder, experiment):
+    export = folder.path / experiment / "export"
+    export.mkdir()
+    artifacts = {"model.keras": {"bytes": 4_100}, "model.tfprune": {"bytes": 200}}
+    write_json(export / "export.json", {"dense_weights_bytes": 4_000, "artifacts": artifacts})
+    write_json(export / "benchmark.json", canned_record())
 
 
 def read_csv(comparison):
@@ -48,16 +61,20 @@ def test_writes_three_files_and_nothing_else(folder):
     assert write_comparison(folder.path).text == comparison.text
 
 
-def test_demo_has_no_column_of_the_papers(folder):
+def test_without_a_counterpart_there_is_no_column_and_no_word_of_the_papers(folder):
     write_demo(folder)
     comparison = write_comparison(folder.path)
-    lines = comparison.text.splitlines()
-    assert lines[0] == NO_SECTION_TITLE
-    assert not re.search(r"\bpaper\b", "\n".join(lines[1:]))
-    assert any(line.split() == ["3/3", "0.9500", "0.9500", "30.0", "94.0", "3.0"] for line in lines)
-    assert "| digits | demo_iterative | 2/3 | 0.8640 | 0.8640 | 60.0 | 95.2 | 1.8 |" in (
-        comparison.markdown_path.read_text()
+    assert comparison.text.splitlines()[0] == f"digits. {ALONE_TITLE}"
+    markdown = comparison.markdown_path.read_text()
+    page = write_page(folder.path).read_text().partition("<body>")[2]
+    for text in (comparison.text, markdown, page):
+        assert not re.search(
+            r"\bpaper", re.sub(r"<pre>.*?</pre>|--paper\)|var\(--paper", "", text, flags=re.S)
+        )
+    assert any(
+        line.split() == ["3/3", "94.0", "3.0", "0.9500", "30.0"] for line in comparison.text.splitlines()
     )
+    assert "| demo_iterative | 2/3 | 95.2 | 1.8 | 0.8640 | 60.0 |" in markdown
     row = read_csv(comparison)["demo_iterative", 2]
     assert (row["drop_percent_points"], row["baseline_experiment"]) == ("1.75", "demo_dense")
     assert row["paper_accuracy_percent"] == ""
@@ -72,15 +89,16 @@ def test_other_settings_are_never_a_reproduction(folder, small_cifar):
         flat = " ".join(text.split())
         assert "not the paper's setting: resnet34, width 16, cifar stem, 32x32" in flat
         assert "10,000 of 50,000 training images" in flat
-        assert "width=16 (paper: 64)" in flat
-        assert "diff" not in text.split("Accuracies are")[0].replace("differs", "")
+        assert "width 16 (paper: 64)" in flat
+        assert "against it: accuracy" not in text.lower()
     rows = read_csv(comparison)
-    assert rows["small_shot", 1]["in_paper_setting"] == "False"
-    assert rows["small_shot", 1]["difference_percent_points"] == ""
-    assert rows["small_shot", 1]["setting"].startswith("not the paper's setting: ")
-    assert rows["small_shot", 1]["paper_after_pruning_is_chance"] == "True"
-    assert rows["small_shot", 1]["paper_accuracy_after_pruning_percent"] == "10.0"
-    assert rows["small_shot", 1]["drop_percent_points"] == "5.4"
+    row = rows["small_shot", 1]
+    assert row["in_paper_setting"] == "False"
+    assert row["difference_percent_points"] == ""
+    assert row["setting"].startswith("not the paper's setting: ")
+    assert row["paper_after_pruning_is_chance"] == "True"
+    assert row["paper_accuracy_after_pruning_percent"] == "10.0"
+    assert (row["drop_percent_points"], row["excess_drop_percent_points"]) == ("5.4", "5.4")
 
 
 def test_each_run_stands_in_its_own_table(folder, small_cifar, paper_cifar):
@@ -90,21 +108,70 @@ def test_each_run_stands_in_its_own_table(folder, small_cifar, paper_cifar):
     text = write_comparison(folder.path).text
     full, rest = text.split(OTHER_SETTING_TITLE)
     small, demo = rest.split(NO_SECTION_TITLE)
-    assert full.startswith(PAPER_SETTING_TITLE)
+    assert full.startswith(f"CIFAR-10. {PAPER_SETTING_TITLE}")
     for part, own in ((full, "full_"), (small, "small_"), (demo, "demo_")):
-        names = set(re.findall(r"\b(full_|small_|demo_)", part))
+        names = set(re.findall(r"\b(full_|small_|demo_)(?=dense:|shot:|dense  |shot  |iterative  )", part))
         assert names == {own}
     shot = next(line for line in full.splitlines() if "full_shot" in line)
-    assert shot.split() == (
-        "4.3.2 CIFAR-10 full_shot 1 0.9500 0.9500 0.950 10.0 chance 95.0 96.0 -1.0 0.6 0.0".split()
+    assert (
+        shot.split()
+        == "4.3.2 full_shot 1/1 95.0 0.6 0.9500 10.0 96.0 0.0 0.950 chance -1.0 0.6 worse".split()
     )
+
+
+def test_views_have_the_same_columns(folder, small_cifar):
+    """Text, Markdown, CSV and page, with everything that there can be."""
+    write_small_cifar(folder, small_cifar)
+    write_export(folder, "small_shot")
+    comparison = write_comparison(folder.path)
+    titles = ["accuracy", "drop", "sparsity", "pruned", "file", "latency"]
+    paper = ["accuracy", "drop", "sparsity", "pruned"]
+    expected = [*titles, *paper, "drop is"]
+    head = comparison.text.splitlines()[3]
+    assert re.split(r" +(?!is)", head.strip())[3:] == expected
+    groups = [*["ours"] * 6, *["the paper"] * 4, "against it"]
+    markdown = next(
+        line for line in comparison.markdown_path.read_text().splitlines() if line.startswith("|")
+    )
+    cells = [cell.strip().lower() for cell in markdown.strip("|").split("|")]
+    assert cells[3:] == [f"{group}: {title}" for group, title in zip(groups, expected, strict=True)]
+    page = write_page(folder.path).read_text().partition('id="rounds"')[2].partition("</section>")[0]
+    tables = [
+        re.findall(r"<th[^>]*>([^<]*)</th>", head) for head in re.findall(r"<thead>.*?</thead>", page, re.S)
+    ]
+    shown = [title for title in tables[1] if title in expected]
+    assert shown == expected
+    row = read_csv(comparison)["small_shot", 1]
+    assert {column.name for column in COLUMNS} <= row.keys()
+    line = next(line for line in comparison.text.splitlines() if "small_shot" in line)
+    assert line.split()[3:] == ("57.1 5.4 0.9500 10.2 200 B 10 ms 96.0 0.0 0.950 chance 5.4 worse".split())
+    assert (row["file_bytes"], row["latency_ms"]) == ("200.0", "10.0")
+
+
+def test_the_summary_says_what_for_what(folder, small_cifar):
+    write_small_cifar(folder, small_cifar)
+    write_export(folder, "small_shot")
+    page = write_page(folder.path).read_text().partition('id="summary"')[2].partition("</section>")[0]
+    heads = re.findall(r'<th(?: class="start")? scope="col">([^<]*)</th>', page)
+    assert heads == ["accuracy", "drop", "sparsity", "file", "latency", "accuracy", "drop", "drop is"]
+    text = re.sub(r"<[^>]*>", " ", page)
+    assert "20× smaller" in text and "4.0× faster" in text
+
+
+def test_every_setting_is_a_column_of_the_csv(folder):
+    write_demo(folder)
+    row = read_csv(write_comparison(folder.path))["demo_iterative", 3]
+    names = {field.name for field in dataclasses.fields(ExperimentConfig)}
+    assert names <= row.keys()
+    assert (row["width"], row["epochs"], row["learning_rate"]) == ("8", "20", "1e-05")
 
 
 def test_text_fits_the_terminal_and_keeps_long_names(folder, paper_cifar):
     name = "cifar10_iterative_995_with_a_name_that_is_longer_than_its_column"
     levels = [(0.9659, 96, 96), (0.9768, 94, 96)]
-    folder.iterative(name, "", levels, "4.3.3", **paper_cifar)
-    folder.one_shot("x" * 70, "", 0.95, (10, 95), "4.3.2", **paper_cifar)
+    folder.iterative(name, "", levels, "4.3.3", train_examples=100)
+    folder.one_shot("x" * 70, "", 0.95, (10, 95), "4.3.2", train_examples=100)
+    write_export(folder, "x" * 70)
     text = write_comparison(folder.path).text
     assert max(map(len, text.splitlines())) <= 120
     column = text.splitlines()[3].index("experiment")
@@ -116,7 +183,7 @@ def test_text_fits_the_terminal_and_keeps_long_names(folder, paper_cifar):
 
 def test_unfinished_rounds_are_named(folder):
     write_demo(folder)
-    (folder.path / "demo_iterative/round_03/result.json").unlink()
+    folder.unfinish("demo_iterative", 3)
     comparison = write_comparison(folder.path)
     assert "Unfinished: demo_iterative (round 3)." in comparison.text
     assert "Unfinished: demo_iterative (round 3)." in comparison.markdown_path.read_text()
@@ -125,8 +192,7 @@ def test_unfinished_rounds_are_named(folder):
 
 def test_only_the_start_is_finished(folder):
     write_demo(folder)
-    for number in (1, 2, 3):
-        (folder.path / f"demo_iterative/round_{number:02d}/result.json").unlink()
+    folder.unfinish("demo_iterative", 1, 2, 3)
     comparison = write_comparison(folder.path, ["demo_iterative"])
     assert "Unfinished: demo_iterative (round 1, 2, 3)." in comparison.text
     assert list(read_csv(comparison)) == [("demo_iterative", 0)]
@@ -148,15 +214,6 @@ def test_an_error_leaves_the_old_files(folder):
     assert [path.read_bytes() for path in comparison.paths] == before
 
 
-def test_picture_is_a_thousand_pixels_wide(folder, small_cifar):
-    write_demo(folder)
-    one = matplotlib.image.imread(write_comparison(folder.path).png_path)
-    write_small_cifar(folder, small_cifar)
-    two = matplotlib.image.imread(write_comparison(folder.path).png_path)
-    assert (one.shape[1], two.shape[1]) == (1000, 1000)
-    assert two.shape[0] == 2 * one.shape[0]
-
-
 def test_imports_no_framework_and_no_pyplot():
     code = (
         "import sys, tfprune.compare; "
@@ -170,37 +227,55 @@ def test_imports_no_framework_and_no_pyplot():
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({}, ""),
-        ({"regime": "dense", "score": "taylor"}, ""),  # A dense run prunes nothing.
+        ({}, "one-shot, scope global"),
+        ({"regime": "dense", "score": "taylor"}, "dense"),  # A dense run prunes nothing.
         (
-            {"scope": "global", "score": "magnitude", "granularity": "weight", "block_size": [1, 1]}
-            | {"sparsity_m_by_n": [], "layer_sparsity": [], "spare_ends": False, "regrowth": "none"}
-            | {"pruning_engine": "tfprune"},
-            "",
+            {"scope": "erk", "score": "taylor", "spare_ends": True},
+            "one-shot, scope erk, ends spared, score taylor",
         ),
-        ({"scope": "erk", "score": "taylor", "spare_ends": True}, "scope erk, score taylor, ends spared"),
-        ({"granularity": "channel"}, "whole channels"),
-        ({"block_size": [2, 4], "block_pooling_type": "MAX"}, "blocks of 2x4 (MAX)"),
-        ({"sparsity_m_by_n": [2, 4]}, "2 of 4 weights zero"),
-        ({"layer_sparsity": ["stem_conv:0.5", "head:0.1"]}, "layer sparsity stem_conv:0.5 head:0.1"),
-        ({"pruning_engine": "tfmot"}, "pruned by tfmot"),
-        ({"regime": "sparse", "regrowth": "rigl"}, "sparse from the start (rigl)"),
-        ({"lr_schedule": "step", "warmup_epochs": 0, "batchnorm_after_pruning": "keep"}, ""),
-        ({"lr_schedule": "cosine", "warmup_epochs": 1}, "cosine learning rate, warm-up of 1 epoch"),
+        ({"granularity": "channel"}, "one-shot, scope global, whole channels"),
         (
-            {"distill_from": "dense", "distill_weight": 0.5, "distill_temperature": 4.0},
-            "distilled from dense (weight 0.5, temperature 4)",
+            {"block_size": (2, 4), "block_pooling_type": "MAX"},
+            "one-shot, scope global, blocks of 2x4, block_pooling_type MAX",
         ),
-        ({"batchnorm_after_pruning": "recalibrate"}, "BatchNorm after pruning: recalibrate"),
+        ({"sparsity_m_by_n": (2, 4)}, "one-shot, scope global, 2 of 4 weights zero"),
+        (
+            {"layer_sparsity": ("stem_conv:0.5", "head:0.1")},
+            "one-shot, scope global, layer sparsity stem_conv:0.5 head:0.1",
+        ),
+        ({"pruning_engine": "tfmot"}, "one-shot, scope global, pruned by tfmot"),
+        ({"regime": "sparse", "regrowth": "rigl"}, "sparse from the start (rigl), scope global"),
+        (
+            {"lr_schedule": "cosine", "warmup_epochs": 1.0},
+            "one-shot, scope global, cosine learning rate, warm-up of 1 epoch",
+        ),
+        (
+            {"distill_from": "dense", "distill_weight": 0.25},
+            "one-shot, scope global, distilled from dense",
+        ),
+        (
+            {"batchnorm_after_pruning": "recalibrate"},
+            "one-shot, scope global, BatchNorm after pruning: recalibrate",
+        ),
     ],
 )
 def test_a_setting_says_how_the_run_was_pruned_and_trained(folder, how, words):
-    settings = {"dataset": "digits", "rounds": 1, "model": "resnet18", "accuracy_percent": 90.0}
-    regime = how.pop("regime", "one_shot")
-    number = 0 if regime == "dense" else 1
-    folder.write("a", number, regime=regime, sparsity=0.5, **settings, **how)
+    settings = {"model": "resnet18", "weights": "none", **DIGITS, **how}
+    regime = settings.pop("regime", "one_shot")
+    if regime == "dense":
+        folder.dense("a", 90.0, **settings)
+    else:
+        folder.one_shot("a", "", 0.5, (10.0, 90.0), regime=regime, **settings)
     comparison = write_comparison(folder.path)
-    setting = ", ".join(["resnet18", *filter(None, [words])])
-    assert read_csv(comparison)["a", number]["setting"] == setting
-    assert f"  a: {setting}" in comparison.text.splitlines()
+    setting = f"resnet18, width 8, imagenet stem, 16x16, 1,437 training images, 360 test images; {words}"
+    assert read_csv(comparison)["a", 0 if regime == "dense" else 1]["setting"] == setting
+    assert f"a: {setting}" in " ".join(comparison.text.split())
     assert f"- `a`: {setting}\n" in comparison.markdown_path.read_text()
+
+
+def test_what_most_runs_do_not_have_is_named(folder):
+    for name, rate in (("a", 1e-3), ("b", 1e-3), ("c", 3e-3)):
+        folder.one_shot(name, "", 0.5, (10.0, 90.0), **DIGITS, learning_rate=rate)
+    settings = {name: row["setting"] for (name, _), row in read_csv(write_comparison(folder.path)).items()}
+    assert settings["c"].endswith(", learning_rate 0.003")
+    assert settings["a"] == settings["b"] and "learning_rate" not in settings["a"]

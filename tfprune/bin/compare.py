@@ -18,7 +18,7 @@ from tfprune.runs.config import ExperimentConfig
 
 def main() -> None:
     """Compares and names the files."""
-    from tfprune.compare.page import write_page
+    from tfprune.compare.page.page import write_page
     from tfprune.compare.report import write_comparison
 
     comparison = write_comparison(flags.FLAGS.output_dir, flags.FLAGS.experiments or None)

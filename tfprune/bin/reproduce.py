@@ -115,7 +115,7 @@ def parse_seeds(texts: list[str]) -> list[int]:
 def write_live_page(output_dir: str, status: list[tuple[str, str, str]], ended: bool) -> None:
     """Writes `index.html` of all runs in the folder; it reloads itself until the study has ended."""
     with warned_of("the page"):
-        from tfprune.compare.page import write_page
+        from tfprune.compare.page.page import write_page
 
         path = write_page(output_dir, refresh_seconds=None if ended else REFRESH_SECONDS, status=status)
         if ended:

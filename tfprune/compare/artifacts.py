@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tfprune.compare.results import Run
 from tfprune.errors import UserError
+from tfprune.runs.folder import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Artifact:
         name: Such as `model_int8.tflite`.
         weights: How its weights are stored, such as `float16 sparse`; `""` if not recorded.
         raw_bytes: Its size.
+        times_smaller: How many times smaller than the dense float32 weights; `None` if not recorded.
         gzip_bytes: Compressed; `None` if not recorded.
         equal_predictions_percent: Test images on which its class is the network's; `None` if not recorded.
     """
@@ -26,6 +27,7 @@ class Artifact:
     name: str
     weights: str
     raw_bytes: int
+    times_smaller: float | None
     gzip_bytes: int | None
     equal_predictions_percent: float | None
 
@@ -41,6 +43,11 @@ class Latency:
     lower_ms: float
     upper_ms: float
     times_fastest_dense: float | None
+
+    @property
+    def setting(self) -> tuple[int, int]:
+        """Threads and images a call: latencies of one setting compare."""
+        return self.threads, self.batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +68,6 @@ def read_flags(run: Run) -> str | None:
         return None
     except OSError as error:
         raise UserError(f"{run.folder / 'flags.txt'}: {error.strerror or error}") from error
-
-
-def flag_value(flags: str | None, name: str) -> str | None:
-    """The value of a flag in the text of a flagfile; `None` if it is not set there."""
-    lines = [line.strip() for line in (flags or "").splitlines()]
-    values = [line.partition("=")[2] for line in lines if line.startswith(f"--{name}=")]
-    return values[-1] if values else None
 
 
 def read_history(run: Run, number: int) -> list[Epoch]:
@@ -95,11 +95,13 @@ def read_export(run: Run) -> list[Artifact]:
     path = run.folder / "export" / "export.json"
     content = _read_json(path)
     try:
+        dense = _optional(int, content.get("dense_weights_bytes"))
         return [
             Artifact(
                 name=name,
                 weights=str(entry.get("weights") or ""),
                 raw_bytes=int(entry["bytes"]),
+                times_smaller=dense / int(entry["bytes"]) if dense and entry["bytes"] else None,
                 gzip_bytes=_optional(int, entry.get("gzip_bytes")),
                 equal_predictions_percent=_optional(float, entry.get("equal_predictions_percent")),
             )

@@ -1,33 +1,31 @@
 """Writes the comparison of an output directory: `comparison.md`, `.csv` and `.png`."""
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfprune.compare.csv_table import to_csv
-from tfprune.compare.plot import plot_accuracy
-from tfprune.compare.render import to_markdown, to_text
-from tfprune.compare.results import read_runs
-from tfprune.compare.table import ComparisonRow, compare, read_ancestors
+from tfprune.compare.figures import accuracy_png
+from tfprune.compare.rows import Experiment, compare, read_ancestors
+from tfprune.compare.text import to_csv, to_markdown, to_text
 from tfprune.errors import UserError
 from tfprune.files import replacing
+from tfprune.runs.folder import read_runs
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `write_comparison` made.
+    """The files of `write_comparison`.
 
     Attributes:
         text: The tables for a terminal of 120 columns.
-        rows: What they were made from.
+        experiments: What they were made from.
         markdown_path: The same tables in Markdown.
         csv_path: All rows with all columns.
         png_path: Accuracy over sparsity.
     """
 
     text: str
-    rows: tuple[ComparisonRow, ...]
+    experiments: tuple[Experiment, ...]
     markdown_path: Path
     csv_path: Path
     png_path: Path
@@ -47,7 +45,7 @@ def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None =
             the drops refer to are found among the others too.
 
     Returns:
-        The text, the rows and the paths.
+        The text, the experiments and the paths.
 
     Raises:
         UserError: If there is nothing to compare, an experiment is unknown, a `result.json` is
@@ -55,22 +53,20 @@ def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None =
     """
     output_dir = Path(output_dir).expanduser()
     runs = read_runs(output_dir, experiments)
-    rows = compare(runs, read_ancestors(output_dir, runs))
-    if not rows:
+    found = compare(runs, read_ancestors(output_dir, runs))
+    if not found:
         names = ", ".join(run.experiment for run in runs)
         raise UserError(f"--output_dir={output_dir}: no round has finished yet of {names}.")
     comparison = Comparison(
-        text=to_text(rows, runs),
-        rows=tuple(rows),
+        text=to_text(found, runs),
+        experiments=tuple(found),
         markdown_path=output_dir / "comparison.md",
         csv_path=output_dir / "comparison.csv",
         png_path=output_dir / "comparison.png",
     )
-    png = io.BytesIO()
-    plot_accuracy(rows).savefig(png, format="png")
-    _write(comparison.markdown_path, to_markdown(rows, runs).encode())
-    _write(comparison.csv_path, to_csv(rows).encode())
-    _write(comparison.png_path, png.getvalue())
+    contents = to_markdown(found, runs).encode(), to_csv(found).encode(), accuracy_png(found)
+    for path, content in zip(comparison.paths, contents, strict=True):
+        _write(path, content)
     return comparison
 
 

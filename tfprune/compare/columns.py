@@ -1,0 +1,200 @@
+"""The one list of columns, which text, Markdown, CSV and page share."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tfprune.compare import words
+from tfprune.compare.rows import Level, Row, Spread, spread
+from tfprune.runs.paper import BASELINE, PaperRow
+
+OURS, PAPER, AGAINST = "ours", "the paper", "against it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A value in words.
+
+    Attributes:
+        text: The value; `words.NOTHING` where there is none.
+        spread: The standard deviation over seeds; `""` for a single seed.
+        note: What the page adds in small letters.
+        good: Whether the value is within the target of the study; `None` where there is no target.
+    """
+
+    text: str
+    spread: str = ""
+    note: str = ""
+    good: bool | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text} ± {self.spread}" if self.spread else self.text
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of figures.
+
+    Attributes:
+        name: The name in CSV, with the unit.
+        title: The title in the other views.
+        value: The figure of a row: one of ours, or of the paper in the group `PAPER`.
+        group: Whose figures the column has.
+        cell: Makes the words of a figure, or of the mean over seeds; takes the figure and its row.
+        note: Makes the words of `Cell.note` from a row.
+        has_spread: Whether the spread over seeds is shown.
+        in_summary: Whether a table of last rounds alone has the column.
+        shown: Whether tables of these rounds have the column, if one has a figure.
+    """
+
+    name: str
+    title: str
+    value: Callable[[Any], float | None]
+    group: str = OURS
+    cell: Callable[[float, Any], str] = lambda figure, row: words.number(figure)
+    note: Callable[[Row], str] = lambda row: ""
+    has_spread: bool = False
+    in_summary: bool = True
+    shown: Callable[[Sequence[Level]], bool] = lambda levels: True
+
+    def of(self, level: Level) -> Spread | None:
+        """Returns the mean over the seeds of a round; `None` where no seed has a figure."""
+        if self is GAIN:
+            return level.gain
+        return spread(self.value(row) for row in self._sources(level))
+
+    def in_words(self, level: Level) -> Cell:
+        """Returns the cell of a round."""
+        figure = self.of(level)
+        if figure is None:
+            return Cell(words.NOTHING)
+        source = next(row for row in self._sources(level) if self.value(row) is not None)
+        return Cell(
+            text=self.cell(figure.mean, source),
+            spread=words.number(figure.deviation) if self.has_spread and figure.count > 1 else "",
+            note=self.note(source),
+            good=level.within if self is EXCESS else None,
+        )
+
+    def _sources(self, level: Level) -> Sequence[Row | PaperRow]:
+        return [level.paper] * (level.paper is not None) if self.group == PAPER else level.rows
+
+
+def columns_of(levels: Sequence[Level], summary: bool = False) -> list[Column]:
+    """Returns the columns of a table of rounds: those that have a figure in it."""
+    possible = [column for column in COLUMNS if column.in_summary or not summary]
+    return [column for column in possible if any(map(column.of, levels)) and column.shown(levels)]
+
+
+def groups_of(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Returns the groups' titles and how many columns each has; none where all are ours."""
+    groups = dict.fromkeys(column.group for column in columns)
+    if list(groups) == [OURS]:
+        return []
+    return [(group, sum(column.group == group for column in columns)) for group in groups]
+
+
+def _is_missed(level: Level) -> bool:
+    """Returns whether a round has not reached the sparsity that it was asked, to four decimals."""
+    asked, reached = level.target_sparsity, level.spread(lambda row: row.result.sparsity)
+    return asked is not None and reached is not None and abs(asked - reached.mean) >= 5e-5
+
+
+def _sparsity(figure: float, row: Row) -> str:
+    return words.number(figure, 4) if figure else "0"
+
+
+GAIN = Column(
+    "gain_percent_points",
+    "gain",
+    lambda row: row.result.accuracy_percent,
+    cell=lambda figure, row: words.number(figure, signed=True),
+    has_spread=True,
+    in_summary=False,
+)
+"""By how much the accuracy exceeds the one of the section that the experiment stands beside."""
+
+EXCESS = Column(
+    "excess_drop_percent_points",
+    "drop is",
+    lambda row: row.excess_drop_percent_points,
+    AGAINST,
+    lambda figure, row: words.excess(figure),
+)
+
+COLUMNS = (
+    Column("accuracy_percent", "accuracy", lambda row: row.result.accuracy_percent, has_spread=True),
+    Column(
+        "drop_percent_points",
+        "drop",
+        lambda row: None if row.is_dense else row.drop_percent_points,
+        has_spread=True,
+    ),
+    GAIN,
+    Column(
+        "sparsity_asked",
+        "asked",
+        lambda row: row.result.target_sparsity,
+        cell=_sparsity,
+        shown=lambda levels: any(map(_is_missed, levels)),
+    ),
+    Column("sparsity", "sparsity", lambda row: row.result.sparsity, cell=_sparsity),
+    Column(
+        "accuracy_after_pruning_percent",
+        "pruned",
+        lambda row: row.result.accuracy_after_pruning_percent,
+        has_spread=True,
+        in_summary=False,
+    ),
+    Column(
+        "file_bytes",
+        "file",
+        lambda row: row.file and row.file.raw_bytes,
+        cell=lambda figure, row: words.size(round(figure)),
+        note=lambda row: words.times(row.file.times_smaller) + " smaller" if row.file.times_smaller else "",
+    ),
+    Column(
+        "latency_ms",
+        "latency",
+        lambda row: row.latency and row.latency.median_ms,
+        cell=lambda figure, row: words.milliseconds(figure),
+        note=lambda row: (
+            words.times(row.latency.times_fastest_dense) + " faster"
+            if row.latency.times_fastest_dense
+            else ""
+        ),
+    ),
+    Column("paper_accuracy_percent", "accuracy", lambda paper: paper.accuracy_percent, PAPER),
+    Column(
+        "paper_drop_percent_points",
+        "drop",
+        lambda paper: None if paper.experiment.section == BASELINE else paper.drop_percent_points,
+        PAPER,
+    ),
+    Column(
+        "paper_sparsity",
+        "sparsity",
+        lambda paper: paper.sparsity,
+        PAPER,
+        lambda figure, paper: words.number(figure, 3) if figure else "0",
+        in_summary=False,
+    ),
+    Column(
+        "paper_accuracy_after_pruning_percent",
+        "pruned",
+        lambda paper: paper.accuracy_after_pruning_percent,
+        PAPER,
+        lambda figure, paper: "chance" if paper.after_pruning_is_chance else words.number(figure),
+        in_summary=False,
+    ),
+    Column(
+        "difference_percent_points",
+        "accuracy",
+        lambda row: row.difference_percent_points,
+        AGAINST,
+        lambda figure, row: words.number(figure, signed=True),
+        has_spread=True,
+    ),
+    EXCESS,
+)
+"""Every column of figures, from left to right: what a network costs and what it saves, then the paper's."""
