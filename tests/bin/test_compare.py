@@ -67,7 +67,7 @@ def test_html_adds_a_page(finished, run_compare):
     text = page.read_text()
     for run in (finished.dense, finished.one_shot, finished.iterative):
         last = run.round(run.read_config().last_round).read_result()
-        assert f"<strong>{last.accuracy_percent:.1f}</strong>" in text
+        assert f'<span class="whole">{last.accuracy_percent:.1f}</span>' in text
 
 
 def test_an_unknown_experiment_is_named(finished, run_compare):
