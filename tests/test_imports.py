@@ -126,6 +126,7 @@ def run_python(code: str, backend: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_importing_the_library_loads_what_keras_loads_and_itself():
     """On another backend than TensorFlow, `import tfprune.sparsity` adds only its own modules."""
     code = (

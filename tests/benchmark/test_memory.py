@@ -17,6 +17,7 @@ def files(tmp_path):
     return str(tmp_path / "model.tfprune"), str(tmp_path / "image.npy")
 
 
+@pytest.mark.slow
 def test_a_fresh_process_does_not_count_what_this_one_holds(files):
     held = np.ones(300_000_000 // 8)
     assert memory.own_peak_bytes() > held.nbytes
@@ -25,6 +26,7 @@ def test_a_fresh_process_does_not_count_what_this_one_holds(files):
     assert first_run("tfprune", *files).peak_bytes > baseline.peak_bytes
 
 
+@pytest.mark.slow
 def test_its_process_imports_no_tensorflow(files, tmp_path, monkeypatch):
     """Nor Keras: modules of these names that cannot be imported come first on its path."""
     for name in ("tensorflow", "keras", "torch", "onnx"):

@@ -34,6 +34,7 @@ def test_a_saved_model_answers_from_its_own_process(tmp_path, monkeypatch):
     assert child.poll() == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_load_is_an_error(tmp_path):
     run = process.start("tfprune", str(tmp_path / "nothing"), 1, 1)
     with pytest.raises((EOFError, OSError)):

@@ -7,6 +7,8 @@ import pytest
 from tfprune.bin import evaluate
 from tfprune.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run_evaluate(runs, monkeypatch, capsys):

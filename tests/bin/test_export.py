@@ -16,6 +16,8 @@ from tfprune.experiments.deployment import dense_ancestor, strip_round
 from tfprune.experiments.networks import load_model
 from tfprune.runs.folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def tensorflow_backend():

@@ -9,6 +9,8 @@ from tfprune.experiments.devices import Devices
 from tfprune.runs.config import ExperimentConfig
 from tfprune.settings import settings_of
 
+pytestmark = pytest.mark.slow
+
 TRAIN = [field.name for of in (ExperimentConfig, Devices) for field in dataclasses.fields(of)]
 RUN = ["experiment", "output_dir", "data_dir"]
 REPRODUCE = "profile experiments seeds extra_flagfile output_dir data_dir data_parallel dry_run".split()

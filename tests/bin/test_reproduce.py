@@ -10,6 +10,8 @@ from tfprune.bin import reproduce
 from tfprune.errors import UserError
 from tfprune.runs.folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # With those that they start from: a baseline of each dataset, one-shot, the transfer, and two iterative runs,

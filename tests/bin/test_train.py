@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DIGITS = ["--dataset=digits", "--image_size=8", "--autoaugment=none", "--weights=none", "--experiment=e"]
 
 

@@ -224,6 +224,7 @@ def test_imports_no_framework_and_no_pyplot():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "words"),
     [

@@ -52,6 +52,7 @@ def test_names_and_order_of_a_resnet():
     assert nodes["stage2_block1_conv1"].padding == (1, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_removed_weights_stay_zero():
     model = randomise(build_resnet("resnet18", classes=5, image_size=32, width=8, stem="cifar"), sparsity=0.9)
     graph = compile_model(model)
@@ -98,6 +99,7 @@ def test_vgg():
     assert_same(model, graph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "convolutions", "low", "high"),
     [
@@ -155,6 +157,7 @@ def test_mixed_precision_compiles_to_float32():
     assert_same(single, compile_model(model))
 
 
+@pytest.mark.slow
 def test_another_backend(tmp_path):
     pytest.importorskip("jax")
     chain = [layers.Rescaling(0.1), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten()]

@@ -34,6 +34,7 @@ def test_equals_pillow_with_the_same_draws(policy, photographs):
     assert max((share for share, blended in shares if blended), default=0.0) <= 0.05
 
 
+@pytest.mark.slow
 def test_equals_pillow_on_cifar(cifar_data_dir):
     images = datasets.load("cifar10", cifar_data_dir, train_examples=400, test_examples=1).train.images
     shares = compare_with_pillow("cifar10", images, np.random.default_rng(2).random((400, DRAWS)))

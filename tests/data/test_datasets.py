@@ -183,6 +183,7 @@ def test_a_failed_download_says_how_to_prepare(tmp_path, monkeypatch):
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_cifar10(cifar_data_dir):
     dataset = datasets.load("cifar10", cifar_data_dir)
     assert dataset.train.images.shape == (50000, 32, 32, 3)
@@ -199,6 +200,7 @@ def test_cifar10(cifar_data_dir):
     assert [whole[image.tobytes()] for image in subset.train.images] == subset.train.labels.tolist()
 
 
+@pytest.mark.slow
 def test_cifar100(cifar_data_dir):
     dataset = datasets.load("cifar100", cifar_data_dir, train_examples=64, test_examples=32)
     assert dataset.train.images.shape == (64, 32, 32, 3)
@@ -207,6 +209,7 @@ def test_cifar100(cifar_data_dir):
     assert dataset.train.labels.max() < 100
 
 
+@pytest.mark.slow
 def test_another_backend_reads_the_same_batches(image_folder):
     program = f"""
 import json, keras

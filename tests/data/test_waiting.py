@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tfprune.data.waiting import WaitingTime
@@ -57,6 +58,7 @@ def test_a_slow_pipeline_is_waited_for():
     assert measured.sum() > 0.8 * seen.sum()
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_slower_waits_little():
     """Were anything to read ahead of the clock, the time would be the producer's."""
     measured, _ = waits(produce=0.02, consume=0.2)

@@ -45,9 +45,13 @@ PROCESSES = {
     ("coming_from_tfmot", "tfmot"): {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "1"},
 }
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="runs once, and starts a process for each other backend"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow",
+        reason="runs once, and starts a process for each other backend",
+    ),
+]
 
 
 class Block(NamedTuple):

@@ -12,6 +12,8 @@ from tests.support.small_experiments import Runs, no_training
 from tfprune.errors import UserError
 from tfprune.experiments.run import run_experiment
 
+pytestmark = pytest.mark.slow
+
 
 def error_of(config):
     """The message of an experiment that must fail without training and without writing a file."""

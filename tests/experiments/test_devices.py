@@ -23,6 +23,8 @@ from tfprune.experiments.run import run_experiment
 from tfprune.runs.result import read_result
 from tfprune.training.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = pathlib.Path(run_on_devices.__file__)
 PROCESSES = {
     "distributed": True,

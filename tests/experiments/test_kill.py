@@ -12,6 +12,8 @@ from tests.support.small_experiments import FLAGS, state_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = pathlib.Path(__file__).resolve().parents[1] / "support" / "kill_runs.py"
 KILLS = 20
 

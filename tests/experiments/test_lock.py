@@ -18,6 +18,8 @@ from tfprune.experiments.run import run_experiment
 from tfprune.runs.folder import RunFolder, blame_disk
 from tfprune.runs.lock import OWNER
 
+pytestmark = pytest.mark.slow
+
 HOLDER = """
 import pathlib, sys, time
 from tfprune.runs.lock import hold

@@ -17,6 +17,8 @@ from tfprune.experiments.run import run_experiment
 from tfprune.runs.folder import RunFolder
 from tfprune.training.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FLAGS = {
     "regime": "gradual",
     "schedule": "polynomial",

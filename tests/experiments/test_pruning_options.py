@@ -28,6 +28,8 @@ from tfprune.sparsity.gradients import GradientMeter
 from tfprune.sparsity.masks import erk_sparsities
 from tfprune.training.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FEW = {"train_examples": 64, "test_examples": 20, "batch_size": 32, "epochs": (1,)}
 ONE_SHOT = {"regime": "one_shot", "target_sparsity": 0.5, "scope": "layer"}
 CONVOLUTIONS = {

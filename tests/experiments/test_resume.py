@@ -23,6 +23,8 @@ from tfprune.experiments.run import run_experiment
 from tfprune.runs.folder import RunFolder
 from tfprune.training.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "name, number, step",

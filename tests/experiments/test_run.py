@@ -13,6 +13,8 @@ from tfprune.experiments.networks import load_model
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.config import ExperimentConfig
 
+pytestmark = pytest.mark.slow
+
 # The keys that every result has, for whatever reads them.
 RESULT_KEYS = set(
     "experiment paper_section dataset regime round backend seed target_sparsity sparsity "

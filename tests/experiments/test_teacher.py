@@ -18,6 +18,8 @@ from tfprune.experiments.run import run_experiment
 from tfprune.runs.config import AFTER_PRUNING
 from tfprune.runs.folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 COSINE = {"lr_schedule": "cosine", "warmup_epochs": 0.5}
 TAUGHT = {
     **COSINE,

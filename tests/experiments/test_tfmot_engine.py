@@ -32,6 +32,8 @@ from tfprune.training.fit import compile_for_training
 from tfprune.training.optimizer import TorchAdam
 from tfprune.training.settings import TrainingSettings
 
+pytestmark = pytest.mark.slow
+
 ONCE = ConstantSparsity(0.75, begin_step=0, end_step=0, frequency=1)
 
 

@@ -6,6 +6,8 @@ from PIL import Image
 
 from tests.support.small_experiments import kernels_of, state_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):

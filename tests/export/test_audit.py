@@ -8,6 +8,8 @@ from tfprune.export.audit import AuditError, audit_file, compare_logits, logits_
 from tfprune.export.formats import all_files
 from tfprune.export.network import Network, deployable_copy, keras_logits
 
+pytestmark = pytest.mark.slow
+
 BY_NAME = {file.name: file for file in all_files()}
 
 

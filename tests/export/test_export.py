@@ -13,6 +13,8 @@ from tfprune.export import AuditError, export_model, format_audit
 from tfprune.export.formats.keras_file import KerasFile
 from tfprune.runtime.graph import Conv
 
+pytestmark = pytest.mark.slow
+
 ALL = [
     "model.keras",
     "saved_model",

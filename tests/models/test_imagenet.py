@@ -57,6 +57,7 @@ def compare_logits(reference, model, images):
     return np.max(np.abs(logits - expected)) / np.max(np.abs(expected))
 
 
+@pytest.mark.slow
 def test_logits_equal_pytorchs_at_224(tmp_path):
     reference = randomized_resnet()
     path = tmp_path / "model.safetensors"

@@ -206,6 +206,7 @@ def test_slots_are_what_moves_a_variable():
     assert list(slots(None)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends(backend):
     pytest.importorskip(backend)

@@ -188,6 +188,7 @@ def test_an_altered_header(sound, path, data):
     accept_or_refuse(path, damaged_files.join(data.draw(altered(header)), sections))
 
 
+@pytest.mark.slow
 @settings(same_file, max_examples=300)
 @given(data=st.data())
 def test_an_altered_array(sound, path, data):
@@ -374,6 +375,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HEADERS)
 def test_headers_that_are_refused(path, case):
     header, message = HEADERS[case]

@@ -175,6 +175,7 @@ def test_a_residual_on_both_paths():
         assert_agrees(graph, random_images(rng, graph, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 2, 3, 7])
 def test_threads_change_no_bit(images):
     rng = np.random.default_rng(3)
@@ -261,6 +262,7 @@ def test_memory_is_counted():
     assert before < model.memory_bytes < 2 * before + weights
 
 
+@pytest.mark.slow
 def test_a_process_without_keras_and_tensorflow_loads_and_runs(tmp_path):
     rng = np.random.default_rng(8)
     graph = random_network(rng)

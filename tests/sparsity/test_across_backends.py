@@ -26,9 +26,12 @@ BATCH_SIZE = 4
 FINAL = 0.75
 INPUT_SHAPE = (6, 6, 4)
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="runs once, and starts the other backends' processes"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="runs once, and starts the other backends' processes"
+    ),
+]
 
 
 def rising():

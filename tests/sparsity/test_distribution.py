@@ -16,7 +16,10 @@ PROGRAM = pathlib.Path(distributed_training.__file__)
 HOW = {"tensorflow": ["mirrored"], "jax": ["two_devices", "two_processes"]}.get(keras.backend.backend(), [])
 RUNS = ["global", "rigl"]
 
-pytestmark = pytest.mark.skipif(not HOW, reason="Keras distributes training on TensorFlow and JAX only")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not HOW, reason="Keras distributes training on TensorFlow and JAX only"),
+]
 
 
 def start(how, *arguments):

@@ -303,6 +303,7 @@ def test_tfmot_agrees_on_every_model_here(tfmot_policy):
         assert not is_accepted(policy, build(tf_keras, **parts)), case
 
 
+@pytest.mark.slow
 def test_tfmot_agrees_on_mobilenet_v2(tfmot_policy):
     # Both refuse it: the first convolution of `keras.applications` pads by "same".
     tf_keras, policy = tfmot_policy

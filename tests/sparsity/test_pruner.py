@@ -233,6 +233,7 @@ def test_saved_by_a_loop_in_mid_schedule_it_knows_its_step(start, batches, tmp_p
     assert [int(to_numpy(layer.pruning_step)) for layer in pruned_layers(other)] == [3, 3]
 
 
+@pytest.mark.slow
 def test_training_without_a_pruner_is_an_error_again_once_it_is_gone(start, batches):
     model, _ = start()
     model.run_eagerly = True

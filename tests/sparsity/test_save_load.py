@@ -144,6 +144,7 @@ def train(model, x, y, initial_epoch, epochs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_a_fit_resumed_in_mid_schedule_ends_as_one_that_was_not_interrupted(
     scope, mlp, data, tmp_path, masks_of, kernels_of, assert_exact_zeros

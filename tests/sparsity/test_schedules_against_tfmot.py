@@ -264,6 +264,7 @@ def program(keras_module, library):
     return model.get_weights(), model.predict(x, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_program_runs_with_one_import_changed():
     our_weights, our_predictions = program(keras, sparsity)
     their_weights, their_predictions = program(tf_keras, original)

@@ -90,6 +90,7 @@ def test_random_masks_are_seeded_and_differ_from_layer_to_layer(masks_of):
     assert (a != b).any() and (a != e).any()
 
 
+@pytest.mark.slow
 def test_a_random_schedule_goes_on_after_a_reload_as_if_nothing_had_happened(
     mlp, data, tmp_path, masks_of, assert_exact_zeros
 ):
@@ -258,6 +259,7 @@ def everything(model):
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [True, False])
 def test_measuring_leaves_the_model_as_it_was(run_eagerly, data):
     inputs = keras.Input((10,))

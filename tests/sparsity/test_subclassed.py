@@ -163,6 +163,7 @@ def test_only_the_layers_selected(built):
     assert {layer.layer.name for layer in pruned_layers(spared)} < NAMES - {"head"}
 
 
+@pytest.mark.slow
 def test_a_compiled_model_keeps_its_optimizer_and_trains_on(built, batch, to_numpy, assert_exact_zeros):
     model = built()
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)

@@ -191,6 +191,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_and_eager_training_prune_alike(mode, wrapped, data, monkeypatch):
     if BACKEND == "torch" and mode == "jit":

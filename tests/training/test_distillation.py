@@ -98,6 +98,7 @@ def test_the_loss_is_the_divergence(temperature):
     assert float(loss(teacher, teacher)) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_in_training_and_in_evaluation():
     student, teacher, model = make_pair()
     images, labels = make_data()
@@ -126,6 +127,7 @@ def test_evaluation_does_not_run_the_teacher():
     assert calls
 
 
+@pytest.mark.slow
 def test_a_weight_of_one_learns_from_the_teacher_alone():
     images, labels = make_data()
     students = []
@@ -136,6 +138,7 @@ def test_a_weight_of_one_learns_from_the_teacher_alone():
     np.testing.assert_array_equal(*students)
 
 
+@pytest.mark.slow
 def test_the_student_learns_to_be_like_the_teacher():
     student, teacher, model = make_pair(weight=1.0)
     student.optimizer.learning_rate = make_schedule(TrainingSettings(epochs=30, learning_rate=0.02), 2)
@@ -170,6 +173,7 @@ def test_only_the_student_learns_and_is_saved(tmp_path):
         assert int(network.optimizer.iterations) == 6
 
 
+@pytest.mark.slow
 def test_removed_weights_stay_zero():
     student = sparsity.prune_low_magnitude(make_network(1), None, layers="body")
     compile_for_training(student, SETTINGS)
@@ -183,12 +187,14 @@ def test_removed_weights_stay_zero():
     assert wrapper.steps_taken == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_ends_where_an_uninterrupted_one_does(tmp_path):
     result = trained(tmp_path)
     np.testing.assert_array_equal(result["resumed"], result["whole"])
     assert result["teacher_moved"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends(backend, tmp_path):
     pytest.importorskip(backend)
