@@ -57,14 +57,14 @@ Timer = Callable[[], float]
 
 
 def timed(function: Callable[[], Any]) -> float:
-    """Seconds that a call takes."""
+    """Returns the seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def data() -> tuple[Any, Any]:
-    """A batch of random images and labels."""
+    """Returns a batch of random images and labels."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def data() -> tuple[Any, Any]:
 
 
 def build() -> Any:
-    """The dense Keras 3 network."""
+    """Builds the dense Keras 3 network."""
     import keras
 
     from tfprune.models.resnet import build_resnet
@@ -91,7 +91,7 @@ def step_timer(model: Any, compile_model: Callable[[Any], None]) -> Timer:
 
 
 def tfprune_timers() -> dict[str, Timer]:
-    """tfprune on the backend of this process."""
+    """Returns the timers of tfprune on the backend of this process."""
     import keras
     from keras import ops
 
@@ -124,7 +124,7 @@ def tfprune_timers() -> dict[str, Timer]:
 
 
 def tfmot_timers() -> dict[str, Timer]:
-    """tfmot's own wrapper on the same network in tf-keras."""
+    """Returns the timers of tfmot's own wrapper on the same network in tf-keras."""
     from tfprune import sparsity
     from tfprune.experiments.tfmot.resnet import build_twin
 
@@ -161,7 +161,7 @@ def tfmot_timers() -> dict[str, Timer]:
 
 
 def torch_prune_timers() -> dict[str, Timer]:
-    """torch.nn.utils.prune on tensors of the same shapes."""
+    """Returns the timers of torch.nn.utils.prune on tensors of the same shapes."""
     import torch
     from torch.nn.utils import prune
 
@@ -194,7 +194,7 @@ def torch_prune_timers() -> dict[str, Timer]:
 
 
 def small_timers() -> dict[str, Timer]:
-    """Epochs of a small convolutional network on the backend of this process."""
+    """Returns the timers of fits of a small convolutional network on the backend of this process."""
     import keras
     import numpy as np
     from keras import layers
@@ -232,7 +232,7 @@ def small_timers() -> dict[str, Timer]:
         model = network()
         callbacks = []
         if frequency:
-            schedule = sparsity.PolynomialDecay(0.0, 0.9, 1, 10**6, frequency=frequency)
+            schedule = sparsity.PolynomialDecay(0.0, 0.9, 1, 10**4, frequency=frequency)
             model = sparsity.prune_low_magnitude(model, schedule)
             callbacks = [sparsity.UpdatePruningStep()]
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -334,7 +334,7 @@ class Worker:
         raise RuntimeError(f"The process for {what} ended without an answer")
 
     def ask(self, name: str) -> float:
-        """Seconds of one measurement."""
+        """Returns the seconds of one measurement."""
         print(name, file=self.process.stdin, flush=True)
         return self._answer(name)
 

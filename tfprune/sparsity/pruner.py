@@ -91,12 +91,12 @@ class Pruner:
 
     @property
     def steps_taken(self) -> int:
-        """Number of training batches in the model's life so far."""
+        """Returns the number of training batches in the model's life so far."""
         return self._step
 
     @property
     def watches(self) -> bool:
-        """Whether the training under way is the one that this object was made for.
+        """Returns whether the training under way is the one that this object was made for.
 
         The callback outlives a fit that an exception ended; the model may then be compiled anew.
         """
@@ -267,7 +267,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     @property
     def steps_taken(self) -> int:
-        """Number of training batches in the model's life so far."""
+        """Returns the number of training batches in the model's life so far."""
         return self._pruner.steps_taken
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -310,7 +310,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._pruner._count_to(until)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """After the epoch's last batch, makes the model ready to be saved."""
+        """Makes the model ready to be saved, after the epoch's last batch."""
         done = self._within_epoch(batch + 1)
         self._pruner._count_to(self._epoch_start + done)
         if done == (self.params or {}).get("steps"):
@@ -340,7 +340,10 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._pruner._store_step_everywhere()
 
     def _within_epoch(self, batches: int) -> int:
-        """With `steps_per_execution` Keras names a group's last batch even where the epoch ends before."""
+        """Returns how many of the epoch's batches are done after `batches`.
+
+        With `steps_per_execution` Keras names a group's last batch even where the epoch ends before.
+        """
         steps = (self.params or {}).get("steps")
         return min(batches, steps) if steps else batches
 
