@@ -140,3 +140,9 @@ def test_png_is_a_thousand_pixels_wide_and_has_room_for_many_runs(folder, small_
     two = matplotlib.image.imread(write_comparison(folder.path).png_path)
     assert (one.shape[1], two.shape[1]) == (1000, 1000)
     assert two.shape[0] == 2 * one.shape[0]
+
+
+def test_a_name_with_dollar_signs_is_a_name(folder):
+    folder.dense("a", 97, dataset="digits")
+    (folder.path / "a").rename(folder.path / "$\\frac$")
+    assert figures.accuracy_png(experiments_of(folder)).startswith(b"\x89PNG")

@@ -587,9 +587,9 @@ def _svg(figure: Figure, described: str) -> markupsafe.Markup:
 
 def accuracy_png(experiments: Sequence[Experiment]) -> bytes:
     """Returns accuracy, drop and accuracy right after pruning over sparsity as a PNG 1,000 pixels wide."""
-    figure = plot_accuracy(experiments)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    with matplotlib.rc_context({"text.parse_math": False}):  # A name with dollar signs is a name.
+        plot_accuracy(experiments).savefig(stream, format="png")
     return stream.getvalue()
 
 
