@@ -103,6 +103,48 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
             ["--weights=/nowhere.safetensors", "existing .safetensors or .pth file"],
         ),
         ({"weights": "resnet18"}, ["--weights=resnet18", "imagenet, none or an existing"]),
+        ({"lr_schedule": "linear"}, ["--lr_schedule=linear", "step, cosine"]),
+        (
+            {"lr_schedule": "cosine", "epochs": (4,), "lr_boundaries_epochs": (2, 3)},
+            ["--lr_boundaries_epochs=2,3", "empty with lr_schedule=cosine"],
+        ),
+        ({"warmup_epochs": -1.0}, ["--warmup_epochs=-1.0", "at least 0"]),
+        ({"warmup_epochs": 2.0, "epochs": (2,)}, ["--warmup_epochs=2.0", "below the number of epochs, 2"]),
+        ({"evaluate_every": 0}, ["--evaluate_every=0", "at least 1"]),
+        ({"distill_weight": 0.0}, ["--distill_weight=0.0", "(0, 1]"]),
+        ({"distill_weight": 1.1}, ["--distill_weight=1.1", "(0, 1]"]),
+        ({"distill_temperature": 0.0}, ["--distill_temperature=0.0", "above 0"]),
+        ({"distill_temperature": float("inf")}, ["--distill_temperature=inf", "finite"]),
+        ({"batchnorm_batches": 0}, ["--batchnorm_batches=0", "at least 1"]),
+        (
+            {**ONE_SHOT, "batchnorm_after_pruning": "fold"},
+            ["--batchnorm_after_pruning=fold", "keep, reset_removed, recalibrate"],
+        ),
+        (
+            {"batchnorm_after_pruning": "recalibrate"},
+            ["--batchnorm_after_pruning=recalibrate", "must be keep for --regime=dense"],
+        ),
+        (
+            {**GRADUAL, "batchnorm_after_pruning": "reset_removed"},
+            ["--batchnorm_after_pruning=reset_removed", "must be keep for --regime=gradual"],
+        ),
+        (
+            {**TFMOT, **ONE_SHOT, "lr_schedule": "cosine"},
+            ["--lr_schedule=cosine", "must be step with --pruning_engine=tfmot"],
+        ),
+        (
+            {**TFMOT, **ONE_SHOT, "warmup_epochs": 0.5},
+            ["--warmup_epochs=0.5", "must be 0.0 with --pruning_engine=tfmot"],
+        ),
+        (
+            {**TFMOT, **ONE_SHOT, "distill_from": "dense"},
+            ["--distill_from=dense", "must be empty with --pruning_engine=tfmot"],
+        ),
+        (
+            {**TFMOT, **ONE_SHOT, "batchnorm_after_pruning": "recalibrate"},
+            ["--batchnorm_after_pruning=recalibrate", "must be keep with --pruning_engine=tfmot"],
+        ),
+        ({"distill_from": "nobody"}, ["--distill_from=nobody", "no experiment of that name"]),
     ],
 )
 def test_a_value_that_cannot_be(runs, flags, parts):

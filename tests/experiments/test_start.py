@@ -29,6 +29,7 @@ def same(ours, theirs):
     return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_another_run_on_the_same_data_keeps_its_head(runs):
     source = load_model(runs.one_shot.round(1))
     config = runs.config("start", init_from="one_shot")
@@ -37,6 +38,7 @@ def test_another_run_on_the_same_data_keeps_its_head(runs):
         assert same(weights(network, name), weights(source, name))
 
 
+@pytest.mark.slow
 def test_another_dataset_gets_a_new_head(runs):
     source = load_model(runs.one_shot.round(1))
     config = runs.config("start", init_from="one_shot")
@@ -52,12 +54,14 @@ def test_another_dataset_gets_a_new_head(runs):
     assert np.all(bias == 0)
 
 
+@pytest.mark.slow
 def test_dense_from_a_dense_run_has_no_masks(runs):
     assert runs.dense.round(0).finished
     config = runs.config("start", init_from="dense")
     assert not sparsity.pruned_layers(start_of(config))
 
 
+@pytest.mark.slow
 def test_a_pruning_run_takes_up_the_masks(runs):
     config = runs.config("start", init_from="one_shot", regime="one_shot", target_sparsity=0.95)
     assert runs.one_shot.round(1).finished

@@ -21,6 +21,8 @@ def by_name(tmp_path):
 def hardware(monkeypatch):
     """The machine that the canned results were measured on."""
     monkeypatch.setattr(study_module, "hardware", lambda: HARDWARE)
+    # Nothing is trained here: there is no network to forget, and looking for garbage takes a second.
+    monkeypatch.setattr(study_module.keras.utils, "clear_session", lambda: None)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def values(model):
     return [ops.convert_to_numpy(v) for v in [*model.variables, *model.optimizer.variables]]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet34", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_the_twin_computes_the_same(name, stem):
     model = random_network(name, stem)

@@ -1,4 +1,4 @@
-"""What the export needs of a round: the stripped network, its masks, the dense network it came from."""
+"""A finished round as the export needs it: stripped network, masks, the dense network it came from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ def strip_round(found: RoundFolder) -> StrippedNetwork:
 def dense_ancestor(run: RunFolder) -> Path | None:
     """Returns the folder of the dense run that a run goes back to by `--init_from`.
 
-    None where there is none: the run started from `--weights`, or its ancestors are gone.
+    Without such a run the result is None: the run started from `--weights`, or its ancestors are gone.
     """
     config = run.read_config()
     while config.init_from:

@@ -1,4 +1,4 @@
-"""Where an experiment runs: on one device, or data-parallel on several of one host or of several."""
+"""The devices of an experiment: one, or several of one host or of several, each with a share of a batch."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ _HEARTBEAT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Devices:
-    """Says which devices share each batch; each field is the flag of the same name.
+    """The devices that share each batch; each field is the flag of the same name.
 
     Every device has the whole network and an equal share of each batch. Loss, gradients and BatchNorm's
     statistics are those of the whole batch, so that the result is one device's, to rounding. Where an
@@ -116,7 +116,7 @@ class Devices:
 
     @property
     def count(self) -> int:
-        """How many devices share each batch."""
+        """The number of devices that share each batch."""
         if not self._shared:
             return 1
         if keras.backend.backend() == "jax":
@@ -125,7 +125,7 @@ class Devices:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """This process's number and the number of processes: its share of every batch."""
+        """The number of this process and the number of processes, which share each batch."""
         if not self.distributed:
             return 0, 1
         import jax
@@ -134,7 +134,7 @@ class Devices:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """True in the process that writes files and prints."""
         return self.shard[0] == 0
 
     def wait_for_all(self, place: str) -> None:
@@ -179,7 +179,7 @@ class Devices:
                 )
 
     def __str__(self) -> str:
-        """For the line that says what runs: empty on one device that shares nothing."""
+        """Returns words for the line that says what runs; empty on one device that shares nothing."""
         if not self._shared:
             return ""
         processes = f" of {self.shard[1]} processes" if self.distributed else ""
@@ -194,7 +194,7 @@ class Devices:
         raise UserError(f"--{name}={getattr(self, name)}: {rule}")
 
     def _connect(self) -> None:
-        """Joins the other processes, once in the life of this one."""
+        """Joins the other processes, once in the life of this process."""
         import jax
 
         if jax.distributed.is_initialized():
@@ -226,14 +226,14 @@ ONE_DEVICE = Devices()
 
 @functools.cache
 def _mirrored_strategy() -> Any:
-    """One for the whole process: a second one's collective operations would be taken for the first one's."""
+    """Returns the strategy of the whole process: collective operations of two would be mixed up."""
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(_tensorflow_devices())
 
 
 def _tensorflow_devices() -> list[str]:
-    """Names of this process's GPUs, or of its CPUs where it has none."""
+    """Returns the names of this process's GPUs, or of the CPUs where there are none."""
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

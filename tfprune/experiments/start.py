@@ -19,12 +19,12 @@ from tfprune.runs.result import RoundResult
 
 @dataclass(frozen=True)
 class Start:
-    """The finished round of another run that an experiment starts from.
+    """A finished round of another run, from which an experiment starts.
 
     Attributes:
         config: The other run's.
         folder: The round.
-        result: What the round did.
+        result: The round's figures.
     """
 
     config: ExperimentConfig

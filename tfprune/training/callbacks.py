@@ -1,4 +1,4 @@
-"""What watches a fit: a loss that is no number, images a second, the wait for data.
+"""Callbacks that watch a fit: a loss that is no number, images a second, the wait for data.
 
 None makes the host wait for the device after every step: a step's figures stay on the device until
 somebody reads them, and reading them waits until the step is done.
@@ -63,10 +63,10 @@ class EpochTensorBoard(keras.callbacks.TensorBoard):
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Ends the fit with an error that says where the loss became no finite number.
 
-    It reads the loss about once a second and at each epoch's end. Keras's is the mean since the epoch's
-    start, which stays non-finite once it is, so nothing is missed, and the figures since the last look tell
-    the step. `keras.callbacks.TerminateOnNaN` ends the fit as if it had finished. Put this one before what
-    saves the model.
+    The loss is read about once a second and at each epoch's end. Keras's loss is the mean since the epoch's
+    start: once it is not finite it stays so, and nothing is missed. The figures since the last look tell the
+    step. `keras.callbacks.TerminateOnNaN` ends the fit as if it had finished. Put this callback before the
+    one that saves the model.
 
     Raises:
         NonFiniteLossError: With the epoch and the step in it, both counted from 1.

@@ -76,7 +76,7 @@ class DistilledModel(keras.Model):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The student's; on JAX, where a step sees no others, the teacher's too."""
+        """The student's variables; on JAX, where a step sees no others, the teacher's too."""
         own = super().variables
         # Keras asks before there are networks, too. PyTorch keeps variables by path, which both may share.
         if keras.backend.backend() != "jax" or "_networks" not in self.__dict__:

@@ -1,4 +1,4 @@
-"""One fit and one evaluation. Knows nothing of pruning: what prunes comes in as a callback."""
+"""One fit and one evaluation. Nothing here knows of pruning, which comes in as a callback."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def compile_for_training(model: keras.Model, settings: TrainingSettings) -> None
 
 
 def _on_tensorflow_cpu() -> bool:
-    """Where XLA takes longer to compile ResNet-34, and each step is no faster (slower for small images)."""
+    """Returns whether XLA is better left out: ResNet-34 takes longer to compile, and no step is faster."""
     return keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu")
 
 
@@ -74,7 +74,7 @@ def fit(
         history: Rows of the epochs already done, from the checkpoint; empty at the start.
         notes: Kept in the checkpoint.
         callbacks: Run before this function's own. A batch's figures reach them as tensors.
-        progress: Says how far it is; None: nothing does.
+        progress: Reports the progress; None: nothing does.
         waited: Returns the seconds waited for `train_batches` up to now; None: not recorded.
         writes: False in a process that shares the fit with another, which writes the files.
 

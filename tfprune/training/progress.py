@@ -1,4 +1,4 @@
-"""One line that says how far a fit is, and how long it will take."""
+"""Shows the progress of a fit and the time that is left, in one line."""
 
 import shutil
 import sys
@@ -16,7 +16,7 @@ _DISPENSABLE = ("waited", "test", "accuracy", "loss", "speed", "all")
 
 
 class Progress(keras.callbacks.Callback):
-    """Says where a fit is: a line an epoch, or on a terminal one line that is rewritten in place.
+    """Shows the progress of a fit: a line an epoch, or on a terminal one line that is rewritten in place.
 
     ```
     cifar10_one_shot_95 round 1 of 1, epoch 3 of 40: loss 0.851, accuracy 68.1 %, test 66.3 %, 131 images/s,
@@ -27,9 +27,9 @@ class Progress(keras.callbacks.Callback):
     included. Put it last: it reads `images_per_second` and `data_wait_percent` in the epoch's logs.
 
     Args:
-        label: What is trained; the line's first words.
+        label: Name of the fit; the line's first words.
         batch_size: Examples a step.
-        later_epochs: Epochs of fits of the same kind that will follow; their time is told too.
+        later_epochs: Epochs of fits of the same kind that will follow, whose time is told too.
         log: Receives each line. Where it is `print`, or a partial of it, and standard output is a terminal,
             the one line is written there instead.
     """
@@ -90,7 +90,7 @@ class Progress(keras.callbacks.Callback):
         self._shown = 0
 
     def _parts(self, figures: dict[str, float], place: str, left_in_epoch: int) -> dict[str, str]:
-        """The line's parts by name, in their order."""
+        """Returns the line's parts by name, in their order."""
         parts = {"label": f"{self._label}, epoch {self._epoch + 1} of {self._epochs}{place}:"}
         for name, key, form in (
             ("loss", "loss", lambda value: f"loss {value:.3f}"),

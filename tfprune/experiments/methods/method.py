@@ -1,4 +1,4 @@
-"""`Method`: what a way of pruning says and does, and what all ways share."""
+"""`Method`: the checks and steps of a way of pruning, and those that all ways share."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ _OF_SOME = {
 
 @dataclass(frozen=True)
 class Round:
-    """One round, as a method sees it.
+    """A round as a method sees it.
 
     Attributes:
         number: From 1; 0 for the only round of `dense`.

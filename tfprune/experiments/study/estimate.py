@@ -1,4 +1,4 @@
-"""How long a study still takes, from what its finished rounds took; nothing is assumed."""
+"""Estimates how long a study still takes from what its finished rounds took; nothing is assumed."""
 
 import contextlib
 import dataclasses

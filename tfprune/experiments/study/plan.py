@@ -1,4 +1,4 @@
-"""A study's runs: which experiments and seeds, in the order that their starts imply, checked together."""
+"""Plans the runs of a study: experiments and seeds, in the order that their starts imply; checks all."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -153,7 +153,7 @@ def _planned_sparsity(
 
 
 def label(config: ExperimentConfig) -> str:
-    """Returns how a run is called in a study's lines: its experiment and seed."""
+    """Returns the name of a run in a study's lines: its experiment and seed."""
     name = config.experiment.removesuffix(f"_seed{config.seed}") if config.seed else config.experiment
     return f"{name} (seed {config.seed})"
 

@@ -1,7 +1,6 @@
 """Runs a study: one experiment after the other, resumable, with what is left said after each round."""
 
 import functools
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +25,7 @@ StatusRow = tuple[str, str, str]
 
 @dataclass
 class Study:
-    """The runs of a study and how far each is.
+    """A study: runs and the state of each.
 
     Args:
         runs: As `plan_runs` ordered them, in one folder.
@@ -96,8 +95,7 @@ class Study:
         section = f", {config.paper_section}" if config.paper_section else ""
         start = f", from {config.init_from}" if config.init_from else ""
         self.log(f"{title}{section}{start}")
-        keras.utils.clear_session()  # The last run's network and graphs.
-        gc.collect()
+        keras.utils.clear_session()  # The last run's network and graphs; collects garbage, too.
         self._running = config.experiment
         self._changed()
         try:
@@ -135,7 +133,7 @@ class Study:
         return keras.backend.backend(), self.devices.count, what_computes(hardware())
 
     def _check_data(self, states: list[RunState]) -> None:
-        """Loads each dataset that is still needed once: what is not there is an error now, not in hours."""
+        """Loads each dataset that is still needed once: missing data is an error now, not in hours."""
         needed: dict[tuple, list[ExperimentConfig]] = {}
         for config in (state.config for state in states if not state.finished):
             key = (config.dataset, config.data_dir, config.train_examples, config.test_examples)
@@ -163,7 +161,7 @@ def _seconds_text(seconds: float | None) -> str:
 
 
 def format_table(states: list[RunState], speeds: Speeds, place: Place) -> str:
-    """Returns what there is to do, a line a run, and the total."""
+    """Returns the table of a study: a line for each run, and the total."""
     rows = [("", "run", "seed", "section", "starts from", "state", "epochs left", "images left", "time left")]
     seconds = _seconds_left(states, speeds, place)
     for index, (state, left) in enumerate(zip(states, seconds, strict=True), 1):

@@ -1,4 +1,4 @@
-"""How far the runs of a study are, read from their folders; loads no network and no data."""
+"""Reads from the run folders how far a study is; loads no network and no data."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from tfprune.training.checkpoint import read_checkpoint
 
 @dataclass(frozen=True)
 class RunState:
-    """What of a run is done.
+    """The finished part of a run.
 
     Attributes:
         config: The run.
-        begun: Whether it has a run folder.
-        results: Of its finished rounds, by number; round 0 is the start, or all of `dense`.
+        begun: True if there is a run folder.
+        results: Results of the finished rounds, by number; round 0 is the start, or all of `dense`.
         epochs_in_round: Epochs that the checkpoint of the unfinished round has.
     """
 
@@ -26,28 +26,28 @@ class RunState:
 
     @property
     def finished(self) -> bool:
-        """Whether all rounds are."""
+        """True if all rounds are finished."""
         return len(self.results) == self.config.last_round + 1
 
     @property
     def rounds_done(self) -> int:
-        """How many of the rounds that train are finished."""
+        """The number of finished rounds of those that train."""
         return sum(number in self.results for number in self._training_rounds)
 
     @property
     def rounds_left(self) -> int:
-        """How many rounds of all are not."""
+        """The number of rounds that are not finished, of all."""
         return self.config.last_round + 1 - len(self.results)
 
     @property
     def epochs_left(self) -> int:
-        """Epochs to train until the run is finished."""
+        """The number of epochs to train until the run is finished."""
         unfinished = [number for number in self._training_rounds if number not in self.results]
         return sum(self.config.settings(number).epochs for number in unfinished) - self.epochs_in_round
 
     @property
     def accuracy_percent(self) -> float | None:
-        """Of the last finished round."""
+        """The accuracy of the last finished round."""
         return self.results[max(self.results)].accuracy_percent if self.results else None
 
     @property
@@ -69,7 +69,7 @@ class RunState:
 
 
 def read_state(config: ExperimentConfig) -> RunState:
-    """Reads how far a run is.
+    """Reads the state of a run.
 
     Raises:
         UserError: On a damaged file, with its path.

@@ -82,7 +82,7 @@ def fit(
     progress: Progress,
     waited: Callable[[], float],
 ) -> list[dict[str, float]]:
-    """Does what `tfprune.training.fit.fit` does, on the twin, with tfmot's wrappers and callback.
+    """Trains the twin with tfmot's wrappers and callback, as `tfprune.training.fit.fit` trains a network.
 
     Args:
         model: Compiled by `compile_for_training`, wrapped, or loaded from a checkpoint. Receives the
@@ -95,7 +95,7 @@ def fit(
         test_batches: Evaluated after `settings.evaluated_epochs`.
         history: Rows of the epochs already done.
         notes: Kept in the checkpoint.
-        progress: Says how far it is.
+        progress: Reports the progress.
         waited: Returns the seconds waited for `train_batches` up to now.
 
     Returns:
@@ -146,7 +146,7 @@ def fit(
 
 
 def _layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """The layers of a Keras 3 model, without wrappers, by name."""
+    """Returns the layers of a Keras 3 model, without wrappers, by name."""
     wrapper = sparsity.PruneLowMagnitude
     bare = (layer.layer if isinstance(layer, wrapper) else layer for layer in model.layers)
     return {layer.name: layer for layer in bare}

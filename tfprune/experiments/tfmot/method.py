@@ -1,4 +1,4 @@
-"""`--pruning_engine=tfmot` as a method: what tfmot can do of the others' settings, and when it is called."""
+"""`--pruning_engine=tfmot` as a method: the settings that tfmot knows, and the calls of the engine."""
 
 from types import ModuleType
 from typing import Any, ClassVar

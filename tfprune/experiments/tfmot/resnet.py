@@ -61,7 +61,7 @@ def build_twin(model: keras.Model, wrap: Callable[[tf_keras.layers.Layer], Any])
 
 
 def _source_names(arguments: Any) -> list[str]:
-    """The layers whose outputs a node takes, from its description in a model's config."""
+    """Returns the names of the layers whose outputs a node takes, from a node of a model's config."""
     if isinstance(arguments, dict):
         return [arguments["config"]["keras_history"][0]]
     return [name for part in arguments for name in _source_names(part)]
@@ -83,7 +83,7 @@ class TwinTorchAdam(tf_keras.optimizers.Adam):
     """`tfprune.training.optimizer.TorchAdam`, whose docstring has the formula, for tf-keras.
 
     Args:
-        optimizer: Whose numbers it takes; not its state.
+        optimizer: The Keras 3 optimizer, whose numbers are taken, but not the state.
     """
 
     def __init__(self, optimizer: TorchAdam) -> None:
