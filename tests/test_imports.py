@@ -18,7 +18,7 @@ _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
     **{name: set() for name in _LEAVES},
     "network": set(),
-    "sparsity": {"network"},
+    "sparsity": {"network", "files"},
     "data": {"files"},
     "models": {"files"},
     "training": {"network", "files", "text", "settings"},

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from tests.support.layer_kinds import NEVER_PRUNED, PRUNED, call, inputs_of
 from tfprune.sparsity import prune_low_magnitude, prune_to, pruned_layers, strip_pruning
-from tfprune.sparsity.layer_selection import is_prunable
+from tfprune.sparsity.prune import is_prunable
 
 RNG = np.random.default_rng(0)
 

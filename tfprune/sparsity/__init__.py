@@ -2,12 +2,11 @@
 
 from tfprune.network.kinds import PrunableLayer
 from tfprune.sparsity.apply import pruned_layers
-from tfprune.sparsity.at_once import prune_to
 from tfprune.sparsity.batchnorm import recalibrate, reset_removed
 from tfprune.sparsity.model_masks import masks_of, set_masks
 from tfprune.sparsity.patterns import Blocks, Channels, Groups, MOfN, Pattern
 from tfprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
-from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, strip_pruning
+from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, prune_to, strip_pruning
 from tfprune.sparsity.pruner import Pruner, UpdatePruningStep
 from tfprune.sparsity.regrowth import SET, Regrowth, RigL
 from tfprune.sparsity.schedules import (

@@ -1,25 +1,26 @@
-"""`prune_low_magnitude` and `strip_pruning`: models in, models out."""
+"""`prune_low_magnitude`, `prune_to` and `strip_pruning`: models in, models out."""
 
 import functools
-from collections.abc import Mapping
+import numbers
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
+from tfprune.network import kinds
+from tfprune.network.graph import walk
 from tfprune.network.rebuild import rebuild
-from tfprune.sparsity.apply import apply_masks, pruned_layers
-from tfprune.sparsity.layer_selection import (
-    Selection,
-    check_names,
-    first_match,
-    is_prunable,
-    prunable_layers,
-    selector,
-)
+from tfprune.sparsity.apply import apply_masks, parts_of, pruned_layers, set_sparsity
+from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
+from tfprune.sparsity.masks import check_scope
 from tfprune.sparsity.patterns import Pattern, from_arguments
 from tfprune.sparsity.rule import Rule
+from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.scores import Score
 from tfprune.sparsity.wrapper import DEFAULT_SCHEDULE, PruneLowMagnitude
+
+Selection = str | type | tuple[type, ...] | Callable[[keras.layers.Layer], bool] | None
 
 
 def prune_low_magnitude(
@@ -41,7 +42,7 @@ def prune_low_magnitude(
 ) -> Any:
     """Wraps a model's prunable layers, a layer, or a list of layers for magnitude pruning.
 
-    The call of `tfmot.sparsity.keras.prune_low_magnitude`. The result shares its variables with
+    The call is that of `tfmot.sparsity.keras.prune_low_magnitude`. The result shares its variables with
     `to_prune`: pruning the one changes the other. A model is compiled if `to_prune` was, with the same
     settings and a fresh optimizer. A subclassed model is wrapped in place, and returned.
 
@@ -53,29 +54,30 @@ def prune_low_magnitude(
     ```
 
     Args:
-        to_prune: A model (nested models are entered), a layer, or a list of layers. Wrapped layers in it
-            keep their masks and take the new arguments.
-        pruning_schedule: A `PruningSchedule`, or None (masks change only in `prune_to`); or, for targets
-            of their own, a mapping from regular expressions to such: the first that matches the whole
-            name of a layer counts, and a layer that none matches is left as it is.
+        to_prune: A model (nested models are entered), a layer, or a list of layers. Layers that are wrapped
+            already keep their masks and take the new arguments.
+        pruning_schedule: A `PruningSchedule`, or None: the masks change in `prune_to` alone. For a schedule
+            of each layer's own, a mapping from regular expressions to schedules or None: the first that
+            matches the whole name of a layer counts, and a layer that none matches is left as it is.
             Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`.
-        block_size: (height, width) of blocks that are removed together, in weights along the last axis
-            but one and along the last: of a convolution's kernel the channels, at each position.
-        block_pooling_type: What ranks a block, its weights' mean ("AVG") or largest ("MAX") score.
-        pruning_policy: A `PruningPolicy`: says which layers are wrapped, and refuses models.
+        block_size: (height, width) of the blocks that are removed together: weights along the last axis but
+            one, and along the last. In a convolution's kernel these are the channels, at each position.
+        block_pooling_type: The score of a block: the mean ("AVG") or the largest ("MAX") of its weights'.
+        pruning_policy: A `PruningPolicy`, which decides which layers are wrapped and refuses unfit models.
         sparsity_m_by_n: (m, n): m zeros in every n consecutive weights along the input channels. At the
             schedule's sparsity s a group has `round(s * n)` zeros, at most m; the schedule ends at m / n.
-        layers: Which layers: a layer class or a tuple of them, a regular expression that the whole layer
-            name must match, or a function from a layer to bool. None: every layer that has prunable
+        layers: The layers to wrap: a layer class or a tuple of classes, a regular expression that the whole
+            layer name must match, or a function from a layer to bool. None: every layer that has prunable
             variables. A layer that has none is left as it is.
-        spare_ends: Leaves the model's first and last layer with prunable variables as they are.
-        scope: How the sparsity is shared out. "layer": each tensor reaches it. "global": all together, by
-            one ranking. "erk": all together, small tensors less (Erdos-Renyi-Kernel, arXiv:1911.11134).
-            Layers are together if all their arguments are equal.
-        score: What ranks weights: "magnitude", "lamp", "random", "taylor", "fisher", or a function
-            (`scores.py`).
+        spare_ends: True: the model's first and last layer with prunable variables are left as they are.
+        scope: The weights among which the sparsity is shared out. "layer": each tensor reaches it. "global":
+            all tensors together reach it, by one ranking. "erk": all tensors together reach it, small ones
+            with less (Erdos-Renyi-Kernel, arXiv:1911.11134). Layers are together if all their arguments
+            are equal.
+        score: The rank of a weight, the lowest goes first: "magnitude", "lamp", "random", "taylor",
+            "fisher", or a function (`scores.py`).
         granularity: "weight", or "channel": whole output channels, ranked by their L2 norm.
-        regrowth: None, or `SET()` or `RigL()`: a method that moves a fixed number of weights about.
+        regrowth: None, or a method that moves a fixed number of weights about: `SET()` or `RigL()`.
         pattern: A `Pattern` (`patterns.py`), such as `Blocks((4, 4))`, `MOfN(2, 4)` or one of your own, in
             the place of `block_size`, `block_pooling_type`, `sparsity_m_by_n` and `granularity`.
         **kwargs: For each `PruneLowMagnitude`.
@@ -84,8 +86,8 @@ def prune_low_magnitude(
         A model, a `PruneLowMagnitude`, or a list of layers.
 
     Raises:
-        ValueError: On something that cannot be pruned, a selection that matches no prunable layer, or
-            bad arguments.
+        ValueError: If `to_prune` cannot be pruned, `layers` selects no prunable layer, or an argument is out
+            of range.
     """
     schedule_of = _schedules(pruning_schedule)
     pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
@@ -103,12 +105,12 @@ def prune_low_magnitude(
         raise ValueError(
             f"`pruning_policy` must be a `PruningPolicy` or None. Received: pruning_policy={pruning_policy!r}"
         )
-    selected = selector(layers)
+    selected = _selector(layers)
     if pruning_policy is not None and isinstance(to_prune, keras.Model):
         pruning_policy.ensure_model_supports_pruning(to_prune)
     spared: list[keras.layers.Layer] = []
     if spare_ends and isinstance(to_prune, keras.layers.Layer):
-        found = prunable_layers(to_prune)
+        found = _prunable_layers(to_prune)
         spared = [found[0], found[-1]] if found else []
     matched: list[str] = []
 
@@ -142,7 +144,10 @@ def prune_low_magnitude(
             wrapper.pruning_step.assign(layer.pruning_step)
         return wrapper
 
-    _check_names(pruning_schedule, to_prune)
+    if isinstance(pruning_schedule, Mapping):
+        models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
+        names = [layer.name for model in models for layer in _prunable_layers(model)]
+        _check_names("pruning_schedule", pruning_schedule, names, "a layer that can be pruned")
     if isinstance(to_prune, (list, tuple)):
         result = [wrap(layer) for layer in to_prune]
     elif isinstance(to_prune, keras.Model):
@@ -164,10 +169,78 @@ def prune_low_magnitude(
     return result
 
 
-def strip_pruning(model: Any) -> Any:
-    """Returns the model (or layer, or list of layers) without wrappers, its removed weights exactly zero.
+def prune_to(
+    model: keras.layers.Layer,
+    sparsity: float | Mapping[str, float],
+    *,
+    scope: str | None = None,
+    gradient_data: GradientData = None,
+    gradient_batches: int | None = None,
+) -> None:
+    """Prunes a wrapped model at once to `sparsity`, without training.
 
-    The result shares its variables with `model`; a subclassed model is changed in place, and returned.
+    Updates the masks of all `PruneLowMagnitude` layers in place and zeroes the removed weights and, if
+    the model is compiled, the optimizer's slots for them. Masks that already remove more are kept.
+
+    Args:
+        model: A model or layer that went through `prune_low_magnitude`.
+        sparsity: The fraction of the prunable weights to remove, in [0, 1); or a mapping from regular
+            expressions to fractions: the first that matches a layer's whole name counts, and a layer that
+            none matches stays as it is.
+        scope: "layer", "global" or "erk". Default: the scope that each layer was wrapped with. Layers of the
+            same sparsity and scope reach it together.
+        gradient_data: Batches of the form (x, y), for scores that need gradients; the model must be
+            compiled.
+        gradient_batches: The number of batches to use, from the start. Default: all.
+
+    Raises:
+        ValueError: On a model without wrapped layers, a sparsity outside [0, 1), a mapping that matches
+            nothing, missing gradients, or weights that are not finite (the message names the layer).
+    """
+    if isinstance(sparsity, Mapping):
+        sparsity = {name: check_sparsity(f"sparsity[{name!r}]", value) for name, value in sparsity.items()}
+        sparsity_of = _first_match("sparsity", sparsity)
+    else:
+        if not isinstance(sparsity, numbers.Real):
+            raise ValueError(
+                "`sparsity` must be a number in [0, 1), or a mapping to such. "
+                f"Received: sparsity={sparsity!r}"
+            )
+        sparsity = check_sparsity("sparsity", sparsity)
+        sparsity_of = lambda name: sparsity  # noqa: E731
+    if scope is not None:
+        check_scope(scope)
+    wrappers = pruned_layers(model)
+    if not wrappers:
+        raise ValueError(
+            "The model has no pruned layers: wrap it with `prune_low_magnitude` first. "
+            f"Received: model={model!r}"
+        )
+    if not all(w.built for w in wrappers):
+        raise ValueError(f"The model must be built before it can be pruned. Received: model={model!r}")
+    groups: dict[tuple[str, float], list[Any]] = {}
+    for wrapper in wrappers:
+        target = sparsity_of(wrapper.layer.name)
+        if target is not None:
+            wrapper.rule.check_sparsity(target)
+            groups.setdefault((scope or wrapper.rule.scope, target), []).append(wrapper)
+    if isinstance(sparsity, Mapping):
+        _check_names("sparsity", sparsity, [w.layer.name for w in wrappers], "a pruned layer")
+    gradients = None
+    if gradient_data is not None and any(w.rule.score_needs_gradients for g in groups.values() for w in g):
+        batches = first_batches(gradient_data, 0, gradient_batches)
+        gradients = GradientMeter(model, wrappers).measure(batches)
+    for (choice, target), group in groups.items():
+        set_sparsity(parts_of(group), target, choice, getattr(model, "optimizer", None), gradients)
+
+
+def strip_pruning(model: Any) -> Any:
+    """Returns a model without wrappers, its removed weights exactly zero.
+
+    The result shares its variables with `model`. A subclassed model is changed in place, and returned.
+
+    Args:
+        model: A model, a layer or a list of layers, wrapped or not.
 
     Raises:
         ValueError: On anything else.
@@ -190,20 +263,11 @@ def strip_pruning(model: Any) -> Any:
 
 
 def prune_scope() -> Any:
-    """A scope in which models with `PruneLowMagnitude` can be loaded, as `tfmot`'s.
+    """Returns a scope in which models with `PruneLowMagnitude` can be loaded, as tfmot's does.
 
-    The wrapper and the schedules are registered, so that `keras.saving.load_model` finds them anyway.
+    `keras.saving.load_model` finds the wrapper and the schedules without it too: they are registered.
     """
     return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})
-
-
-def _check_names(pruning_schedule: Any, to_prune: Any) -> None:
-    """Checks that each name pattern has a prunable layer, lest a misspelt one be ignored."""
-    if not isinstance(pruning_schedule, Mapping):
-        return
-    models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
-    names = [layer.name for model in models for layer in prunable_layers(model)]
-    check_names("pruning_schedule", pruning_schedule, names, "a layer that can be pruned")
 
 
 def _keep_output_names(model: keras.Model, wrapped: keras.Model) -> None:
@@ -218,10 +282,97 @@ def _keep_output_names(model: keras.Model, wrapped: keras.Model) -> None:
 _NOT_NAMED = object()
 
 
-def _schedules(pruning_schedule: Any) -> Any:
-    """Turns a schedule, or a mapping of them, into a function from a layer's name."""
+def _schedules(pruning_schedule: Any) -> Callable[[str], Any]:
+    """Turns a schedule, or a mapping of them, into a function from a layer's name to its schedule."""
     if not isinstance(pruning_schedule, Mapping):
         return lambda name: pruning_schedule
-    wrapped = {pattern: (schedule,) for pattern, schedule in pruning_schedule.items()}
-    match = first_match("pruning_schedule", wrapped)
-    return lambda name: (match(name) or (_NOT_NAMED,))[0]
+    return _first_match("pruning_schedule", pruning_schedule, _NOT_NAMED)
+
+
+def _selector(layers: Selection) -> Callable[[keras.layers.Layer], bool]:
+    """Turns the `layers` argument of `prune_low_magnitude` into a predicate.
+
+    Raises:
+        ValueError: On anything else, and on a regular expression that is not valid.
+    """
+    if layers is None:
+        return lambda layer: True
+    if isinstance(layers, str):
+        pattern = _compile_name("layers", layers)
+        return lambda layer: pattern.fullmatch(layer.name) is not None
+    if isinstance(layers, type) or (
+        isinstance(layers, tuple) and all(isinstance(cls, type) for cls in layers)
+    ):
+        return lambda layer: isinstance(layer, layers)
+    if callable(layers):
+        return layers
+    raise ValueError(
+        "`layers` must be a layer class, a tuple of them, a regular expression, a function or None. "
+        f"Received: layers={layers!r}"
+    )
+
+
+def _compile_name(argument: str, pattern: str) -> re.Pattern:
+    """Compiles a regular expression on layer names.
+
+    Raises:
+        ValueError: If it is not valid; the message names the argument.
+    """
+    try:
+        return re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            f"`{argument}` must be a valid regular expression ({error}). Received: {argument}={pattern!r}"
+        ) from error
+
+
+def _first_match(argument: str, values: Mapping[str, Any], otherwise: Any = None) -> Callable[[str], Any]:
+    """Turns {regular expression: value} into a function from a layer name to the first value that matches.
+
+    The function returns `otherwise` where nothing matches.
+
+    Raises:
+        ValueError: On no entry, or a regular expression that is not valid.
+    """
+    if not values:
+        raise ValueError(f"`{argument}` must have at least one entry. Received: {argument}={values!r}")
+    patterns = [(_compile_name(argument, pattern), value) for pattern, value in values.items()]
+    return lambda name: next((value for pattern, value in patterns if pattern.fullmatch(name)), otherwise)
+
+
+def _check_names(argument: str, values: Mapping[str, Any], names: list[str], kind: str) -> None:
+    """Checks that each regular expression matches a layer's name, lest a misspelt one be ignored.
+
+    Raises:
+        ValueError: On a regular expression that matches none of `names`; the message lists them, and `kind`
+            says what they are names of.
+    """
+    for pattern in values:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(
+                f"Each entry of `{argument}` must match {kind}: {', '.join(names)}. Received: {pattern!r}"
+            )
+
+
+def is_prunable(layer: keras.layers.Layer) -> bool:
+    """Returns whether a layer has prunable variables, or will have when it is built."""
+    if layer.built:
+        return bool(kinds.prunable_variables(layer))
+    return kinds.may_be_prunable(layer)
+
+
+def _prunable_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns a model's layers with prunable variables, in order, wrapped ones by what they wrap.
+
+    Raises:
+        ValueError: If `model` is no layer.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
+    found = []
+    for layer in walk(model, lambda layer: isinstance(layer, keras.Model)):
+        if isinstance(layer, PruneLowMagnitude):
+            found.append(layer.layer)
+        elif not isinstance(layer, keras.Model) and is_prunable(layer):
+            found.append(layer)
+    return found

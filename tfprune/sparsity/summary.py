@@ -2,14 +2,20 @@
 
 import os
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from tfprune.network import kinds as registry
+from tfprune.files import replacing
+from tfprune.network import kinds
 from tfprune.network.graph import inner_layers
 from tfprune.network.macs import kernel_uses, total
 from tfprune.sparsity.apply import pruned_layers
@@ -17,21 +23,27 @@ from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 _HEADER = ("layer", "variable", "shape", "parameters", "nonzeros", "sparsity", "MACs", "sparse MACs")
 _TEXT_COLUMNS = 3
+# Of the picture.
+_ENDINGS = (".png", ".svg", ".pdf")
+_LEFT_COLOR, _REMOVED_COLOR, _SPARSITY_COLOR = "#0072b2", "#c6d9e8", "#d55e00"
+_ROW_INCHES, _FRAME_INCHES = 0.24, 1.2
+_LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
 class VariableSummary:
-    """One prunable variable.
+    """The counts of one prunable variable.
 
     Attributes:
-        layer: Name of its layer.
-        variable: Name of the variable in the layer, `query/kernel` for one of a layer in it.
-        shape: Its shape.
-        parameters: Number of its elements.
-        nonzeros: Number of them that are not zero.
-        pruned: Whether it has a mask.
-        macs: Multiply-accumulates with it for one example if nothing is skipped; None where unknown.
-        sparse_macs: Those with its nonzeros, `macs * nonzeros / parameters`; None where unknown.
+        layer: The name of the variable's layer.
+        variable: The name of the variable in the layer; `query/kernel` for a variable of an inner layer.
+        shape: The variable's shape.
+        parameters: The number of elements.
+        nonzeros: The number of elements that are not zero.
+        pruned: Whether the variable has a mask.
+        macs: The multiply-accumulates for one example if no zero is skipped; None where unknown.
+        sparse_macs: The multiply-accumulates with elements that are not zero,
+            `macs * nonzeros / parameters`; None where unknown.
     """
 
     layer: str
@@ -45,23 +57,23 @@ class VariableSummary:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros, in [0, 1]."""
+        """Returns the fraction of zeros, in [0, 1]."""
         return 1.0 - self.nonzeros / self.parameters
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summarize` found.
+    """The counts of a model, as `summarize` returns them. `print` shows them as a table.
 
     Attributes:
         variables: The prunable variables, wrapped or not.
-        left_out: Layer name -> why it is not pruned, for layers that have weights; `layer/variable` for one
-            variable of a pruned layer.
-        all_parameters: Number of the model's trainable parameters.
-        all_nonzeros: Number of them that are not zero, removed weights counted as zero.
-        all_macs: Multiply-accumulates for one example with all kernels, prunable or not, if nothing is
+        left_out: Name -> the reason why it is not pruned. Names are those of layers that have weights, and
+            `layer/variable` for a single variable of a pruned layer.
+        all_parameters: The number of the model's trainable parameters.
+        all_nonzeros: The number of trainable parameters that are not zero; removed weights count as zero.
+        all_macs: The multiply-accumulates of all kernels, prunable or not, for one example, if no zero is
             skipped; None if those of one kernel are unknown.
-        all_sparse_macs: Those with nonzeros.
+        all_sparse_macs: The multiply-accumulates of all kernels with weights that are not zero.
     """
 
     variables: tuple[VariableSummary, ...]
@@ -73,28 +85,28 @@ class Summary:
 
     @property
     def counted(self) -> tuple[VariableSummary, ...]:
-        """The pruned variables; all prunable ones if none has a mask."""
+        """Returns the variables that `sparsity` is of: the pruned ones, or all prunable ones if none is."""
         return tuple(v for v in self.variables if v.pruned) or self.variables
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros in the pruned variables; in all prunable ones if none has a mask."""
+        """Returns the fraction of zeros in the pruned variables, or in all prunable ones if none is."""
         parameters = sum(v.parameters for v in self.counted)
         return 1.0 - sum(v.nonzeros for v in self.counted) / parameters if parameters else 0.0
 
     @property
     def sparsity_all_parameters(self) -> float:
-        """Fraction of zeros in all trainable parameters."""
+        """Returns the fraction of zeros in all trainable parameters."""
         return 1.0 - self.all_nonzeros / self.all_parameters if self.all_parameters else 0.0
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates for one example with the variables that `sparsity` is of; None if unknown."""
+        """Returns the multiply-accumulates of `counted` for one example; None if unknown."""
         return total([v.macs for v in self.counted])
 
     @property
     def sparse_macs(self) -> int | None:
-        """Those with nonzeros."""
+        """Returns the multiply-accumulates of `counted` with weights that are not zero; None if unknown."""
         return total([v.sparse_macs for v in self.counted])
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,17 +131,22 @@ class Summary:
         return "\n".join(rows)
 
     def plot(self, path: str | os.PathLike) -> None:
-        """Draws each variable's parameters before and after, and its sparsity; needs matplotlib.
+        """Writes a picture of each variable's parameters, those that are not zero, and its sparsity.
+
+        The file is written whole or not at all.
 
         Args:
-            path: File to write; its ending says the format: `.png`, `.svg` or `.pdf`.
+            path: The file to write; its ending says the format: `.png`, `.svg` or `.pdf`.
 
         Raises:
             ValueError: On another ending, or if there are no prunable variables.
         """
-        from tfprune.sparsity.picture import save_picture
-
-        save_picture(self, path)
+        path = Path(path)
+        if path.suffix.lower() not in _ENDINGS:
+            raise ValueError(f"`path` must end in {', '.join(_ENDINGS)}. Received: path={str(path)!r}")
+        figure = draw(self)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:].lower())
 
     def __str__(self) -> str:
         rows = [list(_HEADER), *self._cells()]
@@ -162,26 +179,26 @@ class Summary:
 
 
 def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
-    """Counts the zeros of a model's prunable variables, of all its parameters, and what they would save.
+    """Counts the zeros of a model, variable by variable, and the arithmetic that they would save.
 
-    Works on a wrapped model, on a stripped one and on one that was never pruned. Variables shared by
-    several layers count once, their multiply-accumulates (MACs) once a call.
+    The model may be wrapped, stripped, or never pruned. A variable that several layers share counts once,
+    and its multiply-accumulates (MACs) once a call.
 
-    MACs are for one example, with kernels alone: `macs` if nothing is skipped, `sparse_macs` if every zero
-    were. Biases, normalisation and products without a kernel (attention's of queries and keys) are not
-    counted. Where they depend on a size that is unknown, such as an image size or a number of time steps
-    of None, MACs are None, and `-` in the tables; `tfprune.network.macs.kernel_uses` has the details.
+    MACs are for one example, with kernels alone: `macs` if no zero is skipped, `sparse_macs` if every zero
+    is. Biases, normalisation and products without a kernel (of attention's queries and keys) are not
+    counted. MACs are None, and `-` in the tables, where they depend on a size that is unknown, such as an
+    image size or a number of time steps of None; `tfprune.network.macs.kernel_uses` has the details.
 
     Args:
         model: A built model or layer.
-        input_shape: Shape, list of shapes or dictionary of them, with the batch size, as for `model.build`;
-            for MACs where the model leaves sizes open. Default: the model's own.
+        input_shape: A shape, a list of shapes or a dictionary of them, with the batch size, as for
+            `model.build`, for the MACs of a model that leaves sizes open. Default: the model's own.
 
     Returns:
         A `Summary`; print it, or use `to_dict`, `to_markdown` or `plot`.
 
     Raises:
-        ValueError: If the model is not built.
+        ValueError: If `model` is no layer, or is not built.
     """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras 3 model or layer. Received: model={model!r}")
@@ -194,13 +211,14 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
     nonzeros_of: dict[int, int] = {}
 
     def count(layer: keras.layers.Layer, wrapper: PruneLowMagnitude | None) -> None:
-        masks = wrapper.masks if wrapper else []
-        for i, variable in enumerate(registry.prunable_variables(layer)):
+        kernels = wrapper.pruned if wrapper else [(kernel, None) for kernel in kinds.prunable(layer)]
+        for kernel, mask in kernels:
+            variable = kernel.variable
             if id(variable) in nonzeros_of:
                 continue
             stays = _nonzero(variable)
-            if wrapper:
-                stays &= np.asarray(ops.convert_to_numpy(masks[i]))
+            if mask is not None:
+                stays &= np.asarray(ops.convert_to_numpy(mask))
             nonzeros = nonzeros_of[id(variable)] = int(np.count_nonzero(stays))
             times = uses_of.get(id(variable))
             variables.append(
@@ -219,18 +237,18 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
     def visit(layer: keras.layers.Layer) -> None:
         if isinstance(layer, PruneLowMagnitude):
             count(layer.layer, layer)
-            left_out.update(registry.left_alone(layer.layer))
+            left_out.update(kinds.left_alone(layer.layer))
         elif isinstance(layer, keras.Model):
             for child in layer.layers:
                 visit(child)
         elif pruned_layers(layer):  # A layer that wraps some of the layers inside it.
             for child in inner_layers(layer):
                 visit(child)
-        elif registry.prunable_variables(layer):
+        elif kinds.prunable_variables(layer):
             count(layer, None)
             left_out.setdefault(layer.name, "not wrapped")
         elif layer.weights:
-            why = next(iter(registry.left_alone(layer).values()), "no prunable variables")
+            why = next(iter(kinds.left_alone(layer).values()), "no prunable variables")
             left_out.setdefault(layer.name, why)
 
     visit(model)
@@ -251,7 +269,7 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
 
 
 def _name_within(layer: keras.layers.Layer, variable: keras.Variable) -> str:
-    """`kernel`, or for a layer in a layer `query/kernel`."""
+    """Returns `kernel`, or for a layer in a layer `query/kernel`."""
     path = variable.path.split("/")
     if layer.name not in path[:-1]:
         return variable.name
@@ -269,3 +287,84 @@ def _cell(value: str | int | float | None) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return value if isinstance(value, str) else f"{value:,}"
+
+
+def draw(summary: Summary) -> Figure:
+    """Draws one row for each variable that the summary's sparsity is of.
+
+    A bar on the left is as long as the variable has parameters, and dark as far as they are not zero; the
+    scale is linear, and one for all. A bar on the right is the sparsity, from 0 to 100 %; a dashed line marks
+    the sparsity of all variables together.
+
+    Returns:
+        A figure 1,000 pixels wide, as tall as its rows need. It belongs to no pyplot state.
+
+    Raises:
+        ValueError: If there are no prunable variables.
+    """
+    rows = summary.counted
+    if not rows:
+        raise ValueError("The model has no prunable variables: there is nothing to draw.")
+    height = _FRAME_INCHES + _ROW_INCHES * max(len(rows), 2)
+    figure = Figure(figsize=(10, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    sizes, shares = figure.subplots(1, 2, sharey=True, width_ratios=(5, 2))
+    places = range(len(rows))
+
+    parameters = [row.parameters for row in rows]
+    nonzeros = [row.nonzeros for row in rows]
+    sizes.barh(places, parameters, 0.7, color=_REMOVED_COLOR, label="dense")
+    sizes.barh(places, nonzeros, 0.7, color=_LEFT_COLOR, label="not zero")
+    for place, row in zip(places, rows, strict=True):
+        text = f" {_short(row.nonzeros)} of {_short(row.parameters)}"
+        sizes.text(row.parameters, place, text, va="center", fontsize=7.5)
+    sizes.set_xlim(0, 1.24 * max(parameters))  # Room for the longest bar's text.
+    sizes.set_xlabel("parameters", fontsize=9)
+    sizes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    sizes.xaxis.set_major_locator(MaxNLocator(6))
+    sizes.set_yticks(places, _names(rows), fontsize=8)
+    sizes.set_ylim(len(rows) - 0.4, -0.6)  # The first layer on top.
+    sizes.tick_params(axis="y", length=0)
+
+    percents = [100 * row.sparsity for row in rows]
+    shares.barh(places, percents, 0.7, color=_SPARSITY_COLOR)
+    shares.axvline(100 * summary.sparsity, color="0.25", lw=1, ls="--")
+    for place, percent in zip(places, percents, strict=True):
+        text = f"{percent:.2f}" if 99 <= percent < 100 else f"{percent:.1f}"
+        shares.text(102, place, text, va="center", fontsize=7.5)
+    shares.set_xlim(0, 116)  # Room for the texts.
+    shares.set_xticks(range(0, 101, 20))
+    shares.set_xlabel(f"zeros, % (all of them: {100 * summary.sparsity:.1f})", fontsize=9)
+    shares.tick_params(axis="y", length=0)
+
+    for axes in (sizes, shares):
+        axes.grid(axis="x", color="0.92", lw=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="x", labelsize=8)
+    left, dense = sum(nonzeros), sum(parameters)
+    kind = "pruned" if any(row.pruned for row in rows) else "prunable"
+    sizes.set_title(
+        f"{left:,} of {dense:,} {kind} parameters are not zero",
+        loc="left",
+        fontsize=10,
+    )
+    figure.legend(
+        *sizes.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8.5, frameon=False
+    )
+    return figure
+
+
+def _names(rows: Sequence[VariableSummary]) -> list[str]:
+    """Returns the rows' names: the layer's, with the variable's where a layer has several."""
+    of_layer = [row.layer for row in rows]
+    names = [row.layer if of_layer.count(row.layer) == 1 else f"{row.layer}/{row.variable}" for row in rows]
+    return [name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}" for name in names]
+
+
+def _short(count: int) -> str:
+    """Returns a number of three digits with its unit: 1234567 -> `1.23 M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)
