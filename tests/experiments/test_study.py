@@ -9,8 +9,6 @@ from tfprune.experiments.study.plan import plan_runs
 from tfprune.experiments.study.run import Study
 from tfprune.runs.lock import hold
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def by_name(tmp_path):
