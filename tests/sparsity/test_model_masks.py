@@ -85,6 +85,46 @@ def test_names_and_masks_are_the_same_in_a_reloaded_model(tmp_path):
     assert_same(masks_of(keras.saving.load_model(tmp_path / "model.keras")), masks_of(model))
 
 
+@keras.saving.register_keras_serializable("tests")
+class WrapsItself(keras.Model):
+    """A subclassed model whose layers are wrapped in `__init__`, so that Keras can make it anew."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = [prune_low_magnitude(layers.Dense(6), None) for _ in range(2)]
+        self.head = prune_low_magnitude(layers.Dense(3), None)
+
+    def call(self, x):
+        for layer in self.blocks:
+            x = layer(x)
+        return self.head(x)
+
+
+def test_a_reloaded_subclassed_model(tmp_path, to_numpy):
+    x = np.ones((2, 6), "float32")
+    model = WrapsItself()
+    model(x)
+    prune_to(model, 0.5)
+    half = masks_of(model)
+    assert len(half) == 3
+    model.save(tmp_path / "model.keras")
+    prune_to(model, 0.9)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(masks_of(loaded), half)
+    set_masks(loaded, masks_of(model))  # The names are the same, though Keras's own are not.
+    assert_same(masks_of(loaded), masks_of(model))
+    np.testing.assert_allclose(to_numpy(loaded(x)), to_numpy(model(x)), atol=1e-6)
+
+
+def test_weights_of_a_subclassed_model_bring_its_masks(tmp_path):
+    model = prune_low_magnitude(subclassed(), None)
+    prune_to(model, 0.5)
+    model.save_weights(tmp_path / "pruned.weights.h5")
+    other = prune_low_magnitude(subclassed(), None)
+    other.load_weights(tmp_path / "pruned.weights.h5")
+    assert_same(masks_of(other), masks_of(model))
+
+
 def test_a_held_mask_does_not_follow_the_model(mlp):
     model = prune_low_magnitude(mlp(), None)
     held = masks_of(model)

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import keras
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from keras import layers, ops
 from tfprune.sparsity import (
     ConstantSparsity,
     GeometricDecay,
+    Groups,
     PolynomialDecay,
     PruneLowMagnitude,
     PruningSchedule,
@@ -47,6 +50,26 @@ class Block(layers.Layer):
         return self.dropout(self.norm(self.dense(x), training=training), training=training)
 
 
+@keras.saving.register_keras_serializable("tests")
+@dataclass(frozen=True)
+class Rows(Groups):
+    """A custom pattern with an argument: `height` neighbouring rows of a matrix go together."""
+
+    height: int = 1
+
+    def _rows(self, array):
+        return array.reshape(-1, self.height, array.shape[-1])
+
+    def pool(self, scores):
+        return self._rows(scores).mean(axis=(1, 2))
+
+    def spread(self, groups, shape):
+        return np.broadcast_to(np.repeat(groups, self.height)[:, None], shape)
+
+    def sizes(self, mask):
+        return self._rows(mask).sum(axis=(1, 2))
+
+
 def reload(model, tmp_path):
     path = tmp_path / "model.keras"
     model.save(path)
@@ -78,6 +101,18 @@ def test_round_trip_keeps_schedule_scope_and_masks(schedule, mlp, tmp_path, mask
         np.testing.assert_array_equal(old, new)
     for old, new in zip(kernels_of(wrapped), kernels_of(loaded), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_a_custom_pattern_survives_and_prunes_on(mlp, tmp_path, masks_of):
+    wrapped = prune_low_magnitude(mlp(), None, layers="first", pattern=Rows(height=2))
+    prune_to(wrapped, 0.4)
+    loaded = reload(wrapped, tmp_path)
+    (layer,) = pruned_layers(loaded)
+    assert layer.rule.pattern == Rows(height=2)
+    np.testing.assert_array_equal(masks_of(loaded)[0], masks_of(wrapped)[0])
+    prune_to(loaded, 0.8)
+    pairs = masks_of(loaded)[0].reshape(5, 2, 10)
+    assert sorted(pairs.sum(axis=(1, 2))) == [0, 0, 0, 0, 20]
 
 
 def attention_model():

@@ -162,7 +162,7 @@ class Probe(keras.Model):
 
     @property
     def metrics(self) -> list[keras.Metric]:
-        """Its own loss alone, so that the metrics of the model stay as they are."""
+        """Returns the loss of the probe alone, so that the metrics of the model stay as they are."""
         return [self._loss_tracker]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:

@@ -170,7 +170,10 @@ class Blocks(Groups):
         return self
 
     def __str__(self) -> str:
-        return f"block_size={self.block_size}"
+        pooling = (
+            "" if self.block_pooling_type == "AVG" else f", block_pooling_type={self.block_pooling_type!r}"
+        )
+        return f"block_size={self.block_size}{pooling}"
 
     def pool(self, scores: np.ndarray) -> np.ndarray:
         total = np.maximum if self.block_pooling_type == "MAX" else np.add
@@ -325,7 +328,9 @@ def from_arguments(
             f"`pattern` must be a `Pattern`, such as `Blocks((4, 4))`, or None. Received: pattern={pattern!r}"
         )
     blocks = Blocks(block_size, block_pooling_type)
-    asked = [blocks] if blocks.block_size != (1, 1) else []
+    # As in tfmot, a pooling type without blocks asks for nothing; but a `pattern` excludes it.
+    pools = blocks.block_size != (1, 1) or (pattern is not None and block_pooling_type != "AVG")
+    asked = [blocks] if pools else []
     if sparsity_m_by_n is not None:
         asked.append(MOfN(*_two_numbers("sparsity_m_by_n", sparsity_m_by_n)))
     if granularity != "weight":

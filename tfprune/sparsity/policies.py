@@ -1,4 +1,4 @@
-"""Pruning policies: which layers to prune, and whether a model is fit for what they are pruned for."""
+"""Pruning policies: the choice of layers for a purpose, and the models that are fit for it."""
 
 import abc
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ class PruningPolicy(abc.ABC):
     model = prune_low_magnitude(model, schedule, pruning_policy=OnlyConvolutions())
     ```
 
-    As `tfmot.sparsity.keras.PruningPolicy`.
+    The methods are those of `tfmot.sparsity.keras.PruningPolicy`.
     """
 
     @abc.abstractmethod
@@ -34,19 +34,19 @@ class PruningPolicy(abc.ABC):
 
     @abc.abstractmethod
     def ensure_model_supports_pruning(self, model: keras.Model) -> None:
-        """Checks the whole model.
+        """Checks that the whole model is fit for the policy's purpose.
 
         Raises:
-            ValueError: If it is not fit for what the policy prunes for.
+            ValueError: If it is not; the message says why.
         """
 
 
 class PruneForLatencyOnXNNPack(PruningPolicy):
     """Prunes the 1x1 convolutions of image models that XNNPACK can run sparse (arXiv:1911.09723).
 
-    XNNPACK, the CPU delegate of TensorFlow Lite, has sparse kernels for 1x1 convolutions and uses them in
-    a part of the model that begins with one 3x3 convolution, ends with global average pooling and has
-    nothing in between that it cannot lay out in the sparse kernels' order. The model must have:
+    XNNPACK, the CPU delegate of TensorFlow Lite, has sparse kernels for 1x1 convolutions. It uses them in a
+    part of the model that begins with a 3x3 convolution, ends with global average pooling, and holds only
+    layers in between that can work in the sparse kernels' layout. The model must have:
 
     - on every path from its inputs, a `Conv2D` of kernel 3x3, stride 2, 3 input channels and padding
       "valid" behind a `ZeroPadding2D` by 1 on each side;
@@ -58,8 +58,8 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
       "relu6", "leaky_relu", "elu" or "sigmoid"; `ZeroPadding2D`, `Dropout`, `Identity`; `UpSampling2D`
       "bilinear"; `GlobalAveragePooling2D` with `keepdims=True`.
 
-    The rules of `tfmot.sparsity.keras.PruneForLatencyOnXNNPack`. In nested functional and Sequential models
-    they hold for the layers inside.
+    The rules are those of `tfmot.sparsity.keras.PruneForLatencyOnXNNPack`. In nested functional and
+    Sequential models they hold for the layers inside.
     """
 
     def allow_pruning(self, layer: keras.layers.Layer) -> bool:
@@ -67,7 +67,7 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
         return isinstance(layer, layers.Conv2D) and layer.kernel_size == (1, 1)
 
     def ensure_model_supports_pruning(self, model: keras.Model) -> None:
-        """Checks the rules above.
+        """Checks that the model follows the rules above.
 
         Raises:
             ValueError: If the model breaks one, is not built, or is neither functional nor Sequential. The
@@ -114,10 +114,10 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
 def _search(
     start: Iterable[Any], found: Callable[[Any], bool], following: Callable[[Any], list[Any]]
 ) -> tuple[list[Any], Any]:
-    """Follows every path from `start` until `found`.
+    """Follows every path from `start` to the first item on it that `found` accepts.
 
     Returns:
-        What was found; and where a path ended before, None if none did.
+        The items found; and the last item of a path without one, None if there is no such path.
     """
     ends: list[Any] = []
     lost = None
@@ -176,7 +176,7 @@ _SUPPORTED_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
 
 
 def _broken_rule(layer: Any, producers: list[Any]) -> str | None:
-    """The rule that a layer between start and end breaks, None if it is supported."""
+    """Returns the rule that a layer between start and end breaks, None if it is supported."""
     if isinstance(layer, layers.DepthwiseConv2D):
         holds = _is_supported_depthwise(layer, producers)
         rule = (
@@ -216,7 +216,7 @@ def _is_supported_depthwise(layer: layers.DepthwiseConv2D, producers: list[Any])
 
 
 def _padding_before(producers: list[Any]) -> int | None:
-    """The number of zeros on each side that the one producer adds, None if it does not."""
+    """Returns the number of zeros that the one producer adds on each side, None where it adds none."""
     if len(producers) != 1 or not isinstance(producers[0], layers.ZeroPadding2D):
         return None
     (top, bottom), (left, right) = producers[0].padding

@@ -1,8 +1,8 @@
-"""Sparse from the start: methods that move a fixed number of weights about while the network trains.
+"""Regrowth: methods that move a fixed number of weights about while a network trains.
 
 At its first update a layer gets a random mask at the schedule's sparsity, unless it is that sparse already
-(prune first to start from a trained network). At each later update some of the weights that are left are
-removed, those with the lowest scores, and as many grow anew, from zero, so that each tensor keeps its count.
+(prune first to start from a trained network). At each later update the weights with the lowest scores are
+removed and as many others grow anew, from zero, so that each tensor keeps its number of weights.
 """
 
 import abc
@@ -17,17 +17,17 @@ from tfprune.sparsity.selection import keep_largest
 
 
 class Regrowth(abc.ABC):
-    """Which weights grow. Subclasses implement `growth_scores`.
+    """A method that chooses the weights that grow. Subclasses implement `growth_scores`.
 
     The share of a tensor's weights that moves at step t falls along a cosine,
     `drop_fraction / 2 * (1 + cos(pi * (t - begin_step) / (end_step - begin_step)))`, as in RigL
-    (arXiv:1911.11134); the steps are those of the layer's `ConstantSparsity`.
+    (arXiv:1911.11134). The steps are those of the layer's `ConstantSparsity`.
 
     Args:
-        drop_fraction: Share of the weights that moves at the start, in (0, 1).
+        drop_fraction: The share of the weights that moves at the start, in (0, 1).
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If `drop_fraction` is outside that range.
     """
 
     needs_gradients = False
@@ -39,7 +39,7 @@ class Regrowth(abc.ABC):
 
     @abc.abstractmethod
     def growth_scores(self, tensor: Tensor, step: int) -> np.ndarray:
-        """Returns a score a weight; of the removed weights those with the largest grow."""
+        """Returns a score for each weight; of the removed weights those with the largest scores grow."""
 
     def share(self, step: int, begin_step: int, end_step: int) -> float:
         """Returns the share of the weights that moves at a step."""
@@ -62,7 +62,7 @@ class Regrowth(abc.ABC):
 
 @keras.saving.register_keras_serializable("tfprune")
 class SET(Regrowth):
-    """Random weights grow: sparse evolutionary training (Mocanu et al., arXiv:1707.04780)."""
+    """Lets random weights grow: sparse evolutionary training (Mocanu et al., arXiv:1707.04780)."""
 
     def growth_scores(self, tensor: Tensor, step: int) -> np.ndarray:
         return tensor.generator(step).random(tensor.weights.shape, np.float32)
@@ -70,7 +70,7 @@ class SET(Regrowth):
 
 @keras.saving.register_keras_serializable("tfprune")
 class RigL(Regrowth):
-    """The weights with the largest gradients grow (Evci et al., arXiv:1911.11134)."""
+    """Lets the weights with the largest gradients grow (Evci et al., arXiv:1911.11134)."""
 
     needs_gradients = True
 
@@ -84,10 +84,10 @@ def drop_and_grow(scores: np.ndarray, growth_scores: np.ndarray, mask: np.ndarra
     A weight that was just removed may grow again, and then keeps its value, as in RigL.
 
     Args:
-        scores: Of any shape; those of removed weights do not matter.
-        growth_scores: Of the same shape; those of weights that are left do not matter.
+        scores: The weights' scores, an array of any shape; those of removed weights do not matter.
+        growth_scores: The growth scores, of the same shape; those of weights that are left do not matter.
         mask: The present mask.
-        count: How many weights move; where fewer can grow, fewer do.
+        count: The number of weights to move; where fewer can grow, fewer move.
 
     Returns:
         A mask with as many weights as `mask`.
@@ -102,4 +102,4 @@ def drop_and_grow(scores: np.ndarray, growth_scores: np.ndarray, mask: np.ndarra
 
 
 METHODS: dict[str, type[Regrowth]] = {"set": SET, "rigl": RigL}
-"""The methods by the names that flags have for them."""
+"""The methods, by the names that flags have for them."""

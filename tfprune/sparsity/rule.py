@@ -1,4 +1,4 @@
-"""`Rule`: everything that says how a layer is pruned, checked once."""
+"""`Rule`: the arguments of pruning that a layer has, checked once."""
 
 import json
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ _TOLERANCE = 0.005
 
 @dataclass(frozen=True)
 class Rule:
-    """When, how far, in which groups and by what score weights go.
+    """The schedule, the pattern, the scope, the score and the regrowth of a layer.
 
     Attributes:
         pruning_schedule: A schedule, or None: the masks change in `prune_to` alone.
@@ -84,7 +84,7 @@ class Rule:
             )
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Checks that the pattern can be so sparse.
+        """Checks that the pattern can reach a sparsity.
 
         Raises:
             ValueError: If it cannot.
@@ -115,7 +115,7 @@ class Rule:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def pattern_of(self, kernel: Kernel, name: str) -> Pattern:
-        """Returns the groups in which the weights of a kernel go.
+        """Returns the groups in which the weights of a kernel are removed.
 
         Raises:
             ValueError: If the kernel has no such groups; the message has its `name`.

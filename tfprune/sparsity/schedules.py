@@ -1,7 +1,7 @@
-"""When to prune and how far: a schedule maps a training step to `(should_prune, sparsity)`.
+"""Schedules: functions from a training step to `(should_prune, sparsity)`.
 
-Steps are 1-based: step t is the t-th training batch. A schedule is asked about each step before that
-step's forward pass; `last_due` states which answer counts when several steps go by at once.
+Steps are counted from 1: step t is the t-th training batch. A schedule is asked about each step before
+that step's forward pass. Where several steps go by at once, `last_due` says which answer counts.
 """
 
 import abc
@@ -26,17 +26,17 @@ def check_sparsity(name: str, value: float) -> float:
 
 
 class PruningSchedule(abc.ABC):
-    """A function from the training step to `(should_prune, sparsity)`.
+    """A function from a training step to `(should_prune, sparsity)`.
 
     Subclasses implement `__call__` and `get_config`, and are registered with
-    `keras.saving.register_keras_serializable` to survive a save. `tfmot.sparsity.keras`'s own schedule
-    objects are accepted wherever these are, and become ours. Of any other object only `__call__` and, if
-    it is there, `end_step` are used.
+    `keras.saving.register_keras_serializable` to survive a save. A schedule of `tfmot.sparsity.keras` is
+    accepted in the place of one, and is replaced by its equal here. Any other object needs `__call__` alone;
+    its `end_step` is used if it has one.
     """
 
     @abc.abstractmethod
     def __call__(self, step: int) -> tuple[bool, float]:
-        """Returns whether to prune before training step `step` (1-based), and the sparsity then."""
+        """Returns whether to prune before training step `step` (counted from 1), and the sparsity then."""
 
     @abc.abstractmethod
     def get_config(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class PruningSchedule(abc.ABC):
 
 
 class _PeriodicSchedule(PruningSchedule):
-    """Fires every `frequency` steps from `begin_step` to `end_step`, and at `end_step`."""
+    """A schedule that fires every `frequency` steps from `begin_step` to `end_step`, and at `end_step`."""
 
     def __init__(self, begin_step: int, end_step: int, frequency: int, endless: bool) -> None:
         for name, value in (("begin_step", begin_step), ("end_step", end_step)):
@@ -83,7 +83,7 @@ class _PeriodicSchedule(PruningSchedule):
         return started and not ended and (step - self.begin_step) % self.frequency == 0
 
     def _progress(self, step: int) -> float:
-        """The fraction of the way from `begin_step` to `end_step`, in [0, 1]."""
+        """Returns the fraction of the way from `begin_step` to `end_step`, in [0, 1]."""
         if step >= self.end_step:
             return 1.0
         if step <= self.begin_step:
@@ -93,16 +93,16 @@ class _PeriodicSchedule(PruningSchedule):
 
 @keras.saving.register_keras_serializable("tfprune")
 class ConstantSparsity(_PeriodicSchedule):
-    """The same sparsity at every update.
+    """A schedule of one sparsity for every update.
 
-    As `tfmot.sparsity.keras.ConstantSparsity`, but for `end_step`, which always fires. Removed weights
+    Differs from `tfmot.sparsity.keras.ConstantSparsity` at `end_step`, which always fires. Removed weights
     never return, so that after the first update the later ones change nothing.
 
     Args:
-        target_sparsity: Fraction of the weights that are zero, in [0, 1).
-        begin_step: First step at which to prune; 0 means before the first training batch.
-        end_step: Last step at which to prune. -1: no end.
-        frequency: Steps from one update to the next.
+        target_sparsity: The fraction of the weights that become zero, in [0, 1).
+        begin_step: The first step at which to prune; 0 is before the first training batch.
+        end_step: The last step at which to prune. -1: no end.
+        frequency: The number of steps from one update to the next.
 
     Raises:
         ValueError: On a value outside these ranges.
@@ -127,7 +127,7 @@ class ConstantSparsity(_PeriodicSchedule):
 
 
 class _Ramp(_PeriodicSchedule):
-    """A rising sparsity from `begin_step` to `end_step`."""
+    """A schedule whose sparsity rises from `begin_step` to `end_step`."""
 
     def __init__(
         self,
@@ -159,21 +159,21 @@ class _Ramp(_PeriodicSchedule):
 
 @keras.saving.register_keras_serializable("tfprune")
 class PolynomialDecay(_Ramp):
-    """Fast at first, then slower: the gradual schedule of Zhu and Gupta (arXiv:1710.01878).
+    """A schedule that prunes fast at first, then slower: that of Zhu and Gupta (arXiv:1710.01878).
 
     With p the fraction of the way from `begin_step` to `end_step`,
     `sparsity = final + (initial - final) * (1 - p) ** power`.
 
-    As `tfmot.sparsity.keras.PolynomialDecay`, but for `end_step`, which always fires, whether or not it
-    is a multiple of `frequency`, and for a falling sparsity, which is an error.
+    Differs from `tfmot.sparsity.keras.PolynomialDecay` in two points: `end_step` always fires, whether or
+    not `frequency` meets it, and a falling sparsity is an error.
 
     Args:
-        initial_sparsity: Sparsity at `begin_step`, in [0, 1).
-        final_sparsity: Sparsity at `end_step`, in [0, 1), at least `initial_sparsity`.
-        begin_step: First step at which to prune; 0 means before the first training batch.
-        end_step: Last step at which to prune.
-        power: Exponent; 3 in the paper.
-        frequency: Steps from one update to the next.
+        initial_sparsity: The sparsity at `begin_step`, in [0, 1).
+        final_sparsity: The sparsity at `end_step`, in [0, 1), at least `initial_sparsity`.
+        begin_step: The first step at which to prune; 0 is before the first training batch.
+        end_step: The last step at which to prune.
+        power: The exponent; 3 in the paper.
+        frequency: The number of steps from one update to the next.
 
     Raises:
         ValueError: On a value outside these ranges.
@@ -205,18 +205,18 @@ class PolynomialDecay(_Ramp):
 
 @keras.saving.register_keras_serializable("tfprune")
 class GeometricDecay(_Ramp):
-    """The density shrinks by the same factor at every step.
+    """A schedule whose density shrinks by the same factor at every step.
 
     With p the fraction of the way from `begin_step` to `end_step`,
     `1 - sparsity = (1 - initial) * ((1 - final) / (1 - initial)) ** p`: each update removes the same
     share of the weights still there, as iterative magnitude pruning does (arXiv:1803.03635).
 
     Args:
-        initial_sparsity: Sparsity at `begin_step`, in [0, 1).
-        final_sparsity: Sparsity at `end_step`, in [0, 1), at least `initial_sparsity`.
-        begin_step: First step at which to prune; 0 means before the first training batch.
-        end_step: Last step at which to prune; always fires.
-        frequency: Steps from one update to the next.
+        initial_sparsity: The sparsity at `begin_step`, in [0, 1).
+        final_sparsity: The sparsity at `end_step`, in [0, 1), at least `initial_sparsity`.
+        begin_step: The first step at which to prune; 0 is before the first training batch.
+        end_step: The last step at which to prune; always fires.
+        frequency: The number of steps from one update to the next.
 
     Raises:
         ValueError: On a value outside these ranges.
@@ -242,9 +242,9 @@ class GeometricDecay(_Ramp):
 
 
 def adopt(schedule: Any) -> Any:
-    """Returns our equal of one of tfmot's own schedules, any other schedule as it is.
+    """Returns the equal here of one of tfmot's own schedules, any other schedule as it is.
 
-    Keras 3 writes tfmot's to a file but cannot read them back.
+    Keras 3 writes tfmot's schedules to a file but cannot read them back.
     """
     if type(schedule).__module__.split(".")[0] == "tensorflow_model_optimization":
         ours = {cls.__name__: cls for cls in (ConstantSparsity, PolynomialDecay)}.get(type(schedule).__name__)
@@ -259,9 +259,9 @@ def last_due(schedule: Callable, after: int, until: int) -> float | None:
     `end_step`, where the schedule has one, counts as scheduled even if its frequency misses it.
 
     Args:
-        schedule: One of ours, tfmot's, or any function from a step to `(should_prune, sparsity)`.
-        after: The last step already looked at; -1 before training, so that step 0 counts.
-        until: The last step about to be trained.
+        schedule: A `PruningSchedule`, or any function from a step to `(should_prune, sparsity)`.
+        after: The last step that was asked about before; -1 before training, so that step 0 counts.
+        until: The last of the steps about to be trained.
 
     Raises:
         ValueError: If the schedule's sparsity is not in [0, 1).

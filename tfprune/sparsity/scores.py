@@ -1,4 +1,4 @@
-"""How much each weight matters: a score turns a tensor into numbers of its shape, larger = kept longer.
+"""Scores: functions from a tensor to numbers of its shape; the weights with the largest stay longest.
 
 A new score is a function, registered so that a saved model finds it again:
 
@@ -20,11 +20,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Gradients:
-    """What the gradients of one tensor were over some batches; arrays of its shape.
+    """Statistics of one tensor's gradients over some batches: arrays of the tensor's shape.
 
     Attributes:
-        mean_abs: Mean over the batches of the gradient's absolute value.
-        mean_square: Mean over the batches of the gradient's square.
+        mean_abs: The mean over the batches of the gradient's absolute value.
+        mean_square: The mean over the batches of the gradient's square.
     """
 
     mean_abs: np.ndarray
@@ -33,15 +33,15 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a score may look at.
+    """A tensor as a score sees it.
 
     Attributes:
         name: The tensor's name.
-        weights: Its values, float32, read-only. They are those of the model, not a copy where that can be
-            spared, so that they hold during the call only.
-        gradients: Of the loss, where the score asks for them (`needs_gradients`), else None. Those of
-            removed weights are as if they were there.
-        seed: For scores that draw numbers; the layer's own.
+        weights: The tensor's values, float32, read-only. They may be the model's memory and not a copy, so
+            that they hold during the call only.
+        gradients: The gradients of the loss, if the score asks for them (`needs_gradients`), else None. For a
+            removed weight they are what they would be if it were there, at zero.
+        seed: The layer's seed, for scores that draw numbers.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Tensor:
     seed: int = 0
 
     def generator(self, step: int = 0) -> np.random.Generator:
-        """Returns a source of random numbers, the same for the same seed, tensor and step."""
+        """Returns a source of random numbers; equal seeds, names and steps give equal numbers."""
         return np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), step])
 
 
@@ -64,40 +64,41 @@ def needs_gradients(score: Score) -> Score:
 
 
 def magnitude(tensor: Tensor) -> np.ndarray:
-    """The absolute value (L1); groups are ranked by their L2 norm. Small weights go first."""
+    """Returns the absolute values of the weights. Groups of weights are ranked by their L2 norm."""
     return np.abs(tensor.weights)
 
 
 def random(tensor: Tensor) -> np.ndarray:
-    """Uniform random numbers, the baseline of every other score; the same at each call for one seed."""
+    """Returns uniform random numbers, the baseline of every score; one seed gives the same at each call."""
     return tensor.generator().random(tensor.weights.shape, np.float32)
 
 
 @needs_gradients
 def taylor(tensor: Tensor) -> np.ndarray:
-    """First order: how much the loss changes if the weight goes, `mean |weight * gradient|`.
+    """Estimates the change of the loss without each weight, to first order: `mean |weight * gradient|`.
 
-    The mean is over batches (Molchanov et al., arXiv:1611.06440, for single weights).
+    The mean is over batches. Molchanov et al., arXiv:1611.06440, here for single weights.
     """
     return np.abs(tensor.weights) * tensor.gradients.mean_abs
 
 
 @needs_gradients
 def fisher(tensor: Tensor) -> np.ndarray:
-    """Second order: `weight ** 2 * h / 2`, with the curvature h from the diagonal of the Fisher matrix.
+    """Estimates the change of the loss without each weight, to second order: `weight ** 2 * h / 2`.
 
-    Optimal Brain Damage (LeCun, Denker and Solla, 1989), whose second derivative is approximated, as
-    usual, by the mean over batches of the squared gradient; smaller batches bring it closer to the Fisher
-    matrix's own mean over examples.
+    The curvature h is the diagonal of the Fisher matrix, approximated by the mean over batches of the squared
+    gradient. The Fisher matrix is a mean over examples, so that smaller batches come closer to it. Optimal
+    Brain Damage (LeCun, Denker and Solla, 1989).
     """
     return np.square(tensor.weights) * tensor.gradients.mean_square / 2
 
 
 def lamp(tensor: Tensor) -> np.ndarray:
-    """Layer-adaptive magnitude: the weight's square over the sum of the squares of those not smaller.
+    """Returns each weight's square divided by the sum of the squares of the weights not smaller.
 
-    For `scope="global"`: the largest weight of every tensor has 1, so that none is emptied before all are
-    down to one weight. Within one tensor the order is the magnitude's. Lee et al., arXiv:2010.07611.
+    Layer-adaptive magnitude, for `scope="global"` (Lee et al., arXiv:2010.07611). The largest weight of
+    every tensor has score 1, so that no tensor is emptied before all are down to one weight. Within one
+    tensor the order is the magnitude's.
     """
     squares = np.square(tensor.weights, dtype=np.float64).ravel()
     order = np.argsort(-squares, kind="stable")  # Of equal ones the first stays longest, as elsewhere.
@@ -113,7 +114,7 @@ SCORES: dict[str, Score] = {score.__name__: score for score in (magnitude, lamp,
 
 
 def get(score: str | Score) -> Score:
-    """Returns the score of that name; a function is returned as it is.
+    """Returns the score of a name, or a function as it is.
 
     Raises:
         ValueError: If there is none; the message lists the valid names.

@@ -1,4 +1,4 @@
-"""`summarize`: how sparse a model is, layer by layer, what that saves, and what was left out and why."""
+"""`summarize`: the zeros of a model, layer by layer, the work they save, and the layers left out."""
 
 import os
 import textwrap

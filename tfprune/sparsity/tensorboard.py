@@ -1,4 +1,4 @@
-"""`PruningSummaries`: sparsity and thresholds over the training steps, in TensorBoard."""
+"""`PruningSummaries`: the sparsity and the threshold of each kernel over the steps, in TensorBoard."""
 
 import os
 from typing import Any
@@ -15,28 +15,29 @@ from tfprune.sparsity.wrapper import PruneLowMagnitude
 class PruningSummaries(keras.callbacks.TensorBoard):
     """Writes the state of pruning for TensorBoard, at each epoch's start and at the end of training.
 
-    All that `keras.callbacks.TensorBoard` writes, and in `log_dir/metrics` for each prunable variable, by
-    its path:
+    Writes all that `keras.callbacks.TensorBoard` writes; and in `log_dir/metrics`, for each prunable
+    variable by its path:
 
-    - `<path>/sparsity`: the fraction of its weights that are masked out;
-    - `<path>/threshold`: the smallest magnitude among those that are not;
-    - `<path>/schedule`: the sparsity at the last step at which its schedule was due, once one was. With
-      `scope="layer"` the first follows it up to rounding; with other scopes only all layers together do.
+    - `<path>/sparsity`: the fraction of the weights that are masked out;
+    - `<path>/threshold`: the smallest magnitude among the weights that are left;
+    - `<path>/schedule`: the sparsity at the last step at which the schedule was due, once one was. With
+      `scope="layer"` the layer's sparsity follows it up to rounding; with other scopes only that of all
+      layers together does.
 
-    The steps are training batches: the model's count, which `UpdatePruningStep` keeps; in a model without
-    schedules, whose masks do not change in training, the optimizer's.
+    The steps are training batches, counted by `UpdatePruningStep`; or by the optimizer in a model without
+    schedules, whose masks do not change in training.
 
-    As `tfmot.sparsity.keras.PruningSummaries`, but for the end of the last epoch, which it leaves out, and
-    the names. Like Keras's callback it needs TensorFlow to write, on whichever backend.
+    Differs from `tfmot.sparsity.keras.PruningSummaries` in the names, and in the end of the last epoch,
+    which tfmot leaves out. Needs TensorFlow to write, as Keras's callback does, on whichever backend.
 
     Args:
-        log_dir: Folder for the logs.
-        update_freq: "epoch", "batch" or a number of batches: how often losses and metrics are written.
-            The state of pruning is written once an epoch.
+        log_dir: The folder for the logs.
+        update_freq: The interval at which losses and metrics are written: "epoch", "batch" or a number of
+            batches. The state of pruning is written once an epoch.
         **kwargs: For `keras.callbacks.TensorBoard`.
 
     Raises:
-        ValueError: If `log_dir` is empty or no path; when `fit` begins: if the model has no
+        ValueError: If `log_dir` is empty or no path; or, when `fit` begins, if the model has no
             `PruneLowMagnitude` layers or is not built.
     """
 
@@ -105,7 +106,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         return scalars
 
     def _look_at(self, step: int) -> None:
-        """Asks the schedules about the steps since the last time."""
+        """Asks the schedules about the steps since the last call."""
         schedules = [layer.pruning_schedule for layer in self._layers if layer.pruning_schedule is not None]
         for schedule in {id(schedule): schedule for schedule in schedules}.values():
             due = last_due(schedule, self._looked_at, step)

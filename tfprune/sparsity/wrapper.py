@@ -1,4 +1,4 @@
-"""`PruneLowMagnitude`: a layer that runs another with some of its weights masked out."""
+"""`PruneLowMagnitude`: a layer that runs another layer with some of its weights masked out."""
 
 import random
 import weakref
@@ -28,21 +28,21 @@ class PrunedKernel(NamedTuple):
 
 @keras.saving.register_keras_serializable("tfprune")
 class PruneLowMagnitude(keras.layers.Wrapper):
-    """Runs `layer` with the masked values of its prunable variables.
+    """A layer that runs `layer` with masked values of its prunable variables.
 
-    Owns one boolean mask (non-trainable, of the variable's shape, True where the weight stays) for each
-    prunable variable. In the forward pass the inner layer sees `where(mask, weight, 0)`, so that a
-    removed weight's gradient is zero; where the masks change, the removed weights and the optimizer's
-    slots for them become exactly zero, and so stay so.
+    The wrapper owns a mask for each prunable variable: a non-trainable boolean variable of the same shape,
+    True where the weight stays. In the forward pass the inner layer sees `where(mask, weight, 0)`, so that
+    the gradient of a removed weight is zero. Where a mask changes, the removed weights and the optimizer's
+    slots for them become exactly zero; nothing moves them from there.
 
-    Unlike `tfmot`'s wrapper, whose dense gradients move removed weights and let them return, removed
-    weights never regrow, unless `regrowth` says so. The masks change in `UpdatePruningStep` and `Pruner`
-    (by the schedule) and in `prune_to`.
+    Removed weights never return, unless `regrowth` lets them. (The gradients of tfmot's wrapper are dense:
+    they move removed weights, which may return.) The masks change by the schedule, in `UpdatePruningStep`
+    and `Pruner`, and in `prune_to` and `set_masks`.
 
     Args:
         layer: The layer to prune. Its variables are used as they are, not copied.
-        pruning_schedule: A `PruningSchedule`, or tfmot's, or None: the masks stay as they are until
-            `prune_to`. Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`, as tfmot's.
+        pruning_schedule: A `PruningSchedule`, or one of tfmot's, or None: the masks change in `prune_to`
+            alone. Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`, as in tfmot.
         block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth, pattern: As for
             `prune_low_magnitude`.
         seed: The seed of random scores and growth. Default: drawn from Python's `random`, which
@@ -97,7 +97,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     @property
     def updater(self) -> Any:
-        """Returns the `Pruner` that watches over the training under way, None without one."""
+        """Returns the `Pruner` of the training under way, or None."""
         return None if self._updater is None else self._updater()
 
     @updater.setter
@@ -106,7 +106,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     @property
     def steps_taken(self) -> int:
-        """Returns the number of training batches in the layer's life so far."""
+        """Returns the number of batches that the layer was trained on so far."""
         stored = int(ops.convert_to_numpy(self.pruning_step))
         return self.counted[1] if self.counted is not None and self.counted[0] == stored else stored
 
@@ -121,7 +121,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         return kinds.prunable_variables(self.layer)
 
     def pattern_of(self, kernel: kinds.Kernel) -> Pattern:
-        """Returns the groups in which the weights of a kernel go.
+        """Returns the groups in which the weights of a kernel are removed.
 
         Raises:
             ValueError: If the kernel has no such groups; the message names the layer and the variable.
@@ -133,7 +133,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         return f"layer {self.layer.name!r}, variable {variable.name!r}"
 
     def build(self, input_shape: Any = None) -> None:
-        """Builds the inner layer, if need be, and the masks: all ones."""
+        """Builds the inner layer, if it is not built, and the masks: all True."""
         if not self.layer.built:
             super().build(input_shape)
         if self._has_masks:
@@ -190,10 +190,10 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         return outputs
 
     def check_watched(self) -> None:
-        """Checks that somebody will prune by the schedule, if there is one, in the training under way.
+        """Checks that a `Pruner` follows the schedule, if there is one, in the training under way.
 
         Raises:
-            RuntimeError: If nobody does.
+            RuntimeError: If none does.
         """
         if self.pruning_schedule is None or (self.updater is not None and self.updater.watches):
             return
@@ -230,7 +230,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             self.build()
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves the masks and the step; in mid-fit, first brings both and the zeros up to date."""
+        """Saves the masks and the step. During a `fit`, brings both and the zeros up to date first."""
         if self.updater is not None:
             self.updater.store_step_in(self)
         else:
@@ -264,7 +264,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
 
 class _RecordingScope(keras.StatelessScope):
-    """A `StatelessScope` with a list of the variables that were written in it."""
+    """A `StatelessScope` that lists the variables that were written in it."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
