@@ -1,10 +1,5 @@
 """Statistics of layers over batches, and training steps that leave a model as it was."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -204,21 +199,3 @@ def test_slots_are_what_moves_a_variable():
             shapes = [tuple(slot.shape) for key, kept in found if key == id(variable) for slot in kept]
             assert shapes == [tuple(variable.shape)] * count
     assert list(slots(None)) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_other_backends(backend):
-    pytest.importorskip(backend)
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("the tests of TensorFlow start the others")
-    environment = {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "not other_backends", __file__],
-        env=environment,
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout

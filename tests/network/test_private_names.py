@@ -7,6 +7,8 @@ from pathlib import Path
 import keras
 import pytest
 
+pytestmark = pytest.mark.one_backend
+
 PACKAGE = Path(__file__).resolve().parents[2] / "tfprune"
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "network"]
 KERAS = Path(keras.__file__).parent / "src"

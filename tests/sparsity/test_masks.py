@@ -6,6 +6,8 @@ from hypothesis.extra import numpy as hnp
 
 from tfprune.sparsity import masks, scores
 
+pytestmark = pytest.mark.one_backend
+
 
 def update(score, sparsity, mask=None, **options):
     score = np.asarray(score, np.float32)

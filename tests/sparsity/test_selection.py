@@ -10,6 +10,8 @@ from tfprune.sparsity import selection
 from tfprune.sparsity.masks import update_masks
 from tfprune.sparsity.patterns import WEIGHTS, Blocks, Channels
 
+pytestmark = pytest.mark.one_backend
+
 # Ties are the rule; both zeros, the smallest and the largest numbers, and neighbours in their last bits.
 VALUES = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, 0.1, np.nextafter(np.float32(0.1), np.float32(1))]
 

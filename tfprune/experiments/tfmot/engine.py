@@ -140,8 +140,8 @@ def fit(
         for name, layer in _layers(model).items():
             layer.set_weights([weights + 0.0 for weights in stripped.get_layer(name).get_weights()])
     for wrapper in sparsity.pruned_layers(model):
-        for variable, mask in zip(wrapper.prunable_variables, wrapper.masks, strict=True):
-            mask.assign(ops.not_equal(variable, 0.0))
+        for kernel, mask in wrapper.pruned:
+            mask.assign(ops.not_equal(kernel.variable, 0.0))
     return history
 
 
