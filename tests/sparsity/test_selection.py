@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from tfprune.sparsity import selection
 from tfprune.sparsity.masks import update_masks
 from tfprune.sparsity.patterns import WEIGHTS, Blocks, Channels
+from tfprune.sparsity.selection import keep_largest
 
 pytestmark = pytest.mark.one_backend
 
@@ -95,3 +96,27 @@ def test_the_global_scope_as_with_all_tensors_in_one_array(data, sparsities):
             np.testing.assert_array_equal(found, wanted)
         scores = [data.draw(st.permutations(list(s.ravel()))) for s in scores]
         scores = [np.array(s, np.float32).reshape(m.shape) for s, m in zip(scores, masks, strict=True)]
+
+
+@pytest.mark.parametrize("removed", [0.0, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("values", ["different", "equal", "few", "sorted", "at the sampled places"])
+def test_a_large_array_with_removed_weights_is_selected_from_exactly(values, removed):
+    """As sorting by score, then by index, does; the sample may mislead."""
+    rng = np.random.default_rng(0)
+    size = 20_000
+    scores = np.abs(rng.normal(size=size)).astype(np.float32)
+    if values == "equal":
+        scores[:] = 1.0
+    elif values == "few":
+        scores = np.round(scores, 1)
+    elif values == "sorted":
+        scores.sort()
+    elif values == "at the sampled places":
+        scores[:: size // 1024] = 100.0
+    scores[rng.permutation(size)[: round(removed * size)]] = -np.inf
+    left = np.count_nonzero(scores > -np.inf)
+    order = np.lexsort((np.arange(size), -scores.astype(np.float64)))
+    for count in {1, 2, left // 2, left - 1, left, max(left - 100, 1), min(left + 5, size - 1)}:
+        expected = np.zeros(size, bool)
+        expected[order[:count]] = True
+        assert np.array_equal(keep_largest(scores, count), expected), count

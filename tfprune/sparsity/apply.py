@@ -150,10 +150,19 @@ def assign_mask(
     _zero_removed(mask, [variable, *slots])
 
 
+# A variable of so few weights is masked here: starting an operation on the device takes longer.
+_SMALL = 1 << 16
+
+
 def _zero_removed(mask: keras.Variable, variables: Iterable[keras.Variable]) -> None:
-    kept = mask.value
+    small = math.prod(mask.shape) <= _SMALL
+    kept = read(mask) if small else mask.value
     for variable in variables:
-        variable.assign(ops.where(kept, variable.value, 0.0))
+        if small:
+            values = read(variable)
+            variable.assign(np.where(kept, values, np.zeros((), values.dtype)))
+        else:
+            variable.assign(ops.where(kept, variable.value, 0.0))
 
 
 def _change(ranked: Sequence["_Ranked"], masks: Iterable[np.ndarray], optimizer: Any) -> None:

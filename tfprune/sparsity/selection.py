@@ -29,11 +29,44 @@ def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
         return np.ones(scores.shape, bool)
     if count <= 0:
         return np.zeros(scores.shape, bool)
-    threshold = np.partition(scores, scores.size - count)[scores.size - count]
+    threshold = _smallest(scores, scores.size - count)
     keep = scores > threshold
     ties = np.flatnonzero(scores == threshold)
     keep[ties[: count - np.count_nonzero(keep)]] = True
     return keep
+
+
+_SAMPLE, _MARGIN = 1024, 48
+
+
+def _smallest(scores: np.ndarray, k: int) -> np.generic:
+    """Returns the element at place `k` of the 1-D `scores` in rising order.
+
+    `np.partition` is slow on many equal elements, and what is removed already has -inf. Where there are
+    such, the elements between two of a sample's, which are few, are selected from (Floyd and Rivest, 1975).
+    """
+    removed = np.count_nonzero(scores == -np.inf)
+    if k < removed:
+        return scores.dtype.type(-np.inf)
+    if not removed:
+        return np.partition(scores, k)[k]
+    if scores.size < 2 * _SAMPLE:
+        return np.partition(scores[scores > -np.inf], k - removed)[k - removed]
+    sample = scores[:: scores.size // _SAMPLE]
+    sample = np.sort(sample[sample > -np.inf])
+    if sample.size > 2 * _MARGIN:
+        place = int((k - removed) / (scores.size - removed) * sample.size)
+        inside, below = scores <= sample[min(place + _MARGIN, sample.size - 1)], removed
+        if place > _MARGIN:
+            lowest = sample[place - _MARGIN]
+            inside &= scores >= lowest
+            below = np.count_nonzero(scores < lowest)
+        else:
+            inside &= scores > -np.inf
+        between = scores[np.flatnonzero(inside)]
+        if below <= k < below + between.size:
+            return np.partition(between, k - below)[k - below]
+    return np.partition(scores, k)[k]
 
 
 class CommonThreshold:
