@@ -69,6 +69,7 @@ def benchmark(here, monkeypatch, capsys):
             "batch_sizes": ["1", "2"],
             "threads": ["1"],
             "contenders": ["tfprune", "tflite_float32", "tflite_int8"],
+            "headline": False,
             "layers": True,
             "zstd": False,
         }

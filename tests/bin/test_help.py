@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 TRAIN = [field.name for of in (ExperimentConfig, Devices) for field in dataclasses.fields(of)]
 RUN = ["experiment", "output_dir", "data_dir"]
 REPRODUCE = "profile experiments seeds extra_flagfile output_dir data_dir data_parallel dry_run".split()
-BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "layers", "zstd"]
+BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "headline", "layers", "zstd"]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "layers", "zstd"]
         ("export", [*RUN, "formats", "sparse_weights", "audit_images"], "Exports a finished round"),
         ("benchmark", [*RUN, *BENCHMARK], "Latency, size and memory"),
         ("compare", ["output_dir", "experiments", "html"], "Puts the runs of a folder beside each other"),
+        ("demo", ["output_dir"], "Runs the demo"),
         ("reproduce", REPRODUCE, "Runs the reference study"),
     ],
 )

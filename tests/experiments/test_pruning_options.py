@@ -304,7 +304,7 @@ def test_a_comparison_says_how_each_was_pruned(runs, tmp_path):
     text = comparison.text.replace("\n    ", " ")
     for name in ("rigl", "set"):
         assert re.search(rf"\b{name}: resnet18, width 4, .* start \({name}\), scope erk", text), text
-    row = next(line.split() for line in comparison.text.splitlines() if " rigl " in line)
+    row = next(line.split() for line in comparison.text.splitlines() if line.startswith("rigl "))
     accuracy = RunFolder(here.config("rigl").folder).round(1).read_result().accuracy_percent
     # Nothing was pruned before the training: there is no accuracy right after it, nor a dense network.
     assert row == ["rigl", "1/1", f"{accuracy:.1f}", "0.7500"]

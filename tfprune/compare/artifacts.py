@@ -34,7 +34,7 @@ class Artifact:
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """How long a call of one runtime takes, in milliseconds: median and quartiles."""
+    """Time of a call of one runtime, in milliseconds: median and quartiles."""
 
     threads: int
     batch_size: int
@@ -112,7 +112,7 @@ def read_export(run: Run) -> list[Artifact]:
 
 
 def read_latencies(run: Run) -> list[Latency]:
-    """What `benchmark.json` measured, runtimes that failed left out; none if it was not benchmarked."""
+    """Reads the latencies in `benchmark.json` but for runtimes that failed; none if nothing was measured."""
     path = run.folder / "export" / "benchmark.json"
     content = _read_json(path)
     try:

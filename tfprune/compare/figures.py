@@ -38,7 +38,7 @@ _SIGNS = {"o": "●○", "s": "■□", "^": "▲△", "D": "◆◇", "P": "✚�
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """How an experiment is drawn in every picture.
+    """The look of an experiment in every picture.
 
     Attributes:
         color: The name of a colour of the stylesheet.

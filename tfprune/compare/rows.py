@@ -89,7 +89,7 @@ class Row:
 
     @property
     def drop_percent_points(self) -> float | None:
-        """How far the accuracy lies below the dense network's; negative where it lies above."""
+        """The dense network's accuracy less this one's; negative where this one is higher."""
         if self.baseline_accuracy_percent is None or self.result.accuracy_percent is None:
             return None
         return self.baseline_accuracy_percent - self.result.accuracy_percent
@@ -228,7 +228,7 @@ class Experiment:
 
     @property
     def regime(self) -> str:
-        """How the runs were pruned."""
+        """The runs' way of pruning."""
         return self.first.result.config.regime
 
     @property
@@ -258,7 +258,7 @@ class Experiment:
 
     @property
     def announced_rounds(self) -> int:
-        """How many rounds the runs have when they are finished, the start not counted."""
+        """Number of rounds that the runs have when they are finished, the start not counted."""
         return self.first.result.config.training_rounds
 
     @property

@@ -10,9 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tfprune.files import replacing
 from tfprune.network import kinds
@@ -289,7 +286,7 @@ def _cell(value: str | int | float | None) -> str:
     return value if isinstance(value, str) else f"{value:,}"
 
 
-def draw(summary: Summary) -> Figure:
+def draw(summary: Summary) -> Any:
     """Draws one row for each variable that the summary's sparsity is of.
 
     A bar on the left is as long as the variable has parameters, and dark as far as they are not zero; the
@@ -302,6 +299,11 @@ def draw(summary: Summary) -> Figure:
     Raises:
         ValueError: If there are no prunable variables.
     """
+    # Not with the library: who draws nothing does not wait for it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
     rows = summary.counted
     if not rows:
         raise ValueError("The model has no prunable variables: there is nothing to draw.")

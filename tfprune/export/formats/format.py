@@ -16,7 +16,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """How the benchmark names and judges a format.
+    """The benchmark's names for a format, and what it judges the format by.
 
     Attributes:
         name: For flags and files.

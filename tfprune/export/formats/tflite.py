@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """How the converter stores the weights of one file.
+    """The converter's way of storing the weights of one file.
 
     Attributes:
         weights: As in `Format.weights`.
