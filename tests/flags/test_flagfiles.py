@@ -13,7 +13,8 @@ from tfprune.bin.flags import define_settings, experiment_from_flags
 from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import check_experiment
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.paper import STUDY, paper_differences, paper_rows
+from tfprune.runs.differences import paper_differences
+from tfprune.runs.paper import STUDY, paper_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "flags").glob("*.flags"))

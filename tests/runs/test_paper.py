@@ -7,13 +7,13 @@ import pytest
 
 from tests.support.run_folders import round_result, study_settings
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.differences import paper_differences
 from tfprune.runs.paper import (
     SECTIONS,
     STUDY,
     Difference,
     equal_share_sparsities,
     match_paper_row,
-    paper_differences,
     paper_rows,
 )
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.differences import paper_differences
 from tfprune.runs.folder import RunFolder
-from tfprune.runs.paper import STUDY, paper_differences
+from tfprune.runs.paper import STUDY
 from tfprune.runs.result import RoundResult, ancestry_of
 from tfprune.settings import settings_of
 

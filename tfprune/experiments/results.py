@@ -11,7 +11,7 @@ from tfprune import sparsity
 from tfprune.data.datasets import Dataset
 from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.paper import paper_differences
+from tfprune.runs.differences import paper_differences
 from tfprune.runs.result import LayerZeros, RoundResult, ancestry_of
 from tfprune.training.callbacks import mean_data_wait_percent
 

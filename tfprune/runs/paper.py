@@ -1,4 +1,4 @@
-"""The reference study, written once: its settings, its published figures, and where a run departs from them.
+"""The reference study, written once: its settings and its published figures.
 
 Source: "Pruning of neural networks for computer vision tasks", course paper, Moscow State University, 2024
 (in Russian). Accuracies are top-1 on the 10,000 test images, in percent, rounded as published; sparsity is
@@ -10,14 +10,8 @@ AutoAugment, seed) may be chosen; `flags/base.flags` gives the reasons.
 """
 
 import functools
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-from tfprune.settings import OPEN, Rule, settings_of
-
-if TYPE_CHECKING:  # Both import this module.
-    from tfprune.runs.config import ExperimentConfig
-    from tfprune.runs.result import RoundResult
+from dataclasses import dataclass
+from typing import Any
 
 BASELINE = "baseline"
 """The section name of the two dense baselines, which the paper reports outside 4.3."""
@@ -214,6 +208,11 @@ BASELINE_ACCURACY_PERCENT = {
 """Accuracy of the paper's dense networks after their last epoch, by dataset."""
 
 
+def experiment_of(section: str, dataset: str) -> PaperExperiment | None:
+    """Returns the experiment of a section on a dataset; None if the study has none."""
+    return _BY_KEY.get((section, dataset))
+
+
 def datasets_of(section: str) -> list[str]:
     """Returns the datasets that a section of the study is about."""
     return [experiment.dataset for experiment in STUDY if experiment.section == section]
@@ -296,7 +295,7 @@ def equal_share_sparsities(start: float, target: float, rounds: int) -> tuple[fl
 @functools.cache
 def paper_rows(section: str, dataset: str) -> tuple[PaperRow, ...]:
     """Returns the published rounds of a section on a dataset, in order; empty if there are none."""
-    experiment = _BY_KEY.get((section, dataset))
+    experiment = experiment_of(section, dataset)
     if experiment is None:
         return ()
     published = experiment.rounds
@@ -377,67 +376,3 @@ class Difference:
         return cls(
             value["setting"], value["ours"], value["paper"], tuple(cls.from_json(item) for item in inherited)
         )
-
-
-def paper_differences(
-    config: "ExperimentConfig",
-    used: dict[str, int],
-    available: dict[str, int],
-    start: "RoundResult | None",
-) -> tuple[Difference, ...]:
-    """Returns where a run departs from its section of the study; none for a faithful run.
-
-    Args:
-        config: The run; its `paper_section` is one of `SECTIONS`.
-        used: Examples used, by split.
-        available: Examples that the dataset has, by split.
-        start: The result of the round named by `--init_from`; None without one.
-    """
-    experiment = _BY_KEY.get((config.paper_section, config.dataset))
-    stated = {name: said.paper for name, said in settings_of(config).items() if said.paper is not OPEN}
-    if experiment is None:
-        # On another dataset neither the epochs nor the images have a counterpart.
-        values = {name: paper for name, paper in stated.items() if not isinstance(paper, Rule)}
-        datasets = datasets_of(config.paper_section)
-        return (Difference("dataset", config.dataset, datasets), *_departures(config, values))
-    if config.regime == "dense":
-        del stated["prune_layers"]
-    examples = tuple(
-        Difference(f"{split}_examples", used[split], available[split])
-        for split in used
-        if used[split] != available[split]
-    )
-    differences = _departures(config, {**stated, **experiment.expected}) + examples
-    return differences + _start_differences(config, experiment, start)
-
-
-def _departures(config: "ExperimentConfig", stated: dict[str, Any]) -> tuple[Difference, ...]:
-    values = config.to_json()
-    found = []
-    for name in (name for name in values if name in stated):
-        paper = stated[name]
-        if isinstance(paper, Rule):
-            if not paper.holds(getattr(config, name)):
-                found.append(Difference(name, values[name], paper.text))
-        elif getattr(config, name) != paper:
-            found.append(Difference(name, values[name], list(paper) if isinstance(paper, tuple) else paper))
-    return tuple(found)
-
-
-def _start_differences(
-    config: "ExperimentConfig", experiment: PaperExperiment, start: "RoundResult | None"
-) -> tuple[Difference, ...]:
-    expected = experiment.start
-    if start is None:
-        if expected is not None:
-            return (Difference("init_from", "", asdict(expected)),)
-        return () if config.weights == "imagenet" else (Difference("weights", config.weights, "imagenet"),)
-    if expected is None:
-        return (Difference("init_from", config.init_from, None),)
-    theirs = start.config
-    number = theirs.last_round if expected.round is None else expected.round
-    if (theirs.paper_section, theirs.dataset, start.round) != (expected.section, expected.dataset, number):
-        return (Difference("init_from", config.init_from, asdict(expected)),)
-    if not start.differences:
-        return ()
-    return (Difference("init_from", config.init_from, asdict(expected), start.differences),)
