@@ -86,7 +86,7 @@ def test_names_and_masks_are_the_same_in_a_reloaded_model(tmp_path):
 
 
 @keras.saving.register_keras_serializable("tests")
-class WrapsItself(keras.Model):
+class PrunesItself(keras.Model):
     """A subclassed model whose layers are wrapped in `__init__`, so that Keras can make it anew."""
 
     def __init__(self, **kwargs):
@@ -102,7 +102,7 @@ class WrapsItself(keras.Model):
 
 def test_a_reloaded_subclassed_model(tmp_path, to_numpy):
     x = np.ones((2, 6), "float32")
-    model = WrapsItself()
+    model = PrunesItself()
     model(x)
     prune_to(model, 0.5)
     half = masks_of(model)

@@ -99,10 +99,11 @@ class Rounds:
             folder.write_result(result)
             remove_checkpoint(folder.path)
         self._devices.wait_for_all(f"{config.experiment} round {number}")  # The others read it now.
-        self._log(
-            f"round {number} of {config.last_round}: accuracy {accuracy:.2f} %, "
-            f"sparsity {result.sparsity:.4f}"
-        )
+        if history:  # What a start is worth was said when it began.
+            self._log(
+                f"round {number} of {config.last_round}: accuracy {accuracy:.2f} %, "
+                f"sparsity {result.sparsity:.4f}"
+            )
 
     def _begin_start(self) -> tuple[keras.Model, dict[str, Any]]:
         """Compiles and measures the starting network."""
