@@ -15,6 +15,8 @@ from tfprune import runtime, sparsity
 from tfprune.compare import write_comparison
 from tfprune.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = pathlib.Path(__file__).with_name("fixtures")
 WRAPPED = sorted(FIXTURES.glob("wrapped_*.keras"))
 

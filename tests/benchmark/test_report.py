@@ -121,6 +121,7 @@ def test_the_picture_shows_what_was_measured():
     assert low < 0.25 and high > 1.25
 
 
+@pytest.mark.slow
 def test_the_picture_explains_its_colours():
     figure = plot_benchmark(canned_record(), "resnet18 of a test")
     (legend,) = figure.legends

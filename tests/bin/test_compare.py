@@ -11,6 +11,8 @@ import pytest
 from tfprune.bin import compare
 from tfprune.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Runs the binary and prints which heavy packages it loaded.

@@ -188,6 +188,7 @@ def test_mean_and_spread_over_seeds(folder, small_cifar):
     assert page.row("shot995_seed2", "2", "83.50") == ["shot995_seed2", "2", "83.50"]
 
 
+@pytest.mark.slow
 def test_part_of_a_study(folder, small_cifar):
     write_study(folder, small_cifar, seeds=2)
     folder.unfinish("iterative", 5, 6)
@@ -321,6 +322,7 @@ def test_errors(folder, small_cifar):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_imports_no_framework():
     code = (
         "import sys, tfprune.compare.page.page; "

@@ -214,6 +214,7 @@ def test_an_error_leaves_the_old_files(folder):
     assert [path.read_bytes() for path in comparison.paths] == before
 
 
+@pytest.mark.slow
 def test_imports_no_framework_and_no_pyplot():
     code = (
         "import sys, tfprune.compare; "

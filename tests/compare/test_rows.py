@@ -141,6 +141,7 @@ def test_without_a_section_there_is_no_paper_row(folder):
     assert not row.in_paper_setting
 
 
+@pytest.mark.slow
 def test_order_is_the_papers_in_every_view(folder, paper_cifar):
     cifar100 = {**paper_cifar, "dataset": "cifar100"}
     folder.dense("digit", 90, dataset="digits")
@@ -239,6 +240,7 @@ def another(name, value):
 SETTINGS = [n for n, said in settings_of(ExperimentConfig).items() if said.role in ("setting", "reference")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "experiment"])
 def test_runs_that_differ_in_a_setting_are_never_one_experiment(folder, small_cifar, name):
     """The page and the tables show them apart, each with its own figure."""

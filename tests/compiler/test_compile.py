@@ -118,6 +118,7 @@ def test_mobilenet(build, convolutions, low, high):
     assert_same(model, graph, 2, low, high)
 
 
+@pytest.mark.slow
 def test_squeeze_and_excitation_is_one_hard_sigmoid():
     model = keras.applications.MobileNetV3Small(input_shape=(32, 32, 3), weights=None, classes=5)
     count = collections.Counter(getattr(node, "activation", None) for node in compile_model(model).nodes)

@@ -51,6 +51,7 @@ def test_the_elements_are_the_same():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_slow_pipeline_is_waited_for():
     measured, seen = waits(produce=0.1, consume=0.0)
     assert measured[1:].min() > 0.05

@@ -52,6 +52,7 @@ class Packed(Sparse):
         return copy.name
 
 
+@pytest.mark.slow
 def test_a_new_format_is_exported_audited_and_timed(network, images, tmp_path, monkeypatch):
     model, masks = network
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, Packed))
@@ -80,6 +81,7 @@ def test_a_new_format_is_exported_audited_and_timed(network, images, tmp_path, m
     assert {size["name"] for size in record["sizes"]["artifacts"]} == {"model.tfprune", "model.packed"}
 
 
+@pytest.mark.slow
 def test_a_format_left_out_of_a_later_export_is_removed(network, images, tmp_path, monkeypatch):
     model, masks = network
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, Packed))

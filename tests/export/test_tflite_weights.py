@@ -14,6 +14,8 @@ from tfprune.export.formats.tflite_weights import (
 )
 from tfprune.export.network import write_saved_model
 
+pytestmark = pytest.mark.slow
+
 
 def weights_of(folder, name):
     found = read_weights((folder / name).read_bytes())
@@ -129,7 +131,6 @@ def test_decode_refuses_unknown_types_and_wrong_sizes():
         decode_tensor(tensor_of(schema.TensorType.FLOAT32, [2]), b"\0\0\0\0")
 
 
-@pytest.mark.slow
 def test_a_transposed_convolution_is_found_in_a_converted_file(tmp_path):
     image = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(image)

@@ -11,6 +11,8 @@ import torch
 from tests.support.torch_resnet import randomized_resnet
 from tfprune.models import build_resnet, load_backbone
 
+pytestmark = pytest.mark.slow
+
 # ImageNet's statistics, in pixels.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -57,7 +59,6 @@ def compare_logits(reference, model, images):
     return np.max(np.abs(logits - expected)) / np.max(np.abs(expected))
 
 
-@pytest.mark.slow
 def test_logits_equal_pytorchs_at_224(tmp_path):
     reference = randomized_resnet()
     path = tmp_path / "model.safetensors"

@@ -4,6 +4,8 @@ import pytest
 
 from tfprune.models import build_resnet
 
+pytestmark = pytest.mark.slow
+
 
 def count(model):
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
@@ -89,7 +91,6 @@ def test_the_first_layer_normalises_pixels():
     )
 
 
-@pytest.mark.slow
 def test_a_saved_model_reloads(tmp_path):
     model = tiny(mean=(120.0, 115.0, 100.0), std=(60.0, 55.5, 70.0), seed=1)
     model.save(tmp_path / "model.keras")
@@ -113,7 +114,6 @@ def test_the_seed_decides_the_start():
     assert len(np.unique(same_shape, axis=0)) == 4
 
 
-@pytest.mark.slow
 def test_the_start_is_torchvisions():
     model = build_resnet("resnet18", classes=100, image_size=32, seed=0)
     kernel = model.get_layer("stage4_block1_conv1").get_weights()[0]  # 3, 3, 256, 512
@@ -126,7 +126,6 @@ def test_the_start_is_torchvisions():
     assert not np.any(head_bias)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_gives_float32_logits(policy):
     previous = keras.mixed_precision.dtype_policy()
@@ -145,7 +144,6 @@ def test_mixed_precision_gives_float32_logits(policy):
     assert 0 < np.max(np.abs(logits - expected)) < 0.05 * np.max(np.abs(expected))
 
 
-@pytest.mark.slow
 def test_fit_lowers_the_loss():
     model = tiny(width=4, mean=(128.0,) * 3, std=(74.0,) * 3, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -169,6 +169,7 @@ def test_lora_leaves_nothing_to_prune():
     assert kinds.kernels(layer) == []
 
 
+@pytest.mark.slow
 def test_a_class_that_the_installed_keras_does_not_have_is_skipped():
     """Keras without its newest classes, and with an entry for one that is not there yet."""
     code = """

@@ -93,6 +93,7 @@ def broken(source, of_another_library=frozenset()):
     return found
 
 
+@pytest.mark.slow
 def test_the_names_of_keras_are_found():
     assert {"_layers", "_flatten_layers", "_nodes_by_depth", "_run_through_graph"} <= names_of_keras()
     assert {"_functional", "_tracker", "_inbound_nodes", "_losses_override"} <= names_of_keras()

@@ -198,6 +198,7 @@ def test_an_altered_array(sound, path, data):
     accept_or_refuse(path, damaged_files.join(new, sections))
 
 
+@pytest.mark.slow
 @same_file
 @given(data=st.data())
 def test_altered_sections(sound, path, data):
@@ -207,6 +208,7 @@ def test_altered_sections(sound, path, data):
     accept_or_refuse(path, damaged_files.join(header, sections[:start] + new + sections[start + len(new) :]))
 
 
+@pytest.mark.slow
 @same_file
 @given(data=st.data())
 def test_an_altered_code_of_positions(sound, path, data):

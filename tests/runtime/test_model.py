@@ -61,6 +61,7 @@ def with_sums(*nodes):
     return Graph((*graph.nodes, head))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
 def test_random_networks(seed):
     rng = np.random.default_rng(seed)
@@ -69,6 +70,7 @@ def test_random_networks(seed):
     assert_agrees(graph, random_images(rng, graph, 3), threads=1 + seed % 2, target=target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_random_convolutions(seed):
     """Sizes, strides, paddings, dilations, groups and sparsities at random; another convolution after it."""
@@ -99,6 +101,7 @@ def test_random_convolutions(seed):
     assert_agrees(graph, images, threads=1 + seed % 2, target=list(TARGETS.values())[seed % len(TARGETS)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [7, 8, 9, 15])
 @pytest.mark.parametrize("padding", [(1, 1, 1, 1), (0, 1, 0, 1), (0, 0, 0, 0)])
 def test_an_image_leaves_nothing_to_the_next(size, padding):
@@ -122,6 +125,7 @@ def test_an_image_leaves_nothing_to_the_next(size, padding):
     np.testing.assert_array_equal(model(images[::-1]), alone[::-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_activations(activation, target):
@@ -239,6 +243,7 @@ def test_timing_needs_an_image_and_a_round(images, rounds):
         Model(graph).time_nodes(np.zeros((images, *graph.nodes[0].shape), np.float32), rounds)
 
 
+@pytest.mark.slow
 def test_nodes_are_timed():
     rng = np.random.default_rng(6)
     graph = random_network(rng)
@@ -371,6 +376,7 @@ def hostile_graphs():
     yield "more memory", (image, dense)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(3))
 def test_graphs_made_to_exhaust_the_machine(index, monkeypatch):
     """Each is small on disk; it runs, or is refused, at once."""

@@ -96,6 +96,7 @@ def exchanged(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_plan_gives_the_same_bits_in_any_process(exchanged, seed):
     graph, images, _, from_there, logits_there = exchanged[seed]

@@ -19,6 +19,8 @@ import tensorflow as tf
 
 from tfprune.experiments.environment import legacy_keras_kept_apart
 
+pytestmark = pytest.mark.slow
+
 with legacy_keras_kept_apart():
     assert tf.keras.__version__.startswith("3.")
     import tensorflow_model_optimization as tfmot

@@ -122,6 +122,7 @@ def removed(model):
     }
 
 
+@pytest.mark.slow
 def test_erk_in_a_model_rises_with_the_schedule(four, masks_of):
     model = prune_low_magnitude(four(), PolynomialDecay(0.2, 0.8, 0, 4, frequency=2), scope="erk")
     model.compile(keras.optimizers.SGD(0.1), "mse")

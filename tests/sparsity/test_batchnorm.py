@@ -148,6 +148,7 @@ def test_recalibration_needs_a_batch():
     assert model.get_layer("other_name").momentum == 0.9
 
 
+@pytest.mark.slow
 def test_recalibration_restores_seeds_and_metrics(to_numpy):
     model = make_network()
     dropped = keras.layers.Dropout(0.5, seed=1)(model.output)

@@ -23,6 +23,8 @@ from tfprune.sparsity import (
     strip_pruning,
 )
 
+pytestmark = pytest.mark.slow
+
 BACKEND = keras.backend.backend()
 BATCHES, EPOCHS = 3, 3
 STEPS = BATCHES * EPOCHS
@@ -235,7 +237,6 @@ ORDERS = {"saver_first": True, "saver_last": False}
 SAVER_FIRST = pytest.mark.parametrize("saver_first", ORDERS.values(), ids=ORDERS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, saver_first",
     [pytest.param(kind, first, id=f"{kind}-{order}") for kind in KINDS for order, first in ORDERS.items()],
@@ -260,7 +261,6 @@ def test_every_file_is_exact_and_resumes_as_if_nothing_happened(kind, saver_firs
     assert step_of(model) == STEPS
 
 
-@pytest.mark.slow
 @SAVER_FIRST
 @pytest.mark.parametrize("kind", ["checkpoint_batch", "orbax_epoch", "orbax_batch"])
 def test_files_are_exact_where_the_optimizer_moves_removed_weights(kind, saver_first, tmp_path):
@@ -336,7 +336,6 @@ def test_backup_and_restore_goes_on_from_a_batch(saver_first, tmp_path):
         np.testing.assert_allclose(kernel, expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_model_saved_after_an_interrupted_fit_goes_on(tmp_path):
     masks, _ = uninterrupted()
     model = start()
@@ -406,7 +405,6 @@ def rewind(model, path):
     prune_to(model, 0.0)  # Removes no more; the weights that the masks remove become zero.
 
 
-@pytest.mark.slow
 def test_rewinding_to_an_earlier_checkpoint_of_the_pruned_model(tmp_path):
     x, y = epoch_data()
     model = start(schedule=None)

@@ -132,6 +132,7 @@ def test_a_held_mask_does_not_follow_the_model(mlp):
     assert all(mask.all() for mask in held.values())
 
 
+@pytest.mark.slow
 def test_masks_change_between_fits_and_may_be_denser(mlp, data, to_numpy):
     """Weights that come back are zero and train; removed ones stay zero, with their slots."""
     model = prune_low_magnitude(mlp(), sparsity.ConstantSparsity(0.5, begin_step=0))

@@ -295,6 +295,7 @@ def tfmot_policy():
     return tf_keras, tfmot.sparsity.keras.PruneForLatencyOnXNNPack()
 
 
+@pytest.mark.slow
 def test_tfmot_agrees_on_every_model_here(tfmot_policy):
     tf_keras, policy = tfmot_policy
     for case, parts in ACCEPTED.items():

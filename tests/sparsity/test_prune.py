@@ -370,6 +370,7 @@ def test_a_lora_kernel_is_left_alone(mlp):
     assert inner_names(prune_low_magnitude(model)) == ["second"]
 
 
+@pytest.mark.slow
 def test_losses_and_labels_keyed_by_output_names_work_as_before():
     inputs = keras.Input((4,))
     outputs = [layers.Dense(2, name="first")(inputs), layers.Dense(3, name="second")(inputs)]

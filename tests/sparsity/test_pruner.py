@@ -134,6 +134,7 @@ def batches(data):
     return [(x[i : i + 4], y[i : i + 4]) for i in range(0, len(x), 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS[BACKEND])
 @pytest.mark.parametrize("score", ["magnitude", "taylor"])
 def test_a_loop_of_ones_own_ends_as_fit_does(loop, score, start, data, batches, masks_of, kernels_of):
@@ -204,6 +205,7 @@ def test_several_steps_at_once(group, start, batches, masks_of):
     assert pruner.steps_taken == BATCHES
 
 
+@pytest.mark.slow
 def test_loops_and_fits_and_reloads_take_turns(start, data, batches, tmp_path, masks_of):
     whole, optimizer = start()
     on_batches(whole, Pruner(whole), optimizer, batches)

@@ -207,6 +207,7 @@ def test_a_network_pruned_before_keeps_its_masks_to_start_with(method, start, ba
         assert np.count_nonzero(old) - count <= kept < np.count_nonzero(old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=["SET", "RigL"])
 @pytest.mark.parametrize("stop", [1, 4])
 def test_resumed_in_mid_schedule_it_ends_with_the_same_masks(
@@ -226,6 +227,7 @@ def test_resumed_in_mid_schedule_it_ends_with_the_same_masks(
         np.testing.assert_allclose(kernel, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=["SET", "RigL"])
 def test_in_fit_as_step_by_step(method, start, data, batches, masks_of):
     expected = watch(start(method), batches, batches[:1])[-1].masks

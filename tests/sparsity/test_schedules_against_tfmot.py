@@ -188,6 +188,7 @@ def train(model, data, batches):
     model.fit(*data(batches), batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, arguments, expected",
     [

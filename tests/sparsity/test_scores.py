@@ -132,6 +132,7 @@ def by_hand(w, batches):
     return np.stack([2 / y.size * x.T @ (x @ w - y) for x, y, *_ in batches])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [True, False])
 def test_gradients_are_those_by_hand(run_eagerly, linear, kernels_of, masks_of):
     make, batches = linear

@@ -15,6 +15,8 @@ from tfprune.sparsity import (
     prune_low_magnitude,
 )
 
+pytestmark = pytest.mark.slow
+
 BACKEND = keras.backend.backend()
 TRACED = []
 

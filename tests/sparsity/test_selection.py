@@ -31,6 +31,7 @@ def best(scores, sizes, total):
     return keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [3, 1 << 18])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(data=st.data())

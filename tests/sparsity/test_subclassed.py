@@ -204,6 +204,7 @@ def test_weights_files_after_wrapping(built, batch, tmp_path, masks_of, kernels_
     np.testing.assert_allclose(to_numpy(other(batch[0])), to_numpy(model(batch[0])), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stripped_models_weights_go_into_a_model_never_wrapped(built, batch, tmp_path, to_numpy):
     model = prune_low_magnitude(built(), None)
     prune_to(model, 0.5)
@@ -232,6 +233,7 @@ class WrapsItself(keras.Model):
         return {**super().get_config(), "sparsity": self.sparsity}
 
 
+@pytest.mark.slow
 def test_a_model_that_wraps_its_layers_itself_is_saved_whole(
     batch, tmp_path, masks_of, to_numpy, assert_exact_zeros
 ):

@@ -9,6 +9,8 @@ from keras import ops
 
 from tfprune.sparsity import PolynomialDecay, UpdatePruningStep, prune_low_magnitude, pruned_layers
 
+pytestmark = pytest.mark.slow
+
 BACKEND = keras.backend.backend()
 # Percent removed before each batch of three epochs of three: the updates are at steps 2 to 7.
 PERCENTS = [0, 0, 12, 24, 36, 48, 60, 60, 60]
@@ -191,7 +193,6 @@ MODES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_and_eager_training_prune_alike(mode, wrapped, data, monkeypatch):
     if BACKEND == "torch" and mode == "jit":

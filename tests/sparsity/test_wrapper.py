@@ -114,6 +114,7 @@ def block_model():
     return keras.Sequential([keras.Input((10,)), Block(name="block"), layers.Dense(4, name="head")])
 
 
+@pytest.mark.slow
 def test_losses_and_moving_averages_survive_the_wrapper(data, to_numpy):
     x, y = data(2)
     plain = block_model()

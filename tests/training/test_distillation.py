@@ -115,6 +115,7 @@ def test_the_loss_in_training_and_in_evaluation():
     assert figures["loss"] == pytest.approx(own, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_run_the_teacher():
     student, teacher, model = make_pair()
     calls = []
@@ -153,6 +154,7 @@ def test_the_student_learns_to_be_like_the_teacher():
     assert distance() < 0.5 * before
 
 
+@pytest.mark.slow
 def test_only_the_student_learns_and_is_saved(tmp_path):
     student, teacher, model = make_pair()
     before, own = flat(teacher), {id(variable) for variable in student.trainable_variables}

@@ -21,6 +21,8 @@ from tfprune.training.fit import accuracy_percent, compile_for_training, fit
 from tfprune.training.progress import Progress
 from tfprune.training.settings import TrainingSettings
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES, BATCH = 24, 10  # three steps an epoch, the last of four examples
 
 
@@ -104,7 +106,6 @@ def test_the_last_rows_accuracy_is_the_models(tmp_path):
     assert history[-1]["val_loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-@pytest.mark.slow
 def test_the_rate_drops_after_the_boundary(tmp_path):
     settings = TrainingSettings(
         epochs=4, batch_size=BATCH, learning_rate=1e-2, lr_boundaries_epochs=(2, 3), lr_factor=0.1
@@ -176,7 +177,6 @@ def test_weight_decay_reaches_the_optimizer():
     assert model.optimizer.get_config()["weight_decay"] == 0.125
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "rates", [{"lr_boundaries_epochs": (3,)}, {"lr_schedule": "cosine", "warmup_epochs": 2.5}]
 )

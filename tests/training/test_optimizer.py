@@ -16,6 +16,8 @@ from keras import ops
 
 from tfprune.training.optimizer import TorchAdam
 
+pytestmark = pytest.mark.slow
+
 STEPS = 100
 LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 5e-4
@@ -157,7 +159,6 @@ def test_epsilon_inside_the_bias_correction_fails_the_comparison(case):
     assert largest_difference(inside[-1], outside[-1]) <= 1e-5  # gradients of size 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends(backend, case, torch_result, tmp_path):
     pytest.importorskip(backend)
@@ -182,7 +183,6 @@ def test_other_backends(backend, case, torch_result, tmp_path):
     np.testing.assert_allclose(result["fitted_reloaded"], result["fitted"], rtol=0, atol=1e-7)
 
 
-@pytest.mark.slow
 def test_a_reloaded_model_continues_as_an_uninterrupted_one(tmp_path):
     uninterrupted = fit_twice(tmp_path, save_between=False)
     reloaded = fit_twice(tmp_path, save_between=True)
@@ -219,7 +219,6 @@ def test_multipliers_scale_the_matching_variables():
     np.testing.assert_allclose(ops.convert_to_numpy(head), 1.0 - 0.10, rtol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit_with_a_frozen_part(jit_compile):
     model = make_model()

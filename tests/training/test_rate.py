@@ -35,6 +35,7 @@ def torch_rates(make_scheduler, base, steps):
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundaries", [(), (1,), (3, 4), (2, 40)])
 def test_steps_are_those_of_multi_step_lr(boundaries):
     schedule = make(epochs=6, learning_rate=1e-3, lr_boundaries_epochs=boundaries, lr_factor=0.2)
