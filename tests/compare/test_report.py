@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.support.canned import canned_record
-from tfprune.compare import write_comparison, write_page
+from tfprune.compare import words, write_comparison, write_page
 from tfprune.compare.columns import COLUMNS
 from tfprune.compare.text import ALONE_TITLE, NO_SECTION_TITLE, OTHER_SETTING_TITLE, PAPER_SETTING_TITLE
 from tfprune.errors import UserError
@@ -281,3 +281,10 @@ def test_what_most_runs_do_not_have_is_named(folder):
     settings = {name: row["setting"] for (name, _), row in read_csv(write_comparison(folder.path)).items()}
     assert settings["c"].endswith(", learning_rate 0.003")
     assert settings["a"] == settings["b"] and "learning_rate" not in settings["a"]
+
+
+def test_a_method_without_words_of_its_own_has_its_name(folder, monkeypatch):
+    """A way of pruning that was registered and is not in the table of words yet."""
+    monkeypatch.setattr(words, "_REGIMES", {})
+    folder.one_shot("a", "", 0.5, (10.0, 90.0), **DIGITS)
+    assert "one_shot" in write_comparison(folder.path).text

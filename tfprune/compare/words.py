@@ -130,7 +130,7 @@ def kind(row: Row | PaperRow) -> str:
     regime = row.result.config.regime if ours else row.experiment.regime
     if regime == "dense":
         return "sparse transfer" if (row.result if ours else row).sparsity else "dense"
-    return _REGIMES[regime]
+    return _REGIMES.get(regime, regime)  # A method without words of its own has its name.
 
 
 def network(result: RoundResult) -> str:

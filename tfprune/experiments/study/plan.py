@@ -8,9 +8,10 @@ from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import check_experiment, method_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
+from tfprune.settings import settings_of
 
-# Fields that name another experiment, as EXPERIMENT or EXPERIMENT/round_KK.
-REFERENCES = ("init_from", "distill_from")
+# Settings that name another experiment, as EXPERIMENT or EXPERIMENT/round_KK.
+REFERENCES = tuple(name for name, said in settings_of(ExperimentConfig).items() if said.role == "reference")
 
 # With any of these the zeros are not exactly the target's share of all kernels.
 _COUNTING = ("prune_layers", "layer_sparsity", "spare_ends", "granularity", "block_size", "sparsity_m_by_n")
