@@ -18,6 +18,7 @@ TENSOR = 4 * SIDE**2
 def deep(monkeypatch):
     """A function that makes a wrapped model of many equal kernels, treated as a large one."""
     monkeypatch.setattr(apply, "_FEW_WEIGHTS", 0)
+    monkeypatch.setattr(apply, "_SMALL", 0)
     monkeypatch.setattr(selection, "_CHUNK", 1 << 13)
 
     def make(**options):
