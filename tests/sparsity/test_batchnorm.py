@@ -233,3 +233,16 @@ def test_a_layer_whose_activation_makes_something_of_nothing_is_left_out(activat
 def test_the_connections_must_be_known():
     with pytest.raises(ValueError, match="`model` must be a built functional or Sequential model"):
         reset_removed(Subclassed())
+
+
+def test_a_model_with_a_schedule_is_recalibrated_without_a_pruner(to_numpy):
+    """Nobody trains it; training without the callback stays an error."""
+    model = sparsity.prune_low_magnitude(make_network(), sparsity.ConstantSparsity(0.5, begin_step=0))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
+    y = np.arange(8) % CLASSES
+    before = to_numpy(model.get_layer("norm_b").moving_mean)
+    recalibrate(model, [(x, y)])
+    assert not np.array_equal(to_numpy(model.get_layer("norm_b").moving_mean), before)
+    with pytest.raises(RuntimeError, match="without a pruning callback"):
+        model.fit(x, y, verbose=0)

@@ -101,11 +101,13 @@ def recalibrate(model: keras.Model, batches: Iterable[Any]) -> None:
     norms = [layer for layer in all_layers(model) if isinstance(layer, layers.BatchNormalization)]
     sums = [[0.0, 0.0] for _ in norms]
     total = 0
-    masks = {id(mask) for wrapper in pruned_layers(model) for mask in wrapper.masks}
+    wrappers = pruned_layers(model)
+    masks = {id(mask) for wrapper in wrappers for mask in wrapper.masks}
     state = [*model.non_trainable_variables, *model.metrics_variables]
     with (
         kept([variable for variable in state if id(variable) not in masks]),
         _batch_statistics_kept(norms),
+        _measured(wrappers),
         batch_norm_synchronized(model, over_replicas(model)),
     ):
         with variable_scope(model):
@@ -126,6 +128,18 @@ def recalibrate(model: keras.Model, batches: Iterable[Any]) -> None:
         mean = means / total
         norm.moving_mean.assign(mean.astype("float32"))
         norm.moving_variance.assign(np.maximum(squares / total - mean**2, 0.0).astype("float32"))
+
+
+@contextlib.contextmanager
+def _measured(wrappers: list[PruneLowMagnitude]) -> Iterator[None]:
+    """Lets wrapped layers run in training mode without a `Pruner`, because no weight moves."""
+    try:
+        for wrapper in wrappers:
+            wrapper.measured = True
+        yield
+    finally:
+        for wrapper in wrappers:
+            wrapper.measured = False
 
 
 @contextlib.contextmanager

@@ -87,6 +87,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self.counted: tuple[int, int] | None = None
         # While gradients of removed weights are measured, the layer runs without masks: they are zero.
         self.masked = True
+        # While statistics are measured, the layer runs in training mode, but nobody trains it.
+        self.measured = False
         if _is_built(layer):
             self.build()
 
@@ -169,7 +171,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer on the masked weights."""
-        if training and self.masked:
+        if training and self.masked and not self.measured:
             self.check_watched()
         mask_of = {id(kernel.variable): mask for kernel, mask in self.pruned} if self.masked else {}
         state = []
