@@ -1,8 +1,8 @@
-"""Lengths of time in words, and tables."""
+"""Lengths of time in words, tables, and text that commands nothing."""
 
 import pytest
 
-from tfprune.text import duration, text_table
+from tfprune.text import duration, printable, text_table
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,19 @@ def test_durations(seconds, text):
 
 def test_a_table_is_aligned():
     assert text_table(("a", "bb"), [("xyz", "1"), ("", "22")]) == ["a    bb", "---  --", "xyz   1", "     22"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("größe 1 µs, 数", "größe 1 µs, 数"),
+        ("\x1b[2Jgone", r"\x1b[2Jgone"),
+        ("a\nb\rc\td\0", r"a\nb\rc\td\x00"),
+        ("\x9b31m\x7f", r"\x9b31m\x7f"),
+        ("\u202egnp.exe\u2066\u200f", r"\u202egnp.exe\u2066\u200f"),
+        ("\udcff\u2028", r"\udcff\u2028"),
+    ],
+)
+def test_text_of_others_is_one_line_without_commands(text, shown):
+    assert printable(text) == shown
+    assert printable(shown) == shown

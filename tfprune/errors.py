@@ -1,4 +1,4 @@
-"""The one exception that a binary turns into a line without a traceback."""
+"""The exceptions that a binary turns into a line without a traceback."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,6 +7,10 @@ from typing import Any
 
 class UserError(Exception):
     """A request that cannot be met; the message names the flag, the value and the rule."""
+
+
+class FileError(ValueError):
+    """A file that cannot be used; the message, one line, names it, what is wrong with it and what to do."""
 
 
 @contextlib.contextmanager

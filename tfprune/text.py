@@ -1,4 +1,4 @@
-"""Lengths of time and tables, for people."""
+"""Lengths of time, tables, and text that others wrote, for people."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,14 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def printable(text: str) -> str:
+    """Returns a text as one line that commands no terminal: what cannot be seen is written as an escape.
+
+    That are control characters, line breaks, marks of writing direction and halves of surrogate pairs.
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

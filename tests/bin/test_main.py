@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = """
 from absl import flags
 from tfprune.bin.main import run_main
-from tfprune.errors import UserError
+from tfprune.errors import FileError, UserError
 
 flags.DEFINE_integer("number", 1, "A number.")
 
@@ -41,6 +41,12 @@ def test_success():
 def test_a_user_error_is_one_line_and_status_2():
     done = run("raise UserError('first,\\n  second')")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: first, second\n")
+
+
+def test_a_file_error_is_one_line_without_commands_to_the_terminal():
+    done = run(r"raise FileError('a\x1b[2J: not a readable result:\n damaged')")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: a\\x1b[2J: not a readable result: damaged\n"
 
 
 def test_any_other_error_keeps_its_traceback():

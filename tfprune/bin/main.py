@@ -7,7 +7,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from tfprune.errors import UserError
+from tfprune.errors import FileError, UserError
+from tfprune.text import printable
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS, TERMINATED_STATUS = 130, 143
@@ -21,8 +22,8 @@ class _Terminated(KeyboardInterrupt):
 def run_main(main: Callable[[], None], documentation: str) -> None:
     """Parses the command line, runs `main` and ends the process.
 
-    A `UserError`, an unknown flag or a value of the wrong type becomes one line on standard error and exit
-    status 2; anything else keeps its traceback.
+    A `UserError`, a `FileError`, an unknown flag or a value of the wrong type becomes one line on standard
+    error and exit status 2; anything else keeps its traceback.
 
     Args:
         main: Reads `flags.FLAGS` and makes the binary's one call.
@@ -36,7 +37,7 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
         signal.signal(signal.SIGTERM, _terminate)
         try:
             main()
-        except UserError as error:
+        except (UserError, FileError) as error:
             return _fail(str(error))
         except KeyboardInterrupt as interrupt:
             _fail("interrupted; the same command goes on where it stopped")
@@ -60,7 +61,7 @@ def _terminate(signal_number: int, frame: Any) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return USER_ERROR_STATUS
 
 
