@@ -231,8 +231,8 @@ def test_a_pixel_that_padding_enlarges_is_refused():
 
 def test_more_memory_than_there_is_is_refused(monkeypatch):
     graph = random_network(np.random.default_rng(5))
-    monkeypatch.setattr("tfprune.runtime.plan.arena.memory_bytes", lambda: 100)
-    with pytest.raises(runtime.GraphError, match="more memory than this machine has"):
+    monkeypatch.setattr("tfprune.runtime.plan.arena.available_bytes", lambda: 100)
+    with pytest.raises(runtime.GraphError, match="of memory, and 100 B are left"):
         Model(graph)
 
 
@@ -373,7 +373,7 @@ def hostile_graphs():
     wide = SparseArray((1, 1, 2**13, 2**15), np.zeros(0, np.int64), np.zeros(0, np.float32))
     image = Input("image", (), (1, 1, 2**13), np.ones(2**13, np.float32), np.ones(2**13, np.float32))
     dense = Conv("dense", (0,), wide, np.zeros(2**15, np.float32), path="dense")
-    yield "more memory", (image, dense)
+    yield "of memory", (image, dense)
 
 
 @pytest.mark.slow
@@ -381,7 +381,7 @@ def hostile_graphs():
 def test_graphs_made_to_exhaust_the_machine(index, monkeypatch):
     """Each is small on disk; it runs, or is refused, at once."""
     message, nodes = list(hostile_graphs())[index]
-    monkeypatch.setattr("tfprune.runtime.plan.arena.memory_bytes", lambda: 2**29)
+    monkeypatch.setattr("tfprune.runtime.plan.arena.available_bytes", lambda: 2**29)
     if message:
         with pytest.raises(runtime.GraphError, match=message):
             Model(Graph(nodes))

@@ -2,10 +2,10 @@
 
 import collections
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 
 from tfprune.compare.rows import TOLERANCE_POINTS, Experiment, Row
+from tfprune.memory import size_text
 from tfprune.runs.paper import BASELINE, Difference, PaperRow, paper_rows
 from tfprune.runs.result import RoundResult
 from tfprune.settings import OPEN, settings_of
@@ -50,13 +50,7 @@ def all_of(amount: int) -> str:
 
 def size(number_of_bytes: int | None) -> str:
     """Returns `5.36 MB` of 10^6 bytes, `194 kB`."""
-    if number_of_bytes is None:
-        return NOTHING
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number_of_bytes >= 0.9995 * factor:
-            amount = number_of_bytes / factor
-            return f"{amount:.{max(0, 2 - int(math.log10(max(amount, 1))))}f} {unit}"
-    return f"{number_of_bytes} B"
+    return NOTHING if number_of_bytes is None else size_text(number_of_bytes)
 
 
 def milliseconds(value: float) -> str:

@@ -11,7 +11,6 @@ tile of accumulators cannot be kept in registers, and compiling takes seconds.
 import ctypes
 import dataclasses
 import functools
-import math
 import os
 from pathlib import Path
 
@@ -140,14 +139,6 @@ def provide(name: str) -> None:
 def available_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_bytes() -> float:
-    """Returns the machine's memory; infinity where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def _for_any(assembly: str, target: Machine) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tfprune.memory import available_bytes, size_text
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Shape
-from tfprune.runtime.machine import memory_bytes
 from tfprune.runtime.plan.layout import DENSE_GROUP, Geometry
 
 # The arena begins with 64 bytes for the image's address; every first pixel is aligned to 64 bytes.
@@ -85,10 +85,11 @@ def require_memory(numbers: int, refuse: Callable[[str], GraphError] = GraphErro
         refuse: Makes the error of its message.
 
     Raises:
-        GraphError: The machine's memory is smaller.
+        GraphError: This process may not have so much memory.
     """
-    if 4 * numbers > memory_bytes():
-        raise refuse(f"the network needs {4 * numbers} bytes, more memory than this machine has")
+    needed, left = 4 * numbers, available_bytes()
+    if needed > left:
+        raise refuse(f"the network needs {size_text(needed)} of memory, and {size_text(left)} are left")
 
 
 def aligned_zeros(size: int) -> np.ndarray:
