@@ -9,8 +9,11 @@ class UserError(Exception):
     """A request that cannot be met; the message names the flag, the value and the rule."""
 
 
-class FileError(ValueError):
-    """A file that cannot be used; the message, one line, names it, what is wrong with it and what to do."""
+class FileError(UserError, ValueError):
+    """A file that cannot be used; the message, one line, names it, what is wrong with it and what to do.
+
+    It is a `ValueError` too, which is what the library raises on an argument.
+    """
 
 
 @contextlib.contextmanager

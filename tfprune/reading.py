@@ -2,16 +2,19 @@
 
 ```python
 with reading(path, "result of a round", "remove the folder and run it anew"):
-    result = RoundResult.from_json(json.loads(text_of(path)))
+    result = RoundResult.from_json(json_of(path))
 ```
 """
 
+import json
+import math
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tfprune.errors import FileError
 from tfprune.text import printable
@@ -82,6 +85,31 @@ def text_of(path: str | Path) -> str:
     if len(content) > RECORD_BYTES:
         raise ValueError(f"it has over {RECORD_BYTES:,} bytes, more than any such file")
     return content.decode()
+
+
+def json_of(path: str | Path) -> Any:
+    """Returns what a JSON record says; for use in `reading`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no record of JSON, or has a number that is not finite or no whole number of 64
+            bits: tfprune writes none.
+    """
+    return json.loads(text_of(path), parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+
+
+def _whole(digits: str) -> int:
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{digits} is too large a number")
+    return value
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is not a finite number")
+    return value
 
 
 def _reason(error: Exception) -> str:

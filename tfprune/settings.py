@@ -1,4 +1,4 @@
-"""Declares a setting once: a dataclass field that carries all that is said of the setting.
+"""Declares a setting, or what is measured, once: a dataclass field that carries all that is said of it.
 
 ```python
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Rule(NamedTuple):
 
 AT_LEAST_0 = Rule("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Rule("at least 1", lambda value: value >= 1)
+FRACTION = Rule("in [0, 1]", lambda value: 0 <= value <= 1)
+PERCENT = Rule("in [0, 100]", lambda value: 0 <= value <= 100)
 ABOVE_0 = Rule("above 0 and finite", lambda value: 0 < value < math.inf)
 
 
@@ -65,8 +67,16 @@ class Setting:
         """Returns what the value must be and is not; None if all is well."""
         if self.choices is not None and value not in self.choices():
             return f"one of {', '.join(self.choices())}"
+        return self.broken_range(value)
+
+    def broken_range(self, value: Any) -> str | None:
+        """Returns what `broken_rule` does, but for choices: those of the library load Keras."""
         if self.rule is not None and not self.rule.holds(value):
             return self.rule.text
+        if isinstance(value, float) and not math.isfinite(value):
+            return "finite"
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return "a whole number of 64 bits"
         return None
 
 
@@ -87,6 +97,16 @@ class SettingError(ValueError):
 def setting(default: Any = dataclasses.MISSING, help: str = "", **said: Any) -> Any:  # noqa: A002
     """Returns a dataclass field that is a setting; `said` are the attributes of `Setting`."""
     return dataclasses.field(default=default, metadata={"setting": Setting(help, **said)})
+
+
+def measured(rule: Rule | None = None, **default: Any) -> Any:
+    """Returns a dataclass field that is measured.
+
+    Args:
+        rule: The condition on a value that is there, not None; no condition but the type if left out.
+        **default: `default` or `default_factory`, as for `dataclasses.field`.
+    """
+    return dataclasses.field(**default, metadata={"rule": rule})
 
 
 def with_settings_of(owner: type, **said: Any) -> Callable[[type], type]:

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from tests.support.run_folders import RunFolders
-from tfprune.errors import UserError
-from tfprune.runs.folder import blame_disk, read_runs
+from tfprune.errors import FileError, UserError
+from tfprune.runs.folder import RunFolder, blame_disk, read_runs
+from tfprune.text import printable
 
 
 @pytest.fixture
@@ -65,6 +66,42 @@ def test_unfinished_rounds(folder):
     # Round 2 was started; round 3 is only to come.
     assert run.unfinished_rounds == (2, 3)
     assert (fresh.rounds, fresh.unfinished_rounds) == ((), (0,))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"--experiment=a\n\xff\n", "can't decode byte 0xff"),
+        (b"--experiment=a\n--width=four\n", "--width=four: "),
+        (b"--experiment=a\n--width=0\n", "`width` must be at least 1"),
+        (b"--experiment=a\n--rounds=1000000000\n", "`rounds` must be from 1 to 9999"),
+        (
+            b"--experiment=a\n--frequency=9223372036854775808\n",
+            "`frequency` must be a whole number of 64 bits",
+        ),
+        (b"--experiment=a\n--frequency=" + b"9" * 5000, "--frequency=9999"),
+        (b"--experiment=a\n--warmup_epochs=nan\n", "`warmup_epochs` must be finite"),
+        (b"--experiment=a\n--regime=magic\n", "`regime` must be one of dense, "),
+        (b"--experiment=../a\n", "`experiment` must be a folder name"),
+        (b"--width=4\n", "experiment"),
+        (b"--experiment=a\x00\n", "`experiment` must be a folder name"),
+        (b"\x00\x01", "not a flag of an experiment"),
+    ],
+)
+def test_a_flags_txt_that_no_run_has(tmp_path, content, reason):
+    path = tmp_path / "flags.txt"
+    path.write_bytes(content)
+    with pytest.raises(FileError) as caught:
+        RunFolder(tmp_path).read_config()
+    message = str(caught.value)
+    assert message.startswith(f"{path}: not a readable flagfile of a run: ")
+    assert reason in message and printable(message) == message and len(message) < 1000
+
+
+def test_a_flags_txt_that_is_no_file(tmp_path):
+    (tmp_path / "flags.txt").mkdir()
+    with pytest.raises(FileError, match=r"flags\.txt: not a readable flagfile of a run: it is a folder"):
+        RunFolder(tmp_path).read_config()
 
 
 def test_reading_run_folders_loads_no_array_library(folder):

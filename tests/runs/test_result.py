@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.support.run_folders import RunFolders, round_result, write_round
-from tfprune.errors import UserError
+from tfprune.errors import FileError
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.paper import Difference
 from tfprune.runs.result import FORMAT, LayerZeros, RoundResult
@@ -55,9 +55,9 @@ def test_a_result_is_read_as_it_was_written():
     result = round_result(
         config,
         1,
-        sparsity=0.9,
+        sparsity=0.4,
         accuracy_after_pruning_percent=10.0,
-        layers=(LayerZeros("stem_conv", 9, 0), LayerZeros("b", 4, 4)),
+        layers=(LayerZeros("stem_conv", 6, 0), LayerZeros("b", 4, 4)),
         versions={"keras": "3.15.1"},
         seconds={"train": 3.5},
         hardware={"processor": "P", "devices": ["cpu"]},
@@ -85,12 +85,26 @@ def test_a_difference_is_read_as_it_was_written():
 
 
 @pytest.mark.parametrize(
-    "value", [None, "width=16 (paper: 64)", {"setting": "width"}, {"ours": 1, "paper": 2}]
+    "value",
+    [
+        None,
+        "width=16 (paper: 64)",
+        {"setting": "width"},
+        {"ours": 1, "paper": 2},
+        {"setting": 1, "ours": 1, "paper": 2},
+        {"setting": "width", "ours": {}, "paper": 64},
+        {"setting": "width", "ours": [[1]], "paper": 64},
+        {"setting": "init_from", "ours": "a", "paper": {"section": "4.3.2"}},
+        {"setting": "init_from", "ours": "a", "paper": {"section": 1, "dataset": "d", "round": None}},
+        {"setting": "init_from", "ours": "a", "paper": {"section": "s", "dataset": "d", "round": "1"}},
+        {"setting": "init_from", "ours": "a", "paper": None, "inherited": [1]},
+        {"setting": "init_from", "ours": "a", "paper": None, "inherited": {}},
+    ],
 )
 def test_what_is_no_difference(value, folders):
     path = folders.dense("a", 90.0)
     change(path, differences=[value])
-    with pytest.raises(UserError, match=r"a/round_00/result\.json: .*difference must"):
+    with pytest.raises(FileError, match=r"a/round_00/result\.json: .*difference must"):
         read(path)
 
 
@@ -98,7 +112,7 @@ def test_a_file_of_an_older_format_says_what_to_do(tmp_path):
     path = tmp_path / "round_00" / "result.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"experiment": "e", "dataset": "digits", "regime": "dense", "round": 0}))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(FileError) as caught:
         read(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
@@ -108,7 +122,7 @@ def test_a_file_of_an_older_format_says_what_to_do(tmp_path):
 def test_a_file_of_a_newer_format_says_so(folders):
     path = folders.dense("a", 90.0)
     change(path, format=FORMAT + 1)
-    with pytest.raises(UserError, match=rf"a/round_00/result\.json: .*format {FORMAT + 1}"):
+    with pytest.raises(FileError, match=rf"a/round_00/result\.json: .*format {FORMAT + 1}"):
         read(path)
 
 
@@ -116,14 +130,14 @@ def test_a_file_of_a_newer_format_says_so(folders):
 def test_broken_json_names_the_file(folders, content):
     path = folders.dense("a", 90.0)
     path.write_text(content)
-    with pytest.raises(UserError, match=r"a/round_00/result\.json: "):
+    with pytest.raises(FileError, match=r"a/round_00/result\.json: "):
         read(path)
 
 
 def test_bytes_that_are_no_text_name_the_file(folders):
     path = folders.dense("a", 90.0)
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match=r"a/round_00/result\.json: "):
+    with pytest.raises(FileError, match=r"a/round_00/result\.json: "):
         read(path)
 
 
@@ -133,7 +147,7 @@ def test_what_every_round_has_may_not_miss(folders, key):
     content = json.loads(path.read_text())
     del content[key]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"result.json: .*`{key}` is missing"):
+    with pytest.raises(FileError, match=f"result.json: .*`{key}` is missing"):
         read(path)
 
 
@@ -158,31 +172,90 @@ def test_what_a_round_did_not_do_may_miss(folders):
         ("block_size", "2,2", "list of int"),
         ("block_size", [2, True], "list of int"),
         ("sparsity_m_by_n", [-2, 4], "M at least 1"),
-        ("learning_rate", float("inf"), "finite"),
+        ("seed", 2**32, r"below 2\*\*32"),
+        ("train_examples", True, "whole number"),
+        ("frequency", True, "of type int"),
+        ("rounds", 10**9, "from 1 to 9999"),
+        ("prune_layers", "(", "a regular expression"),
+        ("experiment", "\x1b[2J", "a folder name"),
+        ("experiment", "b", "must be a, as the folder says"),
         ("regime", "magic", "one of dense, one_shot, iterative, gradual, sparse"),
         ("paper_section", "4.3.9", "4.3.8"),
-        ("steps", -1, "whole number"),
+        ("steps", -1, "at least 0"),
+        ("steps", None, "whole number"),
         ("steps", 1.5, "whole number"),
-        ("sparsity", "0.5", "finite number"),
-        ("sparsity", 1.5, r"in \[0, 1\]"),
-        ("accuracy_percent", float("nan"), "finite number"),
+        ("sparsity", "0.5", "number"),
+        ("sparsity", True, "number"),
+        ("sparsity", 150, r"in \[0, 1\]"),
+        ("sparsity_all_parameters", -1e-9, r"in \[0, 1\]"),
+        ("target_sparsity", 1.01, r"in \[0, 1\]"),
+        ("accuracy_percent", -3, r"in \[0, 100\]"),
         ("accuracy_percent", 101, r"in \[0, 100\]"),
-        ("accuracy_percent", [90], "finite number"),
+        ("accuracy_percent", [90], "number"),
+        ("accuracy_before_percent", -0.1, r"in \[0, 100\]"),
+        ("accuracy_after_pruning_percent", "10", "number"),
+        ("data_wait_percent", 100.5, r"in \[0, 100\]"),
+        ("train_seconds", -1, "at least 0"),
+        ("images_per_second", -1, "at least 0"),
+        ("device_count", 0, "at least 1"),
+        ("test_examples", 0, "at least 1"),
+        ("train_examples_available", 0, "at least 1"),
+        ("test_examples", 361, "at most test_examples_available, 360"),
+        ("ancestry", "../x", "16 hexadecimal digits"),
+        ("backend", "\x1b[2J", "a name"),
+        ("backend", 3, "a string"),
         ("differences", "width=16", "list"),
         ("versions", "3.15", "object"),
-        ("seconds", {"train": float("inf")}, "finite numbers"),
+        ("versions", {"keras": 3.15}, "object of strings"),
+        ("seconds", {"train": -1}, "object of numbers of at least 0"),
+        ("seconds", {"train": "1"}, "object of numbers of at least 0"),
+        ("seconds", [1], "object"),
+        ("hardware", {"cores": {"many": 1}}, "object of numbers, strings and lists"),
+        ("hardware", {"devices": [["cpu"]]}, "object of numbers, strings and lists"),
         ("round", 1, "at most 0"),
         ("layers", {}, "list of {layer, weights, zeros}"),
         ("layers", ["stem_conv"], "list of {layer, weights, zeros}"),
         ("layers", [{"layer": "a", "weights": 4}], "list of {layer, weights, zeros}"),
         ("layers", [{"layer": "a", "weights": 4, "zeros": 5}], "list of {layer, weights, zeros}"),
         ("layers", [{"layer": "a", "weights": 4, "zeros": True}], "list of {layer, weights, zeros}"),
+        ("layers", [{"layer": "a", "weights": 4.0, "zeros": 1}], "list of {layer, weights, zeros}"),
+        ("layers", [{"layer": 1, "weights": 4, "zeros": 1}], "list of {layer, weights, zeros}"),
     ],
 )
 def test_wrong_values_name_file_and_key(folders, key, value, rule):
     path = folders.dense("a", 90.0)
-    change(path, **{key: value})
-    with pytest.raises(UserError, match=rf"result\.json: .*`{key}` .*{rule}.*Received: {key}="):
+    content = json.loads(path.read_text())
+    (content if key in content else content["config"])[key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(FileError, match=rf"result\.json: .*`{key}` .*{rule}.*Received: {key}="):
+        read(path)
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "accuracy_percent", "train_examples", "steps"])
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        ("NaN", "NaN is not a finite number"),
+        ("-Infinity", "-Infinity is not a finite number"),
+        ("1e999", "1e999 is not a finite number"),
+        ("9223372036854775808", "9223372036854775808 is too large a number"),
+        ("1" * 5000, "integer string conversion"),
+    ],
+)
+def test_numbers_that_no_result_has(folders, key, number, reason):
+    path = folders.dense("a", 90.0)
+    change(path, **{key: "here"})
+    path.write_text(path.read_text().replace('"here"', number))
+    with pytest.raises(FileError, match=rf"result\.json: not a readable result of a round: .*{reason}"):
+        read(path)
+
+
+def test_a_sparsity_that_the_layers_do_not_have(folders):
+    path = folders.dense("a", 90.0)
+    change(path, layers=[{"layer": "a", "weights": 4, "zeros": 1}], sparsity=0.25)
+    assert read(path).sparsity == 0.25
+    change(path, sparsity=0.5)
+    with pytest.raises(FileError, match=r"`sparsity` must be that of the layers, 0\.25"):
         read(path)
 
 
@@ -191,12 +264,12 @@ def test_a_setting_that_is_none(folders):
     content = json.loads(path.read_text())
     content["config"]["widht"] = 4
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"result\.json: .*does not know: widht"):
+    with pytest.raises(FileError, match=r"result\.json: .*does not know: widht"):
         read(path)
 
 
 def test_a_result_in_another_rounds_folder(folders):
     path = folders.one_shot("a", "", 0.5, (1.0, 2.0))
     (path.parent / "result.json").write_bytes((path.parents[1] / "round_00/result.json").read_bytes())
-    with pytest.raises(UserError, match=r"round_01/result\.json: .*`round` must be 1, as the folder says"):
+    with pytest.raises(FileError, match=r"round_01/result\.json: .*`round` must be 1, as the folder says"):
         read(path)

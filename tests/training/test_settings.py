@@ -23,7 +23,7 @@ def test_the_heads_factor(head, factor):
         ("lr_schedule", "exponential", "one of step, cosine"),
         ("warmup_epochs", -0.5, "at least 0 and below the number of epochs, 1"),
         ("warmup_epochs", 1.0, "at least 0 and below the number of epochs, 1"),
-        ("warmup_epochs", math.nan, "at least 0 and below the number of epochs, 1"),
+        ("warmup_epochs", math.nan, "finite"),
         ("evaluate_every", 0, "at least 1"),
         ("lr_factor", 0.0, "above 0 and finite"),
         ("weight_decay", -1.0, "at least 0 and finite"),

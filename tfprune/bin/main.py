@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from tfprune.errors import FileError, UserError
+from tfprune.errors import UserError
 from tfprune.text import printable
 
 USER_ERROR_STATUS = 2
@@ -22,8 +22,8 @@ class _Terminated(KeyboardInterrupt):
 def run_main(main: Callable[[], None], documentation: str) -> None:
     """Parses the command line, runs `main` and ends the process.
 
-    A `UserError`, a `FileError`, an unknown flag or a value of the wrong type becomes one line on standard
-    error and exit status 2; anything else keeps its traceback.
+    A `UserError`, an unknown flag or a value of the wrong type becomes one line on standard error and exit
+    status 2; anything else keeps its traceback.
 
     Args:
         main: Reads `flags.FLAGS` and makes the binary's one call.
@@ -37,7 +37,7 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
         signal.signal(signal.SIGTERM, _terminate)
         try:
             main()
-        except (UserError, FileError) as error:
+        except UserError as error:
             return _fail(str(error))
         except KeyboardInterrupt as interrupt:
             _fail("interrupted; the same command goes on where it stopped")

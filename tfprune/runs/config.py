@@ -100,6 +100,7 @@ _NAME = Rule(
 )
 _FOLDER = Rule("an existing folder", lambda path: not path or Path(path).expanduser().is_dir())
 _SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
+_ROUNDS = Rule("from 1 to 9999", lambda rounds: 1 <= rounds <= 9999)
 _SPARSITY = Rule("in [0, 1)", lambda sparsity: 0.0 <= sparsity < 1.0)
 _SECTION = Rule(f"empty or one of {', '.join(SECTIONS)}", lambda section: section in ("", *SECTIONS))
 _SHARE = Rule("in (0, 1]", lambda share: 0.0 < share <= 1.0)
@@ -229,7 +230,7 @@ class ExperimentConfig:
         rule=_SPARSITY,
     )
     power: float = setting(3.0, "Exponent of --schedule=polynomial.", group="pruning", rule=ABOVE_0)
-    rounds: int = setting(1, "Rounds of --regime=iterative.", group="pruning", rule=AT_LEAST_1)
+    rounds: int = setting(1, "Rounds of --regime=iterative.", group="pruning", rule=_ROUNDS)
     frequency: int = setting(
         100, "Steps between updates of --regime=gradual and sparse.", group="pruning", rule=AT_LEAST_1
     )
@@ -482,13 +483,21 @@ class ExperimentConfig:
         if "experiment" not in values:
             raise ValueError("`config` must have the setting experiment")
         config = cls(**{name: _from_json(name, value, kinds[name]) for name, value in values.items()})
-        if config.regime not in REGIMES:
-            raise SettingError("regime", f"one of {', '.join(REGIMES)}", config.regime)
-        for name, said in settings_of(config).items():
-            value = getattr(config, name)
-            if said.role != "place" and said.rule is not None and not said.rule.holds(value):
-                raise SettingError(name, said.rule.text, value)
+        config.check_recorded()
         return config
+
+    def check_recorded(self) -> None:
+        """Checks that a run can have had the settings: all but places, and names that the library owns.
+
+        Raises:
+            SettingError: On the first value that breaks its rule.
+        """
+        if self.regime not in REGIMES:
+            raise SettingError("regime", f"one of {', '.join(REGIMES)}", self.regime)
+        for name, said in settings_of(self).items():
+            rule = None if said.role == "place" else said.broken_range(getattr(self, name))
+            if rule is not None:
+                raise SettingError(name, rule, getattr(self, name))
 
     def differing(self, other: "ExperimentConfig") -> list[str]:
         """Returns the names of the settings, but for places, in which two configs differ."""

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from tfprune.errors import UserError
 from tfprune.files import write_text
+from tfprune.reading import reading, text_of
 from tfprune.runs.config import ExperimentConfig, to_text
 from tfprune.runs.result import RoundResult, read_result, write_result
 
 MODEL = "model.keras"
 RESULT = "result.json"
+_FLAGS_ADVICE = "write it again, one --name=value a line, as `config` in a round's result.json has them"
 
 
 @contextlib.contextmanager
@@ -133,10 +135,10 @@ class RunFolder:
         path = self.path / "flags.txt"
         if not path.exists():
             raise UserError(f"{path}: no such file: not a run folder")
-        try:
-            return ExperimentConfig.from_flags(path.read_text(encoding="utf-8"))
-        except (UserError, TypeError) as error:
-            raise UserError(f"{path}: {error}") from error
+        with reading(path, "flagfile of a run", _FLAGS_ADVICE):
+            config = ExperimentConfig.from_flags(text_of(path))
+            config.check_recorded()
+        return config
 
     def check_claim(self, config: ExperimentConfig) -> bool:
         """Returns whether the folder is this experiment's already; writes nothing.

@@ -10,7 +10,7 @@ AutoAugment, seed) may be chosen; `flags/base.flags` gives the reasons.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 BASELINE = "baseline"
@@ -373,6 +373,22 @@ class Difference:
         inherited = value.get("inherited", [])
         if not isinstance(value["setting"], str) or not isinstance(inherited, list):
             raise ValueError(f"a difference must name a setting. Received: {value!r}")
+        if not _is_value(value["ours"]) or not (_is_value(value["paper"]) or _is_start(value["paper"])):
+            raise ValueError(f"a difference must have values of a setting. Received: {value!r}")
         return cls(
             value["setting"], value["ours"], value["paper"], tuple(cls.from_json(item) for item in inherited)
         )
+
+
+def _is_value(value: Any) -> bool:
+    """Returns whether a value from JSON can be a setting's."""
+    items = value if isinstance(value, list) else [value]
+    return all(item is None or isinstance(item, str | int | float) for item in items)
+
+
+def _is_start(value: Any) -> bool:
+    """Returns whether a value from JSON is a `Start` as a dictionary."""
+    if not isinstance(value, dict) or value.keys() != {field.name for field in fields(Start)}:
+        return False
+    texts = isinstance(value["section"], str) and isinstance(value["dataset"], str)
+    return texts and (value["round"] is None or type(value["round"]) is int)

@@ -12,20 +12,26 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
-import math
+import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from tfprune.errors import UserError
 from tfprune.files import write_json
+from tfprune.reading import json_of, reading
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.paper import Difference
+from tfprune.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, PERCENT, Rule, measured
 
 FORMAT = 2
+
+_DIGEST = Rule("empty or 16 hexadecimal digits", lambda text: re.fullmatch("([0-9a-f]{16})?", text))
+_NAME = Rule("a name in lower case", lambda name: re.fullmatch("[a-z][a-z0-9_]*", name))
 
 
 @dataclass(frozen=True)
@@ -73,28 +79,28 @@ class RoundResult:
     """
 
     config: ExperimentConfig
-    round: int
+    round: int = measured(AT_LEAST_0)
     differences: tuple[Difference, ...] = ()
-    ancestry: str = ""
-    train_examples: int
-    test_examples: int
-    train_examples_available: int
-    test_examples_available: int
-    target_sparsity: float | None = None
-    sparsity: float
-    sparsity_all_parameters: float
-    accuracy_before_percent: float | None = None
-    accuracy_after_pruning_percent: float | None = None
-    accuracy_percent: float
+    ancestry: str = measured(_DIGEST, default="")
+    train_examples: int = measured(AT_LEAST_1)
+    test_examples: int = measured(AT_LEAST_1)
+    train_examples_available: int = measured(AT_LEAST_1)
+    test_examples_available: int = measured(AT_LEAST_1)
+    target_sparsity: float | None = measured(FRACTION, default=None)
+    sparsity: float = measured(FRACTION)
+    sparsity_all_parameters: float = measured(FRACTION)
+    accuracy_before_percent: float | None = measured(PERCENT, default=None)
+    accuracy_after_pruning_percent: float | None = measured(PERCENT, default=None)
+    accuracy_percent: float = measured(PERCENT)
     layers: tuple[LayerZeros, ...] = ()
-    epochs: int = 0
-    steps: int = 0
-    train_seconds: float = 0.0
-    images_per_second: float | None = None
-    data_wait_percent: float | None = None
+    epochs: int = measured(AT_LEAST_0, default=0)
+    steps: int = measured(AT_LEAST_0, default=0)
+    train_seconds: float = measured(AT_LEAST_0, default=0.0)
+    images_per_second: float | None = measured(AT_LEAST_0, default=None)
+    data_wait_percent: float | None = measured(PERCENT, default=None)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    backend: str
-    device_count: int = 1
+    backend: str = measured(_NAME)
+    device_count: int = measured(AT_LEAST_1, default=1)
     hardware: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -135,22 +141,33 @@ class RoundResult:
         version = content.get("format", 1)
         if version != FORMAT:
             raise ValueError(
-                f"of format {version}, and this version of tfprune reads format {FORMAT}: run the experiment "
-                "anew in another --output_dir, or use the version that made it"
+                f"it has format {version}, and this version of tfprune reads format {FORMAT}: run the "
+                "experiment anew in another --output_dir, or use the version that made it"
             )
         values = {"config": ExperimentConfig.from_json(content.get("config"))}
         for field, kind in zip(fields(cls), typing.get_type_hints(cls).values(), strict=True):
             if field.name == "config":
                 continue
             if field.name in content:
-                values[field.name] = _checked(field.name, kind, content[field.name])
+                values[field.name] = _checked(field, kind, content[field.name])
             elif field.default is field.default_factory is dataclasses.MISSING:
                 raise ValueError(f"`{field.name}` is missing")
         result = cls(**values)
-        if result.round > result.rounds:
-            rule = f"must be at most {result.rounds}, the experiment's last"
-            raise ValueError(f"`round` {rule}. Received: round={result.round}")
+        result._check_together()
         return result
+
+    def _check_together(self) -> None:
+        """Checks that the values of a round agree with each other."""
+        if self.round > self.rounds:
+            _reject("round", self.round, f"must be at most {self.rounds}, the experiment's last")
+        for split in ("train", "test"):
+            used, available = getattr(self, f"{split}_examples"), getattr(self, f"{split}_examples_available")
+            if used > available:
+                _reject(f"{split}_examples", used, f"must be at most {split}_examples_available, {available}")
+        zeros = sum(layer.zeros for layer in self.layers)
+        weights = sum(layer.weights for layer in self.layers)
+        if weights and abs(zeros / weights - self.sparsity) > 1e-6:
+            _reject("sparsity", self.sparsity, f"must be that of the layers, {zeros / weights:g}")
 
 
 def ancestry_of(*origins: RoundResult | None) -> str:
@@ -173,15 +190,15 @@ def read_result(path: Path, number: int) -> RoundResult:
         number: The round that the folder's name says.
 
     Raises:
-        UserError: If the file is damaged, of another format or of another round; the message names the file.
+        FileError: If the file is damaged, of another format, or of another run or round.
     """
-    try:
-        result = RoundResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+    with reading(path, "result of a round", "remove the round's folder to run the round anew"):
+        result = RoundResult.from_json(json_of(path))
         if result.round != number:
-            rule = f"must be {number}, as the folder says"
-            raise ValueError(f"`round` {rule}. Received: round={result.round}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+            _reject("round", result.round, f"must be {number}, as the folder says")
+        experiment = path.absolute().parent.parent.name
+        if result.config.experiment != experiment:
+            _reject("experiment", result.config.experiment, f"must be {experiment}, as the folder says")
     return result
 
 
@@ -190,39 +207,25 @@ def write_result(path: Path, result: RoundResult) -> None:
     write_json(path, result.to_json())
 
 
-def _checked(name: str, kind: Any, value: Any) -> Any:
-    """Returns a value read from JSON as the field's type; JSON's `true` is no number."""
+def _checked(field: dataclasses.Field, kind: Any, value: Any) -> Any:
+    """Returns a value read from JSON as the field's type, if it holds the field's rule."""
     if isinstance(kind, types.UnionType):  # `kind | None`
-        return None if value is None else _checked(name, kind.__args__[0], value)
-    if kind is int:
-        if type(value) is not int or value < 0:
-            _reject(name, value, "must be a whole number, at least 0")
-    elif kind is float:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            _reject(name, value, "must be a finite number")
-        value = float(value)
-        if name.endswith("_percent") and not 0 <= value <= 100:
-            _reject(name, value, "must be in [0, 100]")
-        if "sparsity" in name and not 0 <= value <= 1:
-            _reject(name, value, "must be in [0, 1]")
-    elif kind is str:
-        if not isinstance(value, str):
-            _reject(name, value, "must be a string")
-    elif kind == tuple[LayerZeros, ...]:
-        if not isinstance(value, list) or not all(map(_is_layer, value)):
-            _reject(name, value, "must be a list of {layer, weights, zeros}, zeros <= weights")
-        return tuple(LayerZeros(item["layer"], item["weights"], item["zeros"]) for item in value)
-    elif kind == tuple[Difference, ...]:
-        if not isinstance(value, list):
-            _reject(name, value, "must be a list")
-        return tuple(map(Difference.from_json, value))
-    else:
-        of_numbers = kind == dict[str, float]
-        if not isinstance(value, dict):
-            _reject(name, value, "must be an object")
-        if of_numbers and not all(type(v) in (int, float) and math.isfinite(v) for v in value.values()):
-            _reject(name, value, "must have finite numbers")
+        if value is None:
+            return None
+        kind = kind.__args__[0]
+    text, holds, make = _KINDS[kind]
+    if not holds(value):
+        _reject(field.name, value, f"must be {text}")
+    value = make(value)
+    rule = field.metadata.get("rule")
+    if rule is not None and not rule.holds(value):
+        _reject(field.name, value, f"must be {rule.text}")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    """Returns whether a value is a number; JSON's `true` is none."""
+    return type(value) in (int, float)
 
 
 def _is_layer(value: Any) -> bool:
@@ -232,5 +235,49 @@ def _is_layer(value: Any) -> bool:
     return type(weights) is int and type(zeros) is int and 0 <= zeros <= weights
 
 
-def _reject(name: str, value: Any, rule: str) -> None:
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str) or _is_number(value)
+
+
+# Type of a field -> what JSON must have for it, the condition, and the function that makes the value of it.
+_KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
+    int: ("a whole number", lambda value: type(value) is int, int),
+    float: ("a number", _is_number, float),
+    str: ("a string", lambda value: isinstance(value, str), str),
+    tuple[LayerZeros, ...]: (
+        "a list of {layer, weights, zeros}, zeros <= weights",
+        lambda value: isinstance(value, list) and all(map(_is_layer, value)),
+        lambda value: tuple(LayerZeros(one["layer"], one["weights"], one["zeros"]) for one in value),
+    ),
+    tuple[Difference, ...]: (
+        "a list",
+        lambda value: isinstance(value, list),
+        lambda value: tuple(map(Difference.from_json, value)),
+    ),
+    dict[str, float]: (
+        "an object of numbers of at least 0",
+        lambda value: isinstance(value, dict) and all(_is_number(one) and one >= 0 for one in value.values()),
+        dict,
+    ),
+    dict[str, str]: (
+        "an object of strings",
+        lambda value: isinstance(value, dict) and all(isinstance(one, str) for one in value.values()),
+        dict,
+    ),
+    dict[str, Any]: (
+        "an object of numbers, strings and lists of them",
+        lambda value: (
+            isinstance(value, dict)
+            and all(map(_is_plain, itertools.chain.from_iterable(map(_listed, value.values()))))
+        ),
+        dict,
+    ),
+}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _reject(name: str, value: Any, rule: str) -> NoReturn:
     raise ValueError(f"`{name}` {rule}. Received: {name}={value!r}")
