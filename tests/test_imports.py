@@ -23,7 +23,7 @@ ALLOWED = {
     "data": {"reading", "errors"},
     "models": {"reading", "errors"},
     "training": {"network", "files", "text", "settings", "reading", "errors"},
-    "runtime": {"memory"},
+    "runtime": {"files", "memory"},
     "runs": {"data", "models", "sparsity", "training", "errors", "files", "settings", "reading"},
     "experiments": _LIBRARY | {"runs"},
     "compiler": {"errors", "network", "sparsity", "runtime"},

@@ -1,13 +1,11 @@
 """What is on disk at every moment of a fit is a model and an epoch that belong together."""
 
 import csv
-import json
 
 import keras
 import numpy as np
 import pytest
 
-from tfprune.files import remove_temporaries, replacing, write_json, write_text
 from tfprune.training import checkpoint as checkpoints
 from tfprune.training.checkpoint import (
     EpochCheckpoint,
@@ -118,19 +116,6 @@ def test_removing_leaves_the_history(tmp_path):
     remove_checkpoint(tmp_path)
 
 
-def test_what_kills_in_mid_write_left_is_removed(tmp_path):
-    inner = tmp_path / "round_01"
-    inner.mkdir()
-    for half in (tmp_path / ".4242.result.json", inner / ".7.checkpoint_0001.keras"):
-        half.write_bytes(b"half")
-    kept = [".lock", ".lock.json", ".4242", "result.json"]
-    for name in kept:
-        (tmp_path / name).write_bytes(b"whole")
-    remove_temporaries(tmp_path)
-    assert names(tmp_path) == sorted([*kept, "round_01"])
-    assert names(inner) == []
-
-
 def test_the_history_is_one_row_an_epoch(tmp_path):
     write_history(tmp_path, rows(3))
     with open(tmp_path / "history.csv", newline="") as file:
@@ -158,28 +143,3 @@ def test_the_callback_adds_the_epoch(tmp_path):
     assert found.history == history
     assert all(type(value) in (int, float) for row in found.history for value in row.values())
     assert int(found.load_model().optimizer.iterations) == 2
-
-
-def test_a_file_is_replaced_or_stays(tmp_path):
-    path = tmp_path / "file.txt"
-    write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        assert temporary.parent == tmp_path and temporary.suffix == ".txt"
-        temporary.write_text("new")
-        raise ZeroDivisionError
-    assert path.read_text() == "old"
-    with pytest.raises(TypeError):
-        write_json(path, object())
-    assert names(tmp_path) == ["file.txt"]
-    with replacing(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert names(tmp_path) == ["file.txt"]
-
-
-def test_json_ends_with_a_newline(tmp_path):
-    write_json(tmp_path / "a.json", {"b": [1, None]})
-    text = (tmp_path / "a.json").read_text()
-    assert json.loads(text) == {"b": [1, None]}
-    assert text.endswith("}\n")

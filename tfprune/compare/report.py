@@ -8,7 +8,7 @@ from tfprune.compare.figures import accuracy_png
 from tfprune.compare.rows import Experiment, compare, read_ancestors
 from tfprune.compare.text import to_csv, to_markdown, to_text
 from tfprune.errors import UserError
-from tfprune.files import replacing
+from tfprune.files import write_bytes
 from tfprune.runs.folder import read_runs
 
 
@@ -73,7 +73,6 @@ def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None =
 def _write(path: Path, content: bytes) -> None:
     """Writes the whole file or leaves the old one."""
     try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -17,6 +17,7 @@ from tfprune.experiments.networks import load_model, save_model
 from tfprune.experiments.results import make_result
 from tfprune.experiments.start import Start, build_start, masks_sparsity
 from tfprune.experiments.teacher import distilled, load_teacher
+from tfprune.files import make_folder
 from tfprune.runs.folder import RunFolder, blame_file
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import read_checkpoint, remove_checkpoint
@@ -75,7 +76,7 @@ class Rounds:
             model, notes = self._begin(number) if number else self._begin_start()
             history = []
         if writes:
-            folder.path.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.path)
         accuracy = notes["accuracy_before_percent"]
         if number >= min(1, config.last_round):
             accuracy = self._fit(model, number, history, notes)

@@ -64,7 +64,8 @@ def run_experiment(
 
         def take() -> None:
             held.enter_context(hold(run.path, config.flag("experiment")))
-            remove_temporaries(run.path)
+            for folder in (run, *folders):
+                remove_temporaries(folder.path)
 
         if claimed and devices.writes:
             take()

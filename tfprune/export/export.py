@@ -1,7 +1,5 @@
 """Writes the files of a network and their audit: all of them, or none."""
 
-import contextlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from tfprune.export.audit import AuditError, audit_file
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
 from tfprune.export.network import Network, deployable_copy, keras_logits
-from tfprune.files import write_json
+from tfprune.files import make_folder, put, remove, write_json
 from tfprune.quiet import native_stderr_captured
 
 AUDIT_FILE = "export.json"
@@ -90,8 +88,9 @@ def export_model(
         UserError: The Keras backend is not TensorFlow, or the sparse runtime cannot run a layer.
         ValueError: An argument does not fit the model or the list above.
     """
-    work = os.path.join(out_dir, _UNFINISHED)
-    network = Network(deployable_copy(model), masks, os.path.join(work, _SOURCES))
+    folder = Path(out_dir)
+    work = folder / _UNFINISHED
+    network = Network(deployable_copy(model), masks, str(work / _SOURCES))
     _check_images(images, network.model)
     dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, network.model)
     files = chosen_files(format_names() if formats is None else formats, sparse_weights)
@@ -101,17 +100,17 @@ def export_model(
     for file in files:
         file.check(network)
 
-    shutil.rmtree(work, ignore_errors=True)
-    os.makedirs(work)
+    remove(work)
+    make_folder(work)
     for name in (AUDIT_FILE, FAILED_AUDIT_FILE, *_MEASUREMENTS):
-        _remove(os.path.join(out_dir, name))
+        remove(folder / name)
     try:
         entries = {}
         with native_stderr_captured():
             for file in files:
-                file.write(network, os.path.join(work, file.name))
+                file.write(network, str(work / file.name))
         for file in files:
-            entry = audit_file(file, work, network, images, reference)
+            entry = audit_file(file, str(work), network, images, reference)
             entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
             progress(_progress_line(file, entry))
         audit = _describe(network, images, reference)
@@ -119,10 +118,13 @@ def export_model(
         failures = [line for entry in entries.values() for line in entry["failures"]]
         audit = {"passed": not failures} | audit
         if failures:
-            write_json(Path(out_dir, FAILED_AUDIT_FILE), audit)
+            write_json(folder / FAILED_AUDIT_FILE, audit)
             raise AuditError(failures)
-        _move_into_place(files, work, out_dir)
-        write_json(Path(out_dir, AUDIT_FILE), audit)
+        for file in all_files():
+            remove(folder / file.name)
+        for file in files:
+            put(work / file.name, folder / file.name)
+        write_json(folder / AUDIT_FILE, audit)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return audit
@@ -179,21 +181,6 @@ def _describe(network: Network, images: np.ndarray, reference: np.ndarray) -> di
 def _progress_line(file: Format, entry: dict[str, Any]) -> str:
     state = "ok" if entry["passed"] else "FAILED: " + "; ".join(entry["failures"])
     return f"{file.name}: written and audited, {state}"
-
-
-def _move_into_place(files: Sequence[Format], work: str, out_dir: str) -> None:
-    for file in all_files():
-        _remove(os.path.join(out_dir, file.name))
-    for file in files:
-        os.replace(os.path.join(work, file.name), os.path.join(out_dir, file.name))
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
 
 
 def _check_images(images: np.ndarray, network: keras.Model) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfprune.errors import UserError
-from tfprune.files import write_text
+from tfprune.files import make_folder, write_text
 from tfprune.reading import reading, text_of
 from tfprune.runs.config import ExperimentConfig, to_text
 from tfprune.runs.result import RoundResult, read_result, write_result
@@ -166,7 +166,7 @@ class RunFolder:
             UserError: If it cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
         except OSError as error:
             raise UserError(f"--output_dir={config.output_dir}: cannot be written: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfprune.files import discarding, replacing, write_json, write_text
+from tfprune.files import discarding, remove, replacing, write_json, write_text
 from tfprune.network.batch_norm import batch_norm_synchronized
 
 _STATE = "checkpoint.json"
@@ -79,7 +79,7 @@ def write_checkpoint(
 
 def remove_checkpoint(folder: Path) -> None:
     """Removes what `write_checkpoint` left, the state first."""
-    (folder / _STATE).unlink(missing_ok=True)
+    remove(folder / _STATE)
     for path in _model_files(folder):
         path.unlink(missing_ok=True)
 

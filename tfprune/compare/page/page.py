@@ -11,7 +11,7 @@ from tfprune.compare import words
 from tfprune.compare.page.view import STATES, Progress, View, make_view
 from tfprune.compare.rows import compare, read_ancestors
 from tfprune.errors import UserError
-from tfprune.files import write_text
+from tfprune.files import make_folder, write_text
 from tfprune.runs.folder import Run, list_experiments, read_runs
 
 
@@ -58,7 +58,7 @@ def write_page(
     page = render(make_view(found, runs, progress, refresh_seconds))
     path = output_dir / "index.html"
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(output_dir)
         write_text(path, page)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -14,6 +14,7 @@ from tfprune.experiments.run import run_experiment
 from tfprune.experiments.study.estimate import Place, Speeds, read_speeds, total_text, what_computes
 from tfprune.experiments.study.plan import check_plan, label, parents, study_folder
 from tfprune.experiments.study.state import RunState, read_state
+from tfprune.files import make_folder
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.lock import hold
 from tfprune.runs.result import RoundResult
@@ -66,7 +67,7 @@ class Study:
         folder = study_folder(self.runs)
         flag = self.runs[0].flag("output_dir")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise UserError(f"{flag}: cannot be made: {error.strerror}") from error
         with hold(folder, flag):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfprune.files import write_bytes
 from tfprune.runtime.errors import FileFormatError, GraphError
 from tfprune.runtime.format.header import header_text, parse_header
 from tfprune.runtime.format.sections import (
@@ -51,14 +52,7 @@ def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float
     if weights not in DTYPES:
         raise ValueError(f"`weights` must be one of {', '.join(DTYPES)}. Received: weights={weights!r}")
     graph.shapes()
-    path = Path(path)
-    content = _file_bytes(graph, weights)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(Path(path), _file_bytes(graph, weights))
 
 
 def read_file(path: str | os.PathLike[str]) -> Graph:
