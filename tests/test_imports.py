@@ -20,7 +20,7 @@ ALLOWED = {
     "reading": {"errors", "text"},
     "network": set(),
     "sparsity": {"network", "files"},
-    "data": {"reading", "errors"},
+    "data": {"reading", "errors", "text"},
     "models": {"reading", "errors"},
     "training": {"network", "files", "text", "settings", "reading", "errors"},
     "runtime": {"files", "memory"},

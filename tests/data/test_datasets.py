@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tfprune.data import datasets, pipeline
+from tfprune.errors import FileError
 
 
 def test_digits():
@@ -133,14 +134,24 @@ def test_image_folder_with_other_classes(copied_folder):
 def test_image_folder_with_a_broken_image(copied_folder):
     path = next((copied_folder / "train" / "odd").glob("*.png"))
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match=f"Cannot read the image .*{path.name}"):
+    with pytest.raises(FileError, match=f"^{path}: not a readable image: "):
+        datasets.load("image_folder", copied_folder, image_size=8)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_image_folder_with_a_class_without_images(split, copied_folder):
+    for name in ("train", "test"):
+        (copied_folder / name / "strange").mkdir()
+    other = {"train": "test", "test": "train"}[split]
+    shutil.copy(next((copied_folder / other / "odd").iterdir()), copied_folder / other / "strange")
+    with pytest.raises(FileError, match=f"^{copied_folder}/{split}/strange: a class without images"):
         datasets.load("image_folder", copied_folder, image_size=8)
 
 
 def test_image_folder_without_images(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split / "cat").mkdir(parents=True)
-    with pytest.raises(ValueError, match="No images found"):
+    with pytest.raises(FileError, match=f"^{tmp_path}/train/cat: a class without images"):
         datasets.load("image_folder", tmp_path, image_size=8)
 
 
@@ -214,6 +225,7 @@ def test_another_backend_reads_the_same_batches(image_folder):
     program = f"""
 import json, keras
 from tfprune.data import datasets, pipeline
+from tfprune.errors import FileError
 dataset = datasets.load("image_folder", {str(image_folder)!r}, image_size=8)
 batches = pipeline.train_batches(
     dataset.train, image_size=16, batch_size=7, autoaugment="cifar10", seed=1, epochs=1

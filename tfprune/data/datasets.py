@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfprune.data.image_files import class_files, read_image
 from tfprune.data.resize import resize
 
 _TFDS_DATASETS = ("cifar10", "cifar100")
@@ -70,8 +71,9 @@ def load(
       `data_dir`.
     - `digits`: scikit-learn's 1,797 handwritten digits of 8x8 pixels, three equal channels, their
       values (0 to 16) scaled to 0 to 255; a fixed stratified split of 80 to 20. Needs no files.
-    - `image_folder`: `data_dir/{train,test}/<class>/*.png|jpg`. Images may differ in size, so they
-      are resized to `image_size` here, and the statistics are of the resized images.
+    - `image_folder`: `data_dir/{train,test}/<class>/*.png|jpg`, read by `image_files.read_image`.
+      Images may differ in size, so they are resized to `image_size` here, and the statistics are of
+      the resized images.
 
     Args:
         name: One of `DATASETS`.
@@ -87,8 +89,9 @@ def load(
         The dataset, with statistics computed exactly from the training examples used.
 
     Raises:
-        ValueError: Unknown name, a folder that does not exist or has no such images, more examples
-            asked for than there are, or an image that cannot be read.
+        FileError: An image that cannot be read, or a class without images.
+        ValueError: Unknown name, a folder that does not exist, or more examples asked for than there
+            are.
         OSError: The dataset is not prepared and cannot be downloaded.
     """
     if name not in DATASETS:
@@ -208,8 +211,6 @@ def _load_tfds(
 def _load_image_folder(
     root: Path | None, train_examples: int, test_examples: int, image_size: int | None
 ) -> tuple[Split, Split, tuple[str, ...]]:
-    import keras
-
     if root is None:
         raise ValueError("`data_dir` must name the folder for image_folder. Received: nothing")
     if image_size is None or image_size < 1:
@@ -217,33 +218,24 @@ def _load_image_folder(
             f"`image_size` must be at least 1 for image_folder. Received: image_size={image_size}"
         )
 
-    def listed(split: str) -> tuple[list[str], tuple[str, ...]]:
+    def listed(split: str) -> dict[str, list[Path]]:
         if not (root / split).is_dir():
             raise ValueError(f"{root} must have the folders train and test. Missing: {split}")
-        found = keras.utils.image_dataset_from_directory(
-            root / split, image_size=(image_size, image_size), shuffle=False, verbose=False
-        )
-        return found.file_paths, tuple(found.class_names)
+        return class_files(root / split)
 
-    def read(split: str, paths: list[str], examples: int) -> Split:
-        used = _chosen(split, len(paths), examples)
+    def read(split: str, files: dict[str, list[Path]], examples: int) -> Split:
+        labelled = [(path, label) for label, paths in enumerate(files.values()) for path in paths]
+        used = _chosen(split, len(labelled), examples)
         images = np.empty((len(used), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(used), np.int32)
         for row, index in enumerate(used):
-            path = Path(paths[index])
-            try:
-                resize(np.asarray(keras.utils.load_img(path)), out=images[row])
-            except OSError as error:
-                raise ValueError(f"Cannot read the image {path}: {error}") from error
-            labels[row] = class_names.index(path.relative_to(root / split).parts[0])
-        return Split(images, labels, len(paths))
+            path, labels[row] = labelled[index]
+            resize(read_image(path), out=images[row])
+        return Split(images, labels, len(labelled))
 
-    (train_paths, class_names), (test_paths, test_class_names) = listed("train"), listed("test")
-    if class_names != test_class_names:
-        different = sorted(set(class_names) ^ set(test_class_names))
+    train_files, test_files = listed("train"), listed("test")
+    if train_files.keys() != test_files.keys():
+        different = sorted(train_files.keys() ^ test_files.keys())
         raise ValueError(f"{root}/train and {root}/test must have the same classes. Only in one: {different}")
-    return (
-        read("train", train_paths, train_examples),
-        read("test", test_paths, test_examples),
-        class_names,
-    )
+    train, test = read("train", train_files, train_examples), read("test", test_files, test_examples)
+    return train, test, tuple(train_files)

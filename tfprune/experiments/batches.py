@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.data import datasets
 from tfprune.data.datasets import Dataset
 from tfprune.data.pipeline import test_batches, train_batches
-from tfprune.errors import UserError
+from tfprune.errors import FileError, UserError
 from tfprune.runs.config import ExperimentConfig
 
 
@@ -30,10 +30,11 @@ def load_dataset(config: ExperimentConfig) -> Dataset:
             image_size=config.image_size,
         )
     except (ValueError, OSError) as error:
-        named = [
-            name for name in ("train_examples", "test_examples", "data_dir") if f"`{name}`" in str(error)
-        ]
-        name = named[0] if named else "dataset"
+        if isinstance(error, FileError):
+            name = "data_dir"
+        else:
+            arguments = ("train_examples", "test_examples", "data_dir", "image_size")
+            name = next((name for name in arguments if f"`{name}`" in str(error)), "dataset")
         raise UserError(f"--{name}={getattr(config, name)}: {error}") from error
 
 
