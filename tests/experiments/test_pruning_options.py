@@ -161,6 +161,15 @@ def test_layers_have_sparsities_of_their_own_and_weights_go_at_random(runs):
     assert by_magnitude(run, kernels) == pytest.approx(chance, abs=0.07)
 
 
+@pytest.mark.parametrize("regime", ["gradual", "sparse"])
+def test_more_steps_than_a_model_counts(regime, runs):
+    flags = {"gradual": {"schedule": "polynomial"}, "sparse": {"schedule": "constant", "regrowth": "set"}}
+    config = runs.config("e", **flags[regime], regime=regime, target_sparsity=0.5, frequency=1, epochs=9)
+    method_of(config).schedule(0.0, steps=2**31 - 1)
+    with pytest.raises(UserError, match="--epochs=9: must be fewer: they are 2,147,483,648 steps"):
+        method_of(config).schedule(0.0, steps=2**31)
+
+
 def test_layers_of_their_own_over_rounds_and_steps(runs):
     flags = {**ONE_SHOT, "target_sparsity": 0.75, "layer_sparsity": ("stem_conv:0.36", ".*_conv2:0.0")}
     iterative = runs.config("e", **flags | {"regime": "iterative", "schedule": "geometric", "rounds": 2})

@@ -235,6 +235,58 @@ def test_saved_by_a_loop_in_mid_schedule_it_knows_its_step(start, batches, tmp_p
     assert [int(to_numpy(layer.pruning_step)) for layer in pruned_layers(other)] == [3, 3]
 
 
+def at_step(model, step):
+    for layer in pruned_layers(model):
+        layer.pruning_step.assign(step)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_fit", [True, False], ids=["fit", "loop"])
+def test_the_count_of_steps_does_not_wrap(in_fit, start, data, batches, tmp_path, to_numpy, masks_of):
+    last = 2**31 - 1
+    schedule = PolynomialDecay(0.0, 0.5, begin_step=last - 2, end_step=last, frequency=1)
+    model = at_step(start(schedule)[0], last - 3)
+    for _ in range(2):  # Over the end, and from the end on.
+        if in_fit:
+            callback = UpdatePruningStep()
+            x, y = data(BATCHES)
+            model.fit(x, y, batch_size=4, verbose=0, callbacks=[callback])
+        else:
+            on_batches(model, Pruner(model), None, batches)
+        assert {int(to_numpy(layer.pruning_step)) for layer in pruned_layers(model)} <= {last - 3, last}
+        assert [np.mean(mask) for mask in masks_of(model)] == pytest.approx([0.5, 0.5], abs=0.05)
+        model.save_weights(tmp_path / "model.weights.h5")
+        other, _ = start(schedule)
+        other.load_weights(tmp_path / "model.weights.h5")
+        assert Pruner(other).steps_taken == last
+        model = other
+
+
+def test_a_count_in_mid_loop_is_exact_beyond_what_is_stored(start, tmp_path, to_numpy):
+    last = 2**31 - 1
+    model = at_step(start(ConstantSparsity(0.5, 0))[0], last)
+    pruner = Pruner(model)
+    for steps in (1, 10**6, 2**40):
+        pruner.after_step(steps)
+    assert pruner.steps_taken == last + 1 + 10**6 + 2**40
+    model.save_weights(tmp_path / "model.weights.h5")
+    assert [int(to_numpy(layer.pruning_step)) for layer in pruned_layers(model)] == [last, last]
+
+
+def test_a_negative_count_does_not_load(start, tmp_path):
+    model = at_step(start()[0], -5)
+    with pytest.raises(ValueError, match=r"number of steps of layer .* must be at least 0. Received: -5"):
+        pruned_layers(model)[0].load_own_variables(stored(pruned_layers(model)[0]))
+
+
+def stored(layer):
+    """What a layer's own variables are in a file."""
+    store = {}
+    keras.layers.Layer.save_own_variables(layer, store)
+    return store
+
+
 @pytest.mark.slow
 def test_training_without_a_pruner_is_an_error_again_once_it_is_gone(start, batches):
     model, _ = start()

@@ -95,6 +95,15 @@ def test_decays_never_fall_and_end_at_the_final_sparsity(decay, sparsities, begi
         (lambda: ConstantSparsity(0.5, 5, end_step=-2), "end_step"),
         (lambda: ConstantSparsity(0.5, 0, frequency=0), "frequency"),
         (lambda: ConstantSparsity(0.5, 0, frequency=2.5), "frequency"),
+        (lambda: ConstantSparsity(0.5, 2**31), "begin_step"),
+        (lambda: ConstantSparsity(0.5, 10**400), "begin_step"),
+        (lambda: ConstantSparsity(0.5, float("nan")), "begin_step"),
+        (lambda: ConstantSparsity(0.5, "5"), "begin_step"),
+        (lambda: ConstantSparsity(0.5, 0, end_step=float("inf")), "end_step"),
+        (lambda: ConstantSparsity(0.5, 0, end_step=None), "end_step"),
+        (lambda: ConstantSparsity(0.5, 0, frequency=float("nan")), "frequency"),
+        (lambda: PolynomialDecay(0.0, 0.5, 0, 2**31), "end_step"),
+        (lambda: GeometricDecay(0.0, 0.5, 0, 2**63), "end_step"),
         (lambda: PolynomialDecay(0.0, 1.2, 0, 10), "final_sparsity"),
         (lambda: PolynomialDecay(-0.5, 0.5, 0, 10), "initial_sparsity"),
         (lambda: PolynomialDecay(0.8, 0.5, 0, 10), "final_sparsity"),
@@ -123,6 +132,13 @@ def test_schedules_survive_serialization(schedule):
     assert type(copy) is type(schedule)
     assert copy.get_config() == schedule.get_config()
     assert [copy(step) for step in range(50)] == [schedule(step) for step in range(50)]
+
+
+def test_steps_up_to_the_last_that_a_model_counts():
+    last = 2**31 - 1
+    assert PolynomialDecay(0.0, 0.5, last - 1, last, frequency=10**12)(last) == (True, 0.5)
+    # Beyond it there is no end, and constants have none to come to.
+    assert ConstantSparsity(0.5, last, end_step=10**12)(last) == (True, 0.5)
 
 
 def test_repr_shows_the_arguments():

@@ -28,9 +28,10 @@ class Pruner:
     In `fit`, `UpdatePruningStep` makes these calls. With `train_on_batch` the optimizer is the compiled one.
 
     There is one counter of steps: step t is the t-th training batch of the model's life, 1-based, over
-    several loops and reloads. Before batch t an update is due if any step that the schedule names lies in
-    (last looked at, t], and uses the last such step's sparsity; before training, "last looked at" is -1,
-    so that `begin_step=0` acts before the first batch.
+    several loops and reloads. (What a model keeps for the next loop is at most 2**31 - 1.) Before batch t an
+    update is due if any step that the schedule names lies in (last looked at, t], and uses the last such
+    step's sparsity; before training, "last looked at" is -1, so that `begin_step=0` acts before the first
+    batch.
 
     The weights and masks are read and written through the model's Keras variables. Where `update_due` says
     so, a stateless JAX loop hands its state to the variables before `before_step`, and takes it back after.
@@ -124,10 +125,9 @@ class Pruner:
 
     def store_step_in(self, layer: PruneLowMagnitude) -> None:
         """Writes the count of steps to one layer."""
-        layer.pruning_step.assign(self._step)
-        layer.counted = None
+        stored = layer.store_step(self._step)
         if layer is self._layers[0]:
-            self._stored = self._step
+            self._stored = stored
 
     def _store_step_everywhere(self) -> None:
         for layer in self._layers:

@@ -12,6 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
+# The last step that a model can count: its counter is an int32, because JAX has no wider integers.
+LAST_STEP = 2**31 - 1
+
 
 def check_sparsity(name: str, value: float) -> float:
     """Returns `value` as a float if it is a sparsity, a fraction of zeros in [0, 1).
@@ -56,21 +59,21 @@ class _PeriodicSchedule(PruningSchedule):
     """A schedule that fires every `frequency` steps from `begin_step` to `end_step`, and at `end_step`."""
 
     def __init__(self, begin_step: int, end_step: int, frequency: int, endless: bool) -> None:
-        for name, value in (("begin_step", begin_step), ("end_step", end_step)):
-            if value != int(value):
+        for name, value in (("begin_step", begin_step), ("end_step", end_step), ("frequency", frequency)):
+            if not _is_whole(value):
                 raise ValueError(f"`{name}` must be a whole number. Received: {name}={value}")
-        if begin_step < 0:
-            raise ValueError(f"`begin_step` must be at least 0. Received: begin_step={begin_step}")
+        if not 0 <= begin_step <= LAST_STEP:
+            raise ValueError(f"`begin_step` must be from 0 to {LAST_STEP}. Received: begin_step={begin_step}")
         if not (endless and end_step == -1) and end_step < begin_step:
             alternative = ", or -1 for no end" if endless else ""
             raise ValueError(
                 f"`end_step` must be at least `begin_step`{alternative}. "
                 f"Received: begin_step={begin_step}, end_step={end_step}"
             )
-        if frequency < 1 or frequency != int(frequency):
-            raise ValueError(
-                f"`frequency` must be a whole number of steps, at least 1. Received: frequency={frequency}"
-            )
+        if not endless and end_step > LAST_STEP:
+            raise ValueError(f"`end_step` must be at most {LAST_STEP}. Received: end_step={end_step}")
+        if frequency < 1:
+            raise ValueError(f"`frequency` must be at least 1. Received: frequency={frequency}")
         self.begin_step = int(begin_step)
         self.end_step = int(end_step)
         self.frequency = int(frequency)
@@ -89,6 +92,13 @@ class _PeriodicSchedule(PruningSchedule):
         if step <= self.begin_step:
             return 0.0
         return (step - self.begin_step) / (self.end_step - self.begin_step)
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        return value == int(value)
+    except (TypeError, ValueError, OverflowError):  # Of what is no number, NaN and infinity.
+        return False
 
 
 @keras.saving.register_keras_serializable("tfprune")

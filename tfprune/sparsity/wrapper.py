@@ -12,7 +12,7 @@ from tfprune.network.calls import forget_losses
 from tfprune.network.graph import all_layers
 from tfprune.sparsity.patterns import Pattern, from_arguments
 from tfprune.sparsity.rule import Rule
-from tfprune.sparsity.schedules import ConstantSparsity
+from tfprune.sparsity.schedules import LAST_STEP, ConstantSparsity
 from tfprune.sparsity.scores import Score
 
 # tfmot's default: half the weights, from the start.
@@ -111,6 +111,17 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Returns the number of batches that the layer was trained on so far."""
         stored = int(ops.convert_to_numpy(self.pruning_step))
         return self.counted[1] if self.counted is not None and self.counted[0] == stored else stored
+
+    def store_step(self, step: int) -> int:
+        """Writes the number of batches to `pruning_step`, which stands still at `LAST_STEP`.
+
+        Returns:
+            The number written.
+        """
+        stored = min(step, LAST_STEP)
+        self.pruning_step.assign(stored)
+        self.counted = None
+        return stored
 
     @property
     def pruned(self) -> list[PrunedKernel]:
@@ -236,16 +247,24 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         if self.updater is not None:
             self.updater.store_step_in(self)
         else:
-            self.pruning_step.assign(self.steps_taken)
-            self.counted = None
+            self.store_step(self.steps_taken)
         # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
         self.zero_removed_weights()
         super().save_own_variables(store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads the masks and the step."""
+        """Loads the masks and the step.
+
+        Raises:
+            ValueError: If the step is negative.
+        """
         self.counted = None
         super().load_own_variables(store)
+        if self.steps_taken < 0:
+            raise ValueError(
+                f"The number of steps of layer {self.layer.name!r} must be at least 0. "
+                f"Received: {self.steps_taken}"
+            )
 
     def zero_removed_weights(self) -> None:
         """Writes exact zeros to the removed weights."""

@@ -9,6 +9,7 @@ from tfprune.experiments.methods.method import Begun, Method, Round
 from tfprune.experiments.pruning import layer_targets, rising, rule_options
 from tfprune.sparsity import ConstantSparsity, PruningSchedule
 from tfprune.sparsity.regrowth import METHODS
+from tfprune.sparsity.schedules import LAST_STEP
 from tfprune.training.fit import compile_for_training
 
 
@@ -40,7 +41,13 @@ class Gradual(Method):
         }
 
     def ramp_steps(self, steps: int) -> int:
-        """Returns the number of a round's steps in which the masks change."""
+        """Returns the number of a round's steps in which the masks change.
+
+        Raises:
+            UserError: If a schedule cannot count so many.
+        """
+        if steps > LAST_STEP:
+            self.config.refuse("epochs", f"must be fewer: they are {steps:,} steps, beyond {LAST_STEP:,}")
         return max(1, round(self.config.ramp_fraction * steps))
 
     def begin(self, model: keras.Model, current: Round) -> Begun:
