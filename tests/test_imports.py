@@ -13,18 +13,19 @@ PACKAGE = ROOT / "tfprune"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Package -> the project's packages and modules it may import besides itself. Imports point one way.
-_LEAVES = {"errors", "quiet", "files", "text", "machine", "settings", "reading", "memory"}
+_LEAVES = {"errors", "quiet", "files", "text", "machine", "settings", "reading", "lock", "memory"}
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
     **{name: set() for name in _LEAVES},
     "reading": {"errors", "text"},
+    "lock": {"errors", "files"},
     "network": set(),
     "sparsity": {"network", "files"},
     "data": {"reading", "errors", "text"},
     "models": {"reading", "errors"},
-    "training": {"network", "files", "text", "settings", "reading", "errors"},
+    "training": {"network", "files", "text", "settings", "reading", "lock", "errors"},
     "runtime": {"files", "memory"},
-    "runs": {"data", "models", "sparsity", "training", "errors", "files", "settings", "reading"},
+    "runs": {"data", "models", "sparsity", "training", "errors", "files", "settings", "reading", "lock"},
     "experiments": _LIBRARY | {"runs"},
     "compiler": {"errors", "network", "sparsity", "runtime"},
     "export": {"network", "runtime", "compiler", *_LEAVES - {"settings"}},

@@ -7,6 +7,7 @@ them again.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,21 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The size and the checksum of a file, by which another file knows it."""
+
+    bytes: int
+    sha256: str
+
+
+def digest(path: Path) -> Digest:
+    """Returns the digest of a file, which is read once."""
+    with open(path, "rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        return Digest(file.tell(), checksum)
 
 
 @contextmanager

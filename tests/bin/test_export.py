@@ -14,6 +14,7 @@ from tests.support.small_experiments import kernels_of
 from tfprune.errors import UserError
 from tfprune.experiments.deployment import dense_ancestor, strip_round
 from tfprune.experiments.networks import load_model
+from tfprune.lock import LOCK
 from tfprune.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def test_a_pruned_run_is_exported_and_audited(runs, run_export, tmp_path):
         "model.tfprune",
     }
     assert audit["artifacts"].keys() == names
-    assert {path.name for path in folder.iterdir()} == names | {"export.json"}
+    assert {path.name for path in folder.iterdir()} == names | {"export.json", LOCK}
     for name in names:
         assert name in output
     assert f"one_shot: wrote {folder}" in output

@@ -37,10 +37,9 @@ def test_a_backend_that_is_none(binary, tmp_path, monkeypatch):
 
 
 def test_a_truncated_start(binary, runs, tmp_path):
-    """Found only when Keras reads the file: after TensorFlow's start, the data and the network."""
     here = type(runs)(tmp_path)
     path = here.copy(runs.dense, "cut").folder / "round_00" / "model.keras"
     path.write_bytes(path.read_bytes()[:5000])
     done = binary("train", *DIGITS, f"--output_dir={tmp_path}", "--init_from=cut", "--width=4")
-    assert_one_line(done, f"--init_from=cut: {path}: not a whole Keras model file")
+    assert_one_line(done, f"--init_from=cut: {path}: not a readable network of the result beside it: ")
     assert [folder.name for folder in tmp_path.iterdir()] == ["cut"]

@@ -97,7 +97,8 @@ def test_a_self_contained_page_in_one_file(folder, small_cifar):
     write_study(folder, small_cifar)
     path = write_page(folder.path)
     assert path == folder.path / "index.html"
-    assert [path.name for path in folder.path.iterdir() if path.is_file()] == ["index.html"]
+    files = {path.name for path in folder.path.iterdir() if path.is_file()}
+    assert files == {"index.html", ".comparison.lock"}
     page = read(path)
     assert page.references and all(reference.startswith("#") for reference in page.references)
     text = path.read_text()

@@ -55,7 +55,7 @@ def test_writes_three_files_and_nothing_else(folder):
         "comparison.png",
     ]
     files = {path.name for path in folder.path.iterdir() if path.is_file()}
-    assert files == {path.name for path in comparison.paths}
+    assert files == {path.name for path in comparison.paths} | {".comparison.lock"}
     assert comparison.png_path.read_bytes().startswith(b"\x89PNG")
     # A second time over the first, the files not being taken for runs.
     assert write_comparison(folder.path).text == comparison.text

@@ -208,7 +208,7 @@ def test_a_truncated_start(runs, size, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: size if isinstance(size, int) else int(size * len(content))])
     message = error_of(here.config("bad_start", init_from="cut"))
-    assert message.startswith(f"--init_from=cut: {path}: not a whole Keras model file: ")
+    assert message.startswith(f"--init_from=cut: {path}: not a readable network of the result beside it: ")
 
 
 def test_a_start_with_other_bytes(runs, tmp_path):
@@ -219,7 +219,9 @@ def test_a_start_with_other_bytes(runs, tmp_path):
         content[i] ^= 0x55
     path.write_bytes(content)
     message = error_of(here.config("bad_start", init_from="changed"))
-    assert message.startswith(f"--init_from=changed: {path}: not a whole Keras model file: ")
+    assert message.startswith(
+        f"--init_from=changed: {path}: not a readable network of the result beside it: "
+    )
 
 
 @pytest.mark.parametrize("text", ['{"cut', "[]", ""])
@@ -228,7 +230,7 @@ def test_a_start_with_a_damaged_result(runs, text, tmp_path):
     path = here.copy(runs.dense, "broken").folder / "round_00" / "result.json"
     path.write_text(text)
     message = error_of(here.config("bad_start", init_from="broken"))
-    assert message.startswith(f"{path}: cannot be read: ")
+    assert message.startswith(f"--init_from=broken: {path}: not a readable result of a round: ")
 
 
 def test_a_start_without_its_model(runs, tmp_path):
@@ -236,7 +238,9 @@ def test_a_start_without_its_model(runs, tmp_path):
     path = here.copy(runs.dense, "broken").folder / "round_00" / "model.keras"
     path.unlink()
     message = error_of(here.config("bad_start", init_from="broken"))
-    assert message.startswith(f"--init_from=broken: {path}: no such file")
+    assert message.startswith(
+        f"--init_from=broken: {path}: not a readable network of the result beside it: No such file"
+    )
 
 
 @pytest.mark.parametrize(

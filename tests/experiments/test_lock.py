@@ -15,14 +15,14 @@ from tests.support.interrupted_runs import assert_same_rounds, left_over, train
 from tests.support.small_experiments import no_training
 from tfprune.errors import UserError
 from tfprune.experiments.run import run_experiment
+from tfprune.lock import OWNER
 from tfprune.runs.folder import RunFolder, blame_disk
-from tfprune.runs.lock import OWNER
 
 pytestmark = pytest.mark.slow
 
 HOLDER = """
 import pathlib, sys, time
-from tfprune.runs.lock import hold
+from tfprune.lock import hold
 with hold(pathlib.Path(sys.argv[1]), "--experiment=x"):
     print("held", flush=True)
     time.sleep(600)

@@ -7,7 +7,7 @@ from tfprune.errors import UserError
 from tfprune.experiments.study import run as study_module
 from tfprune.experiments.study.plan import plan_runs
 from tfprune.experiments.study.run import Study
-from tfprune.runs.lock import hold
+from tfprune.lock import hold
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_a_teacher_whose_file_is_cut(runs, tmp_path):
     path = here.copy(runs.dense, "cut").folder / "round_00" / "model.keras"
     path.write_bytes(path.read_bytes()[:1000])
     message = error_of(here.config("bad_teacher", distill_from="cut"))
-    assert message.startswith(f"--distill_from=cut: {path}: not a whole Keras model file: ")
+    assert message.startswith(f"--distill_from=cut: {path}: not a readable network of the result beside it: ")
 
 
 def test_a_pruned_teacher_will_do(runs):

@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -57,7 +58,7 @@ def test_unfinished_rounds(folder):
     folder.iterative("x", "a", [(0.5, 40.0, 80.0), (0.75, 30.0, 70.0), (0.9, 20.0, 60.0)])
     (folder.path / "x/round_02/result.json").unlink()
     (folder.path / "x/round_03/result.json").unlink()
-    (folder.path / "x/round_03").rmdir()
+    shutil.rmtree(folder.path / "x/round_03")
     (folder.path / "fresh").mkdir()
     (folder.path / "fresh/flags.txt").write_text("")
     fresh, run = read_runs(folder.path)

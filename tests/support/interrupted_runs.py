@@ -72,9 +72,9 @@ def assert_same_rounds(run, uninterrupted, numbers):
 
 
 def untimed(result):
-    """A result without what the clock, the run's name and its folder say."""
+    """A result without what the clock, the run's name and its folder say; a `.keras` has its date, too."""
     config = dataclasses.replace(result.config, experiment="", output_dir="")
-    nothing = dict.fromkeys((*TIMINGS, "seconds"))
+    nothing = dict.fromkeys((*TIMINGS, "seconds", "network"))
     return dataclasses.replace(result, config=config, **nothing)
 
 

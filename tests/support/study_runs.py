@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tests.support.run_folders import round_result
+from tests.support.run_folders import NETWORK, round_result
 from tfprune.files import write_json
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
@@ -40,7 +40,7 @@ def configs(output_dir="saved_models"):
 
 
 def finish(config, number, **values):
-    """Writes a round as it is when it is finished, without its network.
+    """Writes a round as it is when it is finished, its network made up.
 
     `values` are measured ones, and settings of the result that are not those of the run.
     """
@@ -52,6 +52,7 @@ def finish(config, number, **values):
     measured = {name: value for name, value in values.items() if name in RoundResult.__dataclass_fields__}
     settings = {name: value for name, value in values.items() if name not in measured}
     config = dataclasses.replace(config, **settings)
+    folder.model_path.write_bytes(NETWORK)
     folder.write_result(round_result(config, number, **{"hardware": HARDWARE, **measured}))
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     from tfprune.experiments.deployment import strip_round
     from tfprune.experiments.evaluate import load_run_data
     from tfprune.export.network import keras_logits
+    from tfprune.lock import hold
     from tfprune.quiet import native_stderr_captured
     from tfprune.runs.folder import find_round
 
@@ -63,7 +64,7 @@ def main() -> None:
     images = make_images(dataset.test.images, np.arange(count), config.image_size)
     model = strip_round(found).model
     try:
-        with native_stderr_captured():
+        with hold(folder, f"--experiment={values.experiment}"), native_stderr_captured():
             record = measure(
                 str(folder),
                 images=images,
@@ -71,8 +72,8 @@ def main() -> None:
                 dense_weights_bytes=4 * model.count_params(),
                 plan=plan,
             )
-        title = f"{values.experiment}: {model.name}, {'x'.join(map(str, images.shape[1:]))}"
-        paths = write_benchmark({"experiment": values.experiment} | record, folder, title)
+            title = f"{values.experiment}: {model.name}, {'x'.join(map(str, images.shape[1:]))}"
+            paths = write_benchmark({"experiment": values.experiment} | record, folder, title)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: {error}") from error
     if values.headline:

@@ -9,6 +9,7 @@ from tfprune.compare.rows import Experiment, compare, read_ancestors
 from tfprune.compare.text import to_csv, to_markdown, to_text
 from tfprune.errors import UserError
 from tfprune.files import write_bytes
+from tfprune.lock import hold
 from tfprune.runs.folder import read_runs
 
 
@@ -49,7 +50,7 @@ def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None =
 
     Raises:
         UserError: If there is nothing to compare, an experiment is unknown, a `result.json` is
-            not valid, or a file cannot be written.
+            not valid, a file cannot be written, or another process writes a comparison there.
     """
     output_dir = Path(output_dir).expanduser()
     runs = read_runs(output_dir, experiments)
@@ -65,8 +66,9 @@ def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None =
         png_path=output_dir / "comparison.png",
     )
     contents = to_markdown(found, runs).encode(), to_csv(found).encode(), accuracy_png(found)
-    for path, content in zip(comparison.paths, contents, strict=True):
-        _write(path, content)
+    with hold(output_dir, f"--output_dir={output_dir}", "comparison"):
+        for path, content in zip(comparison.paths, contents, strict=True):
+            _write(path, content)
     return comparison
 
 

@@ -44,13 +44,23 @@ def dense_ancestor(run: RunFolder) -> Path | None:
     """Returns the folder of the dense run that a run goes back to by `--init_from`.
 
     Without such a run the result is None: the run started from `--weights`, or its ancestors are gone.
+
+    Raises:
+        UserError: If run folders start from each other in a circle, which no training makes.
     """
     config = run.read_config()
+    line = [run.path.name]
     while config.init_from:
         try:
             ancestor, _ = find_round(str(run.path.parent), config.init_from, "init_from")
         except UserError:
             return None
+        line.append(ancestor.path.name)
+        if line[-1] in line[:-1]:
+            raise UserError(
+                f"--init_from={config.init_from}: the run folders in {run.path.parent} start from each other "
+                f"in a circle: {' -> '.join(line)}"
+            )
         config = ancestor.read_config()
         if config.regime == "dense" and not config.init_from:
             return ancestor.path

@@ -40,7 +40,7 @@ def make_result(
         notes: target_sparsity, accuracy_before_percent, accuracy_after_pruning_percent.
         history: One row an epoch.
         accuracy: At the round's end, on the test split, in percent.
-        **measured: Further fields of `RoundResult`: `device_count`, `hardware`, `seconds`.
+        **measured: Further fields of `RoundResult`: `network`, `device_count`, `hardware`, `seconds`.
     """
     used = {"train": len(dataset.train), "test": len(dataset.test)}
     available = {"train": dataset.train.available, "test": dataset.test.available}

@@ -91,11 +91,11 @@ class Rounds:
             notes,
             history,
             accuracy,
+            network=save_model(folder, model, keep=writes),
             device_count=self._devices.count,
             hardware=hardware(),
             seconds=self._seconds,
         )
-        save_model(folder, model, keep=writes)
         if writes:
             folder.write_result(result)
             remove_checkpoint(folder.path)

@@ -14,9 +14,9 @@ from tfprune.experiments.methods.registry import check_experiment, method_of
 from tfprune.experiments.rounds import Rounds
 from tfprune.experiments.start import find_start
 from tfprune.files import remove_temporaries
+from tfprune.lock import hold
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder, blame_disk
-from tfprune.runs.lock import hold
 from tfprune.runs.result import RoundResult
 from tfprune.training.checkpoint import remove_checkpoint
 
@@ -30,8 +30,9 @@ def run_experiment(
     """Runs an experiment to its end, or goes on with one that was interrupted.
 
     Everything that can be wrong with the request is found before the run folder is made. Finished rounds
-    are skipped; an unfinished one continues from its last finished epoch and ends where an uninterrupted
-    run would. One process at a time works in a run folder.
+    are skipped, when their networks were found to be those of their results; an unfinished one continues from
+    its last finished epoch and ends where an uninterrupted run would. One process at a time works in a run
+    folder. Nothing needs to be written in one that is finished.
 
     Args:
         config: The experiment.
@@ -46,21 +47,25 @@ def run_experiment(
     Raises:
         UserError: On a request that cannot be met, a folder that another process works in or that cannot
             be written, or a loss that is no finite number.
+        FileError: If a round's result is damaged, or is not of the network beside it.
     """
     check_experiment(config)
     start = find_start(config)
     run = RunFolder(config.folder)
     claimed = run.check_claim(config)
     folders = [run.round(number) for number in range(config.last_round + 1)]
+    results = [folder.check_network() for folder in folders if folder.finished]
     with contextlib.ExitStack() as held, blame_disk(run.path, tf.errors.OpError):
         held.enter_context(devices.scope())
         if not devices.writes:
             log, on_round = _nothing, _nothing
-        if all(folder.finished for folder in folders):
+        if len(results) == len(folders):
             if devices.writes:
-                remove_checkpoint(folders[-1].path)  # A kill may have come between the result and this.
+                # A kill may have come between the result and this; or the disk is an archive, read alone.
+                with contextlib.suppress(OSError):
+                    remove_checkpoint(folders[-1].path)
             log(f"{config.experiment}: finished already, in {run.path}")
-            return [folder.read_result() for folder in folders]
+            return results
 
         def take() -> None:
             held.enter_context(hold(run.path, config.flag("experiment")))

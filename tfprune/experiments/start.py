@@ -87,10 +87,8 @@ def build_start(config: ExperimentConfig, dataset: Dataset, start: Start | None 
                 load_backbone(network, config.weights)
         return network if config.regime == "dense" else wrap(config, network)
 
-    try:
+    with blame_flag("init_from", config.init_from):
         source = load_model(start.folder)
-    except UserError as error:
-        raise UserError(f"--init_from={config.init_from}: {error}") from error
     masked = {w.layer.name for w in sparsity.pruned_layers(source)}
     if config.regime != "dense":
         network = wrap(config, network)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import sparsity
-from tfprune.errors import UserError
+from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.networks import load_model
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import find_round
@@ -42,10 +42,8 @@ def load_teacher(config: ExperimentConfig, classes: int) -> Teacher | None:
                 f"{config.flag('distill_from')}: must be a run with {config.flag(name)}; "
                 f"it has {theirs.flag(name)}"
             )
-    try:
+    with blame_flag("distill_from", config.distill_from):
         network = sparsity.strip_pruning(load_model(found))
-    except UserError as error:
-        raise UserError(f"{config.flag('distill_from')}: {error}") from error
     if network.output_shape[-1] != classes:
         raise UserError(
             f"{config.flag('distill_from')}: must be a run with {classes} classes; "

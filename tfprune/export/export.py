@@ -14,7 +14,8 @@ from tfprune.export.audit import AuditError, audit_file
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
 from tfprune.export.network import Network, deployable_copy, keras_logits
-from tfprune.files import make_folder, put, remove, write_json
+from tfprune.files import make_folder, put, remove, remove_temporaries, write_json
+from tfprune.lock import hold
 from tfprune.quiet import native_stderr_captured
 
 AUDIT_FILE = "export.json"
@@ -85,7 +86,8 @@ def export_model(
 
     Raises:
         AuditError: An artifact failed.
-        UserError: The Keras backend is not TensorFlow, or the sparse runtime cannot run a layer.
+        UserError: The Keras backend is not TensorFlow, the sparse runtime cannot run a layer, or another
+            process writes into the folder.
         ValueError: An argument does not fit the model or the list above.
     """
     folder = Path(out_dir)
@@ -100,33 +102,36 @@ def export_model(
     for file in files:
         file.check(network)
 
-    remove(work)
-    make_folder(work)
-    for name in (AUDIT_FILE, FAILED_AUDIT_FILE, *_MEASUREMENTS):
-        remove(folder / name)
-    try:
-        entries = {}
-        with native_stderr_captured():
+    make_folder(folder)
+    with hold(folder):
+        remove_temporaries(folder)
+        remove(work)
+        make_folder(work)
+        for name in (AUDIT_FILE, FAILED_AUDIT_FILE, *_MEASUREMENTS):
+            remove(folder / name)
+        try:
+            entries = {}
+            with native_stderr_captured():
+                for file in files:
+                    file.write(network, str(work / file.name))
             for file in files:
-                file.write(network, str(work / file.name))
-        for file in files:
-            entry = audit_file(file, str(work), network, images, reference)
-            entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
-            progress(_progress_line(file, entry))
-        audit = _describe(network, images, reference)
-        audit |= {"dense_comparison": dense_comparison, "artifacts": entries}
-        failures = [line for entry in entries.values() for line in entry["failures"]]
-        audit = {"passed": not failures} | audit
-        if failures:
-            write_json(folder / FAILED_AUDIT_FILE, audit)
-            raise AuditError(failures)
-        for file in all_files():
-            remove(folder / file.name)
-        for file in files:
-            put(work / file.name, folder / file.name)
-        write_json(folder / AUDIT_FILE, audit)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+                entry = audit_file(file, str(work), network, images, reference)
+                entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
+                progress(_progress_line(file, entry))
+            audit = _describe(network, images, reference)
+            audit |= {"dense_comparison": dense_comparison, "artifacts": entries}
+            failures = [line for entry in entries.values() for line in entry["failures"]]
+            audit = {"passed": not failures} | audit
+            if failures:
+                write_json(folder / FAILED_AUDIT_FILE, audit)
+                raise AuditError(failures)
+            for file in all_files():
+                remove(folder / file.name)
+            for file in files:
+                put(work / file.name, folder / file.name)
+            write_json(folder / AUDIT_FILE, audit)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return audit
 
 

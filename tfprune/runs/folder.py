@@ -2,7 +2,7 @@
 
 `saved_models/<experiment>/flags.txt`, then a folder a round: `round_00/` with `model.keras` (pruning
 wrappers and masks inside), `history.csv`, `tensorboard/`, and `result.json`, which is written last: a round
-is finished if and only if it is there.
+is finished if and only if it is there and the network is the one that it is of.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfprune.errors import UserError
-from tfprune.files import make_folder, write_text
+from tfprune.errors import UserError, blame_flag
+from tfprune.files import digest, make_folder, write_text
 from tfprune.reading import reading, text_of
 from tfprune.runs.config import ExperimentConfig, to_text
 from tfprune.runs.result import RoundResult, read_result, write_result
@@ -89,7 +89,7 @@ class RoundFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the round's result is there."""
+        """Whether the round's result is there; whether it is true, `read_result` and `check_network` tell."""
         return (self.path / RESULT).exists()
 
     @property
@@ -98,12 +98,35 @@ class RoundFolder:
         return self.path / MODEL
 
     def read_result(self) -> RoundResult:
-        """Returns the round's result.
+        """Returns the round's result, if a network of its size is there; no network is read for it.
 
         Raises:
-            UserError: If the file is damaged or of another format.
+            FileError: If the result is damaged or of another format, or the network is not its own.
         """
-        return read_result(self.path / RESULT, self.number)
+        result = read_result(self.path / RESULT, self.number)
+        with self._reading_network():
+            size = self.model_path.stat().st_size
+            if size != result.network.bytes:
+                raise ValueError(
+                    f"it has {size:,} bytes, and {RESULT} is of one with {result.network.bytes:,}"
+                )
+        return result
+
+    def check_network(self) -> RoundResult:
+        """Returns the round's result, if the network that it is of is there; the network is read for it.
+
+        Raises:
+            FileError: As `read_result`, or if the network is damaged or another one.
+        """
+        result = self.read_result()
+        with self._reading_network():
+            if digest(self.model_path) != result.network:
+                raise ValueError(f"its checksum is not that of the network that {RESULT} is of")
+        return result
+
+    def _reading_network(self) -> contextlib.AbstractContextManager[None]:
+        advice = "put the network back, or remove the round's folder to run the round anew"
+        return reading(self.model_path, "network of the result beside it", advice)
 
     def write_result(self, result: RoundResult) -> None:
         """Writes the result, which finishes the round."""
@@ -191,7 +214,8 @@ def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, R
         flag: The flag's name, for errors.
 
     Raises:
-        UserError: If the experiment or round does not exist or is unfinished.
+        UserError: If the experiment or round does not exist or is unfinished, or its result is damaged or
+            not of the network beside it, as `RoundFolder.read_result` tells.
     """
     name, _, round_name = reference.partition("/")
     root = Path(output_dir).expanduser()
@@ -212,6 +236,8 @@ def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, R
     if not found.finished:
         what = round_name or f"the experiment (round_{number:02d} has no {RESULT})"
         raise UserError(f"--{flag}={reference}: {what} is unfinished; run it to its end first")
+    with blame_flag(flag, reference):
+        found.read_result()
     return run, found
 
 

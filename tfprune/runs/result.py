@@ -2,9 +2,10 @@
 
 ```
 {
-  "format": 2,
+  "format": 3,
   "config": {...},         every setting of the experiment, by its flag's name
   "differences": [...],    where the run departs from the section of the study that it names
+  "network": {...},        size and checksum of the network that the result is of
   "round": 1, ...          what was measured: the other fields of `RoundResult`
 }
 ```
@@ -22,13 +23,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tfprune.files import write_json
+from tfprune.files import Digest, write_json
 from tfprune.reading import json_of, reading
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.paper import Difference
 from tfprune.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, PERCENT, Rule, measured
 
-FORMAT = 2
+FORMAT = 3
 
 _DIGEST = Rule("empty or 16 hexadecimal digits", lambda text: re.fullmatch("([0-9a-f]{16})?", text))
 _NAME = Rule("a name in lower case", lambda name: re.fullmatch("[a-z][a-z0-9_]*", name))
@@ -53,6 +54,7 @@ class RoundResult:
         config: The whole experiment.
         differences: Where the run departs from the section of the study that it names.
         round: Number of the round.
+        network: The file of the network that the result is of.
         ancestry: A digest of the experiments that the run started from and learned from, as `ancestry_of`
             makes it; empty without any.
         train_examples: Training images used.
@@ -80,6 +82,7 @@ class RoundResult:
 
     config: ExperimentConfig
     round: int = measured(AT_LEAST_0)
+    network: Digest = measured()
     differences: tuple[Difference, ...] = ()
     ancestry: str = measured(_DIGEST, default="")
     train_examples: int = measured(AT_LEAST_1)
@@ -119,12 +122,13 @@ class RoundResult:
         measured = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("config", "differences", "layers")
+            if field.name not in ("config", "differences", "network", "layers")
         }
         return {
             "format": FORMAT,
             "config": self.config.to_json(),
             "differences": [difference.to_json() for difference in self.differences],
+            "network": dataclasses.asdict(self.network),
             **measured,
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
         }
@@ -235,6 +239,13 @@ def _is_layer(value: Any) -> bool:
     return type(weights) is int and type(zeros) is int and 0 <= zeros <= weights
 
 
+def _is_digest(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("sha256"), str):
+        return False
+    size = value.get("bytes")
+    return type(size) is int and size > 0 and re.fullmatch("[0-9a-f]{64}", value["sha256"]) is not None
+
+
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str) or _is_number(value)
 
@@ -244,6 +255,11 @@ _KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     int: ("a whole number", lambda value: type(value) is int, int),
     float: ("a number", _is_number, float),
     str: ("a string", lambda value: isinstance(value, str), str),
+    Digest: (
+        "{bytes, sha256}, at least 1 and 64 hexadecimal digits",
+        _is_digest,
+        lambda value: Digest(value["bytes"], value["sha256"]),
+    ),
     tuple[LayerZeros, ...]: (
         "a list of {layer, weights, zeros}, zeros <= weights",
         lambda value: isinstance(value, list) and all(map(_is_layer, value)),

@@ -12,6 +12,7 @@ from tfprune.compare.page.view import STATES, Progress, View, make_view
 from tfprune.compare.rows import compare, read_ancestors
 from tfprune.errors import UserError
 from tfprune.files import make_folder, write_text
+from tfprune.lock import hold
 from tfprune.runs.folder import Run, list_experiments, read_runs
 
 
@@ -37,7 +38,7 @@ def write_page(
 
     Raises:
         UserError: Without `status`, if there is nothing to compare; if an experiment is unknown, a file
-            of a run folder is not valid, or the page cannot be written.
+            of a run folder is not valid, the page cannot be written, or another process writes one there.
         ValueError: If a state is unknown or `refresh_seconds` is less than 1.
     """
     if refresh_seconds is not None and refresh_seconds < 1:
@@ -59,7 +60,8 @@ def write_page(
     path = output_dir / "index.html"
     try:
         make_folder(output_dir)
-        write_text(path, page)
+        with hold(output_dir, f"--output_dir={output_dir}", "comparison"):
+            write_text(path, page)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import keras
@@ -15,8 +16,8 @@ from tfprune.experiments.study.estimate import Place, Speeds, read_speeds, total
 from tfprune.experiments.study.plan import check_plan, label, parents, study_folder
 from tfprune.experiments.study.state import RunState, read_state
 from tfprune.files import make_folder
+from tfprune.lock import hold
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.lock import hold
 from tfprune.runs.result import RoundResult
 from tfprune.text import duration
 
@@ -70,8 +71,10 @@ class Study:
             make_folder(folder)
         except OSError as error:
             raise UserError(f"{flag}: cannot be made: {error.strerror}") from error
-        with hold(folder, flag):
-            states, speeds = self._read()
+        states, speeds = self._read()
+        # A finished study may be on a disk that is read alone.
+        held = nullcontext() if all(state.finished for state in states) else hold(folder, flag)
+        with held:
             self._check_data(states)
             self.log(f"study: {len(states)} runs in {folder}, {_left_text(states, speeds, self._place)}")
             try:

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
+from tfprune import lock
 from tfprune.errors import UserError
-from tfprune.runs import lock
-from tfprune.runs.lock import LOCK, OWNER, hold
+from tfprune.lock import LOCK, OWNER, hold
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
