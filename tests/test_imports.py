@@ -21,7 +21,7 @@ ALLOWED = {
     "lock": {"errors", "files"},
     "network": set(),
     "sparsity": {"network", "files"},
-    "data": {"reading", "errors", "text"},
+    "data": {"reading", "errors", "text", "memory"},
     "models": {"reading", "errors"},
     "training": {"network", "files", "text", "settings", "reading", "lock", "errors"},
     "runtime": {"files", "memory"},

@@ -155,6 +155,15 @@ def test_image_folder_without_images(tmp_path):
         datasets.load("image_folder", tmp_path, image_size=8)
 
 
+def test_image_folder_that_the_memory_does_not_hold(image_folder, monkeypatch):
+    message = r"`image_size` must be smaller, or `train_examples`: 30 train images take 900 GB of memory"
+    monkeypatch.setattr(datasets, "available_bytes", lambda: 9e11 - 1)
+    with pytest.raises(ValueError, match=rf"{message}, .*Received: image_size=100000"):
+        datasets.load("image_folder", image_folder, image_size=100_000)
+    monkeypatch.setattr(datasets, "available_bytes", lambda: 30 * 8 * 8 * 3)
+    assert len(datasets.load("image_folder", image_folder, image_size=8).train) == 30
+
+
 def test_image_folder_needs_a_folder_and_a_size(image_folder):
     with pytest.raises(ValueError, match="`data_dir` must name the folder"):
         datasets.load("image_folder", image_size=8)

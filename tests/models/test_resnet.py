@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from tfprune.models import build_resnet
+from tfprune.models.resnet import BLOCKS_PER_STAGE, resnet_size
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +79,19 @@ def test_the_smallest_image(stem):
     model = tiny(image_size=1, stem=stem)
 
     assert np.all(np.isfinite(model.predict(pixels(size=1), verbose=0)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BLOCKS_PER_STAGE)
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize("image_size", [1, 37])
+def test_the_size_is_what_is_built(name, stem, image_size):
+    arguments = {"classes": 7, "image_size": image_size, "width": 3, "stem": stem}
+    model = build_resnet(name, **arguments)
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    outputs = sum(np.prod(layer.output.shape[1:]) for layer in convolutions)
+    weights = sum(np.prod(weight.shape) for weight in model.trainable_weights)
+    assert resnet_size(name, **arguments) == (weights, outputs)
 
 
 def test_the_first_layer_normalises_pixels():

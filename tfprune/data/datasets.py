@@ -9,6 +9,7 @@ import numpy as np
 
 from tfprune.data.image_files import class_files, read_image
 from tfprune.data.resize import resize
+from tfprune.memory import available_bytes, size_text
 
 _TFDS_DATASETS = ("cifar10", "cifar100")
 
@@ -90,8 +91,8 @@ def load(
 
     Raises:
         FileError: An image that cannot be read, or a class without images.
-        ValueError: Unknown name, a folder that does not exist, or more examples asked for than there
-            are.
+        ValueError: Unknown name, a folder that does not exist, more examples asked for than there
+            are, or images that the memory does not hold.
         OSError: The dataset is not prepared and cannot be downloaded.
     """
     if name not in DATASETS:
@@ -226,6 +227,13 @@ def _load_image_folder(
     def read(split: str, files: dict[str, list[Path]], examples: int) -> Split:
         labelled = [(path, label) for label, paths in enumerate(files.values()) for path in paths]
         used = _chosen(split, len(labelled), examples)
+        needed, left = 3 * len(used) * image_size**2, available_bytes()
+        if needed > left:
+            raise ValueError(
+                f"`image_size` must be smaller, or `{split}_examples`: {len(used):,} {split} images take "
+                f"{size_text(needed)} of memory, and {size_text(left)} are left. "
+                f"Received: image_size={image_size}"
+            )
         images = np.empty((len(used), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(used), np.int32)
         for row, index in enumerate(used):

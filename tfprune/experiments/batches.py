@@ -33,7 +33,7 @@ def load_dataset(config: ExperimentConfig) -> Dataset:
         if isinstance(error, FileError):
             name = "data_dir"
         else:
-            arguments = ("train_examples", "test_examples", "data_dir", "image_size")
+            arguments = ("image_size", "train_examples", "test_examples", "data_dir")
             name = next((name for name in arguments if f"`{name}`" in str(error)), "dataset")
         raise UserError(f"--{name}={getattr(config, name)}: {error}") from error
 

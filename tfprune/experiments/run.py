@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfprune.experiments.batches import Batches, load_dataset
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.environment import prepare_backend
+from tfprune.experiments.memory import check_memory
 from tfprune.experiments.methods.registry import check_experiment, method_of
 from tfprune.experiments.rounds import Rounds
 from tfprune.experiments.start import find_start
@@ -79,6 +80,7 @@ def run_experiment(
         prepare_backend(config)
         batches = Batches(config, load_dataset(config), devices.shard)
         devices.check_experiment(config, batches.dataset)
+        check_memory(config, batches.dataset, devices)
         log(
             f"{config.experiment}: {len(batches.dataset.train):,} training and {len(batches.dataset.test):,} "
             f"test images of {config.dataset}, backend {keras.backend.backend()}{devices}"

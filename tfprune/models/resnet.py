@@ -1,5 +1,6 @@
 """ResNet-18 and ResNet-34 as torchvision builds them, in Keras."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -115,6 +116,43 @@ def build_resnet(
         name="head",
     )(x)
     return keras.Model(image, logits, name=name)
+
+
+def resnet_size(
+    name: str, *, classes: int, image_size: int, width: int = 64, stem: str = "imagenet"
+) -> tuple[int, int]:
+    """Counts what a ResNet holds, without building it.
+
+    Args:
+        name, classes, image_size, width, stem: As for `build_resnet`.
+
+    Returns:
+        The number of trainable weights, and that of the outputs of all convolutions for one image.
+    """
+    weights = outputs = 0
+    side, channels = image_size, 3
+
+    def convolve(filters: int, kernel_size: int, strides: int) -> None:
+        nonlocal weights, outputs
+        weights += kernel_size**2 * channels * filters + 2 * filters  # Its BatchNorm's, too.
+        outputs += math.ceil(side / strides) ** 2 * filters
+
+    if stem == "imagenet":
+        convolve(width, 7, 2)
+        side = math.ceil(math.ceil(side / 2) / 2)
+    else:
+        convolve(width, 3, 1)
+    channels = width
+    for stage, blocks in enumerate(BLOCKS_PER_STAGE[name]):
+        filters = width * 2**stage
+        for block in range(blocks):
+            strides = 2 if stage and not block else 1
+            if strides > 1:
+                convolve(filters, 1, strides)
+            convolve(filters, 3, strides)
+            side, channels = math.ceil(side / strides), filters
+            convolve(filters, 3, 1)
+    return weights + (channels + 1) * classes, outputs
 
 
 def _basic_block(

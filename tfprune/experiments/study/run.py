@@ -11,6 +11,7 @@ from tfprune.errors import UserError
 from tfprune.experiments.batches import load_dataset
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.environment import hardware, keep_data_off_accelerator
+from tfprune.experiments.memory import check_memory
 from tfprune.experiments.run import run_experiment
 from tfprune.experiments.study.estimate import Place, Speeds, read_speeds, total_text, what_computes
 from tfprune.experiments.study.plan import check_plan, label, parents, study_folder
@@ -146,6 +147,7 @@ class Study:
             dataset = load_dataset(configs[0])
             for config in configs:
                 self.devices.check_experiment(config, dataset)
+                check_memory(config, dataset, self.devices)
 
 
 def _left_text(states: list[RunState], speeds: Speeds, place: Place) -> str:
