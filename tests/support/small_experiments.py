@@ -77,6 +77,10 @@ class Runs:
         config = dataclasses.replace(config, experiment=name, output_dir=str(self.output_dir))
         shutil.copytree(run.path, config.folder)
         (config.folder / "flags.txt").write_text(config.to_flags())
+        for path in config.folder.glob("round_*/result.json"):
+            content = json.loads(path.read_text())
+            content["config"]["experiment"] = name
+            path.write_text(json.dumps(content))
         return config
 
     @functools.cached_property
