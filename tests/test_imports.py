@@ -19,7 +19,7 @@ ALLOWED = {
     **{name: set() for name in _LEAVES},
     "reading": {"errors", "text"},
     "lock": {"errors", "files"},
-    "network": set(),
+    "network": {"reading", "memory"},
     "sparsity": {"network", "files"},
     "data": {"reading", "errors", "text", "memory"},
     "models": {"reading", "errors"},

@@ -54,7 +54,7 @@ def test_what_is_read_is_returned(path):
         (RecursionError("maximum recursion depth exceeded"), "it is nested too deeply"),
         (zipfile.BadZipFile("Bad CRC-32"), "Bad CRC-32"),
         (AssertionError(), "AssertionError"),
-        (RuntimeError("\n\n  first\nsecond"), "first"),
+        (RuntimeError("\n\n  first\n  second"), "first second"),
         (TypeError("\x1b]0;title\x07\u202e"), r"\x1b]0;title\x07\u202e"),
         (ValueError("a" * 10_000), "a" * 300 + "..."),
     ],

@@ -118,12 +118,11 @@ def _reason(error: Exception) -> str:
         reason = error.strerror
     elif isinstance(error, KeyError) and not re.search(r"\s", str(error)):  # Of a key, not h5py's sentence.
         reason = f"{error} is missing"
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) and not error.args:
         reason = "it asks for more memory than there is"
     elif isinstance(error, RecursionError):
         reason = "it is nested too deeply"
     else:
-        lines = str(error).strip().splitlines()
-        reason = next((line for line in lines if line.strip()), type(error).__name__)
-    reason = printable(reason.strip().rstrip("."))
+        reason = " ".join(str(error).split()) or type(error).__name__
+    reason = printable(reason.rstrip("."))
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."

@@ -20,6 +20,7 @@ from tests.support.interrupted_runs import (
 from tests.support.small_experiments import no_training
 from tfprune.errors import UserError
 from tfprune.experiments.run import run_experiment
+from tfprune.experiments.unfinished import NOTES
 from tfprune.runs.folder import RunFolder
 from tfprune.training.checkpoint import read_checkpoint
 
@@ -106,9 +107,12 @@ def fake_interruption(runs, name):
     """A copy of a run whose last round has a checkpoint and no result."""
     config = runs.copy(runs.one_shot, name)
     folder = config.folder / "round_01"
+    done = json.loads((folder / "result.json").read_text())
     (folder / "result.json").unlink()
     (folder / "model.keras").rename(folder / "checkpoint_0001.keras")
-    state = {"model": "checkpoint_0001.keras", "epochs_done": 1, "history": [], "notes": {}}
+    row = {"epoch": 1, "train_seconds": 1.0, "images_per_second": 9.0, "val_accuracy": 0.5}
+    notes = {name: done[name] for name in NOTES}
+    state = {"model": "checkpoint_0001.keras", "epochs_done": 1, "history": [row], "notes": notes}
     (folder / "checkpoint.json").write_text(json.dumps(state))
     return folder, config
 
@@ -126,5 +130,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(runs, damage):
     with no_training(), pytest.raises(UserError) as caught:
         run_experiment(config, log=lambda line: None)
     message = str(caught.value)
-    assert message.startswith(f"{folder}: its checkpoint is damaged; remove the folder")
+    kind = "state of an unfinished fit" if damage == "cut state" else "Keras model"
+    assert message.startswith(f"{state if damage == 'cut state' else model}: not a readable {kind}: ")
+    assert message.endswith("; remove the folder of its round to run the round anew")
     assert "\n" not in message

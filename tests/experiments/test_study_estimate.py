@@ -60,10 +60,12 @@ def test_damaged_files_are_named(by_name):
     interrupt(by_name["base"], 0, epochs=3)
     path = by_name["base"].folder / "round_00"
     (path / "checkpoint.json").write_text("{")
-    with pytest.raises(UserError, match=f"{path}: its checkpoint cannot be read"):
+    with pytest.raises(
+        UserError, match=f"{path / 'checkpoint.json'}: not a readable state of an unfinished fit"
+    ):
         read_state(by_name["base"])
     (path / "result.json").write_text("{")
-    with pytest.raises(UserError, match=f"{path / 'result.json'}: cannot be read"):
+    with pytest.raises(UserError, match=f"{path / 'result.json'}: not a readable result of a round"):
         read_state(by_name["base"])
 
 

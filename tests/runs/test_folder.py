@@ -75,7 +75,7 @@ def test_unfinished_rounds(folder):
         (b"--experiment=a\n\xff\n", "can't decode byte 0xff"),
         (b"--experiment=a\n--width=four\n", "--width=four: "),
         (b"--experiment=a\n--width=0\n", "`width` must be at least 1"),
-        (b"--experiment=a\n--rounds=1000000000\n", "`rounds` must be from 1 to 9999"),
+        (b"--experiment=a\n--rounds=1000000000\n", "`rounds` must be at least 1 and at most 9999"),
         (
             b"--experiment=a\n--frequency=9223372036854775808\n",
             "`frequency` must be a whole number of 64 bits",

@@ -175,7 +175,7 @@ def test_what_a_round_did_not_do_may_miss(folders):
         ("seed", 2**32, r"below 2\*\*32"),
         ("train_examples", True, "whole number"),
         ("frequency", True, "of type int"),
-        ("rounds", 10**9, "from 1 to 9999"),
+        ("rounds", 10**9, "at least 1 and at most 9999"),
         ("prune_layers", "(", "a regular expression"),
         ("experiment", "\x1b[2J", "a folder name"),
         ("experiment", "b", "must be a, as the folder says"),

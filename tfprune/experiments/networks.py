@@ -3,7 +3,7 @@
 import keras
 
 from tfprune.files import Digest, digest, discarding, replacing
-from tfprune.reading import reading
+from tfprune.network.saved import load_network
 from tfprune.runs.folder import RoundFolder
 
 
@@ -11,13 +11,10 @@ def load_model(folder: RoundFolder) -> keras.Model:
     """Returns a finished round's network, pruning wrappers included, not compiled.
 
     Raises:
-        FileError: If it is not the network that the round's result is of, or this Keras cannot load it.
+        FileError: If it is not the network that the round's result is of, or as `load_network`.
     """
     folder.check_network()
-    with reading(
-        folder.model_path, "Keras model", "install the Keras that `versions` of its result.json names"
-    ):
-        return keras.models.load_model(folder.model_path, compile=False)
+    return load_network(folder.model_path, "install the Keras that `versions` of its result.json names")
 
 
 def save_model(folder: RoundFolder, model: keras.Model, keep: bool = True) -> Digest:

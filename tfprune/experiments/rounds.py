@@ -17,10 +17,11 @@ from tfprune.experiments.networks import load_model, save_model
 from tfprune.experiments.results import make_result
 from tfprune.experiments.start import Start, build_start, masks_sparsity
 from tfprune.experiments.teacher import distilled, load_teacher
+from tfprune.experiments.unfinished import read_unfinished
 from tfprune.files import make_folder
-from tfprune.runs.folder import RunFolder, blame_file
+from tfprune.runs.folder import RunFolder
 from tfprune.training.callbacks import NonFiniteLossError
-from tfprune.training.checkpoint import read_checkpoint, remove_checkpoint
+from tfprune.training.checkpoint import remove_checkpoint
 from tfprune.training.fit import accuracy_percent, compile_for_training
 from tfprune.training.progress import Progress
 
@@ -66,10 +67,9 @@ class Rounds:
         """Brings a round to its end, or goes on where the round was interrupted."""
         config, folder, writes = self.config, self._run.round(number), self._devices.writes
         self._seconds = dict.fromkeys(("prune", "train", "evaluate"), 0.0)
-        with blame_file(folder.path, "its checkpoint is damaged; remove the folder to begin the round anew"):
-            checkpoint = read_checkpoint(folder.path)
-            model = checkpoint.load_model() if checkpoint else None
+        checkpoint = read_unfinished(config, folder)
         if checkpoint:
+            model = checkpoint.load_model()
             self._log(f"round {number}: goes on after epoch {checkpoint.epochs_done}")
             history, notes = checkpoint.history, checkpoint.notes
         else:
@@ -166,7 +166,7 @@ class Rounds:
                     writes=self._devices.writes,
                 )
         except NonFiniteLossError as error:
-            checkpoint = read_checkpoint(folder)
+            checkpoint = read_unfinished(self.config, self._run.round(number))
             kept = checkpoint.model_path if checkpoint else "none, it was the first epoch"
             raise UserError(
                 f"{self.config.experiment} round {number}: {error}. Last good checkpoint: {kept}. "

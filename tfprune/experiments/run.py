@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfprune.errors import FileError
 from tfprune.experiments.batches import Batches, load_dataset
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.environment import prepare_backend
@@ -17,7 +18,7 @@ from tfprune.experiments.start import find_start
 from tfprune.files import remove_temporaries
 from tfprune.lock import hold
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.folder import RunFolder, blame_disk
+from tfprune.runs.folder import RESULT, RoundFolder, RunFolder, blame_disk
 from tfprune.runs.result import RoundResult
 from tfprune.training.checkpoint import remove_checkpoint
 
@@ -55,7 +56,7 @@ def run_experiment(
     run = RunFolder(config.folder)
     claimed = run.check_claim(config)
     folders = [run.round(number) for number in range(config.last_round + 1)]
-    results = [folder.check_network() for folder in folders if folder.finished]
+    results = [_checked_result(config, folder) for folder in folders if folder.finished]
     with contextlib.ExitStack() as held, blame_disk(run.path, tf.errors.OpError):
         held.enter_context(devices.scope())
         if not devices.writes:
@@ -101,6 +102,21 @@ def run_experiment(
                 rounds.do_round(folder.number)
                 on_round(folder.read_result())
         return [folder.read_result() for folder in folders]
+
+
+def _checked_result(config: ExperimentConfig, folder: RoundFolder) -> RoundResult:
+    """Returns the result of a finished round, from which the run goes on.
+
+    Raises:
+        FileError: If it is not of the network beside it, or not of this run.
+    """
+    result = folder.check_network()
+    if others := config.differing(result.config):
+        raise FileError(
+            f"{folder.path / RESULT}: not a result of this run, whose flags are "
+            f"{', '.join(map(config.flag, others))}; remove the round's folder to run the round anew"
+        )
+    return result
 
 
 def _nothing(what: Any) -> None:

@@ -94,13 +94,14 @@ def _is_regular_expression(text: str) -> bool:
     return True
 
 
-_NAME = Rule(
-    "a folder name of letters, digits, '.', '_' and '-'",
-    lambda name: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None,
+NAME = Rule(
+    "a folder name of at most 200 letters, digits, '.', '_' and '-'",
+    lambda name: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name) is not None,
 )
+"""What the name of an experiment must be."""
 _FOLDER = Rule("an existing folder", lambda path: not path or Path(path).expanduser().is_dir())
 _SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
-_ROUNDS = Rule("from 1 to 9999", lambda rounds: 1 <= rounds <= 9999)
+_ROUNDS = Rule("at least 1 and at most 9999", lambda rounds: 1 <= rounds <= 9999)
 _SPARSITY = Rule("in [0, 1)", lambda sparsity: 0.0 <= sparsity < 1.0)
 _SECTION = Rule(f"empty or one of {', '.join(SECTIONS)}", lambda section: section in ("", *SECTIONS))
 _SHARE = Rule("in (0, 1]", lambda share: 0.0 < share <= 1.0)
@@ -123,7 +124,7 @@ class ExperimentConfig:
     """
 
     experiment: str = setting(
-        help="Name of the run folder in --output_dir. Required.", group="run", rule=_NAME
+        help="Name of the run folder in --output_dir. Required.", group="run", rule=NAME
     )
     output_dir: str = setting("saved_models", "Where the run folders are.", group="run", role="place")
     seed: int = setting(

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,30 +16,12 @@ from pathlib import Path
 from tfprune.errors import UserError, blame_flag
 from tfprune.files import digest, make_folder, write_text
 from tfprune.reading import reading, text_of
-from tfprune.runs.config import ExperimentConfig, to_text
+from tfprune.runs.config import NAME, ExperimentConfig, to_text
 from tfprune.runs.result import RoundResult, read_result, write_result
 
 MODEL = "model.keras"
 RESULT = "result.json"
 _FLAGS_ADVICE = "write it again, one --name=value a line, as `config` in a round's result.json has them"
-
-
-@contextlib.contextmanager
-def blame_file(path: Path, what: str) -> Iterator[None]:
-    """Turns what Keras and JSON raise on a damaged file into a `UserError` that names it.
-
-    Args:
-        path: The file read inside.
-        what: What is wrong with it, for the message.
-
-    Raises:
-        UserError: `path: what: <the first line of the original message>`.
-    """
-    try:
-        yield
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: {what}: {reason}") from error
 
 
 # What a write fails with on a full or failing disk, over a quota, or without permission.
@@ -220,7 +201,7 @@ def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, R
     name, _, round_name = reference.partition("/")
     root = Path(output_dir).expanduser()
     run = RunFolder(root / name)
-    if not name or not (run.path / "flags.txt").exists():
+    if not NAME.holds(name) or not (run.path / "flags.txt").exists():
         present = sorted(path.parent.name for path in root.glob("*/flags.txt"))
         raise UserError(
             f"--{flag}={reference}: there is no experiment of that name in {root}; "

@@ -18,7 +18,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -148,17 +148,30 @@ class RoundResult:
                 f"it has format {version}, and this version of tfprune reads format {FORMAT}: run the "
                 "experiment anew in another --output_dir, or use the version that made it"
             )
-        values = {"config": ExperimentConfig.from_json(content.get("config"))}
+        result = cls(config=ExperimentConfig.from_json(content.get("config")), **cls.measured_of(content))
+        result._check_together()
+        return result
+
+    @classmethod
+    def measured_of(cls, content: dict[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
+        """Returns what JSON says of the fields but `config`, by name, each of its type and in its range.
+
+        Args:
+            content: The values, and perhaps others.
+            names: The fields that must be there, and no others. Empty: all that have no default must be.
+
+        Raises:
+            ValueError: On a value that no round can have, or one that is missing.
+        """
+        values = {}
         for field, kind in zip(fields(cls), typing.get_type_hints(cls).values(), strict=True):
-            if field.name == "config":
+            if field.name == "config" or (names and field.name not in names):
                 continue
             if field.name in content:
                 values[field.name] = _checked(field, kind, content[field.name])
-            elif field.default is field.default_factory is dataclasses.MISSING:
+            elif names or field.default is field.default_factory is dataclasses.MISSING:
                 raise ValueError(f"`{field.name}` is missing")
-        result = cls(**values)
-        result._check_together()
-        return result
+        return values
 
     def _check_together(self) -> None:
         """Checks that the values of a round agree with each other."""

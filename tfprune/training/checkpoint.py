@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,12 @@ import keras
 
 from tfprune.files import discarding, remove, replacing, write_json, write_text
 from tfprune.network.batch_norm import batch_norm_synchronized
+from tfprune.network.saved import load_network
+from tfprune.reading import json_of, reading
 
 _STATE = "checkpoint.json"
+# What `reading` says of a damaged one.
+KIND, ADVICE = "state of an unfinished fit", "remove the folder of its round to run the round anew"
 
 
 @dataclass(frozen=True)
@@ -20,29 +23,59 @@ class Checkpoint:
     """A fit after some whole epochs.
 
     Attributes:
+        path: The file of its state, which names the model.
         model_path: The compiled model with its optimizer's state, a `.keras` file.
         epochs_done: How many epochs it has seen.
         history: One row an epoch, as in `history.csv`.
         notes: What the caller had put there, plain types.
     """
 
+    path: Path
     model_path: Path
     epochs_done: int
     history: list[dict[str, float]]
     notes: dict[str, Any]
 
     def load_model(self) -> keras.Model:
-        """Returns the model, compiled, its optimizer where it stopped."""
-        return keras.models.load_model(self.model_path)
+        """Returns the model, compiled, its optimizer where it stopped.
+
+        Raises:
+            FileError: As `load_network`.
+        """
+        return load_network(self.model_path, ADVICE, compile=True)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """Returns the checkpoint of the unfinished fit in `folder`, or None if there is none."""
+    """Returns the checkpoint of the unfinished fit in `folder`, or None if there is none.
+
+    Raises:
+        FileError: If the state is damaged, or none that `write_checkpoint` writes.
+    """
     path = folder / _STATE
     if not path.exists():
         return None
-    state = json.loads(path.read_text(encoding="utf-8"))
-    return Checkpoint(folder / state["model"], state["epochs_done"], state["history"], state["notes"])
+    with reading(path, KIND, ADVICE):
+        state = json_of(path)
+        epochs, history, notes = state["epochs_done"], state["history"], state["notes"]
+        if type(epochs) is not int or epochs < 1:
+            raise ValueError(f"`epochs_done` must be a whole number of at least 1. Received: {epochs!r}")
+        if state["model"] != _model_name(epochs):
+            raise ValueError(f"`model` must be {_model_name(epochs)}. Received: model={state['model']!r}")
+        if not isinstance(history, list) or not all(map(_is_row, history)):
+            raise ValueError("`history` must be a list of objects of numbers")
+        if [row.get("epoch") for row in history] != [*range(1, len(history) + 1)] or len(history) != epochs:
+            raise ValueError(f"`history` must have a row for each of the {epochs} epochs")
+        if not isinstance(notes, dict):
+            raise ValueError(f"`notes` must be an object. Received: notes={notes!r}")
+    return Checkpoint(path, folder / state["model"], epochs, history, notes)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(figure) in (int, float) for figure in value.values())
+
+
+def _model_name(epochs_done: int) -> str:
+    return f"checkpoint_{epochs_done:04d}.keras"
 
 
 def write_checkpoint(
@@ -64,7 +97,7 @@ def write_checkpoint(
         keep: False in a process that only takes part: nothing is left in `folder`.
     """
     epochs_done = len(history)
-    path = folder / f"checkpoint_{epochs_done:04d}.keras"
+    path = folder / _model_name(epochs_done)
     with (replacing if keep else discarding)(path) as temporary, batch_norm_synchronized(model, False):
         model.save(temporary)
     if not keep:

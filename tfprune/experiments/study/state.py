@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from tfprune.experiments.unfinished import read_unfinished
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.folder import RunFolder, blame_file
+from tfprune.runs.folder import RunFolder
 from tfprune.runs.result import RoundResult
-from tfprune.training.checkpoint import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ def read_state(config: ExperimentConfig) -> RunState:
     epochs = 0
     unfinished = next((folder for folder in rounds if not folder.finished), None)
     if unfinished:
-        with blame_file(unfinished.path, "its checkpoint cannot be read"):
-            checkpoint = read_checkpoint(unfinished.path)
+        checkpoint = read_unfinished(config, unfinished)
         epochs = checkpoint.epochs_done if checkpoint else 0
     return RunState(config, (run.path / "flags.txt").exists(), results, epochs)

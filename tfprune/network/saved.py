@@ -1,0 +1,83 @@
+"""Loads a network from Keras's file, of which nothing is believed."""
+
+import io
+import warnings
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+from keras import ops
+
+from tfprune.memory import available_bytes, size_text
+from tfprune.network.graph import all_layers
+from tfprune.reading import RECORD_BYTES, reading
+
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_MEMBERS = sorted([_CONFIG, "metadata.json", _WEIGHTS])
+# The file's bytes here, in Keras, and as the network's variables.
+_COPIES = 3
+
+
+def load_network(path: Path, advice: str, compile: bool = False) -> keras.Model:  # noqa: A002
+    """Returns the model of a round, from a `.keras` file that `Model.save` wrote.
+
+    Args:
+        path: The file.
+        advice: What can be done where it cannot be loaded, for the message.
+        compile: Whether to compile it as it was, its optimizer's state included.
+
+    Raises:
+        FileError: If the file is missing, damaged, no model, asks for more memory than it fills, or has
+            weights that no training leaves: not finite, or negative variances.
+    """
+    with reading(path, "Keras model", advice):
+        with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive)
+            with h5py.File(io.BytesIO(archive.read(_WEIGHTS)), "r") as weights:
+                weights.visititems(_check_weight)
+        with warnings.catch_warnings():
+            # Of a part that the file has not, or not whole: it would begin anew.
+            warnings.filterwarnings("error", "Skipping ")
+            model = keras.models.load_model(path, compile=compile)
+        _check_model(model)
+    return model
+
+
+def _check_sizes(archive: zipfile.ZipFile) -> None:
+    """Checks before anything is unpacked that the archive is what Keras writes: three files, as they are."""
+    members = archive.infolist()
+    names = sorted(member.filename for member in members)
+    if names != _MEMBERS:
+        raise ValueError(
+            f"it must hold {', '.join(_MEMBERS)} alone. Received: {', '.join(names) or 'nothing'}"
+        )
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise ValueError(f"its {member.filename} is compressed, and Keras compresses none")
+        if member.filename != _WEIGHTS and member.file_size > RECORD_BYTES:
+            raise ValueError(f"its {member.filename} has over {RECORD_BYTES:,} bytes")
+    needed, left = _COPIES * archive.getinfo(_WEIGHTS).file_size, available_bytes()
+    if needed > left:
+        raise MemoryError(f"it asks for {size_text(needed)} of memory, and there are {size_text(left)}")
+
+
+def _check_weight(name: str, found: h5py.Group | h5py.Dataset) -> None:
+    """Checks that an array fills its place in the file: another one could ask for any amount of memory."""
+    if not isinstance(found, h5py.Dataset):
+        return
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"its weight {name} has the type {found.dtype}")
+    if found.is_virtual or found.external or found.nbytes != found.id.get_storage_size():
+        raise ValueError(f"its weight {name} has {found.nbytes:,} bytes, which are not in the file")
+
+
+def _check_model(model: keras.Model) -> None:
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"it is a {type(model).__name__}, not a model")
+    for variable in model.variables:
+        if "float" in variable.dtype and not bool(ops.all(ops.isfinite(variable))):
+            raise ValueError(f"its weight {variable.path} is not finite")
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization) and bool(ops.any(layer.moving_variance < 0)):
+            raise ValueError(f"its weight {layer.moving_variance.path} is a variance below 0")
