@@ -31,3 +31,12 @@ def test_a_lock_is_free_after_an_error(tmp_path):
     with hold(tmp_path, "--experiment=x"):
         pass
     assert [path.name for path in tmp_path.iterdir()] in ([LOCK], [])
+
+
+def test_the_parts_of_a_folder_have_locks_of_their_own(tmp_path):
+    with hold(tmp_path, "--output_dir=x"), hold(tmp_path, part="comparison"):
+        assert (tmp_path / ".comparison.lock.json").exists()
+        for flag, part in (("--output_dir=x: ", ""), ("", "comparison")):
+            with pytest.raises(UserError) as caught, hold(tmp_path, flag.removesuffix(": "), part):
+                pass
+            assert str(caught.value).startswith(f"{flag}{tmp_path} is in use by process {os.getpid()} on ")

@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 
 from tfprune.errors import UserError
-from tfprune.files import write_json
+from tfprune.files import remove, write_json
 
 LOCK, OWNER = ".lock", ".lock.json"
 
@@ -50,7 +50,7 @@ def hold(folder: Path, flag: str = "", part: str = "") -> Iterator[None]:
             raise UserError(f"{subject} cannot be written: {error.strerror}") from error
         yield
     finally:
-        owner_path.unlink(missing_ok=True)
+        remove(owner_path)
         lock.release()
 
 

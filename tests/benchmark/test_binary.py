@@ -16,6 +16,7 @@ from tfprune.errors import UserError
 from tfprune.experiments.deployment import strip_round
 from tfprune.export.export import export_model
 from tfprune.export.network import deployable_copy
+from tfprune.lock import hold
 from tfprune.runs.folder import RunFolder
 from tfprune.runtime.format.file import write_file
 
@@ -200,3 +201,11 @@ def test_all_threads_are_those_this_process_may_use():
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "1", done.stderr
+
+
+def test_a_measurement_while_another_process_writes_there(benchmark, exported):
+    with hold(exported), pytest.raises(UserError) as caught:
+        benchmark("exported")
+    assert str(caught.value).startswith(
+        f"--experiment=exported: {exported} is in use by process {os.getpid()} "
+    )

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from tfprune.compare.columns import COLUMNS
 from tfprune.compare.text import ALONE_TITLE, NO_SECTION_TITLE, OTHER_SETTING_TITLE, PAPER_SETTING_TITLE
 from tfprune.errors import UserError
 from tfprune.files import write_json
+from tfprune.lock import hold
 from tfprune.runs.config import ExperimentConfig
 
 DIGITS = {"dataset": "digits", "width": 8, "image_size": 16}
@@ -288,3 +290,15 @@ def test_a_method_without_words_of_its_own_has_its_name(folder, monkeypatch):
     monkeypatch.setattr(words, "_REGIMES", {})
     folder.one_shot("a", "", 0.5, (10.0, 90.0), **DIGITS)
     assert "one_shot" in write_comparison(folder.path).text
+
+
+def test_two_comparisons_of_one_folder_are_told_of_each_other(folder):
+    """A study holds the folder while it trains, and may be compared meanwhile."""
+    write_demo(folder)
+    with hold(folder.path, part="comparison"):
+        for write in (write_comparison, write_page):
+            with pytest.raises(UserError, match=rf"--output_dir=.* is in use by process {os.getpid()} on "):
+                write(folder.path)
+    with hold(folder.path):
+        write_comparison(folder.path)
+        write_page(folder.path)

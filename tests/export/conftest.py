@@ -6,6 +6,8 @@ import pytest
 from keras import layers
 from sklearn.datasets import load_digits
 
+from tests.support.disk import watched
+
 IMAGE_SIZE = 16
 
 
@@ -90,10 +92,21 @@ def network():
 
 
 @pytest.fixture(scope="session")
-def exported(network, images, tmp_path_factory, tensorflow_backend):
+def exported_twice(network, images, tmp_path_factory, tensorflow_backend):
+    """A folder that was exported into before, the audit, and what was seen of the disk at the second time."""
     from tfprune.export import export_model
 
     model, masks = network
     folder = tmp_path_factory.mktemp("export")
-    audit = export_model(model, masks, str(folder), images=images, progress=lambda line: None)
+    arguments = {"images": images, "progress": lambda line: None}
+    export_model(model, masks, str(folder), formats=["saved_model"], **arguments)
+    (folder / "benchmark.json").write_text("{}")
+    with watched(folder) as disk:
+        audit = export_model(model, masks, str(folder), **arguments)
+    return folder, audit, disk
+
+
+@pytest.fixture(scope="session")
+def exported(exported_twice):
+    folder, audit, _ = exported_twice
     return folder, audit

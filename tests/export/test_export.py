@@ -47,6 +47,14 @@ def test_writes_all_artifacts_and_the_audit_and_nothing_else(exported):
     assert all(entry["passed"] and not entry["failures"] for entry in audit["artifacts"].values())
 
 
+def test_all_files_are_on_the_disk_before_the_audit_that_tells_of_them(exported_twice):
+    """And the audit of an earlier export is off it before the first of its files is replaced."""
+    _, _, disk = exported_twice
+    disk.assert_whole(LOCK)
+    inside = [name for name in disk.named if not name.startswith(".")]
+    assert inside == [*ALL, "export.json"]
+
+
 def test_every_masked_weight_of_every_layer_is_zero_in_every_artifact(exported, network):
     _, audit = exported
     _, masks = network
@@ -235,6 +243,25 @@ def test_an_interrupted_export_leaves_no_audit_and_a_rerun_cleans_up(
 
     export_model(model, masks, str(tmp_path), formats=("keras",), **arguments)
     assert shown(tmp_path) == ["export.json", "model.keras"]
+
+
+def test_a_second_export_into_a_folder_is_told_who_writes_there(make_network, images, tmp_path, monkeypatch):
+    model, masks = make_network()
+    write = KerasFile.write
+    refused = []
+
+    def at_once(file, network, path):
+        with pytest.raises(UserError) as caught:
+            export_model(model, masks, str(tmp_path), **arguments)
+        refused.append(str(caught.value))
+        write(file, network, path)
+
+    arguments = {"images": images, "formats": ("keras",), "progress": quietly}
+    monkeypatch.setattr(KerasFile, "write", at_once)
+    audit = export_model(model, masks, str(tmp_path), **arguments)
+    assert len(refused) == 1 and refused[0].startswith(f"{tmp_path} is in use by process {os.getpid()} on ")
+    assert audit["passed"] and shown(tmp_path) == ["export.json", "model.keras"]
+    assert json.loads((tmp_path / "export.json").read_text()) == audit
 
 
 def test_mixed_precision_and_compiled_models_are_exported_as_plain_float32(images, tmp_path):
