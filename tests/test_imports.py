@@ -22,7 +22,7 @@ ALLOWED = {
     "network": {"reading", "memory"},
     "sparsity": {"network", "files"},
     "data": {"reading", "errors", "text", "memory"},
-    "models": {"reading", "errors"},
+    "models": {"reading", "memory"},
     "training": {"network", "files", "text", "settings", "reading", "lock", "errors"},
     "runtime": {"files", "memory"},
     "runs": {"data", "models", "sparsity", "training", "errors", "files", "settings", "reading", "lock"},

@@ -301,7 +301,7 @@ def test_weights_that_are_cut_short(runs, tmp_path):
     save_file({"conv1.weight": np.zeros((4, 3, 3, 3), np.float32)}, path)
     path.write_bytes(path.read_bytes()[:-8])
     message = error_of(runs.config("bad_weights", weights=str(path)))
-    assert message.startswith(f"--weights={path}: The weights must be a whole safetensors file")
+    assert message.startswith(f"--weights={path}: {path}: not a readable file of weights: ")
 
 
 def test_weights_that_cannot_be_downloaded(runs, monkeypatch):

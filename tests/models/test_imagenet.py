@@ -1,5 +1,6 @@
 import pathlib
 import sys
+import zipfile
 
 import huggingface_hub
 import huggingface_hub.errors
@@ -9,7 +10,9 @@ import safetensors.numpy
 import torch
 
 from tests.support.torch_resnet import randomized_resnet
-from tfprune.models import build_resnet, load_backbone
+from tfprune.errors import FileError
+from tfprune.models import build_resnet, imagenet, load_backbone
+from tfprune.text import printable
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +110,7 @@ def test_missing_tensors_are_named(tensors, weights_file):
     path = weights_file(without)
 
     assert_unchanged_by(
-        tiny(), r"weights\.safetensors.*missing: bn1\.bias, layer2\.0\.downsample\.0\.weight$", path
+        tiny(), r"weights\.safetensors.*missing: bn1\.bias, layer2\.0\.downsample\.0\.weight; ", path
     )
 
 
@@ -120,7 +123,7 @@ def test_a_missing_head_is_named(tensors, weights_file):
 def test_extra_tensors_are_named(tensors, weights_file):
     path = weights_file({**tensors, "layer5.0.conv1.weight": np.zeros((1, 1, 3, 3), "float32")})
 
-    assert_unchanged_by(tiny(), r"unexpected: layer5\.0\.conv1\.weight$", path)
+    assert_unchanged_by(tiny(), r"unexpected: layer5\.0\.conv1\.weight; ", path)
 
 
 def test_misshapen_tensors_are_named_with_both_shapes(tensors, weights_file):
@@ -128,7 +131,7 @@ def test_misshapen_tensors_are_named_with_both_shapes(tensors, weights_file):
 
     assert_unchanged_by(
         tiny(),
-        r"another shape: layer1\.0\.conv1\.weight \(4, 2, 3, 3\) instead of \(2, 2, 3, 3\)$",
+        r"another shape: layer1\.0\.conv1\.weight \(4, 2, 3, 3\) instead of \(2, 2, 3, 3\); ",
         path,
     )
 
@@ -143,7 +146,7 @@ def test_another_width_stem_or_number_of_classes_does_not_fit(tensors, weights_f
     path = weights_file(tensors)
 
     assert_unchanged_by(tiny(width=3), r"conv1\.weight \(2, 3, 7, 7\) instead of \(3, 3, 7, 7\)", path)
-    assert_unchanged_by(tiny(stem="cifar"), r"conv1\.weight \(2, 3, 7, 7\) instead of \(2, 3, 3, 3\)$", path)
+    assert_unchanged_by(tiny(stem="cifar"), r"conv1\.weight \(2, 3, 7, 7\) instead of \(2, 3, 3, 3\); ", path)
     assert_unchanged_by(
         tiny(classes=6), r"fc\.weight \(5, 16\) instead of \(6, 16\)", path, include_head=True
     )
@@ -152,7 +155,7 @@ def test_another_width_stem_or_number_of_classes_does_not_fit(tensors, weights_f
 def test_another_architecture_does_not_fit(tensors, weights_file):
     model = build_resnet("resnet34", classes=5, image_size=32, width=2)
 
-    assert_unchanged_by(model, r"missing: layer1\.2\.conv1\.weight, .* and \d+ more$", weights_file(tensors))
+    assert_unchanged_by(model, r"missing: layer1\.2\.conv1\.weight, .* and \d+ more; ", weights_file(tensors))
 
 
 def test_a_model_of_another_kind_is_refused(tensors, weights_file):
@@ -174,13 +177,21 @@ def test_a_damaged_file_is_named(suffix, damage, tensors, weights_file, tmp_path
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[:-100], "empty": b"", "text": b"no weights"}[damage])
 
-    assert_unchanged_by(tiny(), rf"must be a whole .*damaged\{suffix}", str(path))
+    assert_unchanged_by(
+        tiny(),
+        rf"damaged\{suffix}: not a readable file of weights: .*; pass a file with the tensors",
+        str(path),
+    )
 
 
 def test_a_pth_file_of_something_else_is_refused(tmp_path):
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "checkpoint.pth")
 
-    assert_unchanged_by(tiny(), "must be a state dict.*checkpoint.pth", str(tmp_path / "checkpoint.pth"))
+    assert_unchanged_by(
+        tiny(),
+        r"checkpoint\.pth: .*must be a state dict.* Received: 'epoch' with a int",
+        str(tmp_path / "checkpoint.pth"),
+    )
 
 
 def test_a_pth_file_without_pytorch(monkeypatch, tmp_path):
@@ -188,7 +199,10 @@ def test_a_pth_file_without_pytorch(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
 
     assert_unchanged_by(
-        tiny(), "needs PyTorch .*weights.pth", str(tmp_path / "weights.pth"), error=ImportError
+        tiny(),
+        "needs PyTorch .*a .safetensors file does not",
+        str(tmp_path / "weights.pth"),
+        error=ImportError,
     )
 
 
@@ -232,3 +246,133 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
         "imagenet",
         error=OSError,
     )
+
+
+def saved_by_torch(path, change, **how):
+    """Writes what `change` makes of a narrow ResNet-18 with PyTorch; returns the path."""
+    torch.save(change(randomized_resnet(RESNET18, classes=5, width=2)), path, **how)
+    return str(path)
+
+
+def test_parameters_alone_are_loaded_and_the_statistics_stay(tmp_path, tensors):
+    path = saved_by_torch(tmp_path / "parameters.pth", lambda network: dict(network.named_parameters()))
+    model = tiny()
+    before = model.get_layer("stem_bn").get_weights()
+    with pytest.warns(UserWarning, match="parameters alone: BatchNorm's statistics stay the model's own"):
+        load_backbone(model, path, include_head=True)
+    gamma, beta, mean, variance = model.get_layer("stem_bn").get_weights()
+    np.testing.assert_array_equal(gamma, tensors["bn1.weight"])
+    np.testing.assert_array_equal(beta, tensors["bn1.bias"])
+    np.testing.assert_array_equal([mean, variance], before[2:])
+    np.testing.assert_array_equal(model.get_layer("head").get_weights()[1], tensors["fc.bias"])
+
+
+def test_some_statistics_are_not_enough(tmp_path):
+    path = saved_by_torch(
+        tmp_path / "some.pth",
+        lambda network: {**dict(network.named_parameters()), "bn1.running_mean": network.bn1.running_mean},
+    )
+    assert_unchanged_by(tiny(), r"some\.pth: .*missing: bn1\.running_var, ", path)
+
+
+@pytest.mark.parametrize("type_of", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_loaded(tmp_path, tensors, type_of):
+    path = saved_by_torch(tmp_path / "other.pth", lambda network: network.to(type_of).state_dict())
+    model = tiny()
+    load_backbone(model, path)
+    kernel = model.get_layer("stem_conv").get_weights()[0].transpose(3, 2, 0, 1)
+    np.testing.assert_array_equal(kernel, torch.tensor(tensors["conv1.weight"]).to(type_of).float().numpy())
+
+
+def test_a_file_of_old_pytorch_is_loaded(tmp_path, tensors):
+    path = saved_by_torch(
+        tmp_path / "old.pth", lambda network: network.state_dict(), _use_new_zipfile_serialization=False
+    )
+    model = tiny()
+    load_backbone(model, path)
+    np.testing.assert_array_equal(model.get_layer("stem_bn").get_weights()[0], tensors["bn1.weight"])
+
+
+VARIANCE = "bn1.running_var"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (VARIANCE, torch.tensor([-1e-6, 1.0]), "with variances below 0: bn1.running_var"),
+        (VARIANCE, torch.tensor([1.0, torch.inf]), "not finite: bn1.running_var"),
+        (VARIANCE, torch.tensor([1.0, 1e300], dtype=torch.float64), "not finite: bn1.running_var"),
+        (
+            VARIANCE,
+            torch.ones(2, dtype=torch.complex64),
+            "of another kind: bn1.running_var, which is complex64",
+        ),
+        (VARIANCE, torch.ones(2, dtype=torch.int64), "bn1.running_var, which is int64"),
+        (VARIANCE, torch.ones(2, dtype=torch.bool), "bn1.running_var, which is bool"),
+        (VARIANCE, torch.ones(2).to_sparse(), "bn1.running_var, which is sparse"),
+        (VARIANCE, torch.ones(2, device="meta"), "bn1.running_var, which is without values"),
+        (VARIANCE, torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "which is quantized"),
+        (VARIANCE, torch.ones(1).expand(10**10), r"bn1.running_var \(10000000000,\) instead of \(2,\)"),
+        (VARIANCE, torch.ones(()), r"bn1.running_var \(\) instead of \(2,\)"),
+        (VARIANCE, [1.0, 1.0], "must be a state dict.* Received: 'bn1.running_var' with a list"),
+        (0, torch.ones(2), "must be a state dict.* Received: 0 with a Tensor"),
+        ("x\x1b[2J", torch.ones(2), r"unexpected: x\\x1b\[2J"),
+    ],
+)
+def test_tensors_that_no_network_has(tmp_path, name, tensor, message):
+    path = saved_by_torch(tmp_path / "odd.pth", lambda network: {**network.state_dict(), name: tensor})
+    assert_unchanged_by(tiny(), rf"odd\.pth: not a readable file of weights: .*{message}", path)
+
+
+@pytest.mark.parametrize("kind", ["complex64", "int8", "bool"])
+def test_arrays_that_no_network_has(tensors, weights_file, kind):
+    path = weights_file({**tensors, VARIANCE: np.ones(2, kind)})
+    assert_unchanged_by(tiny(), "of another kind: bn1.running_var, which is ", path)
+
+
+def test_an_archive_that_would_unpack_to_more(tmp_path):
+    path = saved_by_torch(tmp_path / "bomb.pth", lambda network: network.state_dict())
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    assert_unchanged_by(tiny(), "is compressed, and PyTorch compresses none", path)
+
+
+def test_more_memory_than_there_is(tmp_path, monkeypatch):
+    path = saved_by_torch(tmp_path / "large.pth", lambda network: network.state_dict())
+    monkeypatch.setattr(imagenet, "available_bytes", lambda: 1000)
+    assert_unchanged_by(tiny(), "it asks for .* of memory, and there are 1.00 kB", path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_is_no_file(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    path.mkdir()
+    assert_unchanged_by(tiny(), "it is a folder, not a file", str(path))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_flipped_bytes_are_read_or_named(suffix, tensors, weights_file, tmp_path):
+    path = tmp_path / f"flipped{suffix}"
+    if suffix == ".pth":
+        saved_by_torch(path, lambda network: network.state_dict())
+    else:
+        path.write_bytes(pathlib.Path(weights_file(tensors)).read_bytes())
+    whole, generator = path.read_bytes(), np.random.default_rng(0)
+    model, failures = tiny(), 0
+    for _ in range(100):
+        content = bytearray(whole)
+        # Where names, shapes and sizes are: at the start and, of an archive, at the end, too.
+        near = generator.integers(0, 4000, 4) * generator.choice([1, -1], 4)
+        for position in near:
+            content[position] ^= int(generator.integers(1, 256))
+        path.write_bytes(content)
+        try:
+            load_backbone(model, str(path))
+        except FileError as error:
+            failures += 1
+            assert str(error).startswith(f"{path}: not a readable file of weights: ")
+            assert printable(str(error)) == str(error)
+    assert failures > 50

@@ -2,12 +2,17 @@
 
 import pathlib
 import re
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
+from tfprune.memory import available_bytes, size_text
 from tfprune.models.resnet import BLOCKS_PER_STAGE
+from tfprune.reading import reading
 
 # torchvision's IMAGENET1K_V1 weights, as the timm project hosts them.
 HUB_REPOSITORIES = {"resnet18": "timm/resnet18.tv_in1k", "resnet34": "timm/resnet34.tv_in1k"}
@@ -15,14 +20,32 @@ HUB_FILE = "model.safetensors"
 
 # Keras's order of a BatchNorm's weights, by PyTorch's names.
 _BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+_STATISTICS = (".running_mean", ".running_var")
 _HEAD_TENSORS = ("fc.weight", "fc.bias")
+
+
+class _Tensor(NamedTuple):
+    """A tensor in a file, not yet read as an array.
+
+    Attributes:
+        shape: Its shape.
+        kind: What it is, if no plain array of floats: `complex64`, `sparse`; empty if it is one.
+        read: Returns its values as float32.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    read: Callable[[], np.ndarray]
 
 
 def load_backbone(model: keras.Model, source: str, *, include_head: bool = False) -> None:
     """Copies torchvision's weights into a model made by `build_resnet`.
 
     Every tensor is checked before the first is assigned: if one is missing, unexpected or of
-    another shape, the model stays as it was. BatchNorm's `num_batches_tracked` is ignored.
+    another shape, or has values that no training leaves, the model stays as it was. BatchNorm's
+    `num_batches_tracked` is ignored. A file of parameters alone, such as
+    `torch.save(dict(model.named_parameters()), path)` writes, has none of BatchNorm's statistics: those of
+    the model stay, with a warning.
 
     The published weights were trained on pixels normalised by ImageNet's statistics: mean 123.675,
     116.28, 103.53 and standard deviation 58.395, 57.12, 57.375. With others, as when fine-tuning
@@ -44,7 +67,8 @@ def load_backbone(model: keras.Model, source: str, *, include_head: bool = False
             classes. Otherwise the head stays as it is, and `fc.*` may be in the file or not.
 
     Raises:
-        ValueError: If `source` is neither, the file is damaged, or its tensors do not fit.
+        FileError: If the file is damaged, or its tensors do not fit; it is a `ValueError`.
+        ValueError: If `source` is neither, or the model is another.
         OSError: If the file is not there, or the download failed.
         ImportError: If a `.pth` file is given and PyTorch is not installed.
     """
@@ -53,15 +77,24 @@ def load_backbone(model: keras.Model, source: str, *, include_head: bool = False
         expected = {name: slot for name, slot in expected.items() if name not in _HEAD_TENSORS}
 
     path = _download(model) if source == "imagenet" else _local_file(source)
-    tensors = _read(path)
-
-    ignored = () if include_head else _HEAD_TENSORS
-    found = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name not in ignored and not name.endswith(".num_batches_tracked")
-    }
-    values = _fit(expected, found, path)
+    read = _pth_tensors() if path.suffix == ".pth" else _safetensors
+    with reading(
+        path, "file of weights", "pass a file with the tensors of torchvision's network of this size"
+    ):
+        tensors = read(path)
+        parameters_alone = not any(name.endswith(_STATISTICS) for name in tensors)
+        if parameters_alone:
+            expected = {name: slot for name, slot in expected.items() if not name.endswith(_STATISTICS)}
+        ignored = () if include_head else _HEAD_TENSORS
+        found = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name not in ignored and not name.endswith(".num_batches_tracked")
+        }
+        values = _fit(expected, found)
+    if parameters_alone:
+        told = "has parameters alone: BatchNorm's statistics stay the model's own until it is trained"
+        warnings.warn(f"{path} {told}", stacklevel=2)
     for name, (variable, _) in expected.items():
         variable.assign(values[name])
 
@@ -125,37 +158,41 @@ def _architecture(model: keras.Model) -> str:
 
 
 def _fit(
-    expected: Mapping[str, tuple[keras.Variable, tuple[int, ...]]],
-    found: Mapping[str, np.ndarray],
-    path: pathlib.Path,
+    expected: Mapping[str, tuple[keras.Variable, tuple[int, ...]]], found: Mapping[str, _Tensor]
 ) -> dict[str, np.ndarray]:
-    """Returns the tensors in Keras's layout, or raises with the name of each that does not fit."""
-    problems = []
-    if missing := [name for name in expected if name not in found]:
-        problems.append(f"missing: {_list(missing)}")
-    if extra := sorted(name for name in found if name not in expected):
-        problems.append(f"unexpected: {_list(extra)}")
-    values, misshapen, not_finite = {}, [], []
+    """Returns the tensors in Keras's layout, or raises with the name of each that does not fit.
+
+    A tensor is read only if its shape is right: any other might ask for any amount of memory.
+    """
+    values = {}
+    problems: dict[str, list[str]] = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": sorted(name for name in found if name not in expected),
+        "of another shape": [],
+        "of another kind": [],
+        "with values that are not finite": [],
+        "with variances below 0": [],
+    }
     for name, (variable, axes) in expected.items():
         if name not in found:
             continue
+        tensor = found[name]
         # The shape that PyTorch's layout of this variable has.
         shape = tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
-        if found[name].shape != shape:
-            misshapen.append(f"{name} {found[name].shape} instead of {shape}")
-        elif not np.all(np.isfinite(found[name])):
-            not_finite.append(name)
+        if tensor.shape != shape:
+            problems["of another shape"].append(f"{name} {tensor.shape} instead of {shape}")
+        elif tensor.kind:
+            problems["of another kind"].append(f"{name}, which is {tensor.kind}")
         else:
-            values[name] = np.transpose(found[name], axes)
-    if misshapen:
-        problems.append(f"of another shape: {_list(misshapen)}")
-    if not_finite:
-        problems.append(f"with values that are not finite: {_list(not_finite)}")
-    if problems:
-        raise ValueError(
-            f"The weights must fit the model, tensor by tensor. Received: {path} with tensors "
-            + "; ".join(problems)
-        )
+            array = tensor.read()
+            if not np.all(np.isfinite(array)):
+                problems["with values that are not finite"].append(name)
+            elif name.endswith(".running_var") and np.any(array < 0):
+                problems["with variances below 0"].append(name)
+            values[name] = np.transpose(array, axes)
+    if any(problems.values()):
+        told = "; ".join(f"{problem}: {_list(names)}" for problem, names in problems.items() if names)
+        raise ValueError(f"its tensors do not fit the model, {told}")
     return values
 
 
@@ -171,7 +208,7 @@ def _local_file(source: str) -> pathlib.Path:
             "`source` must be 'imagenet' or the path of a .safetensors or .pth file. "
             f"Received: source={source!r}"
         )
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"`source` must be a file that exists. Received: source={source!r}")
     return path
 
@@ -193,51 +230,83 @@ def _download(model: keras.Model) -> pathlib.Path:
         ) from error
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the file's tensors as float32, by name."""
-    return _read_pth(path) if path.suffix == ".pth" else _read_safetensors(path)
+def _safetensors(path: pathlib.Path) -> dict[str, _Tensor]:
+    """Returns the tensors of a .safetensors file by name; the library maps it, and checks its sizes."""
+    import safetensors
+
+    file = safetensors.safe_open(path, framework="numpy")
+
+    def tensor(name: str) -> _Tensor:
+        part = file.get_slice(name)
+        kind = part.get_dtype()
+        return _Tensor(
+            tuple(part.get_shape()),
+            "" if kind in ("F64", "F32", "F16") else kind,
+            lambda: _float32(file.get_tensor(name)),
+        )
+
+    return {name: tensor(name) for name in file.keys()}  # noqa: SIM118 (a file is no mapping)
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    import safetensors.numpy
+def _pth_tensors() -> Callable[[pathlib.Path], dict[str, _Tensor]]:
+    """Returns the function that returns the tensors of a .pth file by name.
 
-    try:
-        tensors = safetensors.numpy.load_file(path)
-    except OSError:
-        raise
-    # The library raises its own `SafetensorError` for a damaged file, and others for data types
-    # that NumPy lacks.
-    except Exception as error:
-        raise ValueError(
-            f"The weights must be a whole safetensors file. Received: {path} ({error})"
-        ) from error
-    return {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
-
-
-def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
+    Raises:
+        ImportError: If PyTorch is not installed.
+    """
     try:
         import torch
     except ImportError as error:
         raise ImportError(
-            f"A .pth file needs PyTorch (pip install torch); a .safetensors file does not. Received: {path}"
+            "A .pth file needs PyTorch (pip install torch); a .safetensors file does not"
         ) from error
 
-    try:
+    def kind(tensor: torch.Tensor) -> str:
+        if tensor.is_meta:
+            return "without values"
+        if tensor.is_quantized:
+            return "quantized"
+        if tensor.layout is not torch.strided:
+            return "sparse"
+        return "" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+
+    def read(path: pathlib.Path) -> dict[str, _Tensor]:
+        _check_pth_sizes(path)
         # `weights_only`: a pickle could run any code.
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    # A damaged file fails as a zip archive or as a pickle, with many kinds of exception.
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"The weights must be a whole PyTorch file of tensors alone. Received: {path} ({reason})"
-        ) from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in state.values()
-    ):
-        raise ValueError(
-            "The weights must be a state dict, a mapping of names to tensors. "
-            f"Received: {path} with a {type(state).__name__} of something else"
-        )
-    return {name: tensor.float().numpy() for name, tensor in state.items()}
+        if not isinstance(state, Mapping):
+            raise ValueError(
+                f"it must be a state dict, a mapping of names to tensors. Received: {type(state)}"
+            )
+        for name, tensor in state.items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                raise ValueError(
+                    "it must be a state dict, a mapping of names to tensors. "
+                    f"Received: {name!r} with a {type(tensor).__name__}"
+                )
+        return {
+            # Parameters ask for gradients, which NumPy does not know, and no more does it know bfloat16.
+            name: _Tensor(
+                tuple(tensor.shape), kind(tensor), lambda tensor=tensor: tensor.detach().float().numpy()
+            )
+            for name, tensor in state.items()
+        }
+
+    return read
+
+
+def _check_pth_sizes(path: pathlib.Path) -> None:
+    """Checks that what PyTorch reads is in the file as it is, and that there is memory for it."""
+    size, left = path.stat().st_size, available_bytes()
+    if size > left:
+        raise MemoryError(f"it asks for {size_text(size)} of memory, and there are {size_text(left)}")
+    if zipfile.is_zipfile(path):  # Else it is of PyTorch before 1.6.
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                    raise ValueError(f"its {member.filename} is compressed, and PyTorch compresses none")
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # Becomes infinite, which is noticed.
+        return array.astype(np.float32)
