@@ -77,7 +77,15 @@ class Setting:
             return "finite"
         if isinstance(value, int) and abs(value) >= 2**63:
             return "a whole number of 64 bits"
+        texts = value if isinstance(value, tuple) else (value,)
+        if not all(_is_line(text) for text in texts if isinstance(text, str)):
+            return "one line of text in UTF-8"
         return None
+
+
+def _is_line(text: str) -> bool:
+    """Returns whether a flagfile can hold a text: a line without halves of surrogate pairs."""
+    return len(f"{text}.".splitlines()) == 1 and text == text.encode(errors="replace").decode()
 
 
 class SettingError(ValueError):

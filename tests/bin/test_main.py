@@ -49,6 +49,24 @@ def test_a_file_error_is_one_line_without_commands_to_the_terminal():
     assert done.stderr == "error: a\\x1b[2J: not a readable result: damaged\n"
 
 
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("open('/nowhere/file')", "/nowhere/file: No such file or directory"),
+        ("import pathlib; pathlib.Path('n' * 300).exists()", f"{'n' * 300}: File name too long"),
+        ("raise OSError('no route to host')", "no route to host"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_status_2(body, line):
+    done = run(body)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {line}\n")
+
+
+def test_names_that_the_terminal_cannot_show_are_printed():
+    done = run(r"print('a\udcff')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\\udcff\n", "")
+
+
 def test_any_other_error_keeps_its_traceback():
     done = run("raise ValueError('a bug')")
     assert done.returncode == 1
@@ -73,7 +91,8 @@ def test_sigterm_ends_it_as_ctrl_c_does():
     [
         (["--nubmer=3"], "nubmer"),
         (["--number=three"], "--number=three"),
-        (["--flagfile=nowhere.flags"], "nowhere.flags"),
+        (["--flagfile=nowhere.flags"], "nowhere.flags: not a readable flagfile: No such file"),
+        (["--flagfile=/dev/zero"], "/dev/zero: not a readable flagfile: it is a device, not a file"),
         (["three", "four"], "not a flag: three four"),
     ],
 )

@@ -1,17 +1,70 @@
-"""Reads experiments as flagfiles declare them, laid over each other."""
+"""Reads flagfiles, and experiments as they declare them, laid over each other."""
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from tfprune.bin.flags import define_settings, experiment_from_flags
-from tfprune.errors import UserError
+from tfprune.errors import FileError, UserError
+from tfprune.reading import reading, text_of
 from tfprune.runs.config import ExperimentConfig
 
 # Relative, as the flagfiles' own nesting is: paths in a flagfile resolve from the working directory.
 FLAGS_FOLDER = Path("flags")
 PROFILES_FOLDER = FLAGS_FOLDER / "profiles"
+_MOST_FILES = 1000
+
+
+def with_flagfiles(arguments: Sequence[str]) -> list[str]:
+    """Returns a command line with the lines of flagfiles in the place of each `--flagfile=PATH`.
+
+    As absl does it, but for what absl makes a traceback or a warning: a flagfile that is no text, that cannot
+    be read, or that includes itself. Empty lines and those that begin with `#` or `//` are comments.
+
+    Args:
+        arguments: The program's name and its arguments.
+
+    Raises:
+        FileError: On such a flagfile.
+    """
+    counter = itertools.count(1)
+    expanded, rest = list(arguments[:1]), list(arguments[1:])
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            return [*expanded, argument, *rest]
+        if argument in ("--flagfile", "-flagfile") and rest:
+            argument += f"={rest.pop(0)}"
+        expanded += _lines(argument, (), counter)
+    return expanded
+
+
+def _lines(argument: str, within: tuple[str, ...], counter: Iterator[int]) -> list[str]:
+    """Returns an argument, or the lines of the flagfile that it names.
+
+    Args:
+        argument: A line of a flagfile, or of the command line.
+        within: The flagfiles that the line is in, the outermost first.
+        counter: Counts the flagfiles.
+    """
+    name, equals, value = argument.partition("=")
+    if name not in ("--flagfile", "-flagfile") or (equals and not value.strip()):
+        return [argument]
+    if not equals and within:
+        raise ValueError(f"{name} must stand in a line with its file, as {name}=PATH")
+    path = os.path.expanduser(value.strip())
+    with reading(path, "flagfile", "it must have a --name=value a line, in UTF-8"):
+        if os.path.realpath(path) in within:
+            raise ValueError(f"it includes itself, by way of {' and '.join(within)}")
+        if next(counter) > _MOST_FILES:
+            raise ValueError(f"it and those around it include over {_MOST_FILES} flagfiles")
+        lines = (line.strip() for line in text_of(path).split("\n"))
+        flags_of_it = [line for line in lines if line and not line.startswith(("#", "//"))]
+        inner = (*within, os.path.realpath(path))
+        return list(itertools.chain.from_iterable(_lines(line, inner, counter) for line in flags_of_it))
 
 
 def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
@@ -23,16 +76,19 @@ def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
         paths: The flagfiles, the first one lowest.
 
     Raises:
-        UserError: On a file that cannot be read or a flag that is none, with the files.
+        FileError: On a file that cannot be read.
+        UserError: On a flag that is none, with the files.
     """
     registry = flags.FlagValues()
     define_settings(ExperimentConfig, registry)
     try:
-        _, *rest = registry(["flagfiles", *(f"--flagfile={path}" for path in paths)])
+        _, *rest = registry(with_flagfiles(["flagfiles", *(f"--flagfile={path}" for path in paths)]))
         if rest:
             raise UserError(f"not a flag: {' '.join(rest)}")
         return experiment_from_flags(registry)
-    except (flags.Error, OSError, UserError) as error:
+    except FileError:
+        raise
+    except (flags.Error, UserError) as error:
         raise UserError(f"{' + '.join(map(str, paths))}: {error}") from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from tfprune.bin.flagfiles import with_flagfiles
 from tfprune.errors import UserError
 from tfprune.text import printable
 
@@ -22,8 +23,8 @@ class _Terminated(KeyboardInterrupt):
 def run_main(main: Callable[[], None], documentation: str) -> None:
     """Parses the command line, runs `main` and ends the process.
 
-    A `UserError`, an unknown flag or a value of the wrong type becomes one line on standard error and exit
-    status 2; anything else keeps its traceback.
+    A `UserError`, an unknown flag, a value of the wrong type, or what the system refuses (`OSError`) becomes
+    one line on standard error and exit status 2; anything else keeps its traceback.
 
     Args:
         main: Reads `flags.FLAGS` and makes the binary's one call.
@@ -32,6 +33,7 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
 
     def guarded(arguments: list[str]) -> int:
         logging.set_verbosity(logging.ERROR)
+        sys.stdout.reconfigure(errors="backslashreplace")  # Of names that the terminal cannot show.
         if len(arguments) > 1:
             return _fail(f"not a flag: {' '.join(arguments[1:])}")
         signal.signal(signal.SIGTERM, _terminate)
@@ -39,6 +41,9 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
             main()
         except UserError as error:
             return _fail(str(error))
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            return _fail(f"{place}{error.strerror or error}")
         except KeyboardInterrupt as interrupt:
             _fail("interrupted; the same command goes on where it stopped")
             return TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
@@ -49,8 +54,8 @@ def run_main(main: Callable[[], None], documentation: str) -> None:
             print(f"{documentation}\n{_flags_help()}\n--helpfull shows absl's own flags too.")
             sys.exit(0)
         try:
-            return flags.FLAGS(arguments)
-        except (flags.Error, OSError) as error:
+            return flags.FLAGS(with_flagfiles(arguments))
+        except (flags.Error, UserError) as error:
             sys.exit(_fail(str(error)))
 
     app.run(guarded, flags_parser=parse)

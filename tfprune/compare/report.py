@@ -1,6 +1,7 @@
 """Writes the comparison of an output directory: `comparison.md`, `.csv` and `.png`."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def write_comparison(output_dir: str | Path, experiments: Sequence[str] | None =
         UserError: If there is nothing to compare, an experiment is unknown, a `result.json` is
             not valid, a file cannot be written, or another process writes a comparison there.
     """
-    output_dir = Path(output_dir).expanduser()
+    output_dir = Path(os.path.expanduser(output_dir))
     runs = read_runs(output_dir, experiments)
     found = compare(runs, read_ancestors(output_dir, runs))
     if not found:

@@ -100,9 +100,9 @@ def load(
     for argument, examples in (("train_examples", train_examples), ("test_examples", test_examples)):
         if examples < 0:
             raise ValueError(f"`{argument}` must not be negative. Received: {argument}={examples}")
-    if data_dir and not Path(data_dir).expanduser().is_dir():
+    if data_dir and not Path(os.path.expanduser(data_dir)).is_dir():
         raise ValueError(f"`data_dir` must be an existing folder. Received: data_dir={data_dir}")
-    folder = Path(data_dir).expanduser() if data_dir else None
+    folder = Path(os.path.expanduser(data_dir)) if data_dir else None
 
     if name == "digits":
         train, test, class_names = _load_digits(train_examples, test_examples)

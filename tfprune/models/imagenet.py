@@ -1,5 +1,6 @@
 """Loads torchvision's ResNet weights into the Keras models of `resnet.py`."""
 
+import os
 import pathlib
 import re
 import warnings
@@ -202,7 +203,7 @@ def _list(items: list[str]) -> str:
 
 
 def _local_file(source: str) -> pathlib.Path:
-    path = pathlib.Path(source).expanduser()
+    path = pathlib.Path(os.path.expanduser(source))
     if path.suffix not in (".safetensors", ".pth"):
         raise ValueError(
             "`source` must be 'imagenet' or the path of a .safetensors or .pth file. "

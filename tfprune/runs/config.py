@@ -5,6 +5,7 @@ words for readers. Flags, checks, columns, the comparison with the paper and the
 loops over the fields, so that a new setting is a new field and the code that uses it. Needs no Keras.
 """
 
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -99,7 +100,7 @@ NAME = Rule(
     lambda name: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name) is not None,
 )
 """What the name of an experiment must be."""
-_FOLDER = Rule("an existing folder", lambda path: not path or Path(path).expanduser().is_dir())
+_FOLDER = Rule("an existing folder", lambda path: not path or os.path.isdir(os.path.expanduser(path)))
 _SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
 _ROUNDS = Rule("at least 1 and at most 9999", lambda rounds: 1 <= rounds <= 9999)
 _SPARSITY = Rule("in [0, 1)", lambda sparsity: 0.0 <= sparsity < 1.0)
@@ -386,7 +387,7 @@ class ExperimentConfig:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.output_dir).expanduser() / self.experiment
+        return Path(os.path.expanduser(self.output_dir)) / self.experiment
 
     @property
     def last_round(self) -> int:
@@ -418,7 +419,7 @@ class ExperimentConfig:
         except SettingError as error:
             self.refuse(error.name, f"must be {error.rule}")
         is_path = self.weights not in ("imagenet", "none")
-        if is_path and not self.init_from and not Path(self.weights).expanduser().is_file():
+        if is_path and not self.init_from and not os.path.isfile(os.path.expanduser(self.weights)):
             self.refuse("weights", "must be imagenet, none or an existing .safetensors or .pth file")
         if len(self.epochs) not in (1, self.training_rounds):
             self.refuse(

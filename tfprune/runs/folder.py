@@ -199,7 +199,7 @@ def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, R
             not of the network beside it, as `RoundFolder.read_result` tells.
     """
     name, _, round_name = reference.partition("/")
-    root = Path(output_dir).expanduser()
+    root = Path(os.path.expanduser(output_dir))
     run = RunFolder(root / name)
     if not NAME.holds(name) or not (run.path / "flags.txt").exists():
         present = sorted(path.parent.name for path in root.glob("*/flags.txt"))

@@ -1,5 +1,6 @@
 """Writes `index.html`: a study on one self-contained page."""
 
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -49,7 +50,7 @@ def write_page(
                 f"`status` must have states out of {', '.join(STATES)}. Received: {label!r} with "
                 f"state={state!r}"
             )
-    output_dir = Path(output_dir).expanduser()
+    output_dir = Path(os.path.expanduser(output_dir))
     runs = _runs(output_dir, experiments, lenient=status is not None)
     found = compare(runs, read_ancestors(output_dir, runs)) if runs else []
     if not found and status is None:

@@ -1,6 +1,7 @@
 """Plans the runs of a study: experiments and seeds, in the order that their starts imply; checks all."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -161,4 +162,4 @@ def label(config: ExperimentConfig) -> str:
 
 def study_folder(runs: Sequence[ExperimentConfig]) -> Path:
     """Returns the folder of a study's run folders."""
-    return Path(runs[0].output_dir).expanduser()
+    return Path(os.path.expanduser(runs[0].output_dir))

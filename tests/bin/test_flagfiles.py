@@ -1,0 +1,116 @@
+"""Flagfiles as files that anybody wrote: what absl reads is read, and anything else is one line."""
+
+import os
+
+import pytest
+from absl import flags
+
+from tfprune.bin.flagfiles import experiment_from_flagfiles, with_flagfiles
+from tfprune.errors import FileError, UserError
+from tfprune.text import printable
+
+pytestmark = pytest.mark.one_backend
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.flags").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["p", "--a=1", "--flagfile=outer.flags", "--b=2"],
+        ["p", "--flagfile", "outer.flags", "-flagfile=inner.flags"],
+        ["p", "-flagfile", "inner.flags"],
+        ["p", "--flagfile="],
+        ["p", "--", "--flagfile=nowhere.flags"],
+        ["p", "positional", "--c"],
+        ["p"],
+    ],
+)
+def test_the_lines_are_those_that_absl_reads(folder, arguments):
+    write(
+        folder,
+        outer="# note\n\n  \n--x=1\n--flagfile=inner.flags\n// other note\n-flagfile=inner.flags\n--y=2  \n",
+        inner="--z=a b,c\r\n--flagfile=\n--nothing",
+    )
+    registry = flags.FlagValues()
+    expected = [arguments[0], *registry.read_flags_from_files(arguments[1:], force_gnu=False)]
+    found = with_flagfiles(arguments)
+    assert [argument for argument in found if argument != "--flagfile="] == [
+        argument for argument in expected if argument != "--flagfile="
+    ]
+
+
+def test_a_flagfile_beside_itself_is_no_circle(folder):
+    write(folder, a="--flagfile=b.flags\n--flagfile=b.flags\n", b="--x=1\n")
+    assert with_flagfiles(["p", "--flagfile=a.flags"]) == ["p", "--x=1", "--x=1"]
+
+
+def many(folder):
+    """Files that each include the next twice: 2**40 lines."""
+    for number in range(40):
+        line = f"--flagfile=many{number + 1}.flags\n"
+        write(folder, **{f"many{number}": 2 * line})
+    write(folder, many40="--x=1\n")
+    return "many0.flags"
+
+
+def deep(folder):
+    for number in range(999):
+        write(folder, **{f"deep{number}": f"--flagfile=deep{number + 1}.flags\n"})
+    write(folder, deep999="\xff")
+    return "deep0.flags"
+
+
+@pytest.mark.parametrize(
+    ("files", "path", "reason"),
+    [
+        ({}, "no.flags", "no.flags: not a readable flagfile: No such file or directory; "),
+        ({"a": "--flagfile=b.flags"}, "a.flags", "b.flags: not a readable flagfile: No such file"),
+        ({"a": "--flagfile=a.flags"}, "a.flags", "a.flags: not a readable flagfile: it includes itself"),
+        (
+            {"a": "--flagfile=b.flags", "b": "--flagfile=./a.flags"},
+            "a.flags",
+            "it includes itself, by way of /",
+        ),
+        ({"a": "--flagfile=b.flags", "b": "-flagfile=../link/a.flags"}, "a.flags", "it includes itself"),
+        ({"a": "--flagfile"}, "a.flags", "--flagfile must stand in a line with its file"),
+        ({}, "pipe", "it is a pipe, not a file"),
+        ({}, ".", "it is a folder, not a file"),
+        ({}, "n" * 300, "File name too long"),
+        ({}, "bytes", "can't decode byte 0xff"),
+        ({}, "hole", "has over 67,108,864 bytes"),
+        ({}, many, "include over 1000 flagfiles"),
+        ({}, deep, ""),
+        ({"a": "--x=\0"}, "a.flags", None),
+        ({"a": "--widht=4"}, "a.flags", "widht"),
+        ({"a": "--width=4\x1b[2J"}, "a.flags", "width"),
+        ({"a": "--width=" + "9" * 5000}, "a.flags", "width"),
+        ({"a": "--experiment=e\nwords"}, "a.flags", "not a flag: words"),
+        ({"a": "--experiment=e\n--epochs=1,x"}, "a.flags", "--epochs=1,x"),
+    ],
+)
+def test_anything_else_is_one_line(folder, files, path, reason):
+    (folder.parent / "link").unlink(missing_ok=True)
+    (folder.parent / "link").symlink_to(folder)
+    os.mkfifo(folder / "pipe")
+    (folder / "bytes").write_bytes(b"--experiment=\xff")
+    with (folder / "hole").open("wb") as hole:
+        hole.truncate(2**32)
+    write(folder, **files)
+    path = path(folder) if callable(path) else path
+    with pytest.raises(UserError) as caught:
+        experiment_from_flagfiles([path])
+    assert (reason or "") in str(caught.value)
+    if "not a readable" in str(caught.value):
+        assert isinstance(caught.value, FileError)
+        assert printable(str(caught.value)) == str(caught.value)
+        assert str(caught.value).endswith("; it must have a --name=value a line, in UTF-8")
