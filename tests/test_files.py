@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.disk import watched
 from tfprune import files
+from tfprune.errors import UserError
 from tfprune.files import (
     make_folder,
     put,
@@ -20,6 +21,7 @@ from tfprune.files import (
     write_bytes,
     write_json,
     write_text,
+    writing,
 )
 
 pytestmark = pytest.mark.one_backend
@@ -222,6 +224,43 @@ def test_what_kills_in_mid_write_left_is_removed(tmp_path):
     remove_temporaries(tmp_path)
     assert names(tmp_path) == sorted([*kept, "export"])
     assert names(inner) == [other]  # Of whoever writes there.
+
+
+class LibraryError(Exception):
+    """As TensorFlow has one, which is no `OSError`."""
+
+
+FULL, LARGE = os.strerror(errno.ENOSPC), os.strerror(errno.EFBIG)
+HDF5 = "Can't synchronously write data (file write failed: errno = {}, error message = '{}', buf = 0x1)"
+
+
+@pytest.mark.parametrize(
+    "error, path, reason",
+    [
+        (OSError(errno.ENOSPC, FULL, "x/model.keras"), "x/model.keras", FULL),
+        (OSError(errno.ENOSPC, FULL), "x", FULL),
+        (PermissionError(errno.EACCES, "Permission denied", "x/a"), "x/a", "Permission denied"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "x/a"), "x/a", os.strerror(errno.EROFS)),
+        (OSError(HDF5.format(errno.ENOSPC, FULL)), "x", FULL),
+        (OSError(HDF5.format(errno.EFBIG, LARGE)), "x", LARGE),
+        (LibraryError(f"{{{{function_node __wrapped__Save}}}} x/a.pb; {FULL} [Op:SaveV2]\nmore"), "x", FULL),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_one_line(error, path, reason):
+    with pytest.raises(UserError) as caught, writing(pathlib.Path("x"), "make room", LibraryError):
+        raise error
+    assert str(caught.value) == f"{path}: cannot be written: {reason}; make room"
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(errno.ENOENT, "none", "x"), OSError("odd"), KeyError(FULL), LibraryError(FULL)],
+)
+def test_other_errors_keep_their_traceback(error):
+    with pytest.raises(type(error)) as caught, writing(pathlib.Path("x"), "make room"):
+        raise error
+    assert caught.value is error
 
 
 def test_no_other_module_gives_a_file_its_name():

@@ -18,7 +18,9 @@ _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
     **{name: set() for name in _LEAVES},
     "reading": {"errors", "text"},
+    "files": {"errors"},
     "lock": {"errors", "files"},
+    "quiet": {"errors"},
     "network": {"reading", "memory"},
     "sparsity": {"network", "files"},
     "data": {"reading", "errors", "text", "memory"},

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfprune.errors import UserError
+
 
 def put(source: Path, target: Path) -> None:
     """Brings a file, or a folder with all in it, to the disk, then its name, in place of what had the name.
@@ -56,6 +58,40 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# What a write fails with on a full or failing disk, over a quota, or without permission.
+_DISK_ERRORS = [
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EIO ENOTDIR ENAMETOOLONG".split()
+    if hasattr(errno, name)
+]
+
+
+@contextmanager
+def writing(folder: Path, advice: str, *further: type[Exception]) -> Iterator[None]:
+    """Turns what a disk that cannot be written to raises into one line; other errors pass.
+
+    Args:
+        folder: Where the block writes.
+        advice: What the reader of the message can do.
+        *further: Errors besides `OSError` that a library raises for the disk, with the system's words
+            somewhere in the message: TensorFlow's. HDF5's are `OSError`, with the words in the message alone.
+
+    Raises:
+        UserError: `PATH: cannot be written: REASON; ADVICE`, the path a file's where it is known.
+    """
+    try:
+        yield
+    except (OSError, *further) as error:
+        words = [os.strerror(number) for number in _DISK_ERRORS]
+        if getattr(error, "errno", None) in _DISK_ERRORS:
+            words = [os.strerror(error.errno)]
+        reason = next((reason for reason in words if reason in str(error)), None)
+        if reason is None:
+            raise
+        path = getattr(error, "filename", None) or folder
+        raise UserError(f"{path}: cannot be written: {reason}; {advice}") from error
 
 
 def remove(path: Path) -> None:

@@ -6,6 +6,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from tfprune.errors import UserError
+
 
 @contextlib.contextmanager
 def native_stderr_captured() -> Iterator[None]:
@@ -13,7 +15,8 @@ def native_stderr_captured() -> Iterator[None]:
 
     TensorFlow's start, its SavedModel loader, its TFLite converter and the XNNPACK delegate write
     dozens of lines from C++, straight to descriptor 2, whatever Python's loggers are set to. They
-    matter only when something fails, and then they are printed in full before the exception goes on.
+    matter only when something fails, and then they are printed in full before the exception goes on; not
+    before a `UserError`, which says all in its line.
 
     The descriptor belongs to the process: other threads' standard error is captured too.
     """
@@ -23,6 +26,8 @@ def native_stderr_captured() -> Iterator[None]:
         os.dup2(captured.fileno(), 2)
         try:
             yield
+        except UserError:
+            raise
         except BaseException:
             sys.stderr.flush()
             os.dup2(saved, 2)

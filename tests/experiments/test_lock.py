@@ -15,8 +15,9 @@ from tests.support.interrupted_runs import assert_same_rounds, left_over, train
 from tests.support.small_experiments import no_training
 from tfprune.errors import UserError
 from tfprune.experiments.run import run_experiment
+from tfprune.files import writing
 from tfprune.lock import OWNER
-from tfprune.runs.folder import RunFolder, blame_disk
+from tfprune.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +109,7 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(runs):
     assert process.returncode == 2, output
     message = output.splitlines()[-1]
     assert message.startswith(f"error: {config.folder}")
-    assert f"cannot be written: {os.strerror(errno.EFBIG)}. Finished rounds and epochs are intact" in message
+    assert f"cannot be written: {os.strerror(errno.EFBIG)}; finished rounds and epochs are intact" in message
     run = RunFolder(config.folder)
     assert run.round(0).finished and not run.round(1).finished
     run_experiment(config, log=lambda line: None)
@@ -123,5 +124,5 @@ def test_keras_on_a_full_disk_raises_what_is_caught(tmp_path):
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3)])
     path = tmp_path / "model.keras"
     path.symlink_to("/dev/full")
-    with pytest.raises(UserError, match=os.strerror(errno.ENOSPC)), blame_disk(tmp_path):
+    with pytest.raises(UserError, match=os.strerror(errno.ENOSPC)), writing(tmp_path, "make room"):
         model.save(path)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -243,6 +244,28 @@ def test_an_interrupted_export_leaves_no_audit_and_a_rerun_cleans_up(
 
     export_model(model, masks, str(tmp_path), formats=("keras",), **arguments)
     assert shown(tmp_path) == ["export.json", "model.keras"]
+
+
+@pytest.mark.parametrize("kind", ["TensorFlow's", "the system's"])
+def test_a_full_disk_is_one_line_and_leaves_no_audit(
+    make_network, images, tmp_path, capfd, monkeypatch, kind
+):
+    """As `tf.saved_model.save` and Python raise it on a tiny file system."""
+    model, masks = make_network()
+    full = os.strerror(errno.ENOSPC)
+
+    def fail(file, network, path):
+        os.write(2, b"noise\n")
+        if kind == "TensorFlow's":
+            raise tf.errors.ResourceExhaustedError(None, None, f"{path}.tmp; {full} [Op:SaveV2]")
+        raise OSError(errno.ENOSPC, full)
+
+    monkeypatch.setattr(KerasFile, "write", fail)
+    with pytest.raises(UserError) as caught:
+        export_model(model, masks, str(tmp_path), images=images, formats=("keras",), progress=quietly)
+    assert str(caught.value) == f"{tmp_path}: cannot be written: {full}; export the round again once it can"
+    assert "noise" not in capfd.readouterr().err
+    assert shown(tmp_path) == []
 
 
 def test_a_second_export_into_a_folder_is_told_who_writes_there(make_network, images, tmp_path, monkeypatch):

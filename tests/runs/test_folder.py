@@ -1,8 +1,5 @@
 """Run folders: which there are, and the rounds that they hold."""
 
-import errno
-import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,7 +8,7 @@ import pytest
 
 from tests.support.run_folders import RunFolders
 from tfprune.errors import FileError, UserError
-from tfprune.runs.folder import RunFolder, blame_disk, read_runs
+from tfprune.runs.folder import RunFolder, read_runs
 from tfprune.text import printable
 
 
@@ -117,27 +114,3 @@ def test_reading_run_folders_loads_no_array_library(folder):
         [sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/model.keras"),
-        PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/x/model.keras"),
-        OSError(f"Can't write data (errno = 28, error message = '{os.strerror(errno.ENOSPC)}')"),  # HDF5's
-    ],
-)
-def test_an_error_of_the_disk_names_the_file(error):
-    with pytest.raises(UserError) as caught, blame_disk(pathlib.Path("runs/x")):
-        raise error
-    assert str(caught.value).startswith("runs/x")
-    assert "cannot be written: " in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(errno.ENOENT, "none", "data"), OSError("odd"), KeyError()]
-)
-def test_other_errors_keep_their_traceback(error):
-    with pytest.raises(type(error)) as caught, blame_disk(pathlib.Path("runs/x")):
-        raise error
-    assert caught.value is error

@@ -63,8 +63,8 @@ def main() -> None:
         )
     images = make_images(dataset.test.images, np.arange(count), config.image_size)
     model = strip_round(found).model
-    try:
-        with hold(folder, f"--experiment={values.experiment}"), native_stderr_captured():
+    with hold(folder, f"--experiment={values.experiment}"), native_stderr_captured():
+        try:
             record = measure(
                 str(folder),
                 images=images,
@@ -74,8 +74,8 @@ def main() -> None:
             )
             title = f"{values.experiment}: {model.name}, {'x'.join(map(str, images.shape[1:]))}"
             paths = write_benchmark({"experiment": values.experiment} | record, folder, title)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: {error}") from error
     if values.headline:
         print(textwrap.fill(headline(record), 120, break_on_hyphens=False))
     else:

@@ -43,18 +43,15 @@ def main() -> None:
     examples = np.arange(min(values.audit_images, len(dataset.test)))
     folder = run.export_folder(found.number)
     dense_audit = read_audit(dense_ancestor(run))
-    try:
-        audit = export_model(
-            network.model,
-            network.masks,
-            folder,
-            images=make_images(dataset.test.images, examples, config.image_size),
-            formats=values.formats,
-            sparse_weights=values.sparse_weights,
-            dense_audit=dense_audit,
-        )
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error}") from error
+    audit = export_model(
+        network.model,
+        network.masks,
+        folder,
+        images=make_images(dataset.test.images, examples, config.image_size),
+        formats=values.formats,
+        sparse_weights=values.sparse_weights,
+        dense_audit=dense_audit,
+    )
     print(format_audit(audit))
     print(f"{values.experiment}: wrote {folder}")
 

@@ -15,12 +15,14 @@ from tfprune.experiments.memory import check_memory
 from tfprune.experiments.methods.registry import check_experiment, method_of
 from tfprune.experiments.rounds import Rounds
 from tfprune.experiments.start import find_start
-from tfprune.files import remove_temporaries
+from tfprune.files import remove_temporaries, writing
 from tfprune.lock import hold
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.folder import RESULT, RoundFolder, RunFolder, blame_disk
+from tfprune.runs.folder import RESULT, RoundFolder, RunFolder
 from tfprune.runs.result import RoundResult
 from tfprune.training.checkpoint import remove_checkpoint
+
+_ADVICE = "finished rounds and epochs are intact, and once it can, the same command goes on from there"
 
 
 def run_experiment(
@@ -57,7 +59,7 @@ def run_experiment(
     claimed = run.check_claim(config)
     folders = [run.round(number) for number in range(config.last_round + 1)]
     results = [_checked_result(config, folder) for folder in folders if folder.finished]
-    with contextlib.ExitStack() as held, blame_disk(run.path, tf.errors.OpError):
+    with contextlib.ExitStack() as held, writing(run.path, _ADVICE, tf.errors.OpError):
         held.enter_context(devices.scope())
         if not devices.writes:
             log, on_round = _nothing, _nothing

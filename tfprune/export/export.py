@@ -1,5 +1,7 @@
 """Writes the files of a network and their audit: all of them, or none."""
 
+import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from tfprune.export.audit import AuditError, audit_file
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
 from tfprune.export.network import Network, deployable_copy, keras_logits
-from tfprune.files import make_folder, put, remove, remove_temporaries, write_json
+from tfprune.files import make_folder, put, remove, remove_temporaries, write_json, writing
 from tfprune.lock import hold
 from tfprune.quiet import native_stderr_captured
 
@@ -86,8 +88,8 @@ def export_model(
 
     Raises:
         AuditError: An artifact failed.
-        UserError: The Keras backend is not TensorFlow, the sparse runtime cannot run a layer, or another
-            process writes into the folder.
+        UserError: The Keras backend is not TensorFlow, the sparse runtime cannot run a layer, another
+            process writes into the folder, or it cannot be written.
         ValueError: An argument does not fit the model or the list above.
     """
     folder = Path(out_dir)
@@ -102,8 +104,11 @@ def export_model(
     for file in files:
         file.check(network)
 
-    make_folder(folder)
-    with hold(folder):
+    disk = functools.partial(writing, folder, "export the round again once it can", tf.errors.OpError)
+    with contextlib.ExitStack() as held:
+        held.enter_context(disk())
+        make_folder(folder)
+        held.enter_context(hold(folder))
         remove_temporaries(folder)
         remove(work)
         make_folder(work)
@@ -111,7 +116,7 @@ def export_model(
             remove(folder / name)
         try:
             entries = {}
-            with native_stderr_captured():
+            with native_stderr_captured(), disk():
                 for file in files:
                     file.write(network, str(work / file.name))
             for file in files:

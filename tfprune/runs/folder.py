@@ -6,10 +6,9 @@ is finished if and only if it is there and the network is the one that it is of.
 """
 
 import contextlib
-import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,43 +21,6 @@ from tfprune.runs.result import RoundResult, read_result, write_result
 MODEL = "model.keras"
 RESULT = "result.json"
 _FLAGS_ADVICE = "write it again, one --name=value a line, as `config` in a round's result.json has them"
-
-
-# What a write fails with on a full or failing disk, over a quota, or without permission.
-_DISK_ERRORS = {
-    getattr(errno, name)
-    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EIO ENOTDIR ENAMETOOLONG".split()
-    if hasattr(errno, name)
-}
-
-
-@contextlib.contextmanager
-def blame_disk(folder: Path, *further: type[Exception]) -> Iterator[None]:
-    """Turns what writing into a run folder raises into a `UserError`; other errors pass.
-
-    Args:
-        folder: The run folder.
-        *further: Errors besides `OSError` that a library raises for the disk, with the system's words in the
-            message: TensorFlow's.
-
-    Raises:
-        UserError: With the file, where it is known, and the reason.
-    """
-    try:
-        yield
-    except (OSError, *further) as error:
-        if getattr(error, "errno", None) not in _DISK_ERRORS and not _tells_of_disk(str(error)):
-            raise
-        path = getattr(error, "filename", None) or folder
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{path}: cannot be written: {reason}. Finished rounds and epochs are intact; once it can, the "
-            "same command goes on from there"
-        ) from error
-
-
-def _tells_of_disk(message: str) -> bool:
-    return any(os.strerror(number) in message for number in _DISK_ERRORS)
 
 
 @dataclass(frozen=True)
