@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tfprune"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Package -> the project's packages and modules it may import besides itself. Imports point one way.
-_LEAVES = {"errors", "quiet", "files", "text", "machine", "settings", "reading", "lock", "memory"}
+_LEAVES = {"errors", "quiet", "files", "text", "machine", "settings", "records", "reading", "lock", "memory"}
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
     **{name: set() for name in _LEAVES},
@@ -27,7 +27,18 @@ ALLOWED = {
     "models": {"reading", "memory"},
     "training": {"network", "files", "text", "settings", "reading", "lock", "errors"},
     "runtime": {"files", "memory"},
-    "runs": {"data", "models", "sparsity", "training", "errors", "files", "settings", "reading", "lock"},
+    "runs": {
+        "data",
+        "models",
+        "sparsity",
+        "training",
+        "errors",
+        "files",
+        "settings",
+        "records",
+        "reading",
+        "lock",
+    },
     "experiments": _LIBRARY | {"runs"},
     "compiler": {"errors", "network", "sparsity", "runtime"},
     "export": {"network", "runtime", "compiler", *_LEAVES - {"settings"}},

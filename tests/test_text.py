@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfprune.text import duration, printable, text_table
+from tfprune.text import csv_cell, duration, printable, text_table
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,29 @@ def test_a_table_is_aligned():
 def test_text_of_others_is_one_line_without_commands(text, shown):
     assert printable(text) == shown
     assert printable(shown) == shown
+
+
+def test_spaces_that_do_not_break_are_seen():
+    assert printable("5\u00a0%, 1\u202f000") == "5\u00a0%, 1\u202f000"
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (-3.5, -3.5),
+        (-1, -1),
+        (None, None),
+        ("a=b", "a=b"),
+        ("", ""),
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1+1", "'-1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", r"'\t=1"),
+        ("\r\n=1", r"'\r\n=1"),
+        ("＝1", "'＝1"),
+        ("\x1b[2J", r"\x1b[2J"),
+    ],
+)
+def test_a_cell_is_a_number_or_text_that_computes_nothing(value, cell):
+    assert csv_cell(value) == cell

@@ -1,6 +1,11 @@
 """Lengths of time, tables, and text that others wrote, for people."""
 
+import unicodedata
 from collections.abc import Sequence
+from typing import Any
+
+# Full-width signs count, too, in some languages.
+_FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001
 
 
 def duration(seconds: float) -> str:
@@ -21,7 +26,26 @@ def printable(text: str) -> str:
 
     That are control characters, line breaks, marks of writing direction and halves of surrogate pairs.
     """
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return "".join(char if _is_seen(char) else ascii(char)[1:-1] for char in text)
+
+
+def _is_seen(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"  # Spaces of any kind.
+
+
+def csv_cell(value: Any) -> Any:
+    """Returns what a cell of a CSV file should hold, so that no spreadsheet computes what is only text.
+
+    Numbers stay as they are. A text that a spreadsheet would take for a formula, because of its first
+    character, has an apostrophe before it; what cannot be seen is written as an escape.
+    Source: OWASP, CSV injection.
+
+    Args:
+        value: A text, a number, or None for an empty cell.
+    """
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.lstrip()[:1] in _FORMULA else printable(value)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

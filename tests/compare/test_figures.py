@@ -143,6 +143,5 @@ def test_png_is_a_thousand_pixels_wide_and_has_room_for_many_runs(folder, small_
 
 
 def test_a_name_with_dollar_signs_is_a_name(folder):
-    folder.dense("a", 97, dataset="digits")
-    (folder.path / "a").rename(folder.path / "$\\frac$")
+    folder.dense("a", 97, dataset="$\\frac$")
     assert figures.accuracy_png(experiments_of(folder)).startswith(b"\x89PNG")

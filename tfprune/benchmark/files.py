@@ -7,6 +7,7 @@ from typing import Any
 
 from tfprune.benchmark.plot import plot_benchmark
 from tfprune.files import write_bytes, write_json, write_text
+from tfprune.text import csv_cell
 
 _SUMMARIES = (
     ("milliseconds", "milliseconds"),
@@ -74,5 +75,5 @@ def to_csv(record: dict[str, Any]) -> str:
             for key, column in _SUMMARIES:
                 for part, suffix in _PARTS:
                     values[column + suffix] = (row.get(key) or {}).get(part)
-            writer.writerow(values)
+            writer.writerow({column: csv_cell(value) for column, value in values.items()})
     return stream.getvalue()

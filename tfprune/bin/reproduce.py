@@ -27,6 +27,7 @@ from tfprune.experiments.devices import Devices
 from tfprune.experiments.study.plan import plan_runs, with_parents
 from tfprune.runs.config import ExperimentConfig
 from tfprune.settings import settings_of
+from tfprune.text import printable
 
 REFRESH_SECONDS = 30
 
@@ -139,7 +140,7 @@ def warned_of(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"warning: {what} could not be written: {error}", file=sys.stderr, flush=True)
+        print(f"warning: {what} could not be written: {printable(str(error))}", file=sys.stderr, flush=True)
 
 
 def run() -> None:

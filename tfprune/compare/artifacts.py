@@ -2,16 +2,18 @@
 
 import csv
 import dataclasses
-import json
+import io
 import math
-from pathlib import Path
+import os
 from typing import Any
 
-from tfprune.errors import UserError
+from tfprune.reading import json_of, reading, text_of
+from tfprune.records import is_number, reject, values_of
 from tfprune.runs.folder import Run
+from tfprune.settings import ABOVE_0, AT_LEAST_1, PERCENT, measured
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Artifact:
     """An exported file (or folder): its size, and how well it agrees with the network.
 
@@ -25,24 +27,24 @@ class Artifact:
     """
 
     name: str
-    weights: str
-    raw_bytes: int
-    times_smaller: float | None
-    gzip_bytes: int | None
-    equal_predictions_percent: float | None
+    weights: str = measured(default="")
+    raw_bytes: int = measured(AT_LEAST_1)
+    times_smaller: float | None = measured(ABOVE_0)
+    gzip_bytes: int | None = measured(AT_LEAST_1, default=None)
+    equal_predictions_percent: float | None = measured(PERCENT, default=None)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Latency:
     """Time of a call of one runtime, in milliseconds: median and quartiles."""
 
-    threads: int
-    batch_size: int
+    threads: int = measured(AT_LEAST_1)
+    batch_size: int = measured(AT_LEAST_1)
     contender: str
-    median_ms: float
-    lower_ms: float
-    upper_ms: float
-    times_fastest_dense: float | None
+    median_ms: float = measured(ABOVE_0)
+    lower_ms: float = measured(ABOVE_0)
+    upper_ms: float = measured(ABOVE_0)
+    times_fastest_dense: float | None = measured(ABOVE_0)
 
     @property
     def setting(self) -> tuple[int, int]:
@@ -50,111 +52,141 @@ class Latency:
         return self.threads, self.batch_size
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Epoch:
     """A line of `history.csv`; accuracies in percent, `None` where the epoch was not evaluated."""
 
     loss: float | None
-    accuracy_percent: float | None
+    accuracy_percent: float | None = measured(PERCENT)
     test_loss: float | None
-    test_accuracy_percent: float | None
+    test_accuracy_percent: float | None = measured(PERCENT)
 
 
 def read_flags(run: Run) -> str | None:
-    """The text of a run's `flags.txt`; `None` if there is none."""
-    try:
-        return (run.folder / "flags.txt").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    """Returns the text of a run's `flags.txt`; None if there is none.
+
+    Raises:
+        FileError: If it is no text.
+    """
+    path = run.folder / "flags.txt"
+    if not os.path.exists(path):
         return None
-    except OSError as error:
-        raise UserError(f"{run.folder / 'flags.txt'}: {error.strerror or error}") from error
+    with reading(path, "flagfile of a run", "write it again, or remove the folder"):
+        return text_of(path)
 
 
 def read_history(run: Run, number: int) -> list[Epoch]:
-    """The epochs of a finished round; none if it has no `history.csv` or did not train."""
+    """Returns the epochs of a finished round; none if it has no `history.csv` or did not train.
+
+    Raises:
+        FileError: If it is no table of epochs.
+    """
     path = run.folder / f"round_{number:02d}" / "history.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return [_epoch(row) for row in csv.DictReader(stream)]
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return []
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not a table of epochs: {error}") from error
+    with reading(path, "history of a round", "remove it, or the round's folder to run the round anew"):
+        rows = list(csv.DictReader(io.StringIO(text_of(path), newline=""), strict=True))
+        for line, row in enumerate(rows, start=2):
+            if None in row or None in row.values():
+                raise ValueError(f"its line {line} has another number of cells than its first")
+        return list(map(_epoch, rows))
 
 
-def _epoch(row: dict[str, str | None]) -> Epoch:
+def _epoch(row: dict[str, str]) -> Epoch:
     def number(name: str, factor: float = 1) -> float | None:
         value = float(row[name]) if row.get(name) else math.nan
         return value * factor if math.isfinite(value) else None
 
-    return Epoch(number("loss"), number("accuracy", 100), number("val_loss"), number("val_accuracy", 100))
+    names = {
+        "loss": number("loss"),
+        "accuracy_percent": number("accuracy", 100),
+        "test_loss": number("val_loss"),
+        "test_accuracy_percent": number("val_accuracy", 100),
+    }
+    return Epoch(**values_of(Epoch, names))
 
 
 def read_export(run: Run) -> list[Artifact]:
-    """The files that `export.json` describes; none if the run was not exported."""
+    """Returns the files that `export.json` describes; none if the run was not exported.
+
+    Raises:
+        FileError: If it is no record of an export.
+    """
     path = run.folder / "export" / "export.json"
-    content = _read_json(path)
-    try:
-        dense = _optional(int, content.get("dense_weights_bytes"))
+    if not os.path.exists(path):
+        return []
+    with reading(path, "record of an export", "export that experiment anew, or remove the file"):
+        content = _object(json_of(path))
+        dense = content.get("dense_weights_bytes")
+        if dense is not None and not (is_number(dense) and dense > 0):
+            reject("dense_weights_bytes", dense, "must be above 0")
         return [
-            Artifact(
-                name=name,
-                weights=str(entry.get("weights") or ""),
-                raw_bytes=int(entry["bytes"]),
-                times_smaller=dense / int(entry["bytes"]) if dense and entry["bytes"] else None,
-                gzip_bytes=_optional(int, entry.get("gzip_bytes")),
-                equal_predictions_percent=_optional(float, entry.get("equal_predictions_percent")),
-            )
-            for name, entry in content.get("artifacts", {}).items()
+            _artifact(name, _object(entry), dense)
+            for name, entry in _object(content.get("artifacts", {})).items()
         ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not an export's record: {error!r}") from error
+
+
+def _artifact(name: str, entry: dict[str, Any], dense: float | None) -> Artifact:
+    size = entry["bytes"]
+    smaller = dense / size if dense and is_number(size) and size else None
+    return Artifact(
+        **values_of(Artifact, {**entry, "name": name, "raw_bytes": size, "times_smaller": smaller})
+    )
 
 
 def read_latencies(run: Run) -> list[Latency]:
-    """Reads the latencies in `benchmark.json` but for runtimes that failed; none if nothing was measured."""
+    """Returns the latencies in `benchmark.json` but for runtimes that failed; none if nothing was measured.
+
+    Raises:
+        FileError: If it is no record of a benchmark.
+    """
     path = run.folder / "export" / "benchmark.json"
-    content = _read_json(path)
-    try:
-        titles = {entry["name"]: str(entry["title"]) for entry in content.get("contenders", ())}
+    if not os.path.exists(path):
+        return []
+    with reading(path, "record of a benchmark", "measure that experiment anew, or remove the file"):
+        content = _object(json_of(path))
+        titles = {entry["name"]: entry["title"] for entry in map(_object, content.get("contenders", ()))}
         return [
-            Latency(
-                threads=int(setting["threads"]),
-                batch_size=int(setting["batch_size"]),
-                contender=titles.get(row["name"], str(row["name"])),
-                median_ms=float(row["milliseconds"]["median"]),
-                lower_ms=float(row["milliseconds"]["lower"]),
-                upper_ms=float(row["milliseconds"]["upper"]),
-                times_fastest_dense=_optional(float, (row.get("to_fastest_dense") or {}).get("median")),
-            )
-            for setting in content.get("latency", ())
-            for row in setting["rows"]
+            _latency(setting, row, titles.get(row["name"], row["name"]))
+            for setting in map(_object, content.get("latency", ()))
+            for row in map(_object, setting["rows"])
             if row.get("milliseconds")
         ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a benchmark's record: {error!r}") from error
+
+
+def _latency(setting: dict[str, Any], row: dict[str, Any], title: Any) -> Latency:
+    milliseconds = {f"{name}_ms": value for name, value in _object(row["milliseconds"]).items()}
+    times = _object(row.get("to_fastest_dense") or {}).get("median")
+    found = Latency(
+        **values_of(Latency, {**setting, **milliseconds, "contender": title, "times_fastest_dense": times})
+    )
+    if not found.lower_ms <= found.median_ms <= found.upper_ms:
+        reject("median", found.median_ms, f"must be between {found.lower_ms} and {found.upper_ms}")
+    return found
 
 
 def read_machine(run: Run) -> str:
-    """The machine of the benchmark in words; `""` if not recorded."""
-    machine = _read_json(run.folder / "export" / "benchmark.json").get("machine")
-    if not isinstance(machine, dict) or not machine.get("processor"):
+    """Returns the machine of the benchmark in words; `""` if not recorded.
+
+    Raises:
+        FileError: If there is a record, and it is damaged.
+    """
+    path = run.folder / "export" / "benchmark.json"
+    if not os.path.exists(path):
         return ""
-    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
-    return f"{machine['processor']}{cores}"
+    with reading(path, "record of a benchmark", "measure that experiment anew, or remove the file"):
+        machine = _object(_object(json_of(path)).get("machine") or {})
+        processor, cores = machine.get("processor"), machine.get("cores")
+        if not processor:
+            return ""
+        if not isinstance(processor, str):
+            reject("processor", processor, "must be a string")
+        if cores is not None and (type(cores) is not int or cores < 1):
+            reject("cores", cores, "must be a whole number of at least 1")
+        return f"{processor}, {cores} cores" if cores else processor
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: truncated or not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold a JSON object. Received: {type(content).__name__}")
-    return content
-
-
-def _optional(kind: type, value: Any) -> Any:
-    return None if value is None else kind(value)
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"it must have a JSON object there. Received: {type(value).__name__}")
+    return value

@@ -11,6 +11,7 @@ from tfprune.compare import words
 from tfprune.compare.columns import COLUMNS, Column, columns_of, groups_of
 from tfprune.compare.rows import Experiment, Level, Row
 from tfprune.runs.folder import Run
+from tfprune.text import csv_cell, printable
 
 TEXT_WIDTH = 120
 
@@ -150,9 +151,10 @@ def to_text(experiments: Sequence[Experiment], runs: Sequence[Run]) -> str:
             lines.append("")
         for names, setting in table.settings:
             lines += _wrap(f"{names}: {setting}")
-        parts.append("\n".join(lines))
-    parts += ["\n".join(_wrap(note, indent="")) for note in notes_on(experiments, runs)]
-    return "\n\n".join(parts)
+        parts.append(lines)
+    parts += [_wrap(note, indent="") for note in notes_on(experiments, runs)]
+    # Names and settings are what somebody wrote into a file.
+    return "\n\n".join("\n".join(map(printable, lines)) for lines in parts)
 
 
 def to_markdown(experiments: Sequence[Experiment], runs: Sequence[Run]) -> str:
@@ -167,8 +169,9 @@ def to_markdown(experiments: Sequence[Experiment], runs: Sequence[Run]) -> str:
         lines += [_markdown_row(_cells(table, line)) for line in table.lines]
         parts += [f"## {table.title}", "\n".join(lines)]
         if table.settings:
-            parts.append("\n".join(f"- `{names}`: {text}" for names, text in table.settings))
-    return "\n\n".join([*parts, *notes_on(experiments, runs)]) + "\n"
+            settings = [(_markdown(names), _markdown(text)) for names, text in table.settings]
+            parts.append("\n".join(f"- `{names}`: {text}" for names, text in settings))
+    return "\n\n".join([*parts, *map(_markdown, notes_on(experiments, runs))]) + "\n"
 
 
 def _cells(table: Table, line: Line) -> list[str]:
@@ -236,7 +239,12 @@ def _wrap(text: str, indent: str = "  ") -> list[str]:
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(map(_markdown, cells)) + " |"
+
+
+def _markdown(text: str) -> str:
+    """Returns a text as one line that begins no tag and ends no cell."""
+    return printable(text).replace("<", "&lt;").replace("|", r"\|")
 
 
 def to_csv(experiments: Sequence[Experiment]) -> str:
@@ -300,4 +308,5 @@ def _csv_row(experiment: Experiment, level: Level, setting: str) -> dict[str, ob
     values["versions"] = " ".join(
         f"{name}={version}" for name, version in sorted(row.result.versions.items())
     )
-    return {name: words.value(cell) if isinstance(cell, tuple) else cell for name, cell in values.items()}
+    cells = {name: words.value(cell) if isinstance(cell, tuple) else cell for name, cell in values.items()}
+    return {name: csv_cell(cell) for name, cell in cells.items()}

@@ -13,18 +13,16 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import re
-import types
-import typing
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tfprune.files import Digest, write_json
 from tfprune.reading import json_of, reading
+from tfprune.records import KINDS, Kind, reject, values_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.paper import Difference
 from tfprune.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, PERCENT, Rule, measured
@@ -148,43 +146,31 @@ class RoundResult:
                 f"it has format {version}, and this version of tfprune reads format {FORMAT}: run the "
                 "experiment anew in another --output_dir, or use the version that made it"
             )
-        result = cls(config=ExperimentConfig.from_json(content.get("config")), **cls.measured_of(content))
+        result = cls(**values_of(cls, content, kinds=_KINDS))
         result._check_together()
         return result
 
     @classmethod
-    def measured_of(cls, content: dict[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
-        """Returns what JSON says of the fields but `config`, by name, each of its type and in its range.
-
-        Args:
-            content: The values, and perhaps others.
-            names: The fields that must be there, and no others. Empty: all that have no default must be.
+    def measured_of(cls, content: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+        """Returns what JSON says of some fields, by name, each of its type and in its range.
 
         Raises:
             ValueError: On a value that no round can have, or one that is missing.
         """
-        values = {}
-        for field, kind in zip(fields(cls), typing.get_type_hints(cls).values(), strict=True):
-            if field.name == "config" or (names and field.name not in names):
-                continue
-            if field.name in content:
-                values[field.name] = _checked(field, kind, content[field.name])
-            elif names or field.default is field.default_factory is dataclasses.MISSING:
-                raise ValueError(f"`{field.name}` is missing")
-        return values
+        return values_of(cls, content, names, _KINDS)
 
     def _check_together(self) -> None:
         """Checks that the values of a round agree with each other."""
         if self.round > self.rounds:
-            _reject("round", self.round, f"must be at most {self.rounds}, the experiment's last")
+            reject("round", self.round, f"must be at most {self.rounds}, the experiment's last")
         for split in ("train", "test"):
             used, available = getattr(self, f"{split}_examples"), getattr(self, f"{split}_examples_available")
             if used > available:
-                _reject(f"{split}_examples", used, f"must be at most {split}_examples_available, {available}")
+                reject(f"{split}_examples", used, f"must be at most {split}_examples_available, {available}")
         zeros = sum(layer.zeros for layer in self.layers)
         weights = sum(layer.weights for layer in self.layers)
         if weights and abs(zeros / weights - self.sparsity) > 1e-6:
-            _reject("sparsity", self.sparsity, f"must be that of the layers, {zeros / weights:g}")
+            reject("sparsity", self.sparsity, f"must be that of the layers, {zeros / weights:g}")
 
 
 def ancestry_of(*origins: RoundResult | None) -> str:
@@ -212,37 +198,16 @@ def read_result(path: Path, number: int) -> RoundResult:
     with reading(path, "result of a round", "remove the round's folder to run the round anew"):
         result = RoundResult.from_json(json_of(path))
         if result.round != number:
-            _reject("round", result.round, f"must be {number}, as the folder says")
+            reject("round", result.round, f"must be {number}, as the folder says")
         experiment = path.absolute().parent.parent.name
         if result.config.experiment != experiment:
-            _reject("experiment", result.config.experiment, f"must be {experiment}, as the folder says")
+            reject("experiment", result.config.experiment, f"must be {experiment}, as the folder says")
     return result
 
 
 def write_result(path: Path, result: RoundResult) -> None:
     """Writes a round's `result.json`, which finishes the round."""
     write_json(path, result.to_json())
-
-
-def _checked(field: dataclasses.Field, kind: Any, value: Any) -> Any:
-    """Returns a value read from JSON as the field's type, if it holds the field's rule."""
-    if isinstance(kind, types.UnionType):  # `kind | None`
-        if value is None:
-            return None
-        kind = kind.__args__[0]
-    text, holds, make = _KINDS[kind]
-    if not holds(value):
-        _reject(field.name, value, f"must be {text}")
-    value = make(value)
-    rule = field.metadata.get("rule")
-    if rule is not None and not rule.holds(value):
-        _reject(field.name, value, f"must be {rule.text}")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    """Returns whether a value is a number; JSON's `true` is none."""
-    return type(value) in (int, float)
 
 
 def _is_layer(value: Any) -> bool:
@@ -259,54 +224,22 @@ def _is_digest(value: Any) -> bool:
     return type(size) is int and size > 0 and re.fullmatch("[0-9a-f]{64}", value["sha256"]) is not None
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str) or _is_number(value)
-
-
-# Type of a field -> what JSON must have for it, the condition, and the function that makes the value of it.
-_KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
-    int: ("a whole number", lambda value: type(value) is int, int),
-    float: ("a number", _is_number, float),
-    str: ("a string", lambda value: isinstance(value, str), str),
-    Digest: (
+_KINDS = {
+    **KINDS,
+    ExperimentConfig: Kind("an object", lambda value: isinstance(value, dict), ExperimentConfig.from_json),
+    Digest: Kind(
         "{bytes, sha256}, at least 1 and 64 hexadecimal digits",
         _is_digest,
         lambda value: Digest(value["bytes"], value["sha256"]),
     ),
-    tuple[LayerZeros, ...]: (
+    tuple[LayerZeros, ...]: Kind(
         "a list of {layer, weights, zeros}, zeros <= weights",
         lambda value: isinstance(value, list) and all(map(_is_layer, value)),
         lambda value: tuple(LayerZeros(one["layer"], one["weights"], one["zeros"]) for one in value),
     ),
-    tuple[Difference, ...]: (
+    tuple[Difference, ...]: Kind(
         "a list",
         lambda value: isinstance(value, list),
         lambda value: tuple(map(Difference.from_json, value)),
     ),
-    dict[str, float]: (
-        "an object of numbers of at least 0",
-        lambda value: isinstance(value, dict) and all(_is_number(one) and one >= 0 for one in value.values()),
-        dict,
-    ),
-    dict[str, str]: (
-        "an object of strings",
-        lambda value: isinstance(value, dict) and all(isinstance(one, str) for one in value.values()),
-        dict,
-    ),
-    dict[str, Any]: (
-        "an object of numbers, strings and lists of them",
-        lambda value: (
-            isinstance(value, dict)
-            and all(map(_is_plain, itertools.chain.from_iterable(map(_listed, value.values()))))
-        ),
-        dict,
-    ),
 }
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _reject(name: str, value: Any, rule: str) -> NoReturn:
-    raise ValueError(f"`{name}` {rule}. Received: {name}={value!r}")

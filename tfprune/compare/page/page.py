@@ -15,6 +15,7 @@ from tfprune.errors import UserError
 from tfprune.files import make_folder, write_text
 from tfprune.lock import hold
 from tfprune.runs.folder import Run, list_experiments, read_runs
+from tfprune.text import printable
 
 
 def write_page(
@@ -82,6 +83,7 @@ def render(view: View) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tfprune.compare.page", "."),
         autoescape=True,
+        finalize=_printable,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -93,6 +95,13 @@ def render(view: View) -> str:
     return template.render(view=view, style=markupsafe.Markup(style))
 
 
+def _printable(value: object) -> object:
+    """Returns what a variable of the template shows: of text the lines, without what cannot be seen."""
+    if type(value) is not str:  # A number, or markup made here.
+        return value
+    return "\n".join(map(printable, value.split("\n")))
+
+
 def breakable(name: str) -> markupsafe.Markup:
     """Returns a name, escaped, that may break behind its underscores."""
-    return markupsafe.escape(name).replace("_", markupsafe.Markup("_<wbr>"))
+    return markupsafe.escape(printable(name)).replace("_", markupsafe.Markup("_<wbr>"))

@@ -20,7 +20,7 @@ from tfprune.files import make_folder
 from tfprune.lock import hold
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.result import RoundResult
-from tfprune.text import duration
+from tfprune.text import duration, printable
 
 # (run folder, state, words); the state is finished, running, waiting or failed.
 StatusRow = tuple[str, str, str]
@@ -107,7 +107,7 @@ class Study:
             run_experiment(config, self.log, self._round_finished, self.devices)
         except UserError as error:
             self._failures[config.experiment] = str(error)
-            self.log(f"{title}: failed: {error}")
+            self.log(f"{title}: failed: {printable(str(error))}")
 
     def _round_finished(self, result: RoundResult) -> None:
         self.log(f"study: {_left_text(*self._read(), self._place)}")
