@@ -4,7 +4,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -317,34 +316,6 @@ def test_strides_beyond_the_image(shape, strides):
     )
     graph = with_sums(image_of(shape), first, second)
     assert_agrees(graph, random_images(rng, graph, 2))
-
-
-def test_an_interrupted_call_spoils_no_later_one():
-    rng = np.random.default_rng(11)
-    graph = random_network(rng, largest=30)
-    images = random_images(rng, graph, 40)
-    model = Model(graph, 4)
-    expected = model(images)
-
-    class Interrupted(np.ndarray):
-        """Raises, as Ctrl-C does, on the thread that calls, after some images."""
-
-        def __getitem__(self, key):
-            if key == 10 and threading.current_thread() is threading.main_thread():
-                raise KeyboardInterrupt
-            return np.asarray(self)[key]
-
-    interrupted = 0
-    for _ in range(20):
-        try:
-            logits = np.empty_like(expected)
-            model._have_arenas(4)
-            model._classify_side_by_side(images.view(Interrupted), logits)
-        except KeyboardInterrupt:
-            interrupted += 1
-        np.testing.assert_array_equal(model(images), expected)
-        np.testing.assert_array_equal(model(images[:1]), expected[:1])
-    assert interrupted
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")

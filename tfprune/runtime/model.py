@@ -1,14 +1,16 @@
 """Classifies images with a network, without TensorFlow or Keras."""
 
+import collections
 import os
+import queue
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tfprune.runtime import machine
+from tfprune.runtime.crew import Crew
 from tfprune.runtime.errors import FileFormatError, GraphError
 from tfprune.runtime.format.file import read_file
 from tfprune.runtime.graph import Graph
@@ -25,11 +27,36 @@ _MOST_THREADS = 1024
 _EMPTY_CALLS = 10
 
 
+@dataclass
+class _Tools:
+    """The tools of one call: an arena for each image at a time, and the threads beside the caller's."""
+
+    crew: Crew
+    arenas: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class _Shared:
+    """The things that the calls in one process share; threads and locks do not outlive a fork.
+
+    Attributes:
+        process: The process.
+        lock: Held by a call. A signal handler may call within a call.
+        spare: The tools, while no call has them. A call that does not end, for whatever reason, never gives
+            them back: its threads may still write what they hold, and the next call makes new ones.
+    """
+
+    process: int = field(default_factory=os.getpid)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    spare: collections.deque[_Tools] = field(default_factory=lambda: collections.deque(maxlen=1))
+
+
 class Model:
     """A compiled network, which is called with images.
 
     Its kernels are compiled for this machine when it is made. A number of threads changes the time, not the
-    result: every sum is made in the same order.
+    result: every sum is made in the same order. Calls from several threads wait for one another. A call may
+    be interrupted at any moment, such as by Ctrl-C: the next one works.
 
     Attributes:
         graph: The network; None for a model made of a plan.
@@ -85,8 +112,7 @@ class Model:
         # One thread to an image, and all threads on one.
         self._alone = self._binding.steps(1)
         self._together = self._alone if threads == 1 else self._binding.steps(threads)
-        self._arenas: list[np.ndarray] = []
-        self._start()
+        self._shared = _Shared()
 
     @property
     def memory_bytes(self) -> int:
@@ -94,7 +120,8 @@ class Model:
 
         A second image at a time doubles the bytes of the values.
         """
-        return self._plan.constant_bytes + 4 * self._plan.arena_size * max(1, len(self._arenas))
+        images = max([1, *(len(tools.arenas) for tools in list(self._shared.spare))])
+        return self._plan.constant_bytes + 4 * self._plan.arena_size * images
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Classifies images.
@@ -110,16 +137,16 @@ class Model:
         """
         images = self._checked(images)
         logits = np.empty((len(images), self._plan.classes), np.float32)
-        if self._process != os.getpid():
-            self._start()  # Threads and locks do not outlive a fork.
-        with self._lock:
-            # As many images at a time as there are threads; what is left over, all threads together.
-            side_by_side = len(images) - len(images) % self.threads
-            self._have_arenas(self.threads if side_by_side else 1)
+        # As many images at a time as there are threads; what is left over, all threads together.
+        side_by_side = len(images) - len(images) % self.threads
+        shared = self._shared_here()
+        with shared.lock:
+            tools = self._tools(shared, self.threads if side_by_side else 1)
             if side_by_side:
-                self._classify_side_by_side(images[:side_by_side], logits)
+                self._classify_side_by_side(images[:side_by_side], logits, tools)
             for index in range(side_by_side, len(images)):
-                self._classify_together(images[index], logits[index])
+                self._classify_together(images[index], logits[index], tools)
+            shared.spare.append(tools)
         return logits
 
     def time_nodes(self, images: np.ndarray, rounds: int = 10) -> list[float]:
@@ -138,9 +165,10 @@ class Model:
         images = self._checked(images)
         if not len(images) or rounds < 1:
             raise ValueError(f"needs an image and a round. Received: {len(images)} images, rounds={rounds}")
-        with self._lock:
-            self._have_arenas(1)
-            arena = self._arenas[0]
+        shared = self._shared_here()
+        with shared.lock:
+            tools = self._tools(shared, 1)
+            arena = tools.arenas[0]
             _point_to_image(arena, images[0])
             owners = np.array([step.node for step in self._plan.steps])
             spans = []
@@ -154,6 +182,7 @@ class Model:
             # A call that does nothing takes time, too, which is not the operations'. Its least is taken:
             # one that lost its core would hide them all.
             nothing = min(self._seconds((0, 0), arena) for _ in range(_EMPTY_CALLS))
+            shared.spare.append(tools)
         return (1e6 * np.maximum(np.median(times, axis=0) - nothing, 0)).tolist()
 
     @property
@@ -167,13 +196,6 @@ class Model:
         self._binding.run(self._alone.address(first), count, arena.ctypes.data, None, 0, 1)
         return time.perf_counter() - before
 
-    def _start(self) -> None:
-        """Makes what belongs to a process; the threads themselves start when they are needed."""
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._workers = ThreadPoolExecutor(max(1, self.threads - 1), "tfprune")
-        self._working: dict[int, Future] = {}
-
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
         if images.dtype not in (np.float32, np.uint8) or images.shape[1:] != self._plan.input_shape:
@@ -183,57 +205,67 @@ class Model:
             )
         return np.ascontiguousarray(images)
 
-    def _have_arenas(self, count: int) -> None:
-        while len(self._arenas) < count:
-            self._arenas.append(aligned_zeros(self._plan.arena_size))
+    def _shared_here(self) -> _Shared:
+        if self._shared.process != os.getpid():
+            self._shared = _Shared()
+        return self._shared
 
-    def _classify_side_by_side(self, images: np.ndarray, logits: np.ndarray) -> None:
+    def _tools(self, shared: _Shared, arenas: int) -> _Tools:
+        """Takes the tools, or makes them."""
+        try:
+            tools = shared.spare.pop()
+        except IndexError:
+            tools = _Tools(Crew(self.threads - 1))
+        while len(tools.arenas) < arenas:
+            tools.arenas.append(aligned_zeros(self._plan.arena_size))
+        return tools
+
+    def _classify_side_by_side(self, images: np.ndarray, logits: np.ndarray, tools: _Tools) -> None:
         """Classifies images, one at a time on each thread."""
-        output = self._output
-        indices = iter(range(len(images)))
-        arenas = self._arenas
+        output, arenas = self._output, tools.arenas
+        indices, finished = iter(range(len(images))), queue.SimpleQueue()
 
         def work(thread: int) -> None:
             arena = arenas[thread]
             for index in indices:
-                _point_to_image(arena, images[index])
-                self._binding.run(self._alone.address(0), self._alone.count, arena.ctypes.data, None, 0, 1)
-                logits[index] = arena[output]
+                try:
+                    _point_to_image(arena, images[index])
+                    self._binding.run(
+                        self._alone.address(0), self._alone.count, arena.ctypes.data, None, 0, 1
+                    )
+                    logits[index] = arena[output]
+                except BaseException as error:
+                    finished.put(error)
+                    raise
+                finished.put(None)
 
-        self._on_all_threads(work)
-        for working in self._working.values():
-            working.result()
+        try:
+            tools.crew.run(work)
+            for _ in range(len(images)):
+                error = finished.get()
+                if error is not None:
+                    raise error
+        finally:
+            collections.deque(indices, maxlen=0)  # Nobody needs what an interrupted call has left.
 
-    def _classify_together(self, image: np.ndarray, logits: np.ndarray) -> None:
+    def _classify_together(self, image: np.ndarray, logits: np.ndarray, tools: _Tools) -> None:
         """Classifies an image on all threads: each takes parts of each step.
 
         A thread that comes too late finds no part, and is not awaited.
         """
+        arena = tools.arenas[0]
         counters = np.zeros((self._together.count, 1 + self.threads, COUNTER_WORDS), np.int64)
-        # The workers hold what they work on, and the image, which the arena has the address of.
-        held = (image, self._arenas[0], counters)
-        _point_to_image(self._arenas[0], image)
+        # The threads hold what they work on, and the image, which the arena has the address of.
+        held = (image, arena, counters)
+        _point_to_image(arena, image)
 
         def work(thread: int) -> None:
             _, arena, counters = held
             steps, count = self._together.address(0), self._together.count
             self._binding.run(steps, count, arena.ctypes.data, counters.ctypes.data, thread, self.threads)
 
-        self._on_all_threads(work)
-        logits[:] = self._arenas[0][self._output]
-
-    def _on_all_threads(self, work: Callable[[int], None]) -> None:
-        """Runs work(thread) on this thread and on all workers that have come back from their last."""
-        try:
-            for thread in range(1, self.threads):
-                last = self._working.get(thread)
-                if last is None or last.done():
-                    self._working[thread] = self._workers.submit(work, thread)
-            work(0)
-        except BaseException:
-            # Such as Ctrl-C. Workers may go on for a while, with arenas that nobody else uses any more.
-            self._arenas = []
-            raise
+        tools.crew.run(work)
+        logits[:] = arena[self._output]
 
 
 def _checked_threads(threads: int | None) -> int:
