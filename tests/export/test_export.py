@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -266,6 +267,56 @@ def test_a_full_disk_is_one_line_and_leaves_no_audit(
     assert str(caught.value) == f"{tmp_path}: cannot be written: {full}; export the round again once it can"
     assert "noise" not in capfd.readouterr().err
     assert shown(tmp_path) == []
+
+
+def test_a_folder_whose_name_is_no_text_is_one_line(make_network, images, tmp_path):
+    model, masks = make_network()
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(UserError, match=r"/\udcff: must be a path in UTF-8"):
+        export_model(model, masks, folder, images=images, formats=("keras",), progress=quietly)
+    assert not os.listdir(tmp_path)
+
+
+def sizes_said(folder):
+    audit = json.loads((folder / "export.json").read_text())
+    return {name: entry["bytes"] for name, entry in audit["artifacts"].items()}
+
+
+def test_a_kill_at_any_write_leaves_no_audit_of_other_files(make_network, images, tmp_path, monkeypatch):
+    """The folder before and after each call that gives or takes a name is what a kill there leaves."""
+    model, masks = make_network()
+    arguments = {"images": images, "formats": ("keras", "sparse"), "progress": quietly}
+    export_model(model, masks, str(tmp_path / "export"), sparse_weights="float32", **arguments)
+    (tmp_path / "export" / "benchmark.json").write_text("{}")
+    before = os.path.getsize(tmp_path / "export" / "model.tfprune")
+    moments = []
+
+    def keep():
+        moments.append(tmp_path / f"killed_{len(moments):02d}")
+        shutil.copytree(tmp_path / "export", moments[-1])
+
+    for name in ("replace", "unlink", "remove", "rmdir"):
+        call = getattr(os, name)
+
+        def watched(*paths, call=call, **options):
+            keep()
+            call(*paths, **options)
+            keep()
+
+        monkeypatch.setattr(os, name, watched)
+    export_model(model, masks, str(tmp_path / "export"), sparse_weights="float16", **arguments)
+    monkeypatch.undo()
+    with_audit = [folder for folder in moments if (folder / "export.json").exists()]
+    without = [folder for folder in moments if folder not in with_audit]
+    assert len(without) >= 10 and len({str(sizes_said(folder)) for folder in with_audit}) == 2
+    for folder in with_audit:
+        said = sizes_said(folder)
+        assert {name: os.path.getsize(folder / name) for name in said} == said, folder
+    measured = [folder for folder in moments if (folder / "benchmark.json").exists()]
+    assert measured and {os.path.getsize(folder / "model.tfprune") for folder in measured} == {before}
+    for folder in (moments[0], without[0], without[len(without) // 2], without[-1]):
+        audit = export_model(model, masks, str(folder), **arguments)
+        assert audit["passed"] and shown(folder) == ["export.json", "model.keras", "model.tfprune"]
 
 
 def test_a_second_export_into_a_folder_is_told_who_writes_there(make_network, images, tmp_path, monkeypatch):

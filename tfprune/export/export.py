@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.errors import UserError
 from tfprune.export.audit import AuditError, audit_file
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
@@ -89,10 +90,11 @@ def export_model(
     Raises:
         AuditError: An artifact failed.
         UserError: The Keras backend is not TensorFlow, the sparse runtime cannot run a layer, another
-            process writes into the folder, or it cannot be written.
+            process writes into the folder, or it cannot be written, or its name is not UTF-8.
         ValueError: An argument does not fit the model or the list above.
     """
     folder = Path(out_dir)
+    _check_path(folder)
     work = folder / _UNFINISHED
     network = Network(deployable_copy(model), masks, str(work / _SOURCES))
     _check_images(images, network.model)
@@ -191,6 +193,13 @@ def _describe(network: Network, images: np.ndarray, reference: np.ndarray) -> di
 def _progress_line(file: Format, entry: dict[str, Any]) -> str:
     state = "ok" if entry["passed"] else "FAILED: " + "; ".join(entry["failures"])
     return f"{file.name}: written and audited, {state}"
+
+
+def _check_path(folder: Path) -> None:
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{folder}: must be a path in UTF-8, which is what TensorFlow can write to") from None
 
 
 def _check_images(images: np.ndarray, network: keras.Model) -> None:
