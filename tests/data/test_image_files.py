@@ -434,7 +434,7 @@ def test_names_are_shown_without_what_cannot_be_seen(folder):
     (folder / "dog" / "x.png").rename(folder / "dog" / name)
     np.testing.assert_array_equal(read_image(folder / "dog" / name), COLOURS)
     (folder / os.fsdecode(b"\xff")).mkdir()
-    assert_folder_refused(folder, f"{folder}/\\udcff", "must have a printable name")
+    assert_folder_refused(folder, f"{folder}/\\udcff", "a class without images")
 
 
 def test_a_name_that_no_disk_takes_is_an_error(tmp_path):

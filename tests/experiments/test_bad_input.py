@@ -39,6 +39,18 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({"experiment": "../elsewhere"}, ["--experiment=../elsewhere", "letters, digits"]),
         ({"dataset": "mnist"}, ["--dataset=mnist", "cifar10, cifar100, digits, image_folder"]),
         ({"data_dir": "/nowhere"}, ["--data_dir=/nowhere", "existing folder"]),
+        ({"data_dir": "x" * 256}, ["--data_dir=xxx", "existing folder"]),
+        ({"data_dir": "x/" * 3000}, ["--data_dir=x/x", "existing folder"]),
+        ({"data_dir": "~nobody_of_that_name/x"}, ["--data_dir=~nobody", "existing folder"]),
+        ({"data_dir": "/tmp/\0"}, ["--data_dir=/tmp/", "existing folder"]),
+        ({"data_dir": "/tmp/\udcff"}, ["--data_dir=/tmp/", "existing folder"]),
+        ({"weights": "x" * 256}, ["--weights=xxx", "existing .safetensors or .pth file"]),
+        ({"weights": "~nobody_of_that_name/x.pth"}, ["--weights=~nobody", "existing"]),
+        ({"init_from": "dense\u2028x"}, ["--init_from=dense", "one line of text in UTF-8"]),
+        (
+            {**ONE_SHOT, "layer_sparsity": ("a\udcff:0.5",)},
+            ["--layer_sparsity=a", "one line of text in UTF-8"],
+        ),
         ({"autoaugment": "randaugment"}, ["--autoaugment=randaugment", "cifar10, imagenet, svhn, none"]),
         ({"model": "resnet50"}, ["--model=resnet50", "resnet18", "resnet34"]),
         ({"stem": "patch"}, ["--stem=patch", "imagenet, cifar"]),
@@ -73,7 +85,7 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({"seed": 2**32}, ["--seed=4294967296", "below 2**32"]),
         ({"train_examples": -1}, ["--train_examples=-1", "at least 0"]),
         ({"test_examples": -1}, ["--test_examples=-1", "at least 0"]),
-        ({**ITERATIVE, "rounds": 0}, ["--rounds=0", "from 1 to 9999"]),
+        ({**ITERATIVE, "rounds": 0}, ["--rounds=0", "at least 1"]),
         ({**GRADUAL, "frequency": 0}, ["--frequency=0", "at least 1"]),
         ({**GRADUAL, "power": 0.0}, ["--power=0.0", "above 0"]),
         ({**GRADUAL, "ramp_fraction": 0.0}, ["--ramp_fraction=0.0", "(0, 1]"]),
@@ -334,7 +346,7 @@ def test_a_dataset_that_cannot_be_downloaded(runs, monkeypatch, tmp_path):
 def test_an_image_folder_without_its_folders(runs, tmp_path):
     config = runs.config("bad_data", dataset="image_folder", data_dir=str(tmp_path))
     message = error_of(config)
-    assert message.startswith("--dataset=image_folder: ")
+    assert message.startswith(f"--data_dir={tmp_path}: ")
     assert f"{tmp_path} must have the folders train and test" in message
 
 
@@ -348,7 +360,7 @@ def test_an_image_that_cannot_be_read(runs, tmp_path):
     broken.write_bytes(broken.read_bytes()[:20])
     flags = {"dataset": "image_folder", "train_examples": 0, "test_examples": 0}
     message = error_of(runs.config("bad_data", data_dir=str(tmp_path), **flags))
-    assert message.startswith("--dataset=image_folder: ")
+    assert message.startswith(f"--data_dir={tmp_path}: ")
     assert str(broken) in message
 
 

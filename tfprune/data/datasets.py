@@ -9,6 +9,7 @@ import numpy as np
 
 from tfprune.data.image_files import class_files, read_image
 from tfprune.data.resize import resize
+from tfprune.errors import FileError
 from tfprune.memory import available_bytes, size_text
 
 _TFDS_DATASETS = ("cifar10", "cifar100")
@@ -90,7 +91,8 @@ def load(
         The dataset, with statistics computed exactly from the training examples used.
 
     Raises:
-        FileError: An image that cannot be read, or a class without images.
+        FileError: An image that cannot be read, a class without images, or other classes in train than in
+            test.
         ValueError: Unknown name, a folder that does not exist, more examples asked for than there
             are, or images that the memory does not hold.
         OSError: The dataset is not prepared and cannot be downloaded.
@@ -221,7 +223,7 @@ def _load_image_folder(
 
     def listed(split: str) -> dict[str, list[Path]]:
         if not (root / split).is_dir():
-            raise ValueError(f"{root} must have the folders train and test. Missing: {split}")
+            raise FileError(f"{root} must have the folders train and test. Missing: {split}")
         return class_files(root / split)
 
     def read(split: str, files: dict[str, list[Path]], examples: int) -> Split:
@@ -244,6 +246,6 @@ def _load_image_folder(
     train_files, test_files = listed("train"), listed("test")
     if train_files.keys() != test_files.keys():
         different = sorted(train_files.keys() ^ test_files.keys())
-        raise ValueError(f"{root}/train and {root}/test must have the same classes. Only in one: {different}")
+        raise FileError(f"{root}/train and {root}/test must have the same classes. Only in one: {different}")
     train, test = read("train", train_files, train_examples), read("test", test_files, test_examples)
     return train, test, tuple(train_files)

@@ -79,10 +79,6 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
         if _is_image(entry):
             raise FileError(f"{_shown(entry.path)}: an image outside of the folders of the classes; move it")
         if entry.is_dir() and not entry.name.startswith("."):
-            if entry.name != printable(entry.name):
-                raise FileError(
-                    f"{_shown(entry.path)}: the class must have a printable name; rename the folder"
-                )
             found[entry.name] = _files_below(entry.path)
             if not found[entry.name]:
                 raise FileError(
