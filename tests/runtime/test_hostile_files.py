@@ -373,7 +373,7 @@ HEADERS = {
     "a huge negative number": (b'{"nodes": [-' + b"9" * 5000 + b"]}", "too long"),
     "NaN": (b'{"nodes": NaN}', "number NaN"),
     "minus infinity": (b'{"nodes": -Infinity}', "number -Infinity"),
-    "many lists": (b'{"nodes": [' + b"[]," * 2**20 + b"[]]}", "node 0 must have one of"),
+    "many lists": (b'{"nodes": [' + b"[]," * 2**20 + b"[]]}", "a graph may have 16384 nodes"),
 }
 
 

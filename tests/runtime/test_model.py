@@ -230,8 +230,8 @@ def test_a_pixel_that_padding_enlarges_is_refused():
 
 def test_more_memory_than_there_is_is_refused(monkeypatch):
     graph = random_network(np.random.default_rng(5))
-    monkeypatch.setattr("tfprune.runtime.plan.arena.available_bytes", lambda: 100)
-    with pytest.raises(runtime.GraphError, match="of memory, and 100 B are left"):
+    monkeypatch.setattr("tfprune.runtime.limits.available_bytes", lambda: 100)
+    with pytest.raises(runtime.GraphError, match="of memory and may have 100 B"):
         Model(graph)
 
 
@@ -352,7 +352,7 @@ def hostile_graphs():
 def test_graphs_made_to_exhaust_the_machine(index, monkeypatch):
     """Each is small on disk; it runs, or is refused, at once."""
     message, nodes = list(hostile_graphs())[index]
-    monkeypatch.setattr("tfprune.runtime.plan.arena.available_bytes", lambda: 2**29)
+    monkeypatch.setattr("tfprune.runtime.limits.available_bytes", lambda: 2**29)
     if message:
         with pytest.raises(runtime.GraphError, match=message):
             Model(Graph(nodes))

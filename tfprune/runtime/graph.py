@@ -36,9 +36,11 @@ _NONNEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax")
 PATHS = ("sparse", "dense")
 # Offsets within a value are 32-bit numbers in the kernels.
 MAX_VALUES = 2**31 - 1
-# Far more than any network's; a file must not be able to ask for tables of any size.
+# Far more than any network's: a small file must not be able to ask for much time or memory.
+MAX_NODES = 2**14
+MAX_INPUTS = 2**15  # of all nodes together
 MAX_WINDOW = 2**14
-MAX_PLANES = 2**20
+MAX_PHASE_PLANES = 2**20  # of all strided convolutions together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +132,6 @@ class Conv(Node):
             raise self.refuse(f"takes one input and perhaps a residual. Received: {len(shapes)} inputs")
         height, width, channels = shapes[0]
         _check_numbers(self, "strides", self.strides, 2, 1)
-        if channels * math.prod(self.strides) > MAX_PLANES:
-            raise self.refuse(f"{channels} channels by strides of {self.strides} may be {MAX_PLANES} at most")
         _check_numbers(self, "dilation", self.dilation, 2, 1)
         _check_numbers(self, "padding", self.padding, 4, 0)
         _check_numbers(self, "groups", (self.groups,), 1, 1)
@@ -310,9 +310,13 @@ class Graph:
         Raises:
             GraphError: A rule is broken; names the node.
         """
-        if not self.nodes:
-            raise GraphError("a graph must have at least an input")
+        if not 1 <= len(self.nodes) <= MAX_NODES:
+            raise GraphError(f"a graph must have 1 to {MAX_NODES} nodes. Received: {len(self.nodes)}")
+        inputs = sum(len(node.inputs) for node in self.nodes)
+        if inputs > MAX_INPUTS:
+            raise GraphError(f"a graph's nodes may have {MAX_INPUTS} inputs in all. Received: {inputs}")
         shapes: list[Shape] = []
+        split, planes = set(), 0
         for index, node in enumerate(self.nodes):
             if isinstance(node, Input) != (index == 0):
                 raise node.refuse("the first node, and only the first, must be an Input")
@@ -323,6 +327,16 @@ class Graph:
             if math.prod(shape) > MAX_VALUES:
                 raise node.refuse(f"its value {shape} has more than {MAX_VALUES} numbers")
             shapes.append(shape)
+            if isinstance(node, Conv) and max(node.strides) > 1 and shape[:2] != (1, 1):
+                read = (node.inputs[0], *node.strides)
+                if read not in split:
+                    split.add(read)
+                    planes += shapes[node.inputs[0]][2] * math.prod(node.strides)
+                if planes > MAX_PHASE_PLANES:
+                    raise node.refuse(
+                        f"the channels that a graph's strided convolutions read, each by its strides of"
+                        f" {node.strides}, may be {MAX_PHASE_PLANES} in all. Received: {planes}"
+                    )
         if shapes[-1][:2] != (1, 1):
             raise self.nodes[-1].refuse(
                 f"the last node must give a vector [1, 1, classes]. Received: {shapes[-1]}"

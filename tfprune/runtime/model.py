@@ -11,12 +11,12 @@ import numpy as np
 
 from tfprune.runtime import machine
 from tfprune.runtime.crew import Crew
-from tfprune.runtime.errors import FileFormatError, GraphError
-from tfprune.runtime.format.file import read_file
+from tfprune.runtime.format.file import read_file, refusing
 from tfprune.runtime.graph import Graph
 from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8
 from tfprune.runtime.kernels.program import COUNTER_WORDS
-from tfprune.runtime.plan.arena import aligned_zeros, require_memory
+from tfprune.runtime.limits import allowed_bytes, require_memory
+from tfprune.runtime.plan.arena import aligned_zeros
 from tfprune.runtime.plan.binding import Binding
 from tfprune.runtime.plan.lowering import make_plan
 from tfprune.runtime.plan.plan import Plan
@@ -65,7 +65,12 @@ class Model:
     """
 
     def __init__(
-        self, graph: Graph, threads: int | None = None, *, target: machine.Machine | None = None
+        self,
+        graph: Graph,
+        threads: int | None = None,
+        *,
+        target: machine.Machine | None = None,
+        memory_limit: float | None = None,
     ) -> None:
         """Compiles a network.
 
@@ -74,14 +79,18 @@ class Model:
             threads: From 1 to 1,024; None for the cores that the process may use.
             target: The machine to compile for, if not the whole of this one: one that this one can stand in
                 for, with fewer instruction sets.
+            memory_limit: The bytes that `memory_bytes` may come to, when as many images are classified at a
+                time as there are threads; None for what this process may still have.
 
         Raises:
-            GraphError: The graph breaks a rule, or needs more memory than there is.
-            ValueError: `threads` is not such a number.
+            GraphError: The graph breaks a rule, or needs more memory than it may have.
+            ValueError: `threads` or `memory_limit` is not such a number.
         """
         threads = _checked_threads(threads)
         self.graph = graph
-        self._bind(make_plan(graph, target or machine.host()), threads)
+        self._bind(
+            make_plan(graph, target or machine.host(), allowed_bytes(memory_limit), arenas=threads), threads
+        )
 
     @classmethod
     def from_plan(cls, plan: Plan, threads: int | None = None) -> "Model":
@@ -95,17 +104,17 @@ class Model:
             The network; its `graph` is None.
 
         Raises:
-            GraphError: The network needs more memory than there is.
+            GraphError: The network needs more memory than this process may have.
             ValueError: `threads` is not such a number.
         """
         threads = _checked_threads(threads)
+        require_memory(4 * plan.arena_size * threads, allowed_bytes(None))
         model = cls.__new__(cls)
         model.graph = None
         model._bind(plan, threads)
         return model
 
     def _bind(self, plan: Plan, threads: int) -> None:
-        require_memory(plan.arena_size * threads)
         self.threads = threads
         self._plan = plan
         self._binding = Binding(plan)
@@ -284,8 +293,8 @@ def _point_to_image(arena: np.ndarray, image: np.ndarray) -> None:
     header[IMAGE_ADDRESS], header[IMAGE_IS_UINT8] = image.ctypes.data, image.dtype == np.uint8
 
 
-def load(path: str | os.PathLike, threads: int | None = None) -> Model:
-    """Loads a network from a `model.tfprune` file.
+def load(path: str | os.PathLike, threads: int | None = None, *, memory_limit: float | None = None) -> Model:
+    """Loads a network from a `model.tfprune` file, in time in proportion to its size whatever it says.
 
     Example:
 
@@ -299,16 +308,20 @@ def load(path: str | os.PathLike, threads: int | None = None) -> Model:
     Args:
         path: The file.
         threads: From 1 to 1,024; None for the cores that the process may use.
+        memory_limit: The bytes that the network may take, as of `Model`, and that reading it may; None for
+            what this process may still have, by the machine's free memory, its own limits and its
+            container's.
 
     Returns:
         The network, compiled for this machine.
 
     Raises:
-        FileFormatError: The file is not sound, or needs more memory than the machine has.
+        FileFormatError: The file is not sound, or needs more memory than it may have: nothing large has been
+            allocated then.
         OSError: It cannot be read.
+        ValueError: `threads` or `memory_limit` is not such a number.
     """
-    graph = read_file(path)
-    try:
-        return Model(graph, threads)
-    except GraphError as error:
-        raise FileFormatError(f"{os.fspath(path)}: {error}") from error
+    _checked_threads(threads)  # The caller's mistake, not the file's.
+    graph = read_file(path, memory_limit)
+    with refusing(path):
+        return Model(graph, threads, memory_limit=memory_limit)

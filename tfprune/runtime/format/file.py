@@ -3,11 +3,14 @@
 Nothing in a file is trusted before it is checked, and nothing in it is executed.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import mmap
 import os
+import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from tfprune.runtime.format.sections import (
     encode_array,
 )
 from tfprune.runtime.graph import Graph, Node
+from tfprune.runtime.limits import allowed_bytes, require_memory
 
 FILE_VERSION = 1
 MAGIC = b"TFPRUNE\0"
@@ -33,6 +37,7 @@ _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _HEADER_START = _PREFIX.size + _CHECKSUM_BYTES
 # Far more than any network needs, and little enough that its JSON fits any memory.
 MAX_HEADER_BYTES = 2**22
+_LONGEST_REASON = 500
 
 
 def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float16") -> None:
@@ -55,26 +60,43 @@ def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float
     write_bytes(Path(path), _file_bytes(graph, weights))
 
 
-def read_file(path: str | os.PathLike[str]) -> Graph:
+def read_file(path: str | os.PathLike[str], memory_limit: float | None = None) -> Graph:
     """Reads a `model.tfprune`, mapped into memory.
 
     The file must not be changed in place meanwhile; replacing it, as `write_file` does, is safe.
 
     Args:
         path: The file.
+        memory_limit: The bytes that reading it may take; None for what this process may still have.
 
     Returns:
         The graph, checked. A kernel that is stored as its nonzeros is a `SparseArray`; `np.asarray` makes it
         dense.
 
     Raises:
-        FileFormatError: The file is not sound; the message says why.
+        FileFormatError: The file is not sound, or asks for too much memory; the message says why.
         OSError: The file cannot be read; `FileNotFoundError` where there is none.
+        ValueError: `memory_limit` is not a number above 0.
+    """
+    allowed = allowed_bytes(memory_limit)
+    with refusing(path):
+        return _read_graph(_map_file(path, allowed), allowed)
+
+
+@contextlib.contextmanager
+def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what is wrong with a file's network into one error that names the file.
+
+    Raises:
+        FileFormatError: Something is wrong.
     """
     try:
-        return _read_graph(_map_file(path))
-    except (FileFormatError, GraphError) as error:
-        raise FileFormatError(f"{os.fspath(path)}: {error}") from error
+        yield
+    except (FileFormatError, GraphError, MemoryError) as error:
+        reason = "it needs more memory than there is" if isinstance(error, MemoryError) else str(error)
+        if len(reason) > _LONGEST_REASON:  # Names and values in it are the file's.
+            reason = f"{reason[:_LONGEST_REASON]}..."
+        raise FileFormatError(f"{os.fspath(path)}: {reason}") from error
 
 
 def _file_bytes(graph: Graph, weights: str) -> bytes:
@@ -100,15 +122,20 @@ def _file_bytes(graph: Graph, weights: str) -> bytes:
     return b"".join((prefix, _checksum(prefix, checked), checked))
 
 
-def _map_file(path: str | os.PathLike[str]) -> np.ndarray:
+def _map_file(path: str | os.PathLike[str], allowed: float) -> np.ndarray:
+    # Opening a pipe would wait for its other end.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise FileFormatError("not a model.tfprune: not even a file")
     with open(path, "rb") as file:
         # An empty file cannot be mapped.
-        if os.fstat(file.fileno()).st_size < _HEADER_START:
+        size = os.fstat(file.fileno()).st_size
+        if size < _HEADER_START:
             raise FileFormatError("not a model.tfprune: too short")
+        require_memory(size, allowed)
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
-def _read_graph(file: np.ndarray) -> Graph:
+def _read_graph(file: np.ndarray, allowed: float) -> Graph:
     magic, version, header_bytes, size = _PREFIX.unpack(file[: _PREFIX.size])
     if magic != MAGIC:
         raise FileFormatError("not a model.tfprune: it begins with other bytes")
@@ -133,6 +160,7 @@ def _read_graph(file: np.ndarray) -> Graph:
         raise FileFormatError("bytes behind the header must be zero")
     sections = file[aligned(header_end) :]
     check_layout(arrays, sections)
+    require_memory(sum(array.decoded_bytes for array in arrays), allowed)
     graph = Graph(tuple(_with_arrays(node, sections) for node in graph.nodes))
     graph.shapes()
     return graph

@@ -5,8 +5,10 @@ written and, exactly, what may be read; an array is an object of `StoredArray`'s
 """
 
 import dataclasses
+import functools
 import json
 import math
+import re
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 from tfprune.runtime.errors import FileFormatError
 from tfprune.runtime.format.sections import StoredArray
 from tfprune.runtime.graph import (
+    MAX_NODES,
     Activation,
     Add,
     Concatenate,
@@ -65,11 +68,14 @@ def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
         The graph, each array in it a `StoredArray`; and these, in their order.
 
     Raises:
-        FileFormatError: The text is not such a header. The graph's own rules are not checked.
+        FileFormatError: The text is not such a header. Of the graph's own rules only the number of nodes is
+            checked.
     """
     header = _parse_json(text)
     if not isinstance(header, dict) or header.keys() != {"nodes"} or not isinstance(header["nodes"], list):
         raise FileFormatError('the header must be an object of "nodes", a list')
+    if len(header["nodes"]) > MAX_NODES:  # Not each of them read in vain.
+        raise FileFormatError(f"a graph may have {MAX_NODES} nodes. Received: {len(header['nodes'])}")
     arrays: list[StoredArray] = []
     nodes = []
     for index, item in enumerate(header["nodes"]):
@@ -80,12 +86,14 @@ def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
     return Graph(tuple(nodes)), arrays
 
 
+@functools.cache
 def _fields(owner: type) -> dict[str, Any]:
     """Returns the name and the type of each field of a dataclass."""
     hints = typing.get_type_hints(owner)
     return {field.name: hints[field.name] for field in dataclasses.fields(owner)}
 
 
+@functools.cache
 def _is_array(hint: Any) -> bool:
     return np.ndarray in (hint, *typing.get_args(hint))
 
@@ -125,6 +133,8 @@ def _decode(value: Any, hint: Any, where: str, arrays: list[StoredArray]) -> Any
         if type(value) is not list or not any_length and len(value) != len(arguments):
             count = "any number of" if any_length else len(arguments)
             raise FileFormatError(f"{where} must be a list of {count} items")
+        if all(type(item) is int is arguments[0] for item in value):
+            return tuple(value)  # Lists of inputs may be long.
         return tuple(_decode(item, arguments[0], where, arrays) for item in value)
     if origin is dict:
         if type(value) is not dict:
@@ -138,7 +148,7 @@ def _decode(value: Any, hint: Any, where: str, arrays: list[StoredArray]) -> Any
         raise FileFormatError(f"{where} must be of type {hint.__name__}. Received: {type(value).__name__}")
     if hint is float and not math.isfinite(value):
         raise FileFormatError(f"{where} must be finite")
-    if hint is str and any("\ud800" <= character <= "\udfff" for character in value):
+    if hint is str and re.search("[\ud800-\udfff]", value):
         # JSON can escape half of a surrogate pair, which can be neither printed nor written.
         raise FileFormatError(f"{where} must be Unicode")
     return value

@@ -54,6 +54,11 @@ class StoredArray:
         """Returns the number of bytes that the stored values take."""
         return self.count * DTYPES[self.dtype].itemsize
 
+    @property
+    def decoded_bytes(self) -> int:
+        """Returns the number of bytes that the array takes in memory: a sparse one has positions as well."""
+        return self.count * (4 if self.encoding == "dense" else 4 + 8)
+
     def check(self) -> None:
         """Checks the rules that need no section.
 

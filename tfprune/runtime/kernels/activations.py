@@ -24,7 +24,27 @@ def activate(e: KernelEmitter, name: str, x: ir.Value) -> ir.Value:
     Returns:
         The activated vector.
     """
+    if name in _CALLING:
+        return e.b.call(_as_function(e, name), [x])
     return _EMITTED[name](e, x)
+
+
+def _as_function(e: KernelEmitter, name: str) -> ir.Function:
+    """Returns the module's function of an activation, emitted once.
+
+    In each place that uses it, the calls for each lane would take long to compile, and win nothing.
+    """
+    module = e.function.module
+    function = module.globals.get(f"activation_{name}")
+    if function is None:
+        signature = ir.FunctionType(e.vector, [e.vector])
+        function = ir.Function(module, signature, f"activation_{name}")
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        with e.writing(builder):
+            builder.ret(_EMITTED[name](e, function.args[0]))
+    return function
 
 
 def exponential(e: KernelEmitter, x: ir.Value) -> ir.Value:
@@ -107,3 +127,4 @@ _EMITTED: dict[str, Callable[[KernelEmitter, ir.Value], ir.Value]] = {
     "hard_silu": _hard_silu,
     "gelu": _gelu,
 }
+_CALLING = ("elu", "sigmoid", "tanh", "silu", "gelu")

@@ -1,6 +1,7 @@
 """A thin layer over llvmlite's IR builder: parameters, loops and vectors of one kernel."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 from llvmlite import ir
 
@@ -128,6 +129,13 @@ class Emitter:
         x.add_incoming(following, self.b.block)
         self.b.branch(head)
         self.b.position_at_end(after)
+
+    @contextlib.contextmanager
+    def writing(self, builder: ir.IRBuilder) -> Iterator[None]:
+        """Lets what is emitted within go to another function of the module."""
+        self.b, before = builder, self.b
+        yield
+        self.b = before
 
     def finish(self) -> None:
         """Ends the function."""

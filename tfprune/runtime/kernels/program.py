@@ -40,7 +40,7 @@ def assembly(kernels: Iterable[Kernel], lanes: int) -> str:
         kernel.emit(module, lanes)
     _emit_run(module)
     # LLVM would halve AVX-512 vectors for the sake of the clock of processors long past.
-    text = re.sub(r'^(define void @"[^"]+"\([^)]*\))$', r"\1 #0", str(module), flags=re.MULTILINE)
+    text = re.sub(r"^(define [^\n]*\))( noinline)?$", r"\1\2 #0", str(module), flags=re.MULTILINE)
     bits = 32 * lanes
     widths = f'"prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
     return f"{text}\nattributes #0 = {{ nounwind {widths} }}\n"

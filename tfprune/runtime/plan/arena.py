@@ -1,11 +1,11 @@
 """The arena: the places of values in memory, and their use again by later values."""
 
-from collections.abc import Callable
+import bisect
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from tfprune.memory import available_bytes, size_text
-from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Shape
 from tfprune.runtime.plan.layout import DENSE_GROUP, Geometry
 
@@ -13,7 +13,7 @@ from tfprune.runtime.plan.layout import DENSE_GROUP, Geometry
 ALIGNMENT = 16
 _HEADER = ALIGNMENT
 # Kernels work on whole vectors, of at most four registers.
-_VECTOR_SLACK = 64
+VECTOR_SLACK = 64
 
 
 class Arena:
@@ -54,7 +54,7 @@ class Arena:
         Returns:
             The offset of the first.
         """
-        return self._take("vector", size, 0, _round_up(size, _VECTOR_SLACK) + _VECTOR_SLACK)
+        return self._take("vector", size, 0, _round_up(size, VECTOR_SLACK) + VECTOR_SLACK)
 
     def release(self, offset: int) -> None:
         """Gives a place back.
@@ -63,13 +63,13 @@ class Arena:
             offset: The offset that `planes` or `vector` returned.
         """
         kind, capacity = self._taken.pop(offset)
-        self._free.setdefault(kind, []).append((capacity, offset))
+        bisect.insort(self._free.setdefault(kind, []), (capacity, offset))
 
     def _take(self, kind: object, capacity: int, front: int, size: int) -> int:
-        fitting = sorted(place for place in self._free.get(kind, []) if place[0] >= capacity)
-        if fitting:
-            self._free[kind].remove(fitting[0])
-            capacity, offset = fitting[0]
+        free = self._free.get(kind, [])
+        smallest = bisect.bisect_left(free, (capacity, 0))
+        if smallest < len(free):
+            capacity, offset = free.pop(smallest)
         else:
             offset = self.size + front
             self.size += _round_up(size, ALIGNMENT)
@@ -77,19 +77,16 @@ class Arena:
         return offset
 
 
-def require_memory(numbers: int, refuse: Callable[[str], GraphError] = GraphError) -> None:
-    """Refuses what the system would at first promise and then kill the process for.
+class Table(NamedTuple):
+    """A constant that is made after all that the network needs is known and allowed.
 
-    Args:
-        numbers: The float32 numbers that are needed at once.
-        refuse: Makes the error of its message.
-
-    Raises:
-        GraphError: This process may not have so much memory.
+    Attributes:
+        numbers: The float32 numbers that it has.
+        make: Makes it.
     """
-    needed, left = 4 * numbers, available_bytes()
-    if needed > left:
-        raise refuse(f"the network needs {size_text(needed)} of memory, and {size_text(left)} are left")
+
+    numbers: int
+    make: Callable[[], np.ndarray]
 
 
 def aligned_zeros(size: int) -> np.ndarray:
@@ -103,6 +100,11 @@ def aligned_zeros(size: int) -> np.ndarray:
     return spare[start : start + size]
 
 
+def plane_numbers(geometry: Geometry, shape: Shape) -> int:
+    """Returns the length of the arrays that `mask_of` and `inverse_counts_of` make."""
+    return max(geometry.plane, shape[0] * geometry.pitch) + VECTOR_SLACK
+
+
 def mask_of(geometry: Geometry, shape: Shape) -> np.ndarray:
     """Returns a plane with all bits set where there is a pixel, zero elsewhere.
 
@@ -113,30 +115,31 @@ def mask_of(geometry: Geometry, shape: Shape) -> np.ndarray:
     Returns:
         float32 `[plane + slack]`; the set bits are a NaN.
     """
-    rows = _as_rows(geometry, shape)
-    rows[1].view(np.int32)[:] = -1
-    return rows[0]
+    flat, pixels = _as_rows(geometry, shape)
+    pixels.view(np.int32)[:] = -1
+    return flat
 
 
-def counts_of(geometry: Geometry, shape: Shape, inverse_counts: np.ndarray) -> np.ndarray:
+def inverse_counts_of(geometry: Geometry, rows: Sequence[int], columns: Sequence[int]) -> np.ndarray:
     """Returns a plane with a number for each pixel, zero elsewhere.
 
     Args:
         geometry: The geometry of the plane.
-        shape: The shape of the value.
-        inverse_counts: float32 `[height, width]`.
+        rows: For each row a count.
+        columns: For each column a count.
 
     Returns:
-        float32 `[plane + slack]`.
+        float32 `[plane + slack]`; at each pixel 1 / (its row's count x its column's).
     """
-    flat, pixels = _as_rows(geometry, shape)
-    pixels[:] = inverse_counts
+    flat, pixels = _as_rows(geometry, (len(rows), len(columns), 1))
+    np.multiply.outer(np.float32(rows), np.float32(columns), out=pixels)
+    np.divide(np.float32(1), pixels, out=pixels)
     return flat
 
 
 def _as_rows(geometry: Geometry, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     height, width, _ = shape
-    flat = aligned_zeros(max(geometry.plane, height * geometry.pitch) + _VECTOR_SLACK)
+    flat = aligned_zeros(plane_numbers(geometry, shape))
     return flat, flat[: height * geometry.pitch].reshape(height, geometry.pitch)[:, :width]
 
 

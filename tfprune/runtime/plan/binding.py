@@ -42,10 +42,12 @@ class Binding:
         steps, kernels = self.plan.steps, {}
         for kernel in self.plan.kernels:
             kernels[kernel] = self._code.address(kernel.name)
+        # Many steps are cut alike.
+        tables = {cut: parts.table(cut, threads) for cut in {step.parts for step in steps}}
         return BoundSteps(
             [kernels[step.kernel] for step in steps],
             self._arguments,
-            [parts.table(step.parts, threads) for step in steps],
+            [tables[step.parts] for step in steps],
         )
 
     def _bound(self, step: Step) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 
 from tfprune.runtime.graph import Conv
 from tfprune.runtime.kernels import convolution, planes, vectors
-from tfprune.runtime.plan.arena import aligned_zeros
+from tfprune.runtime.plan.arena import Table, aligned_zeros
 from tfprune.runtime.plan.layout import (
     DENSE_GROUP,
     Value,
@@ -22,6 +22,8 @@ from tfprune.runtime.sparse_array import nonzeros
 
 # Vectors of outputs that a dense layer computes at a time.
 _LAYER_VECTORS = 4
+# A dense layer's matrix may be so many times as large as the kernel that it is made of.
+_MOST_ZEROS = 4
 # What storing a group's tile costs, in entries.
 _STORE_COST = 3
 
@@ -102,16 +104,13 @@ def _add_split(planner: Planner, phases: Value, node: Conv) -> None:
     lanes = planner.target.lanes
     columns = phase_shape((height, width, channels), phases.strides)[1]
     count = -(-columns // lanes)
-    masks = np.zeros((right, count * lanes), np.int32)
-    table = []
-    for channel in range(channels):
-        for row in range(down):
-            for column in range(right):
-                first = channel * from_.plane + row * from_.pitch + column
-                table.append((first, -(-(height - row) // down), column * count * lanes))
-    for column in range(right):
-        masks[column, : -(-(width - column) // right)] = -1
-    last_row = max(first + (rows - 1) * down * from_.pitch for first, rows, _ in table if rows)
+    channel, row, column = np.indices((channels, down, right)).reshape(3, -1)
+    first = channel * from_.plane + row * from_.pitch + column
+    rows = -(-(height - row) // down)
+    table = np.stack([first, rows, column * count * lanes], axis=1)
+    pixels = -(-(width - np.arange(right)) // right)
+    masks = np.where(np.arange(count * lanes) < pixels[:, None], np.int32(-1), np.int32(0))
+    last_row = int((first + (rows - 1) * down * from_.pitch)[rows > 0].max())
     check_reach(node, from_, channels, 0, last_row + count * lanes * right - 1)
     planner.add(
         planes.Split(stride=right),
@@ -122,7 +121,7 @@ def _add_split(planner: Planner, phases: Value, node: Conv) -> None:
             "pitch": to.pitch,
             "row_step": down * from_.pitch,
             "vectors": count,
-            "table": np.array(table, np.int64),
+            "table": table,
             "masks": masks.view(np.float32),
         },
         Even(len(table)),
@@ -154,8 +153,9 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
         "target": planner.place(target),
         "residual": planner.place(Value(node.inputs[1])) if residual else 0,
     }
-    if node.path == "sparse":
-        starts, indices, packed = pack_vector_rows(inputs, out, values, filters, lanes)
+    # Zeros that groups or strides add to the matrix are not worth a dense layer.
+    if node.path == "sparse" or height * width * channels * filters > _MOST_ZEROS * node.kernel.size:
+        starts, indices, packed = pack_vector_rows(node, inputs, out, values, lanes)
         planner.add(
             vectors.SparseLayer(activation=activation, residual=residual),
             shared | {"starts": starts, "indices": indices, "values": packed, "bias": node.bias},
@@ -165,13 +165,22 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
     tile = min(_LAYER_VECTORS, -(-filters // lanes))
     tiles = -(-filters // (tile * lanes))
     size = tiles * tile * lanes
-    planner.require_memory(height * width * channels * size)
-    weights = aligned_zeros(height * width * channels * size)
-    weights[inputs * size + out] = values
+
+    def weights() -> np.ndarray:
+        filled = aligned_zeros(height * width * channels * size)
+        filled[inputs * size + out] = values
+        return filled
+
     bias = aligned_zeros(size)
     bias[:filters] = node.bias
     planner.add(
         vectors.DenseLayer(vectors=tile, activation=activation, residual=residual),
-        shared | {"weights": weights, "bias": bias, "inputs": height * width * channels, "width": size},
+        shared
+        | {
+            "weights": Table(height * width * channels * size, weights),
+            "bias": bias,
+            "inputs": height * width * channels,
+            "width": size,
+        },
         Even(tiles),
     )

@@ -16,6 +16,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from tfprune.runtime.graph import MAX_VALUES, Conv, Graph, Input, Node, Pool, Shape
 from tfprune.runtime.machine import Machine
 
@@ -24,8 +26,6 @@ from tfprune.runtime.machine import Machine
 SPARSE_VECTORS = {32: 13, 16: 12}
 DENSE_VECTORS = {32: 6, 16: 3}
 DENSE_GROUP = 4
-
-Taps = dict[tuple[int, int], tuple[int, int, int]]
 
 
 class Value(NamedTuple):
@@ -109,24 +109,21 @@ def dense_tiles(geometry: Geometry, target: Machine) -> Tiles:
     return cut(geometry.positions, target.lanes, DENSE_VECTORS[target.registers])
 
 
-def taps(node: Conv) -> Taps:
-    """Returns the places that the elements of a convolution's kernel read.
+def taps(node: Conv, row: int | np.ndarray, column: int | np.ndarray) -> tuple[int | np.ndarray, ...]:
+    """Returns the places that elements of a convolution's kernel read.
 
     Args:
         node: The convolution.
+        row: The elements' rows in the kernel.
+        column: Their columns.
 
     Returns:
-        (kernel row, kernel column) to (phase, rows down, columns right) from the output's position; the
-        phase is 0 where the strides are 1.
+        Phase, rows down and columns right from the output's position, of the shape of `row`; the phase is 0
+        where the strides are 1. Rows down grow with the row, columns right with the column.
     """
-    rows, columns = node.kernel.shape[:2]
-    found = {}
-    for row in range(rows):
-        for column in range(columns):
-            down, phase_row = divmod(row * node.dilation[0] - node.padding[0], node.strides[0])
-            right, phase_column = divmod(column * node.dilation[1] - node.padding[2], node.strides[1])
-            found[row, column] = (phase_row * node.strides[1] + phase_column, down, right)
-    return found
+    down, phase_row = divmod(row * node.dilation[0] - node.padding[0], node.strides[0])
+    right, phase_column = divmod(column * node.dilation[1] - node.padding[2], node.strides[1])
+    return phase_row * node.strides[1] + phase_column, down, right
 
 
 def phase_shape(shape: Shape, strides: tuple[int, int]) -> Shape:
@@ -177,8 +174,9 @@ class Layout:
             self._halo[value] = (0, 0)
 
     def _find(self, value: Value) -> Value:
-        while self._leader[value] != value:
-            value = self._leader[value]
+        while (leader := self._leader[value]) != value:
+            # Every other step of the way is skipped next time, or long ways would be gone again and again.
+            self._leader[value] = value = self._leader[leader]
         return value
 
     def _join(self, a: Value, b: Value) -> None:
@@ -208,7 +206,9 @@ class Layout:
             source = reads(node)
             self._add(source, phase_shape(shapes[node.inputs[0]], node.strides))
             height, width, _ = self._shapes[source]
-            for _, down, right in taps(node).values():
+            rows, columns = node.kernel.shape[:2]
+            for row, column in ((0, 0), (rows - 1, columns - 1)):
+                _, down, right = taps(node, row, column)
                 self._need(
                     source,
                     max(-down, output[0] - 1 + down - (height - 1)),
@@ -226,26 +226,33 @@ class Layout:
         for value in self._shapes:
             if self._has_planes(value):
                 groups.setdefault(self._find(value), []).append(value)
-        self._geometries = {}
-        lanes = self._target.lanes
+        self._geometries: dict[Value, Geometry] = {}
         for values in groups.values():
             pitch = max(self._shapes[value][1] + self._halo[value][1] for value in values)
             rows = max(self._halo[value][0] for value in values)
+            of_size = {
+                size: self._geometry(*size, pitch, rows)
+                for size in {self._shapes[value][:2] for value in values}
+            }
             for value in values:
-                height, width, _ = self._shapes[value]
-                flat = Geometry(height, width, pitch, 0, 0, 0)
-                whole_tiles = max(
-                    tiles.count * tiles.vectors * lanes
-                    for tiles in (sparse_tiles(flat, self._target), dense_tiles(flat, self._target))
-                )
-                # A row is also written in whole vectors.
-                last_row = (height - 1) * pitch + math.ceil(width / lanes) * lanes
-                plane = max((height + rows) * pitch, whole_tiles, last_row)
-                plane = -(-plane // lanes) * lanes  # planes begin alike, and are stored to aligned
-                front = rows * pitch + (pitch - width)
-                # What a whole tile, or a strided row of vectors, reads past the last pixel.
-                back = (rows + 1) * pitch + plane + (self._widest_step + 2) * lanes
-                self._geometries[value] = Geometry(height, width, pitch, plane, front, back)
+                self._geometries[value] = of_size[self._shapes[value][:2]]
+
+    def _geometry(self, height: int, width: int, pitch: int, rows: int) -> Geometry:
+        """Returns the geometry of a size, with a halo of so many rows."""
+        lanes = self._target.lanes
+        flat = Geometry(height, width, pitch, 0, 0, 0)
+        whole_tiles = max(
+            tiles.count * tiles.vectors * lanes
+            for tiles in (sparse_tiles(flat, self._target), dense_tiles(flat, self._target))
+        )
+        # A row is also written in whole vectors.
+        last_row = (height - 1) * pitch + math.ceil(width / lanes) * lanes
+        plane = max((height + rows) * pitch, whole_tiles, last_row)
+        plane = -(-plane // lanes) * lanes  # planes begin alike, and are stored to aligned
+        front = rows * pitch + (pitch - width)
+        # What a whole tile, or a strided row of vectors, reads past the last pixel.
+        back = (rows + 1) * pitch + plane + (self._widest_step + 2) * lanes
+        return Geometry(height, width, pitch, plane, front, back)
 
 
 def check_reach(node: Node, geometry: Geometry, channels: int, lowest: int, highest: int) -> None:

@@ -21,6 +21,7 @@ from tfprune.runtime.graph import (
 )
 from tfprune.runtime.kernels import planes, vectors
 from tfprune.runtime.machine import Machine
+from tfprune.runtime.plan.arena import VECTOR_SLACK
 from tfprune.runtime.plan.convolution import lower_conv, make_flat
 from tfprune.runtime.plan.layout import Value, is_vector
 from tfprune.runtime.plan.parts import Even
@@ -29,43 +30,36 @@ from tfprune.runtime.plan.planner import Planner
 from tfprune.runtime.plan.pool import lower_pool
 
 
-def make_plan(graph: Graph, target: Machine) -> Plan:
+def make_plan(graph: Graph, target: Machine, allowed: float = math.inf, arenas: int = 1) -> Plan:
     """Makes the steps of a network.
 
     Args:
         graph: The network.
         target: The machine.
+        allowed: The bytes that its values, weights and tables may take.
+        arenas: How many images are classified at a time, each with values of its own.
 
     Returns:
         The plan.
 
     Raises:
-        GraphError: The graph breaks a rule, or needs what no kernel does.
+        GraphError: The graph breaks a rule, or needs what no kernel does, or more memory than is allowed.
     """
-    planner = Planner(graph, target)
-    planner.require_memory(max(math.prod(shape) for shape in planner.shapes))
+    planner = Planner(graph, target, allowed, arenas)
     for index, node in enumerate(graph.nodes):
         planner.begin(index)
         _LOWERINGS[type(node)](planner, index, node)
         planner.end()
-    planner.require_memory(planner.arena.size)
     return planner.plan()
 
 
 def _lower_input(planner: Planner, index: int, node: Input) -> None:
     height, width, channels = node.shape
-    for value in sorted(planner.wanted(index) or {Value(index)}):
+    for value in planner.image_values:
         down, right = value.strides
-        table = [
-            (
-                (row * width + column) * channels + channel,
-                -(-(height - row) // down),
-                -(-(width - column) // right),
-            )
-            for channel in range(channels)
-            for row in range(down)
-            for column in range(right)
-        ]
+        channel, row, column = np.indices((channels, down, right)).reshape(3, -1)
+        first = (row * width + column) * channels + channel
+        table = np.stack([first, -(-(height - row) // down), -(-(width - column) // right)], axis=1)
         lies = {"plane": 1, "pitch": 1}
         if value.is_split or not is_vector(node.shape):
             geometry = planner.geometry(value)
@@ -78,7 +72,7 @@ def _lower_input(planner: Planner, index: int, node: Input) -> None:
                 "target": planner.place(value),
                 "row_step": down * width * channels,
                 "column_step": right * channels,
-                "table": np.array(table, np.int64),
+                "table": table,
                 "scales": np.repeat(node.scale, phases),
                 "shifts": np.repeat(node.shift, phases),
             },
@@ -153,11 +147,11 @@ def _map(
     shape = planner.shape(first)
     softmax, activation = activation == "softmax", activation.replace("softmax", "linear")
     if is_vector(shape):
-        # One plane of as many numbers as the vector has, all of them pixels.
-        count = -(-shape[2] // planner.target.lanes)
-        mask = np.full(count * planner.target.lanes, -1, np.int32).view(np.float32)
-        lies = {"plane": 0, "mask": mask, "vectors": count}
-        parts, start = Even(1), channel
+        # Planes that follow one another, all of their numbers pixels.
+        lanes = planner.target.lanes
+        count = min(VECTOR_SLACK // lanes, -(-shape[2] // lanes))
+        lies = {"plane": count * lanes, "mask": planner.vector_mask(), "vectors": count}
+        parts, start = Even(-(-shape[2] // (count * lanes))), channel
     else:
         geometry = planner.geometry(first)
         count = -(-geometry.positions // planner.target.lanes)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tfprune.runtime.graph import Conv
+from tfprune.runtime.graph import MAX_VALUES, Conv
 from tfprune.runtime.plan.layout import Geometry, taps
 from tfprune.runtime.sparse_array import nonzeros
 
@@ -50,19 +50,22 @@ def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> 
 
     Returns:
         The weights. A position where all channels of a group have a zero has no entry.
+
+    Raises:
+        GraphError: The lists are longer than 32 bits can count.
     """
     rows, columns, inner, filters = node.kernel.shape
     positions, values = nonzeros(node.kernel)
     row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
     phases = node.strides[0] * node.strides[1]
-    table = np.array(list(taps(node).values()), np.int64)
-    phase, down, right = table[row * columns + column].T
+    phase, down, right = taps(node, row, column)
+    (_, top, left), (_, bottom, most_right) = taps(node, 0, 0), taps(node, rows - 1, columns - 1)
     plane = (channel + out // (filters // node.groups) * inner) * phases + phase
     offset = plane * source.plane + down * source.pitch + right
 
     groups = -(-filters // group)
     planes = inner * node.groups * phases
-    reach = min(source.plane, tile + np.ptp(table[:, 1]) * source.pitch + np.ptp(table[:, 2]))
+    reach = min(source.plane, tile + (bottom - top) * source.pitch + most_right - left)
     fitting = max(1, int(CACHE_SHARE * l1_bytes / 4 / reach))
     affordable = len(positions) / groups / LEAST_ENTRIES / group
     blocks = int(max(1, min(-(-planes // fitting), affordable)))
@@ -84,8 +87,8 @@ def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> 
     bias = np.zeros(groups * group, np.float32)
     bias[:filters] = node.bias
     return Weights(
-        starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-        offsets=offset[is_new].astype(np.int32),
+        starts=_in_32_bits(node, np.concatenate([[0], np.cumsum(counts)])),
+        offsets=_in_32_bits(node, offset[is_new]),
         values=packed,
         bias=bias.reshape(groups, group),
         blocks=blocks,
@@ -93,28 +96,39 @@ def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> 
 
 
 def pack_vector_rows(
-    inputs: np.ndarray, outputs: np.ndarray, values: np.ndarray, filters: int, lanes: int
+    node: Conv, inputs: np.ndarray, outputs: np.ndarray, values: np.ndarray, lanes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Packs a sparse dense layer: for each output its inputs and weights, filled up to whole vectors.
 
     Args:
+        node: The layer.
         inputs: The input of each weight.
         outputs: The output of each weight.
         values: float32 weights.
-        filters: Number of outputs.
         lanes: Numbers in a vector.
 
     Returns:
         int32 starts in vectors `[filters + 1]`, int32 indices and float32 values `[vectors, lanes]`.
+
+    Raises:
+        GraphError: The lists are longer than 32 bits can count.
     """
+    filters = node.kernel.shape[3]
     order = np.lexsort((inputs, outputs))
     inputs, outputs, values = inputs[order], outputs[order], values[order]
     counts = np.bincount(outputs, minlength=filters)
-    vectors = -(-counts // lanes)
-    starts = np.concatenate([[0], np.cumsum(vectors)])
+    starts = np.concatenate([[0], np.cumsum(-(-counts // lanes))])
     within = np.arange(len(outputs)) - np.repeat(np.cumsum(counts) - counts, counts)
     at = starts[outputs] * lanes + within
-    indices = np.zeros(starts[-1] * lanes, np.int32)
-    weights = np.zeros(starts[-1] * lanes, np.float32)
-    indices[at], weights[at] = inputs, values
-    return starts.astype(np.int32), indices.reshape(-1, lanes), weights.reshape(-1, lanes)
+    size = int(starts[-1]) * lanes
+    starts = _in_32_bits(node, starts)
+    indices, weights = np.zeros(size, np.int32), np.zeros(size, np.float32)
+    indices[at], weights[at] = _in_32_bits(node, inputs), values
+    return starts, indices.reshape(-1, lanes), weights.reshape(-1, lanes)
+
+
+def _in_32_bits(node: Conv, numbers: np.ndarray) -> np.ndarray:
+    """Returns int32 numbers, none of them another than before."""
+    if len(numbers) and max(-int(numbers.min()), int(numbers.max())) > MAX_VALUES:
+        raise node.refuse(f"its weights are more, or farther apart, than {MAX_VALUES}")
+    return numbers.astype(np.int32)

@@ -1,14 +1,22 @@
 """The making of a plan: values get places, and steps are added one by one."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from tfprune.runtime.graph import Conv, Graph, Node, Shape, nonnegative_values
+from tfprune.runtime.graph import Conv, Graph, Shape, nonnegative_values
 from tfprune.runtime.kernels.kernel import Kernel
+from tfprune.runtime.limits import require_memory
 from tfprune.runtime.machine import Machine
-from tfprune.runtime.plan.arena import Arena, mask_of, require_memory
+from tfprune.runtime.plan.arena import VECTOR_SLACK, Arena, Table, mask_of, plane_numbers
 from tfprune.runtime.plan.layout import Geometry, Layout, Value, is_vector, phase_shape, reads
 from tfprune.runtime.plan.parts import Parts
 from tfprune.runtime.plan.plan import Constant, Plan, Step
+
+# Each is compiled, which takes up to 20 ms. Networks have about ten.
+MAX_KERNELS = 128
+# Masks and counts: more than 1,000 planes of 224 x 224, and a second of time.
+MAX_TABLE_NUMBERS = 2**26
 
 
 class Planner:
@@ -20,14 +28,17 @@ class Planner:
         nonnegative: For each value, whether it is known to have no number below zero.
         target: The machine.
         arena: The places of the values.
+        image_values: The image and its phases, those of them that are read.
     """
 
-    def __init__(self, graph: Graph, target: Machine) -> None:
+    def __init__(self, graph: Graph, target: Machine, allowed: float, arenas: int) -> None:
         """Checks a graph and lays out its values.
 
         Args:
             graph: The network.
             target: The machine.
+            allowed: The bytes that the values and the constants may take.
+            arenas: How many images have their values in memory at a time.
 
         Raises:
             GraphError: The graph breaks a rule.
@@ -36,32 +47,41 @@ class Planner:
         self.shapes = graph.shapes()
         self.nonnegative = nonnegative_values(graph)
         self.target = target
+        self._allowed, self._arenas = allowed, arenas
         self._layout = Layout(graph, self.shapes, target)
         self.arena = Arena()
         self._steps: list[Step] = []
-        self._constants: list[np.ndarray] = []
+        self._kernels: set[Kernel] = set()
+        self._constants: list[np.ndarray | Table] = []
+        self._constant_bytes = 0
         self._constant_of: dict[int, Constant] = {}  # by the array's id
         self._places: dict[Value, int] = {}
         self._temporaries: list[int] = []
-        self._masks: dict[tuple[Geometry, Shape], np.ndarray] = {}
+        self._tables: dict[object, Table] = {}
+        self._table_numbers = 0
         self._now = 0
         self._output = Value(len(graph.nodes) - 1)
-        # The network's output is read by the caller, after all nodes.
-        self._last_reader = {
-            value: index for index, node in enumerate(graph.nodes) for value in self._read_by(index, node)
-        } | {self._output: len(graph.nodes)}
+        last_reader = self._last_readers()
+        self.image_values = sorted({value for value in last_reader if value.node == 0} or {Value(0)})
+        # For each node the values that nothing after it reads.
+        self._last_read: list[list[Value]] = [[] for _ in range(len(graph.nodes) + 1)]
+        for value in {*last_reader, *map(Value, range(len(graph.nodes)))}:
+            self._last_read[last_reader.get(value, value.node)].append(value)
 
-    def _read_by(self, index: int, node: Node) -> list[Value]:
-        values = [Value(source) for source in node.inputs]
-        if isinstance(node, Conv) and not is_vector(self.shapes[index]):
-            values[0] = reads(node)
-        return values
+    def _last_readers(self) -> dict[Value, int]:
+        readers: dict[Value, int] = {}
+        for index, node in enumerate(self.graph.nodes):
+            values = [Value(source) for source in node.inputs]
+            if isinstance(node, Conv) and not is_vector(self.shapes[index]):
+                values[0] = reads(node)
+                if values[0].is_split and values[0] not in readers and values[0].node > 0:
+                    # Phases are made of the plain value for their first reader; the image's with the image.
+                    readers[Value(values[0].node)] = index
+            readers.update(dict.fromkeys(values, index))
+        # The network's output is read by the caller, after all nodes.
+        return readers | {self._output: len(self.graph.nodes)}
 
     # Values
-
-    def wanted(self, index: int) -> set[Value]:
-        """Returns the values of a node, plain or split into phases, that are read after it."""
-        return {value for value in self._last_reader if value.node == index}
 
     def shape(self, value: Value) -> Shape:
         """Returns the shape of a value."""
@@ -92,66 +112,91 @@ class Planner:
         self._temporaries.append(self.arena.vector(size))
         return self._temporaries[-1]
 
-    def mask(self, value: Value) -> np.ndarray:
+    def mask(self, value: Value) -> Table:
         """Returns the mask of a value's planes."""
-        at = (self.geometry(value), (*self.shape(value)[:2], 1))
-        if at not in self._masks:
-            self._masks[at] = mask_of(*at)
-        return self._masks[at]
+        geometry, shape = self.geometry(value), (*self.shape(value)[:2], 1)
+        return self.plane_table("mask", geometry, shape, lambda: mask_of(geometry, shape))
+
+    def vector_mask(self) -> Table:
+        """Returns a mask of `VECTOR_SLACK` numbers, all of them set."""
+        return self._table(
+            "vector", VECTOR_SLACK, lambda: np.full(VECTOR_SLACK, -1, np.int32).view(np.float32)
+        )
+
+    def plane_table(
+        self, kind: object, geometry: Geometry, shape: Shape, make: Callable[[], np.ndarray]
+    ) -> Table:
+        """Returns a table with a number for each pixel of a plane, one for all steps that ask for it.
+
+        Args:
+            kind: What the table depends on besides the geometry and the shape.
+            geometry: The geometry of the plane.
+            shape: The shape of the value.
+            make: Makes the table.
+
+        Raises:
+            GraphError: The tables are larger than any network's.
+        """
+        return self._table((kind, geometry, shape), plane_numbers(geometry, shape), make)
+
+    def _table(self, key: object, numbers: int, make: Callable[[], np.ndarray]) -> Table:
+        if key not in self._tables:
+            self._tables[key] = Table(numbers, make)
+            self._table_numbers += numbers
+            if self._table_numbers > MAX_TABLE_NUMBERS:
+                raise self.graph.nodes[self._now].refuse(
+                    f"the planes of a graph's different sizes may have {MAX_TABLE_NUMBERS} numbers in all."
+                    f" Received: {self._table_numbers}"
+                )
+        return self._tables[key]
 
     def begin(self, index: int) -> None:
         """Begins a node: the steps that follow belong to it."""
         self._now = index
 
     def end(self) -> None:
-        """Gives back the places that nothing after the present node reads."""
-        # Phases are made of the plain value when their first reader comes; until then it is needed.
-        unmade = {
-            Value(value.node)
-            for value in self._last_reader
-            if value not in self._places and self._is_read(value)
-        }
-        for value in [value for value in self._places if not self._is_read(value) and value not in unmade]:
-            self.arena.release(self._places.pop(value))
+        """Gives back the places that nothing after the present node reads.
+
+        Raises:
+            GraphError: The network needs more memory than is allowed; names the present node.
+        """
+        for value in self._last_read[self._now]:
+            if value in self._places:
+                self.arena.release(self._places.pop(value))
         while self._temporaries:
             self.arena.release(self._temporaries.pop())
-
-    def _is_read(self, value: Value) -> bool:
-        return self._last_reader.get(value, -1) > self._now
+        needed = 4 * self.arena.size * self._arenas + self._constant_bytes
+        require_memory(needed, self._allowed, self.graph.nodes[self._now].refuse)
 
     # Steps
 
-    def add(self, kernel: Kernel, arguments: dict[str, int | np.ndarray], parts: Parts) -> None:
+    def add(self, kernel: Kernel, arguments: dict[str, int | np.ndarray | Table], parts: Parts) -> None:
         """Adds a step.
 
         Args:
             kernel: The kernel.
-            arguments: The value of each of the kernel's parameters: a number, or an array that becomes one
-                of the plan's constants.
+            arguments: The value of each of the kernel's parameters: a number, or an array or a table that
+                becomes one of the plan's constants.
             parts: The way to cut the step for several threads.
+
+        Raises:
+            GraphError: The network has more different kernels than any.
         """
+        self._kernels.add(kernel)
+        if len(self._kernels) > MAX_KERNELS:
+            raise self.graph.nodes[self._now].refuse(f"a network may need {MAX_KERNELS} different kernels")
         values = tuple(self._argument(arguments[name]) for name in kernel.parameters)
         self._steps.append(Step(self._now, kernel, values, parts))
 
-    def _argument(self, value: int | np.ndarray) -> int | Constant:
-        if not isinstance(value, np.ndarray):
+    def _argument(self, value: int | np.ndarray | Table) -> int | Constant:
+        if not isinstance(value, np.ndarray | Table):
             return int(value)
         if id(value) not in self._constant_of:
             # Several steps may share an array, such as a mask.
             self._constant_of[id(value)] = Constant(len(self._constants))
             self._constants.append(value)
+            self._constant_bytes += 4 * value.numbers if isinstance(value, Table) else value.nbytes
         return self._constant_of[id(value)]
-
-    def require_memory(self, numbers: int) -> None:
-        """Refuses the graph if it needs more memory than the machine has.
-
-        Args:
-            numbers: The float32 numbers that are needed at once.
-
-        Raises:
-            GraphError: The machine's memory is smaller; names the present node.
-        """
-        require_memory(numbers, self.graph.nodes[self._now].refuse)
 
     def plan(self) -> Plan:
         """Returns the plan, when all nodes have their steps."""
@@ -163,5 +208,8 @@ class Planner:
             classes=self.shapes[-1][2],
             arena_size=self.arena.size,
             steps=tuple(self._steps),
-            constants=tuple(np.ascontiguousarray(constant) for constant in self._constants),
+            constants=tuple(
+                np.ascontiguousarray(constant.make() if isinstance(constant, Table) else constant)
+                for constant in self._constants
+            ),
         )

@@ -4,7 +4,7 @@ import numpy as np
 
 from tfprune.runtime.graph import Pool
 from tfprune.runtime.kernels import pool
-from tfprune.runtime.plan.arena import counts_of
+from tfprune.runtime.plan.arena import inverse_counts_of
 from tfprune.runtime.plan.layout import Value, check_reach, is_vector
 from tfprune.runtime.plan.parts import Even
 from tfprune.runtime.plan.planner import Planner
@@ -42,7 +42,13 @@ def _pool_rows(planner: Planner, index: int, node: Pool) -> None:
     check_reach(node, from_, channels, start, last)
     weights = planner.mask(target)
     if node.kind == "average":
-        weights = counts_of(to, (height, width, 1), 1 / _window_counts(node, planner.shape(source)[:2]))
+        size = planner.shape(source)[:2]
+        weights = planner.plane_table(
+            (size, node.size, node.strides, node.padding, node.padding_counts),
+            to,
+            (height, width, 1),
+            lambda: inverse_counts_of(to, *_window_counts(node, size)),
+        )
     planner.add(
         pool.RowPool(node.kind, *node.size, node.strides[1]),
         {
@@ -61,16 +67,15 @@ def _pool_rows(planner: Planner, index: int, node: Pool) -> None:
     )
 
 
-def _window_counts(node: Pool, size: tuple[int, int]) -> np.ndarray:
-    """Returns the count of numbers that each window's average is of, float32 `[height, width]`."""
-    if node.padding_counts:
-        return np.float32(node.size[0] * node.size[1])
+def _window_counts(node: Pool, size: tuple[int, int]) -> list[np.ndarray]:
+    """Returns for each row of windows, and for each column, how many rows and columns are averaged."""
     counts = []
     for axis in range(2):
         before, after = node.padding[2 * axis : 2 * axis + 2]
         starts = np.arange(0, size[axis] + before + after - node.size[axis] + 1, node.strides[axis]) - before
-        counts.append(np.minimum(starts + node.size[axis], size[axis]) - np.maximum(starts, 0))
-    return np.outer(*counts).astype(np.float32)
+        inside = np.minimum(starts + node.size[axis], size[axis]) - np.maximum(starts, 0)
+        counts.append(np.full_like(inside, node.size[axis]) if node.padding_counts else inside)
+    return counts
 
 
 def _pool_windows(planner: Planner, index: int, node: Pool) -> None:
