@@ -14,7 +14,7 @@ from tfprune.runtime.plan.parts import Parts
 from tfprune.runtime.plan.plan import Constant, Plan, Step
 
 # Each is compiled, which takes up to 20 ms. Networks have about ten.
-MAX_KERNELS = 128
+MAX_KERNELS = 96
 # Masks and counts: more than 1,000 planes of 224 x 224, and a second of time.
 MAX_TABLE_NUMBERS = 2**26
 
