@@ -1,7 +1,6 @@
 """Lets one process at a time write into a folder, and tells another who does."""
 
 import contextlib
-import json
 import os
 import platform
 import time
@@ -10,8 +9,10 @@ from pathlib import Path
 
 import filelock
 
-from tfprune.errors import UserError
+from tfprune.errors import FileError, UserError
 from tfprune.files import remove, write_json
+from tfprune.reading import json_of, reading
+from tfprune.text import printable
 
 LOCK, OWNER = ".lock", ".lock.json"
 
@@ -56,7 +57,8 @@ def hold(folder: Path, flag: str = "", part: str = "") -> Iterator[None]:
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # It has only just begun, or is about to end.
+        with reading(path, "note of who holds a folder", "it is written anew"):
+            owner = json_of(path)
+            return printable(f"process {owner['pid']} on {owner['host']} since {owner['since']}")
+    except FileError:  # It has only just begun, or is about to end.
         return "another process"

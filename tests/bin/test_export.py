@@ -161,5 +161,7 @@ def test_a_damaged_audit_of_the_dense_network(runs, run_export, tmp_path):
     audit = here.copy(runs.dense, "dense").folder / "export" / "export.json"
     audit.parent.mkdir()
     audit.write_text("{")
-    with pytest.raises(UserError, match=f"{audit}: cannot be read"):
+    with pytest.raises(
+        UserError, match=f"{audit}: not a readable audit of an export: .*; export that experiment anew"
+    ):
         run_export("one_shot", output_dir=str(tmp_path))

@@ -9,7 +9,6 @@ network that the run goes back to was exported before, the audit has the ratios 
 TensorFlow backend, whatever backend trained.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tfprune.bin import tensorflow_start  # noqa: E402, F401
 from tfprune.bin.flags import define_run_flags  # noqa: E402
 from tfprune.bin.main import run_main  # noqa: E402
 from tfprune.errors import UserError  # noqa: E402
+from tfprune.reading import json_of, reading  # noqa: E402
 
 
 def main() -> None:
@@ -57,14 +57,20 @@ def main() -> None:
 
 
 def read_audit(ancestor: Path | None) -> dict | None:
-    """Returns the audit of the dense network's export, if it was exported."""
+    """Returns the audit of the dense network's export, if it was exported.
+
+    Raises:
+        FileError: If the file is damaged, or no audit.
+    """
     path = ancestor / "export" / "export.json" if ancestor else None
     if path is None or not path.exists():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}. Export that experiment anew") from error
+    from tfprune.export.dense_audit import check_dense_audit
+
+    with reading(path, "audit of an export", "export that experiment anew"):
+        audit = json_of(path)
+        check_dense_audit(audit)
+    return audit
 
 
 def run() -> None:

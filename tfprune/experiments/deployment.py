@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfprune import sparsity
-from tfprune.errors import UserError
+from tfprune.errors import FileError, UserError
 from tfprune.experiments.networks import load_model
 from tfprune.runs.folder import RoundFolder, RunFolder, find_round
 
@@ -46,6 +46,7 @@ def dense_ancestor(run: RunFolder) -> Path | None:
     Without such a run the result is None: the run started from `--weights`, or its ancestors are gone.
 
     Raises:
+        FileError: If an ancestor's file is damaged.
         UserError: If run folders start from each other in a circle, which no training makes.
     """
     config = run.read_config()
@@ -53,6 +54,8 @@ def dense_ancestor(run: RunFolder) -> Path | None:
     while config.init_from:
         try:
             ancestor, _ = find_round(str(run.path.parent), config.init_from, "init_from")
+        except FileError:
+            raise
         except UserError:
             return None
         line.append(ancestor.path.name)

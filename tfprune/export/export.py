@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfprune.errors import UserError
 from tfprune.export.audit import AuditError, audit_file
+from tfprune.export.dense_audit import check_dense_audit
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
 from tfprune.export.network import Network, deployable_copy, keras_logits
@@ -146,6 +147,7 @@ def _dense_artifacts(dense_audit: dict[str, Any] | None, network: keras.Model) -
     """Returns the dense network's artifacts by name, none where it is not comparable, and the reason."""
     if dense_audit is None:
         return {}, "none: no audit of the dense network"
+    check_dense_audit(dense_audit)
     parameters = network.count_params()
     if dense_audit["parameters"] != parameters:
         # The ancestor of a transfer to another dataset has another head.
