@@ -48,7 +48,7 @@ def reading(path: str | Path, kind: str, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise FileError(
-            f"{printable(str(path))}: not a readable {kind}: {_reason(error)}; {advice}"
+            f"{printable(str(path))}: not a readable {kind}: {reason_of(error)}; {advice}"
         ) from error
 
 
@@ -112,7 +112,7 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Returns what an exception says, as one line of a moderate length."""
     if isinstance(error, OSError) and error.strerror:
         reason = error.strerror

@@ -203,6 +203,42 @@ def test_a_failed_download_says_how_to_prepare(tmp_path, monkeypatch):
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.fixture
+def damaged_cifar(cifar_data_dir, tmp_path):
+    """A copy of the prepared CIFAR-10 with the first records alone; `damage` changes the bytes of a file."""
+    source = max((cifar_data_dir / "cifar10").glob("*.*.*"))
+    folder = tmp_path / "cifar10" / source.name
+    folder.mkdir(parents=True)
+    for path in source.iterdir():
+        with open(path, "rb") as file:
+            (folder / path.name).write_bytes(file.read(100_000))
+
+    def damage(pattern, change):
+        for path in folder.glob(pattern):
+            path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pattern", "change", "reason"),
+    [
+        ("*tfrecord*", lambda content: content, "truncated record"),
+        ("*tfrecord*", lambda content: content[:5000] + b"\0" + content[5001:], "corrupted record"),
+        ("*tfrecord*", lambda content: b"", "50000 elements but contained only 0"),
+        ("dataset_info.json", lambda content: b"{", "JSON"),
+        ("dataset_info.json", lambda content: b"[]", "do not match"),
+    ],
+)
+def test_a_damaged_prepared_dataset(pattern, change, reason, damaged_cifar, tmp_path):
+    damaged_cifar(pattern, change)
+    with pytest.raises(FileError, match=f"^{tmp_path}/cifar10: not a readable dataset: .*{reason}") as caught:
+        datasets.load("cifar10", tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "prepare the dataset anew" in str(caught.value)
+
+
 @pytest.mark.slow
 def test_cifar10(cifar_data_dir):
     dataset = datasets.load("cifar10", cifar_data_dir)

@@ -1,8 +1,11 @@
 """Image classification datasets, held in memory as uint8."""
 
+import contextlib
 import dataclasses
 import math
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ from tfprune.data.image_files import class_files, read_image
 from tfprune.data.resize import resize
 from tfprune.errors import FileError
 from tfprune.memory import available_bytes, size_text
+from tfprune.reading import reason_of
+from tfprune.text import printable
 
 _TFDS_DATASETS = ("cifar10", "cifar100")
 
@@ -91,8 +96,8 @@ def load(
         The dataset, with statistics computed exactly from the training examples used.
 
     Raises:
-        FileError: An image that cannot be read, a class without images, or other classes in train than in
-            test.
+        FileError: A prepared dataset or an image that cannot be read, a class without images, or other
+            classes in train than in test.
         ValueError: Unknown name, a folder that does not exist, more examples asked for than there
             are, or images that the memory does not hold.
         OSError: The dataset is not prepared and cannot be downloaded.
@@ -180,8 +185,9 @@ def _load_tfds(
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    folder = str(data_dir) if data_dir else None
-    builder = tfds.builder(name, data_dir=folder)
+    folder = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / name
+    with _reading_prepared(folder):
+        builder = tfds.builder(name, data_dir=str(data_dir) if data_dir else None)
     try:
         builder.download_and_prepare()
     # TensorFlow Datasets and what it downloads with raise many unrelated types.
@@ -194,21 +200,38 @@ def _load_tfds(
 
     def read(split: str, examples: int) -> Split:
         # Still encoded, so that only the examples used are decoded.
-        encoded = builder.as_dataset(
-            split=split, batch_size=-1, decoders={"image": tfds.decode.SkipDecoding()}
-        )
+        with _reading_prepared(folder):
+            encoded = builder.as_dataset(
+                split=split, batch_size=-1, decoders={"image": tfds.decode.SkipDecoding()}
+            )
         used = _chosen(split, len(encoded["label"]), examples)
-        images = (
-            tf.data.Dataset.from_tensor_slices(tf.gather(encoded["image"], used))
-            .map(lambda png: tf.io.decode_png(png, channels=3), tf.data.AUTOTUNE)
-            .batch(len(used))
-            .get_single_element()
-        )
+        with _reading_prepared(folder):
+            images = (
+                tf.data.Dataset.from_tensor_slices(tf.gather(encoded["image"], used))
+                .map(lambda png: tf.io.decode_png(png, channels=3), tf.data.AUTOTUNE)
+                .batch(len(used))
+                .get_single_element()
+            )
         labels = encoded["label"].numpy()
         return Split(images.numpy(), labels[used].astype(np.int32), len(labels))
 
     class_names = tuple(builder.info.features["label"].names)
     return read("train", train_examples), read("test", test_examples), class_names
+
+
+@contextlib.contextmanager
+def _reading_prepared(folder: Path) -> Iterator[None]:
+    """Turns whatever goes wrong while a prepared dataset is read into one line that names its folder."""
+    try:
+        yield
+    # TensorFlow and TensorFlow Datasets raise many unrelated types.
+    except Exception as error:
+        # Without the place in TensorFlow's graph.
+        reason = re.sub(r"^\{\{.*?\}\} | \[Op:.*$", "", reason_of(error))
+        raise FileError(
+            f"{printable(str(folder))}: not a readable dataset: {reason}; remove the folder and prepare the "
+            "dataset anew"
+        ) from error
 
 
 def _load_image_folder(
