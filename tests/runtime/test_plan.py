@@ -12,7 +12,7 @@ import pytest
 from tests.support.networks import random_images, random_network
 from tfprune import runtime
 from tfprune.runtime import machine
-from tfprune.runtime.graph import Conv, Graph, Input
+from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input
 from tfprune.runtime.model import Model
 from tfprune.runtime.plan.binding import Binding
 from tfprune.runtime.plan.lowering import make_plan
@@ -173,3 +173,22 @@ def test_parts_cover_a_step_once(total, threads):
         for group in range(first_group, last_group)
     ]
     assert sorted(cells) == [(tile, group) for tile in range(total) for group in range(len(costs))]
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_lists_that_32_bits_cannot_count_are_refused(monkeypatch, path, size):
+    """On planes and on a vector; the limit is lowered to the numbers of a small network."""
+    ones = np.ones(4, np.float32)
+    kernel = np.ones((size, size, 4, 4), np.float32)
+    image = Input("image", (), (2 * size - 1, 2 * size - 1, 4), ones, ones)
+    nodes = (image, Conv("conv", (0,), kernel, ones, path=path), GlobalPool("pool", (1,), "max"))
+    make_plan(Graph(nodes), machine.host())
+    monkeypatch.setattr("tfprune.runtime.plan.packing.MAX_VALUES", 3)
+    if (path, size) == ("dense", 1):
+        make_plan(Graph(nodes), machine.host())  # A matrix, no list.
+        return
+    with pytest.raises(
+        runtime.GraphError, match="Conv 'conv': its weights are more, or farther apart, than 3"
+    ):
+        make_plan(Graph(nodes), machine.host())

@@ -16,6 +16,7 @@ from tfprune.runtime.graph import Graph
 from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8
 from tfprune.runtime.kernels.program import COUNTER_WORDS
 from tfprune.runtime.limits import allowed_bytes, require_memory
+from tfprune.runtime.not_a_number import nan_logits
 from tfprune.runtime.plan.arena import aligned_zeros
 from tfprune.runtime.plan.binding import Binding
 from tfprune.runtime.plan.lowering import make_plan
@@ -136,7 +137,9 @@ class Model:
         """Classifies images.
 
         Args:
-            images: Plain pixels `[n, height, width, channels]`, float32 or uint8, any n.
+            images: Plain pixels `[n, height, width, channels]`, float32 or uint8, any n. A NaN is in all
+                logits that it reaches, through removed weights as well; these are left out by a model made
+                of a plan.
 
         Returns:
             The network's output, float32 `[n, classes]`.
@@ -156,6 +159,9 @@ class Model:
             for index in range(side_by_side, len(images)):
                 self._classify_together(images[index], logits[index], tools)
             shared.spare.append(tools)
+        if self.graph is not None and images.dtype == np.float32 and images.size and np.isnan(images.min()):
+            for index in np.flatnonzero(np.isnan(images).any(axis=(1, 2, 3))):
+                logits[index, nan_logits(self.graph, images[index])] = np.nan
         return logits
 
     def time_nodes(self, images: np.ndarray, rounds: int = 10) -> list[float]:

@@ -231,6 +231,13 @@ class KernelEmitter(Emitter):
         """Returns the larger in each lane; a NaN in `a` gives `b`."""
         return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
 
+    def largest(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Returns the larger in each lane; a NaN in either stays one.
+
+        In a loop `b` is best what was carried: what `a` costs more need not wait for the last round.
+        """
+        return self.b.select(self.b.fcmp_unordered("uno", a, a), a, self.maximum(a, b))
+
     def minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """Returns the smaller in each lane; a NaN in `a` gives `b`."""
         return self.b.select(self.b.fcmp_ordered("<", a, b), a, b)

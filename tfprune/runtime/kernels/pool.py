@@ -33,7 +33,7 @@ class RowPool(Kernel):
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
         b = e.b
-        combine = b.fadd if self.kind == "average" else e.maximum
+        combine = b.fadd if self.kind == "average" else e.largest
 
         def plane(index: ir.Value) -> None:
             source = e.at(e.value("source"), b.mul(index, e.integer("source_plane")))
@@ -144,7 +144,7 @@ class WindowPool(Kernel):
 
                         def pixel(x: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
                             value = e.element(pixels, x)
-                            return [b.fadd(totals[0], value) if average else e.maximum(value, totals[0])]
+                            return [b.fadd(totals[0], value) if average else e.largest(value, totals[0])]
 
                         return e.fold(left, right, totals, pixel)
 

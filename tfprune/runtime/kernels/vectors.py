@@ -197,7 +197,7 @@ class GlobalPool(Kernel):
                 mask = e.load_vector(e.at(e.pointer("mask"), b.mul(i, e.number(e.lanes))))
                 bits = b.bitcast(mask, ir.VectorType(I32, e.lanes))
                 is_pixel = b.icmp_signed("!=", bits, ir.Constant(bits.type, [0] * e.lanes))
-                return [e.maximum(sums[0], b.select(is_pixel, x, lowest))]
+                return [e.largest(b.select(is_pixel, x, lowest), sums[0])]
 
             initial = [e.constant(0) if self.kind == "average" else lowest]
             sums = e.fold(e.number(0), e.integer("vectors"), initial, part)
@@ -205,7 +205,7 @@ class GlobalPool(Kernel):
                 scale = b.bitcast(b.trunc(e.integer("scale"), I32), F32)
                 result = b.fmul(e.horizontal(sums[0], b.fadd), scale)
             else:
-                result = e.horizontal(sums[0], e.maximum)
+                result = e.horizontal(sums[0], e.largest)
             e.store(result, e.at(e.value("target"), index))
 
         e.each(e.part(0), e.part(1), plane)
