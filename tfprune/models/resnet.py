@@ -11,6 +11,9 @@ BLOCKS_PER_STAGE = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 STEMS = ("imagenet", "cifar")
 
 BATCH_NORM_EPSILON = 1e-5
+# oneDNN up to 3.12, with AVX-512, writes behind its workspace in the gradient of a strided 1x1 convolution of
+# fewer channels, where threads share an image (uxlfoundation/oneDNN, issue 6035): wrong gradients or a crash.
+_ONEDNN_CHANNELS = 16
 # Keras keeps this share of the old statistics; PyTorch's `momentum=0.1` is the share of the new.
 BATCH_NORM_MOMENTUM = 0.9
 
@@ -40,7 +43,8 @@ def build_resnet(
     Layer names are stable: `image`, `normalization`, `stem_conv`, `stem_bn`, `stem_relu`,
     `stem_pool`, then for stage 1 to 4 and block 1 to n `stage2_block1_conv1`, `_bn1`, `_relu1`,
     `_conv2`, `_bn2`, `_shortcut_conv`, `_shortcut_bn`, `_add`, `_relu2`, and `pool`, `head`.
-    A layer that pads for another has that layer's name and `_pad`.
+    A layer that pads for another has that layer's name and `_pad`. A shortcut of fewer than 16 channels
+    takes every second pixel in a layer of its own, `_shortcut_conv_pool`, for the same logits.
 
     Example:
 
@@ -192,6 +196,9 @@ def _conv_bn(
     # Odd kernels of stride 1: "same" pads both sides alike, as PyTorch does. With a stride it pads
     # the far side first, and the network would see other pixels than PyTorch's.
     padding = "same"
+    if kernel_size == 1 and strides > 1 and x.shape[-1] < _ONEDNN_CHANNELS:
+        x = keras.layers.MaxPooling2D(1, strides=strides, name=f"{conv_name}_pool")(x)
+        strides = 1
     if strides > 1:
         padding = "valid"
         if kernel_size > 1:
