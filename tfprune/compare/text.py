@@ -167,7 +167,7 @@ def to_markdown(experiments: Sequence[Experiment], runs: Sequence[Run]) -> str:
         lines = [_markdown_row(head[:1].upper() + head[1:] for head in heads)]
         lines.append(_markdown_row(["---"] * len(table.names) + ["---:"] * len(table.columns)))
         lines += [_markdown_row(_cells(table, line)) for line in table.lines]
-        parts += [f"## {table.title}", "\n".join(lines)]
+        parts += [f"## {_markdown(table.title)}", "\n".join(lines)]
         if table.settings:
             settings = [(_markdown(names), _markdown(text)) for names, text in table.settings]
             parts.append("\n".join(f"- `{names}`: {text}" for names, text in settings))
