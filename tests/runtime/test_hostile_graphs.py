@@ -277,6 +277,32 @@ def test_the_limit_of_the_process_is_asked_before_memory_is(tmp_path):
         load(path, chain_of_flattens(1, 10_000, 20_000).content())
 
 
+@pytest.mark.slow
+def test_however_little_memory_the_process_has_it_lives(tmp_path):
+    """Also where the memory is enough for all but LLVM, which knows no exception."""
+    path = tmp_path / "model.tfprune"
+    runtime.write_file(random_network(np.random.default_rng(5), extra=5), path)
+    code = """
+import resource, sys
+from tfprune import runtime
+from tfprune.runtime.plan import binding
+refused = loaded = 0
+for quarters in range(8, 76, 4):
+    mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + quarters * 2**18, -1))
+    try:
+        runtime.load(sys.argv[1], 1)
+        loaded += 1
+    except runtime.FileFormatError as error:
+        refused += 1
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    binding._compiled.cache_clear()
+assert refused and loaded, (refused, loaded)
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_dense_layer_of_few_weights_is_a_short_list(tmp_path):
     """A matrix of 1,000 groups would be 1,000 times the kernel."""
     file = File(3, 3, 1000)
@@ -297,7 +323,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 def test_mutants(tmp_path, seed):
     """Each is refused or loads, within its time and memory; a small one is called, too."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.mutants", str(tmp_path), str(seed), "300"],
+        [sys.executable, "-m", "tests.support.mutants", str(tmp_path), str(seed), "150"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
@@ -305,4 +331,4 @@ def test_mutants(tmp_path, seed):
     )
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
-    assert outcomes["refused"] > 30 and outcomes["called"] > 30
+    assert outcomes["refused"] > 20 and outcomes["called"] > 15

@@ -78,8 +78,8 @@ def read_file(path: str | os.PathLike[str], memory_limit: float | None = None) -
         OSError: The file cannot be read; `FileNotFoundError` where there is none.
         ValueError: `memory_limit` is not a number above 0.
     """
-    allowed = allowed_bytes(memory_limit)
     with refusing(path):
+        allowed = allowed_bytes(memory_limit)
         return _read_graph(_map_file(path, allowed), allowed)
 
 

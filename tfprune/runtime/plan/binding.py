@@ -7,10 +7,13 @@ import numpy as np
 
 from tfprune.runtime import machine
 from tfprune.runtime.kernels import activations, program
+from tfprune.runtime.limits import allowed_bytes, require_memory
 from tfprune.runtime.plan import parts
 from tfprune.runtime.plan.plan import Constant, Plan, Step
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+# What writing and compiling the code takes at most; 90 large kernels took 40 MB.
+_CODE_BYTES, _KERNEL_BYTES = 2**22, 2**19
 _RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
 
 
@@ -27,9 +30,15 @@ class Binding:
 
         Args:
             plan: The plan, made for this machine or for one with fewer instruction sets.
+
+        Raises:
+            GraphError: There is not the memory to compile them.
         """
         self.plan = plan
-        self._code = _compiled(program.assembly(plan.kernels, plan.target.lanes), plan.target)
+        # LLVM ends the process where it gets no memory.
+        kernels = plan.kernels
+        require_memory(_CODE_BYTES + _KERNEL_BYTES * len(kernels), allowed_bytes(None))
+        self._code = _compiled(program.assembly(kernels, plan.target.lanes), plan.target)
         self._arguments = [self._bound(step) for step in plan.steps]
         self.run = _RUN_TYPE(self._code.address(program.RUN))
 
