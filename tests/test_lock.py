@@ -40,3 +40,15 @@ def test_the_parts_of_a_folder_have_locks_of_their_own(tmp_path):
             with pytest.raises(UserError) as caught, hold(tmp_path, flag.removesuffix(": "), part):
                 pass
             assert str(caught.value).startswith(f"{flag}{tmp_path} is in use by process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"pid": 1}', b"[" * 10**5, None])
+def test_a_damaged_note_of_the_owner_names_nobody(tmp_path, content):
+    with hold(tmp_path):
+        (tmp_path / ".lock.json").unlink()
+        if content is None:
+            os.mkfifo(tmp_path / ".lock.json")
+        else:
+            (tmp_path / ".lock.json").write_bytes(content)
+        with pytest.raises(UserError, match="is in use by another process"), hold(tmp_path):
+            pass

@@ -102,3 +102,30 @@ def test_tfmot_takes_the_schedules_that_it_has():
         ("gradual", "polynomial"),
     ):
         check_experiment(dataclasses.replace(config, regime=regime, schedule=schedule))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output_dir": "a\nb"}, "--output_dir=a\nb: must be one line of text in UTF-8"),
+        ({"output_dir": "a\udcff"}, "--output_dir=a\udcff: must be one line of text in UTF-8"),
+        ({"weights": "a\u2028b"}, "--weights=a\u2028b: must be one line of text in UTF-8"),
+        ({"layer_sparsity": ("a\r:0.5",)}, "--layer_sparsity=a\r:0.5: must be one line of text in UTF-8"),
+        (
+            {"experiment": "n" * 201},
+            f"--experiment={'n' * 201}: must be a folder name of at most 200 letters",
+        ),
+        ({"data_dir": "n" * 300}, f"--data_dir={'n' * 300}: must be an existing folder"),
+        ({"data_dir": "~nobody_of_that_name"}, "--data_dir=~nobody_of_that_name: must be an existing folder"),
+        ({"weights": "n" * 300}, f"--weights={'n' * 300}: must be imagenet, none or an existing"),
+        ({"frequency": 2**63}, f"--frequency={2**63}: must be a whole number of 64 bits"),
+        ({"rounds": 10**9}, f"--rounds={10**9}: must be at least 1 and at most 9999"),
+        ({"power": float("inf")}, "--power=inf: must be above 0 and finite"),
+        ({"warmup_epochs": float("nan")}, "--warmup_epochs=nan: must be finite"),
+    ],
+)
+def test_values_that_no_flagfile_and_no_disk_can_hold(settings, message):
+    config = ExperimentConfig(**{"experiment": "e", "weights": "none", **settings})
+    with pytest.raises(UserError) as caught:
+        config.check()
+    assert str(caught.value).startswith(message)
