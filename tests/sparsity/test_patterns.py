@@ -13,7 +13,7 @@ from tfprune.sparsity import (
     prune_to,
     pruned_layers,
 )
-from tfprune.sparsity.patterns import Blocks, Channels, MOfN
+from tfprune.sparsity.patterns import WEIGHTS, Blocks, Channels, MOfN
 
 RNG = np.random.default_rng(0)
 
@@ -306,3 +306,15 @@ def test_a_gates_column_is_no_channel():
     model = keras.Sequential([keras.Input((3, 4)), layers.LSTM(4, name="lstm")])
     with pytest.raises(ValueError, match="granularity='channel', layer 'lstm', variable 'kernel'"):
         prune_low_magnitude(model, None, granularity="channel")
+
+
+@pytest.mark.parametrize("pattern", [WEIGHTS, Blocks((2, 2)), Channels((-1,), 2)])
+@pytest.mark.parametrize("kept", [0, 0.3, 0.5, 0.50001, 0.7, 1.0])
+def test_a_pattern_that_is_reached_is_one_whose_mask_stays(pattern, kept):
+    """So that no scores need to be read for it."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((6, 8), np.float32)
+    mask = np.array(pattern.select(scores, np.ones(scores.shape, bool), 1 - kept))
+    for sparsity in (0.0, 0.25, 0.5, 0.75, 0.99):
+        stays = np.array_equal(pattern.select(scores, mask, sparsity), mask)
+        assert pattern.reached(mask, sparsity) == stays

@@ -114,10 +114,13 @@ def test_a_large_array_with_removed_weights_is_selected_from_exactly(values, rem
         scores.sort()
     elif values == "at the sampled places":
         scores[:: size // 1024] = 100.0
-    scores[rng.permutation(size)[: round(removed * size)]] = -np.inf
-    left = np.count_nonzero(scores > -np.inf)
-    order = np.lexsort((np.arange(size), -scores.astype(np.float64)))
-    for count in {1, 2, left // 2, left - 1, left, max(left - 100, 1), min(left + 5, size - 1)}:
+    mask = np.ones(size, bool)
+    mask[rng.permutation(size)[: round(removed * size)]] = False
+    left = np.count_nonzero(mask)
+    order = np.lexsort((np.arange(size), -np.where(mask, scores, -np.inf).astype(np.float64)))
+    for count in {1, 2, left // 2, left - 1, max(left - 20, 1), max(left - 1000, 1), left, left + 5}:
         expected = np.zeros(size, bool)
-        expected[order[:count]] = True
-        assert np.array_equal(keep_largest(scores, count), expected), count
+        expected[order[: min(count, left)]] = True
+        assert np.array_equal(keep_largest(scores, count, mask), expected), count
+        if not removed:
+            assert np.array_equal(keep_largest(scores, count), expected), count

@@ -9,33 +9,31 @@ import keras
 _NOT_SLOTS = ("_trainable_variables", "_variables", "_accumulators")
 
 
-def slots(optimizer: Any) -> Iterator[tuple[int, list[keras.Variable]]]:
-    """Yields the variables that an optimizer keeps for each trainable variable and that may move it.
+def slots(optimizer: Any, variable: keras.Variable) -> Iterator[keras.Variable]:
+    """Yields the variables that an optimizer keeps for a trainable variable and that may move it.
 
     Keras's optimizers keep each kind of slot as a list parallel to their trainable variables.
 
     Args:
         optimizer: An optimizer, also one that holds others; None or one that is not built has no slots.
+        variable: The trainable variable.
 
     Yields:
-        The id of a trainable variable, and the optimizer's variables of its shape that are kept for it. With
-        an optimizer that holds others a variable comes once for each.
+        The optimizer's variables of its shape that are kept for it.
     """
     for inner in getattr(optimizer, "optimizers", []):  # MultiOptimizer
-        yield from slots(inner)
+        yield from slots(inner, variable)
     if hasattr(optimizer, "inner_optimizer"):  # LossScaleOptimizer
-        yield from slots(optimizer.inner_optimizer)
+        yield from slots(optimizer.inner_optimizer, variable)
     if not getattr(optimizer, "built", False):
         return
-    trainable = list(optimizer._trainable_variables)
-    kinds = [
-        value
-        for name, value in vars(optimizer).items()
-        if isinstance(value, list) and len(value) == len(trainable) and name not in _NOT_SLOTS
-    ]
-    for i, variable in enumerate(trainable):
-        kept = [kind[i] for kind in kinds if isinstance(kind[i], keras.Variable)]
-        yield id(variable), [slot for slot in kept if slot.shape == variable.shape]
+    trainable = optimizer._trainable_variables
+    places = [place for place, other in enumerate(trainable) if other is variable]
+    for name, kind in vars(optimizer).items():
+        if isinstance(kind, list) and len(kind) == len(trainable) and name not in _NOT_SLOTS:
+            for slot in (kind[place] for place in places):
+                if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
+                    yield slot
 
 
 def place_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:

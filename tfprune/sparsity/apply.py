@@ -1,6 +1,5 @@
 """Brings masks to a model's weights: finds the wrappers, updates their masks, zeroes what they remove."""
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from keras import ops
 from tfprune.network import optimizers
 from tfprune.network.graph import walk
 from tfprune.sparsity import scores
-from tfprune.sparsity.masks import Ranked, check_scores, new_masks
+from tfprune.sparsity.masks import Ranked, all_finite, check_scores, new_masks
 from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.regrowth import drop_and_grow
 from tfprune.sparsity.scores import Gradients, Score, Tensor
@@ -67,6 +66,8 @@ def set_sparsity(
     scope: str,
     optimizer: Any = None,
     gradients: Mapping[int, Gradients] | None = None,
+    *,
+    moved: bool = False,
 ) -> None:
     """Updates masks to `sparsity` and zeroes what they remove.
 
@@ -79,12 +80,15 @@ def set_sparsity(
         scope: "layer", "global" or "erk".
         optimizer: Its slots for removed weights become zero too, lest momentum move them.
         gradients: Where a score needs them: id of a prunable variable -> its gradients.
+        moved: Whether weights that were removed before may have moved since, as when a checkpoint was loaded:
+            they become zero where the mask stays as it is, too.
 
     Raises:
-        ValueError: On weights or scores that are NaN or infinite; the message names the layer.
+        ValueError: On weights or scores that are NaN or infinite, of a variable whose mask changes; the
+            message names the layer.
     """
     ranked = _ranked(parts, gradients)
-    _change(ranked, new_masks(ranked, sparsity, scope), optimizer)
+    _change(ranked, new_masks(ranked, sparsity, scope), optimizer, moved)
 
 
 def regrow(
@@ -129,10 +133,9 @@ def _moved(ranked: "_Ranked", share: float, step: int) -> np.ndarray:
 
 def apply_masks(layers: Iterable[PruneLowMagnitude], optimizer: Any = None) -> None:
     """Writes exact zeros to removed weights, and to the optimizer's slots for them."""
-    slots = _slots(optimizer)
     for layer in layers:
         for kernel, mask in layer.pruned:
-            _zero_removed(mask, [kernel.variable, *slots.get(id(kernel.variable), [])])
+            _zero_removed(mask, read(mask), [kernel.variable, *optimizers.slots(optimizer, kernel.variable)])
 
 
 def assign_mask(
@@ -146,33 +149,50 @@ def assign_mask(
         variable: The variable that it masks.
         slots: The optimizer's variables for that variable.
     """
-    mask.assign(new)
-    _zero_removed(mask, [variable, *slots])
+    _write(mask, new)
+    _zero_removed(mask, new, [variable, *slots])
 
 
-# A variable of so few weights is masked here: starting an operation on the device takes longer.
-_SMALL = 1 << 16
+# A TensorFlow variable of so few weights is masked here: to start an operation takes TensorFlow longer.
+_SMALL = 1 << 18
 
 
-def _zero_removed(mask: keras.Variable, variables: Iterable[keras.Variable]) -> None:
-    small = math.prod(mask.shape) <= _SMALL
-    kept = read(mask) if small else mask.value
-    for variable in variables:
-        if small:
+def _zero_removed(mask: keras.Variable, kept: np.ndarray, variables: Iterable[keras.Variable]) -> None:
+    """Writes zeros where the mask removes; `kept` has the mask's values."""
+    if _is_tensorflow(mask) and kept.size <= _SMALL:
+        bits = -kept.view(np.int8)
+        for variable in variables:
             values = read(variable)
-            variable.assign(np.where(kept, values, np.zeros((), values.dtype)))
-        else:
-            variable.assign(ops.where(kept, variable.value, 0.0))
+            # No branch for each weight; and NaN becomes zero too.
+            _write(variable, (values.view(f"i{values.itemsize}") & bits).view(values.dtype))
+    else:
+        for variable in variables:
+            variable.assign(ops.where(mask.value, variable.value, 0.0))
 
 
-def _change(ranked: Sequence["_Ranked"], masks: Iterable[np.ndarray], optimizer: Any) -> None:
+def _write(variable: keras.Variable, values: np.ndarray) -> None:
+    """Assigns an array of the variable's shape and type."""
+    if _is_tensorflow(variable):  # Keras's `assign` takes nearly twice as long.
+        variable.value.assign(values)
+    else:
+        variable.assign(values)
+
+
+def _is_tensorflow(variable: keras.Variable) -> bool:
+    return hasattr(variable.value, "read_value")
+
+
+def _change(
+    ranked: Sequence["_Ranked"], masks: Iterable[np.ndarray], optimizer: Any, moved: bool = False
+) -> None:
     """Assigns each variable its mask, as it comes."""
-    slots = _slots(optimizer)
     for tensor, new in zip(ranked, masks, strict=True):
         part = tensor.part
-        # Where the mask is as before, weights may have moved though they have no gradient, with Muon.
-        if not np.array_equal(new, tensor.mask()) or tensor.weights()[~new].any():
-            assign_mask(part.mask, new, part.variable, slots.get(id(part.variable), []))
+        slots = optimizers.slots(optimizer, part.variable)
+        if not np.array_equal(new, tensor.mask()):
+            assign_mask(part.mask, new, part.variable, slots)
+        elif moved:
+            _zero_removed(part.mask, new, [part.variable, *slots])
 
 
 # Up to so many weights together, what was read or computed is kept for the whole update.
@@ -217,13 +237,13 @@ class _Ranked(Ranked):
         """Returns the scores by which removed weights grow, checked."""
         regrowth = self.part.layer.rule.regrowth
         growth = np.asarray(regrowth.growth_scores(self._tensor(regrowth.needs_gradients), step), np.float32)
-        if not np.isfinite(growth).all():
+        if not all_finite(growth):
             raise ValueError(f"Gradients must be finite. Received: NaN or infinity in {self.name}")
         return growth
 
     def _tensor(self, needs_gradients: bool) -> Tensor:
         weights = self.weights()
-        if not np.isfinite(weights).all():
+        if not all_finite(weights):
             raise ValueError(f"Weights must be finite. Received: NaN or infinity in {self.name}")
         gradients = _gradients_of(self.part, self._gradients) if needs_gradients else None
         return Tensor(self.name, weights, gradients, self.part.layer.seed)
@@ -232,20 +252,31 @@ class _Ranked(Ranked):
 class _KeptRanked(_Ranked):
     """The same, each read or computed once."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.mask, self.weights, self.scores = map(
-            functools.cache, (super().mask, super().weights, super().scores)
-        )
+    _mask = _weights = _scores = None
+
+    def mask(self) -> np.ndarray:
+        if self._mask is None:
+            self._mask = super().mask()
+        return self._mask
+
+    def weights(self) -> np.ndarray:
+        if self._weights is None:
+            self._weights = super().weights()
+        return self._weights
+
+    def scores(self) -> np.ndarray:
+        if self._scores is None:
+            self._scores = super().scores()
+        return self._scores
 
 
 def read(variable: keras.Variable) -> np.ndarray:
     """Returns a variable's values, read-only, without a copy where they lie in this machine's memory."""
     value = variable.value
-    if hasattr(value, "detach"):  # PyTorch hands out no values that have gradients.
-        value = value.detach()
-    elif hasattr(value, "read_value"):  # TensorFlow's own variable.
+    if hasattr(value, "read_value"):  # TensorFlow's own variable.
         value = value.value()
+    elif hasattr(value, "detach"):  # PyTorch hands out no values that have gradients.
+        value = value.detach()
     try:
         values = np.asarray(value)
     except (TypeError, RuntimeError):  # PyTorch on another device, or in bfloat16.
@@ -272,11 +303,3 @@ def _gradients_of(part: Part, gradients: Mapping[int, Gradients] | None) -> Grad
             f"Received: variable {part.variable.name!r} with trainable=False"
         )
     return gradients[id(part.variable)]
-
-
-def _slots(optimizer: Any) -> dict[int, list[keras.Variable]]:
-    """Returns the optimizer's variables that move a weight: id of the weight's variable -> its slots."""
-    found: dict[int, list[keras.Variable]] = {}
-    for key, kept in optimizers.slots(optimizer):
-        found.setdefault(key, []).extend(kept)
-    return found

@@ -60,17 +60,24 @@ def check_scores(scores: np.ndarray, name: str) -> np.ndarray:
         ValueError: If one is not finite; the message has the `name`.
     """
     scores = np.asarray(scores, np.float32)
-    if not np.isfinite(scores).all():
+    if not all_finite(scores):
         raise ValueError(f"Scores must be finite. Received: NaN or infinity in {name}")
     return scores
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Returns whether no value is NaN or infinite."""
+    # Two reductions take a fraction of the time of an array of booleans.
+    return not values.size or bool(np.isfinite(values.max()) and np.isfinite(values.min()))
 
 
 def new_masks(tensors: Sequence[Ranked], sparsity: float, scope: str = "layer") -> Iterator[np.ndarray]:
     """Yields the tensors' masks at `sparsity`, each a subset of the present one.
 
-    Where a present mask already removes more than `sparsity` asks, it stays as it is. All scores are checked
-    before the first mask is yielded. A tensor is not asked again once its mask is there, so that the mask may
-    be put into use at once. In memory are a few arrays of the size of one tensor.
+    Where a present mask already removes what `sparsity` asks, or more, it stays as it is: the tensor is not
+    asked for scores. All other scores are checked before the first mask is yielded. A tensor is not asked
+    again once its mask is there, so that the mask may be put into use at once. In memory are a few arrays of
+    the size of one tensor.
 
     Args:
         tensors: The tensors, in the order in which ties are broken.
@@ -92,14 +99,16 @@ def new_masks(tensors: Sequence[Ranked], sparsity: float, scope: str = "layer") 
     if scope == "global":
         yield from _select_together(tensors, sparsity)
         return
-    for tensor in tensors:
-        tensor.scores()
     if scope == "erk":
         each = erk_sparsities([tensor.shape for tensor in tensors], sparsity)
     else:
         each = [sparsity] * len(tensors)
-    for tensor, share in zip(tensors, each, strict=True):
-        yield tensor.pattern.select(tensor.scores(), tensor.mask(), share)
+    reached = [t.pattern.reached(t.mask(), share) for t, share in zip(tensors, each, strict=True)]
+    for tensor, stays in zip(tensors, reached, strict=True):
+        if not stays:
+            tensor.scores()
+    for tensor, share, stays in zip(tensors, each, reached, strict=True):
+        yield tensor.mask() if stays else tensor.pattern.select(tensor.scores(), tensor.mask(), share)
 
 
 def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.ndarray]:
@@ -107,8 +116,6 @@ def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.
     total = kept_count(sum(math.prod(tensor.shape) for tensor in tensors), sparsity, at_least=len(tensors))
     present = sum(np.count_nonzero(tensor.mask()) for tensor in tensors)
     if present <= total:
-        for tensor in tensors:
-            tensor.scores()
         yield from (tensor.mask() for tensor in tensors)
         return
     # Means over channels are float64: so is then all that they are compared with.

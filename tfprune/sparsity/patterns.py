@@ -46,6 +46,10 @@ class Pattern(abc.ABC):
     def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
         """Returns the mask of one tensor at `sparsity`, a subset of `mask`."""
 
+    def reached(self, mask: np.ndarray, sparsity: float) -> bool:
+        """Returns whether `select` returns `mask` whatever the scores are; False where that is not known."""
+        return False
+
     @property
     def largest_sparsity(self) -> float:
         """Returns the sparsity that the pattern can reach."""
@@ -106,14 +110,15 @@ class Groups(Pattern):
         pooled = self.pool(np.where(mask, scores, np.float32(0)))
         return np.where(self.sizes(mask) > 0, pooled, np.float32(-np.inf))
 
+    def reached(self, mask: np.ndarray, sparsity: float) -> bool:
+        sizes = self.sizes(mask)
+        return np.count_nonzero(sizes) <= kept_count(sizes.size, sparsity)
+
     def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
         left = self.sizes(mask) > 0
-        count = kept_count(left.size, sparsity)
-        if np.count_nonzero(left) <= count:
-            return mask
-        candidates = self.candidates(scores, mask)
-        keep = keep_largest(candidates.ravel(), count).reshape(candidates.shape)
-        return mask & self.spread(keep, mask.shape)
+        pooled = self.pool(np.where(mask, scores, np.float32(0)))
+        keep = keep_largest(pooled.ravel(), kept_count(left.size, sparsity), left.ravel())
+        return mask & self.spread(keep.reshape(left.shape), mask.shape)
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -131,6 +136,10 @@ class Weights(Groups):
 
     def candidates(self, scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return np.where(mask, scores, np.float32(-np.inf))
+
+    def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
+        keep = keep_largest(scores.ravel(), kept_count(mask.size, sparsity), mask.ravel())
+        return keep.reshape(mask.shape)
 
 
 @keras.saving.register_keras_serializable("tfprune")

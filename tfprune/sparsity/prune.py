@@ -231,7 +231,8 @@ def prune_to(
         batches = first_batches(gradient_data, 0, gradient_batches)
         gradients = GradientMeter(model, wrappers).measure(batches)
     for (choice, target), group in groups.items():
-        set_sparsity(parts_of(group), target, choice, getattr(model, "optimizer", None), gradients)
+        optimizer = getattr(model, "optimizer", None)
+        set_sparsity(parts_of(group), target, choice, optimizer, gradients, moved=True)
 
 
 def strip_pruning(model: Any) -> Any:

@@ -96,8 +96,8 @@ def drop_and_grow(scores: np.ndarray, growth_scores: np.ndarray, mask: np.ndarra
     count = min(count, present, size - present)
     if count == 0:
         return mask
-    stay = keep_largest(np.where(mask, scores, -np.inf).ravel(), present - count)
-    grow = keep_largest(np.where(stay, -np.inf, growth_scores.ravel()), count)
+    stay = keep_largest(scores.ravel(), present - count, mask.ravel())
+    grow = keep_largest(growth_scores.ravel(), count, ~stay)
     return (stay | grow).reshape(mask.shape)
 
 

@@ -17,56 +17,60 @@ def kept_count(size: int, sparsity: float, at_least: int = 1) -> int:
     return max(size - round(sparsity * size), at_least)
 
 
-def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
+def keep_largest(scores: np.ndarray, count: int, among: np.ndarray | None = None) -> np.ndarray:
     """Marks the `count` largest of the 1-D `scores`, ties to the lower index.
 
     A selection in linear time, not a sort.
 
+    Args:
+        scores: Floats without NaN.
+        count: How many to mark; all where there are not so many.
+        among: Booleans like `scores`, True for those that can be marked; None for all.
+
     Returns:
-        A boolean array like `scores` with exactly `count` elements True.
+        A boolean array like `scores`.
     """
-    if count >= scores.size:
-        return np.ones(scores.shape, bool)
+    present = scores.size if among is None else np.count_nonzero(among)
+    going = present - count
+    if going <= 0:
+        return np.ones(scores.shape, bool) if among is None else among.copy()
     if count <= 0:
         return np.zeros(scores.shape, bool)
-    threshold = _smallest(scores, scores.size - count)
-    keep = scores > threshold
-    ties = np.flatnonzero(scores == threshold)
-    keep[ties[: count - np.count_nonzero(keep)]] = True
+    if among is not None and (places := _few_smallest(scores, going, among, present)) is not None:
+        keep = among.copy()
+        keep[places] = False
+        return keep
+    left = scores if among is None or present == scores.size else scores[among]
+    threshold = np.partition(left, going)[going]
+    keep, ties = scores > threshold, scores == threshold
+    if among is not None:
+        keep &= among
+        ties &= among
+    keep[np.flatnonzero(ties)[: count - np.count_nonzero(keep)]] = True
     return keep
 
 
 _SAMPLE, _MARGIN = 1024, 48
 
 
-def _smallest(scores: np.ndarray, k: int) -> np.generic:
-    """Returns the element at place `k` of the 1-D `scores` in rising order.
+def _few_smallest(scores: np.ndarray, going: int, among: np.ndarray, present: int) -> np.ndarray | None:
+    """Returns the places of the `going` smallest scores, or None where they are not few.
 
-    `np.partition` is slow on many equal elements, and what is removed already has -inf. Where there are
-    such, the elements between two of a sample's, which are few, are selected from (Floyd and Rivest, 1975).
+    From one update of a schedule to the next few weights go. The scores up to one of a sample's, which are
+    few, are selected from (Floyd and Rivest, 1975).
     """
-    removed = np.count_nonzero(scores == -np.inf)
-    if k < removed:
-        return scores.dtype.type(-np.inf)
-    if not removed:
-        return np.partition(scores, k)[k]
-    if scores.size < 2 * _SAMPLE:
-        return np.partition(scores[scores > -np.inf], k - removed)[k - removed]
-    sample = scores[:: scores.size // _SAMPLE]
-    sample = np.sort(sample[sample > -np.inf])
-    if sample.size > 2 * _MARGIN:
-        place = int((k - removed) / (scores.size - removed) * sample.size)
-        inside, below = scores <= sample[min(place + _MARGIN, sample.size - 1)], removed
-        if place > _MARGIN:
-            lowest = sample[place - _MARGIN]
-            inside &= scores >= lowest
-            below = np.count_nonzero(scores < lowest)
-        else:
-            inside &= scores > -np.inf
-        between = scores[np.flatnonzero(inside)]
-        if below <= k < below + between.size:
-            return np.partition(between, k - below)[k - below]
-    return np.partition(scores, k)[k]
+    stride = max(scores.size // _SAMPLE, 1)
+    sample = np.sort(scores[::stride][among[::stride]])
+    place = int(going / present * sample.size) + _MARGIN
+    if place >= sample.size // 2:
+        return None
+    places = np.flatnonzero((scores <= sample[place]) & among)
+    if places.size < going:
+        return None
+    lowest = scores[places]
+    threshold = np.partition(lowest, going - 1)[going - 1]
+    gone, ties = places[lowest < threshold], places[lowest == threshold]
+    return np.concatenate([gone, ties[ties.size - (going - gone.size) :]])
 
 
 class CommonThreshold:
