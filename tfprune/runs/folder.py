@@ -40,13 +40,19 @@ class RoundFolder:
         """The file of the round's network, pruning wrappers and masks inside."""
         return self.path / MODEL
 
-    def read_result(self) -> RoundResult:
+    def read_result(self, *, alone: bool = False) -> RoundResult:
         """Returns the round's result, if a network of its size is there; no network is read for it.
+
+        Args:
+            alone: Whether a result is taken, too, that no network lies beside: results that were copied
+                without their networks can be compared.
 
         Raises:
             FileError: If the result is damaged or of another format, or the network is not its own.
         """
         result = read_result(self.path / RESULT, self.number)
+        if alone and not os.path.lexists(self.model_path):
+            return result
         with self._reading_network():
             size = self.model_path.stat().st_size
             if size != result.network.bytes:
@@ -248,10 +254,10 @@ def list_experiments(output_dir: str | Path) -> list[str]:
 
 
 def read_run(folder: Path) -> Run:
-    """Reads one run folder; raises as `read_runs`."""
+    """Reads one run folder to compare it; raises as `read_runs`."""
     numbers = _round_numbers(folder)
     finished = [RoundFolder(path, number) for number, path in numbers.items()]
-    rounds = [one.read_result() for one in finished if one.finished]
+    rounds = [one.read_result(alone=True) for one in finished if one.finished]
     last = rounds[-1].rounds if rounds else 0
     unfinished = sorted({*numbers, *range(last + 1)} - {result.round for result in rounds})
     return Run(folder.name, folder, tuple(rounds), tuple(unfinished))
