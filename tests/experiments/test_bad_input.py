@@ -104,6 +104,7 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({**ITERATIVE, "rounds": 2, "epochs": (1, 1, 1)}, ["--epochs=1,1,1", "each of the 2 rounds"]),
         ({"epochs": ()}, ["--epochs=", "one number"]),
         ({"epochs": (0,)}, ["--epochs=0", "at least 1"]),
+        ({"epochs": (10**12,)}, ["--epochs=1000000000000", "at most a million"]),
         ({**ITERATIVE, "rounds": 2, "epochs": (1, 0)}, ["--epochs=1,0", "at least 1"]),
         ({"learning_rate": 0.0}, ["--learning_rate=0.0", "above 0"]),
         ({"learning_rate": float("nan")}, ["--learning_rate=nan", "above 0"]),

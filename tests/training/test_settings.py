@@ -15,6 +15,7 @@ def test_the_heads_factor(head, factor):
     "name, value, rule",
     [
         ("epochs", 0, "at least 1"),
+        ("epochs", 10**12, "at most a million"),
         ("batch_size", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0 and finite"),
         ("learning_rate", math.inf, "above 0 and finite"),

@@ -24,7 +24,7 @@ from tfprune.settings import (
     settings_of,
     with_settings_of,
 )
-from tfprune.training.settings import MIXED_PRECISION, TrainingSettings
+from tfprune.training.settings import EPOCHS, MIXED_PRECISION, TrainingSettings
 
 REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
 SCHEDULES = ("constant", "polynomial", "geometric")
@@ -356,7 +356,7 @@ class ExperimentConfig:
         (20,),
         "Epochs of every round, or a comma-separated list with one number a round.",
         group="training",
-        rule=Rule("at least 1", lambda epochs: all(number >= 1 for number in epochs)),
+        rule=Rule(EPOCHS.text, lambda epochs: all(EPOCHS.holds(number) for number in epochs)),
     )
     distill_from: str = setting(
         "",

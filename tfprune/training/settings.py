@@ -9,6 +9,10 @@ MIXED_PRECISION = ("none", "float16", "bfloat16")
 LR_SCHEDULES = ("step", "cosine")
 
 
+# The epochs are listed, in the plan of evaluations and in the history.
+EPOCHS = Rule("at least 1 and at most a million", lambda value: 1 <= value <= 1_000_000)
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """The settings of one fit; each field says what it does.
@@ -20,7 +24,7 @@ class TrainingSettings:
         SettingError: On a value that makes no sense; the message names the setting.
     """
 
-    epochs: int = setting(20, "Epochs of the fit.", rule=AT_LEAST_1)
+    epochs: int = setting(20, "Epochs of the fit.", rule=EPOCHS)
     batch_size: int = setting(128, "Examples a step.", rule=AT_LEAST_1)
     learning_rate: float = setting(1e-5, "Adam's learning rate at the start of each round.", rule=ABOVE_0)
     head_learning_rate: float = setting(
