@@ -14,8 +14,8 @@ def test_the_heads_factor(head, factor):
 @pytest.mark.parametrize(
     "name, value, rule",
     [
-        ("epochs", 0, "at least 1"),
-        ("epochs", 10**12, "at most a million"),
+        ("epochs", 0, "at least 1 and at most a million"),
+        ("epochs", 10**12, "at least 1 and at most a million"),
         ("batch_size", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0 and finite"),
         ("learning_rate", math.inf, "above 0 and finite"),
