@@ -13,20 +13,33 @@ PACKAGE = ROOT / "tfprune"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Package -> the project's packages and modules it may import besides itself. Imports point one way.
-_LEAVES = {"errors", "quiet", "files", "text", "machine", "settings", "records", "reading", "lock", "memory"}
+_LEAVES = {
+    "errors",
+    "quiet",
+    "files",
+    "text",
+    "machine",
+    "settings",
+    "records",
+    "reading",
+    "lock",
+    "memory",
+    "extras",
+}
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
     **{name: set() for name in _LEAVES},
     "reading": {"errors", "text"},
     "files": {"errors"},
-    "lock": {"errors", "files", "reading", "text"},
+    "extras": {"errors"},
+    "lock": {"errors", "extras", "files", "reading", "text"},
     "quiet": {"errors"},
-    "network": {"reading", "memory"},
-    "sparsity": {"network", "files"},
-    "data": {"reading", "errors", "text", "memory"},
-    "models": {"reading", "memory"},
+    "network": {"extras", "reading", "memory"},
+    "sparsity": {"extras", "network", "files"},
+    "data": {"extras", "reading", "errors", "text", "memory"},
+    "models": {"extras", "reading", "memory"},
     "training": {"network", "files", "text", "settings", "reading", "lock", "errors"},
-    "runtime": {"files", "memory"},
+    "runtime": {"extras", "files", "memory"},
     "runs": {
         "data",
         "models",

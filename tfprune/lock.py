@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from tfprune.errors import FileError, UserError
+from tfprune.extras import extra
 from tfprune.files import remove, write_json
 from tfprune.reading import json_of, reading
 from tfprune.text import printable
+
+with extra("export"):
+    import filelock
 
 LOCK, OWNER = ".lock", ".lock.json"
 

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
 from tfprune.benchmark.contenders import OURS_NAME
 from tfprune.benchmark.report import setting_title
 from tfprune.export.formats import all_files
+from tfprune.extras import extra
+
+with extra("plot"):
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 _OURS = "#0072b2"
 _COLORS = {"dense": "0.62", "sparse": "#d55e00", "int8": "#cc79a7"}

@@ -14,19 +14,21 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 
-import markupsafe
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
-
 from tfprune.compare import words
 from tfprune.compare.artifacts import Epoch
 from tfprune.compare.rows import Experiment, Row, Spread
+from tfprune.extras import extra
 from tfprune.runs.paper import BASELINE, SECTIONS, PaperRow, paper_rows
+
+with extra("experiments"):
+    import markupsafe
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
 _SPARSITY_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _LEAST_SHARE = 1e-4  # The bottom of the axis of the share of weights left.

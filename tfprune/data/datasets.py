@@ -13,6 +13,7 @@ import numpy as np
 from tfprune.data.image_files import class_files, read_image
 from tfprune.data.resize import resize
 from tfprune.errors import FileError
+from tfprune.extras import extra
 from tfprune.memory import available_bytes, size_text
 from tfprune.reading import reason_of
 from tfprune.text import printable
@@ -164,8 +165,9 @@ def _chosen(split: str, available: int, examples: int) -> np.ndarray:
 
 
 def _load_digits(train_examples: int, test_examples: int) -> tuple[Split, Split, tuple[str, ...]]:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with extra("experiments"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
@@ -182,8 +184,9 @@ def _load_digits(train_examples: int, test_examples: int) -> tuple[Split, Split,
 def _load_tfds(
     name: str, data_dir: Path | None, train_examples: int, test_examples: int
 ) -> tuple[Split, Split, tuple[str, ...]]:
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
+    with extra("experiments"):
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
 
     folder = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / name
     with _reading_prepared(folder):

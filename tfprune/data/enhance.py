@@ -1,7 +1,11 @@
 """Blends of a uint8 RGB image with its grey or smoothed version, as Pillow's `ImageEnhance` makes them."""
 
-import cv2
 import numpy as np
+
+from tfprune.extras import extra
+
+with extra("experiments"):
+    import cv2
 
 # Pillow's weights of R, G and B in grey, and a half to round. Products and sums are exact in float32,
 # being multiples of 2**-16 below 256.

@@ -8,8 +8,12 @@ The source pixel of every output pixel is computed as Pillow's `Image.transform(
 import functools
 import math
 
-import cv2
 import numpy as np
+
+from tfprune.extras import extra
+
+with extra("experiments"):
+    import cv2
 
 # remap takes int16 coordinates.
 _LARGEST_SIDE = np.iinfo(np.int16).max

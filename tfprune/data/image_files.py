@@ -7,11 +7,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tfprune.errors import FileError
+from tfprune.extras import extra
 from tfprune.reading import reading
 from tfprune.text import printable
+
+with extra("experiments"):
+    from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 # Pillow's names. What it calls an MPO is a JPEG that further pictures follow, such as a camera's preview.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")

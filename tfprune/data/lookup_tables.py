@@ -7,8 +7,12 @@ a table, too. The values are those of Pillow's `ImageOps` and `ImageEnhance`.
 
 import functools
 
-import cv2
 import numpy as np
+
+from tfprune.extras import extra
+
+with extra("experiments"):
+    import cv2
 
 _VALUES = np.arange(256)
 _VALUES.flags.writeable = False

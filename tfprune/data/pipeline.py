@@ -9,14 +9,17 @@ import functools
 import math
 from collections.abc import Callable
 
-import cv2
 import numpy as np
-import tensorflow as tf
 
 from tfprune.data.autoaugment import DRAWS, AutoAugment
 from tfprune.data.datasets import Split
 from tfprune.data.policies import POLICIES
 from tfprune.data.resize import resize
+from tfprune.extras import extra
+
+with extra("experiments"):
+    import cv2
+    import tensorflow as tf
 
 AUTOAUGMENT_CHOICES = (*POLICIES, "none")
 

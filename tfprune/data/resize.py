@@ -1,7 +1,11 @@
 """Resizing uint8 images: bilinear where they grow, the average of areas where they shrink."""
 
-import cv2
 import numpy as np
+
+from tfprune.extras import extra
+
+with extra("experiments"):
+    import cv2
 
 
 def resize(image: np.ndarray, out: np.ndarray) -> np.ndarray:

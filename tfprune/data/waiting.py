@@ -1,6 +1,9 @@
 """How long the reader of a dataset waited for its elements."""
 
-import tensorflow as tf
+from tfprune.extras import extra
+
+with extra("experiments"):
+    import tensorflow as tf
 
 
 class WaitingTime:

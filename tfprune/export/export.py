@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import ai_edge_litert
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfprune.errors import UserError
 from tfprune.export.audit import AuditError, audit_file
@@ -18,9 +16,14 @@ from tfprune.export.dense_audit import check_dense_audit
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
 from tfprune.export.network import Network, deployable_copy, keras_logits
+from tfprune.extras import extra
 from tfprune.files import make_folder, put, remove, remove_temporaries, write_json, writing
 from tfprune.lock import hold
 from tfprune.quiet import native_stderr_captured
+
+with extra("export"):
+    import ai_edge_litert
+    import tensorflow as tf
 
 AUDIT_FILE = "export.json"
 FAILED_AUDIT_FILE = "export_failed.json"

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfprune.compiler.compile import compile_model
 from tfprune.errors import UserError
+from tfprune.extras import extra
 from tfprune.network.graph import calls
 from tfprune.runtime.graph import Graph
 
@@ -192,7 +193,8 @@ def write_saved_model(model: keras.Model, folder: str) -> None:
         model: The network.
         folder: The folder to write.
     """
-    import tensorflow as tf
+    with extra("export"):
+        import tensorflow as tf
 
     image_shape = (None, *model.inputs[0].shape[1:])
 
@@ -215,7 +217,8 @@ def keras_run(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     Returns:
         A function from uint8 images `[n, height, width, 3]` to float32 logits `[n, classes]`.
     """
-    import tensorflow as tf
+    with extra("export"):
+        import tensorflow as tf
 
     step = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
     return lambda images: step(tf.constant(images)).numpy()

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from tfprune.extras import extra
 from tfprune.machine import available_cores
 
 GZIP_LEVEL = 6  # gzip's default
@@ -88,7 +89,8 @@ def zstd_bytes(path: str) -> int:
     Returns:
         Bytes at level 19, as `zstd -19 -T0` writes them: the number of threads does not matter.
     """
-    import zstandard
+    with extra("export"):
+        import zstandard
 
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=available_cores()).compressobj()
     return compressed_bytes(path, compressor)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from tfprune.extras import extra
 from tfprune.memory import available_bytes, size_text
 from tfprune.models.resnet import BLOCKS_PER_STAGE
 from tfprune.reading import reading
@@ -216,8 +217,9 @@ def _local_file(source: str) -> pathlib.Path:
 
 def _download(model: keras.Model) -> pathlib.Path:
     # Imported here: only this source needs them.
-    import httpx
-    import huggingface_hub
+    with extra("experiments"):
+        import httpx
+        import huggingface_hub
 
     repository = HUB_REPOSITORIES[_architecture(model)]
     try:
@@ -233,7 +235,8 @@ def _download(model: keras.Model) -> pathlib.Path:
 
 def _safetensors(path: pathlib.Path) -> dict[str, _Tensor]:
     """Returns the tensors of a .safetensors file by name; the library maps it, and checks its sizes."""
-    import safetensors
+    with extra("experiments"):
+        import safetensors
 
     file = safetensors.safe_open(path, framework="numpy")
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import keras
 
 from tfprune.network.graph import all_layers
+from tfprune.network.variables import is_variable
 
 Shape = tuple[int | None, ...]
 
@@ -83,7 +84,7 @@ class KernelEntry:
         """Returns the kernel of a built layer; None if the layer has no such variable."""
         variable = getattr(layer, self.name, None)
         # With LoRA, `kernel` is no variable but a sum; the frozen variable in it stays as it is.
-        if not isinstance(variable, keras.Variable):
+        if not is_variable(variable):
             return None
         axes = self.axes(layer) if callable(self.axes) else self.axes
         return Kernel(layer, self.name, variable, *axes, self.groups(layer), self.left_alone)

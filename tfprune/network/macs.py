@@ -13,6 +13,7 @@ from keras import layers
 from tfprune.network.calls import replaced_calls, tensors
 from tfprune.network.graph import all_layers, functional
 from tfprune.network.kinds import Shape, kind_of, possible_kernels, product
+from tfprune.network.variables import is_variable
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class _Recorder:
 
     def add(self, layer: Any, name: str, uses: int | None) -> None:
         variable = getattr(layer, name, None)
-        if isinstance(variable, keras.Variable):
+        if is_variable(variable):
             known = self.uses.get(id(variable), 0)
             self.uses[id(variable)] = None if uses is None or known is None else known + uses
 

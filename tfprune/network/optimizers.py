@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from tfprune.network.variables import is_variable
+
 # "_accumulators" (Adagrad, Ftrl) are sums of squares: they move nothing, and Ftrl divides by them.
 _NOT_SLOTS = ("_trainable_variables", "_variables", "_accumulators")
 
@@ -32,7 +34,7 @@ def slots(optimizer: Any, variable: keras.Variable) -> Iterator[keras.Variable]:
     for name, kind in vars(optimizer).items():
         if isinstance(kind, list) and len(kind) == len(trainable) and name not in _NOT_SLOTS:
             for slot in (kind[place] for place in places):
-                if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
+                if is_variable(slot) and slot.shape == variable.shape:
                     yield slot
 
 

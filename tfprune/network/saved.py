@@ -5,13 +5,16 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import h5py
 import keras
 from keras import ops
 
+from tfprune.extras import extra
 from tfprune.memory import available_bytes, size_text
 from tfprune.network.graph import all_layers
 from tfprune.reading import RECORD_BYTES, reading
+
+with extra("experiments"):
+    import h5py
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = sorted([_CONFIG, "metadata.json", _WEIGHTS])

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.extras import extra
 from tfprune.files import replacing
 from tfprune.network import kinds
 from tfprune.network.graph import inner_layers
@@ -300,9 +301,10 @@ def draw(summary: Summary) -> Any:
         ValueError: If there are no prunable variables.
     """
     # Not with the library: who draws nothing does not wait for it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    with extra("plot"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter, MaxNLocator
 
     rows = summary.counted
     if not rows:

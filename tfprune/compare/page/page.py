@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-import jinja2
-import markupsafe
-
 from tfprune.compare import words
 from tfprune.compare.page.view import STATES, Progress, View, make_view
 from tfprune.compare.rows import compare, read_ancestors
 from tfprune.errors import UserError
+from tfprune.extras import extra
 from tfprune.files import make_folder, write_text
 from tfprune.lock import hold
 from tfprune.runs.folder import Run, list_experiments, read_runs
 from tfprune.text import printable
+
+with extra("experiments"):
+    import jinja2
+    import markupsafe
 
 
 def write_page(

@@ -19,6 +19,7 @@ from tfprune import sparsity
 from tfprune.errors import UserError
 from tfprune.experiments.environment import legacy_keras_kept_apart
 from tfprune.experiments.tfmot.resnet import TwinTorchAdam, build_twin
+from tfprune.extras import extra
 from tfprune.training.callbacks import StopOnNonFiniteLoss, Throughput
 from tfprune.training.checkpoint import EpochCheckpoint
 from tfprune.training.fit import TrainBatches
@@ -27,8 +28,9 @@ from tfprune.training.rate import RecordLearningRate, make_schedule
 from tfprune.training.settings import TrainingSettings
 
 with legacy_keras_kept_apart():
-    import tensorflow_model_optimization as tfmot
-    import tf_keras
+    with extra("tfmot"):
+        import tensorflow_model_optimization as tfmot
+        import tf_keras
 
 
 def check_start(model: keras.Model, schedule: Any) -> None:

@@ -6,15 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfprune import sparsity
 from tfprune.experiments.environment import legacy_keras_kept_apart
+from tfprune.extras import extra
 from tfprune.network.graph import producer
 from tfprune.training.optimizer import TorchAdam
 
+with extra("tfmot"):
+    import tensorflow as tf
+
 with legacy_keras_kept_apart():
-    import tf_keras
+    with extra("tfmot"):
+        import tf_keras
 
 # The layers of `tfprune.models.resnet`, and the arguments in which they differ from one another.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {

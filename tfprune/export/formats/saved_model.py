@@ -8,6 +8,7 @@ import numpy as np
 
 from tfprune.export.formats.format import Format, Run, Timing
 from tfprune.export.sizes import artifact_bytes
+from tfprune.extras import extra
 
 if TYPE_CHECKING:
     from tfprune.export.network import Network
@@ -33,7 +34,8 @@ class SavedModel(Format):
         Raises:
             RuntimeError: `threads` is given, and TensorFlow has run in this process before.
         """
-        import tensorflow as tf
+        with extra("export"):
+            import tensorflow as tf
 
         if threads is not None:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -48,7 +50,8 @@ class SavedModel(Format):
 
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
         """Takes the kernels of the loaded object by their names."""
-        import tensorflow as tf
+        with extra("export"):
+            import tensorflow as tf
 
         from tfprune.export.network import weights_by_name
 
@@ -77,7 +80,8 @@ def tensor_bytes(folder: str) -> int:
     Args:
         folder: The SavedModel.
     """
-    import tensorflow as tf
+    with extra("export"):
+        import tensorflow as tf
 
     reader = tf.train.load_checkpoint(os.path.join(folder, "variables", "variables"))
     types = reader.get_variable_to_dtype_map()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfprune.export.formats.format import Format, Run, Timing
+from tfprune.extras import extra
 
 if TYPE_CHECKING:
     from tfprune.export.network import Network
@@ -81,7 +82,8 @@ class TFLite(Format):
 
     def load(self, path: str, threads: int | None = None) -> Run:
         """Loads the file in LiteRT's interpreter, by default on all cores, and runs its signature."""
-        from ai_edge_litert.interpreter import Interpreter
+        with extra("export"):
+            from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(path, num_threads=threads or os.cpu_count())
         runner = interpreter.get_signature_runner("serving_default")
@@ -89,7 +91,8 @@ class TFLite(Format):
 
     def load_batch(self, path: str, threads: int, batch_size: int) -> Run:
         """Loads the file with its tensors allocated once for the batch."""
-        from ai_edge_litert.interpreter import Interpreter
+        with extra("export"):
+            from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(path, num_threads=threads)
         source = interpreter.get_input_details()[0]
@@ -131,7 +134,8 @@ def convert_to_tflite(saved_model_folder: str, conversion: Conversion) -> bytes:
     Returns:
         The flatbuffer.
     """
-    import tensorflow as tf
+    with extra("export"):
+        import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(
         saved_model_folder, signature_keys=["serving_default"]

@@ -9,7 +9,11 @@ import dataclasses
 import struct
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+
+from tfprune.extras import extra
+
+with extra("export"):
+    from ai_edge_litert import schema_py_generated as schema
 
 _NUMPY_TYPES = {
     schema.TensorType.FLOAT32: np.float32,
