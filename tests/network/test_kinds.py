@@ -162,6 +162,22 @@ def test_a_custom_layer_says_what_is_prunable():
     assert kinds.prunable_variables(layer) == [layer.bias]
 
 
+@pytest.mark.parametrize("told", ["a value", "another layer's", "an array"])
+def test_what_a_custom_layer_says_must_be_its_weights(told):
+    other = layers.Dense(3)
+    other.build((None, 4))
+
+    class Custom(layers.Dense):
+        def get_prunable_weights(self):
+            answers = {"a value": self.kernel.value, "another layer's": other.kernel, "an array": [[1.0]]}
+            return [self.bias, answers[told]]
+
+    layer = Custom(3, name="mine")
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match=r"must return Keras variables of the layer.*layer 'mine'"):
+        kinds.prunable_variables(layer)
+
+
 def test_lora_leaves_nothing_to_prune():
     layer = layers.Dense(3)
     layer.build((None, 4))

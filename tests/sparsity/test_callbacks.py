@@ -300,11 +300,17 @@ def test_evaluating_and_predicting_need_no_callback(wrapped, data):
     assert np.isfinite(model.predict(x, verbose=0)).all()
 
 
-def test_the_callback_on_a_model_without_pruned_layers_is_an_error(mlp, data):
-    model = mlp()
+def test_the_callback_on_a_model_without_pruned_layers_is_a_warning(mlp, data, wrapped):
+    """One list of callbacks may serve the dense model and the pruned one."""
+    model, pruned, callback = mlp(), wrapped(ConstantSparsity(0.5, begin_step=0)), UpdatePruningStep()
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="no pruned layers.*prune_low_magnitude"):
-        fit(model, data, 1, UpdatePruningStep())
+    with pytest.warns(
+        UserWarning, match="prunes nothing: the model has no pruned layers.*prune_low_magnitude"
+    ):
+        fit(model, data, 2, callback)
+    assert callback.steps_taken == 0
+    fit(pruned, data, 2, callback)
+    assert callback.steps_taken == 2
 
 
 def test_an_unbuilt_model_is_built_or_refused_never_left_dense(data, masks_of):

@@ -9,6 +9,7 @@ from tfprune.sparsity import (
     ConstantSparsity,
     PolynomialDecay,
     Pruner,
+    UpdatePruningStep,
     prune_low_magnitude,
     prune_to,
     pruned_layers,
@@ -318,3 +319,18 @@ def test_a_pattern_that_is_reached_is_one_whose_mask_stays(pattern, kept):
     for sparsity in (0.0, 0.25, 0.5, 0.75, 0.99):
         stays = np.array_equal(pattern.select(scores, mask, sparsity), mask)
         assert pattern.reached(mask, sparsity) == stays
+
+
+@pytest.mark.parametrize("m, n", [(1, 4), (3, 4), (2, 4), (1, 3)])
+def test_m_of_n_without_a_schedule_ends_at_its_own_sparsity(m, n, data, masks_of):
+    model = keras.Sequential([keras.Input((12,)), layers.Dense(4)])
+    model = prune_low_magnitude(model, sparsity_m_by_n=(m, n))
+    (wrapper,) = pruned_layers(model)
+    assert wrapper.pruning_schedule.target_sparsity == m / n and wrapper.pruning_schedule.begin_step == 0
+    single = prune_low_magnitude(layers.Dense(4), pattern=MOfN(m, n))
+    assert single.pruning_schedule.target_sparsity == m / n
+    model.compile("sgd", "mse")
+    x = np.ones((4, 12), "float32")
+    model.fit(x, x[:, :4], verbose=0, callbacks=[UpdatePruningStep()])
+    (mask,) = masks_of(model)
+    assert (mask.reshape(12 // n, n, 4).sum(axis=1) == n - m).all()

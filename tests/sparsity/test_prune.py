@@ -8,7 +8,9 @@ from tfprune.sparsity import (
     PolynomialDecay,
     PrunableLayer,
     PruneLowMagnitude,
+    PruningPolicy,
     UpdatePruningStep,
+    masks_of,
     prune_low_magnitude,
     prune_to,
     pruned_layers,
@@ -99,9 +101,91 @@ def test_a_single_layer():
     assert (wrapper.pruning_schedule.target_sparsity, wrapper.rule.scope) == (0.25, "global")
 
 
-def test_a_single_layer_that_has_nothing_to_prune_is_an_error():
+NOTHING_TO_PRUNE = [
+    lambda: layers.Dropout(0.4),
+    layers.Flatten,
+    layers.BatchNormalization,
+    lambda: layers.DepthwiseConv2D(3),
+    lambda: layers.Activation("relu"),
+    type("OwnDropout", (layers.Dropout,), {}),
+]
+
+
+@pytest.mark.parametrize("make", NOTHING_TO_PRUNE)
+def test_a_single_layer_that_has_nothing_to_prune_gets_a_wrapper_without_masks(make, to_numpy):
+    layer = make() if make is not NOTHING_TO_PRUNE[-1] else make(0.5)
+    x = np.ones((2, 6, 6, 3), "float32")
+    wrapper = prune_low_magnitude(layer)
+    assert isinstance(wrapper, PruneLowMagnitude) and wrapper.layer is layer
+    np.testing.assert_array_equal(to_numpy(wrapper(x)), to_numpy(layer(x)))
+    assert wrapper.masks == wrapper.pruning_vars == layer.get_prunable_weights() == []
+    assert prune_low_magnitude(wrapper).layer is strip_pruning(wrapper) is layer
+
+
+def test_a_single_layer_of_an_unknown_kind_is_an_error():
+    class Scale(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
     with pytest.raises(ValueError, match="Nothing to prune"):
-        prune_low_magnitude(layers.BatchNormalization())
+        prune_low_magnitude(Scale())
+
+
+@pytest.mark.slow
+def test_every_layer_wrapped_by_a_clone_function_trains_saves_loads_and_is_stripped(tmp_path, data):
+    """Layers without masks neither need the callback nor hinder anything."""
+    model = keras.Sequential(
+        [
+            keras.Input((10,)),
+            layers.Dense(8, name="dense"),
+            layers.BatchNormalization(name="norm"),
+            layers.Dropout(0.1),
+            layers.ReLU(),
+            layers.Dense(4, name="head"),
+        ]
+    )
+    schedule = ConstantSparsity(0.5, begin_step=0)
+    wrapped = keras.models.clone_model(
+        model, clone_function=lambda layer: prune_low_magnitude(layer, schedule)
+    )
+    assert len(pruned_layers(wrapped)) == 5 and list(masks_of(wrapped)) == ["dense/kernel", "head/kernel"]
+    wrapped.compile("sgd", "mse")
+    wrapped.fit(*data(2), verbose=0, callbacks=[UpdatePruningStep()])
+    wrapped.save(tmp_path / "wrapped.keras")
+    wrapped.save_weights(tmp_path / "wrapped.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "wrapped.keras")
+    loaded.load_weights(tmp_path / "wrapped.weights.h5")
+    assert summarize(loaded).sparsity == summarize(wrapped).sparsity == 0.5
+    prune_to(loaded, 0.75)
+    stripped = strip_pruning(loaded)
+    assert [layer.name for layer in stripped.layers] == [layer.name for layer in model.layers]
+    assert summarize(stripped).sparsity == 0.75
+
+    only_norm = keras.Sequential(
+        [keras.Input((10,)), prune_low_magnitude(layers.BatchNormalization(), schedule)]
+    )
+    only_norm.compile("sgd", "mse")
+    only_norm.fit(*[data(2)[0]] * 2, verbose=0)
+    with pytest.raises(ValueError, match="nothing to prune"):
+        prune_to(only_norm, 0.5)
+
+
+class Nothing(PruningPolicy):
+    """Allows no layer."""
+
+    def allow_pruning(self, layer):
+        return False
+
+    def ensure_model_supports_pruning(self, model):
+        pass
+
+
+def test_a_policy_that_allows_no_layer_is_a_warning(to_numpy):
+    for to_prune in (convnet(), layers.Dense(3), [layers.Dense(3)]):
+        with pytest.warns(UserWarning, match="Nothing is pruned.*Nothing"):
+            result = prune_low_magnitude(to_prune, pruning_policy=Nothing())
+        results = result if isinstance(result, list) else [result]
+        assert not any(pruned_layers(each) for each in results)
 
 
 def test_a_list_of_layers_keeps_its_order_and_what_it_cannot_prune():

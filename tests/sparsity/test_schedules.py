@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
+from tfprune import sparsity
 from tfprune.sparsity import ConstantSparsity, GeometricDecay, PolynomialDecay, PruningSchedule, schedules
 
 
@@ -232,3 +233,57 @@ def test_other_schedules_stay_what_they_are():
     assert schedules.adopt(foreign) is foreign
     assert schedules.adopt(custom) is custom
     assert schedules.adopt(None) is None
+
+
+@keras.saving.register_keras_serializable("test_schedules")
+class Written(PruningSchedule):
+    """A schedule as it is written for tfmot: its checks come from the base class, its config has a frame."""
+
+    def __init__(self, sparsity, begin_step, end_step, frequency=10):
+        self._validate_step(begin_step, end_step, frequency, True)
+        self._validate_sparsity(sparsity, "sparsity")
+        self.sparsity, self.begin_step, self.end_step, self.frequency = (
+            sparsity,
+            begin_step,
+            end_step,
+            frequency,
+        )
+
+    def __call__(self, step):
+        return self._should_prune_in_step(step, self.begin_step, self.end_step, self.frequency), self.sparsity
+
+    def get_config(self):
+        names = ("sparsity", "begin_step", "end_step", "frequency")
+        return {"class_name": type(self).__name__, "config": {name: getattr(self, name) for name in names}}
+
+
+def test_a_schedule_written_for_tfmot_acts_when_tfmots_do():
+    schedule = Written(0.5, 5, 35)
+    assert [step for step in range(50) if schedule(step)[0]] == [5, 15, 25, 35]
+    assert [step for step in range(30) if Written(0.5, 5, -1)(step)[0]] == [5, 15, 25]
+
+
+def test_a_schedule_written_for_tfmot_is_saved_and_read(tmp_path, mlp):
+    schedule = Written(0.5, 5, 35)
+    assert repr(schedule) == "Written(sparsity=0.5, begin_step=5, end_step=35, frequency=10)"
+    sparsity.prune_low_magnitude(mlp(), schedule).save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for wrapper in sparsity.pruned_layers(loaded):
+        assert isinstance(wrapper.pruning_schedule, Written)
+        assert wrapper.pruning_schedule.get_config() == schedule.get_config()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((1.0, 0, -1), "`sparsity` must be in"),
+        ((0.5, -1, -1), "`begin_step` must be from 0"),
+        ((0.5, 3, 2), "`end_step` must be at least `begin_step`, or -1"),
+        ((0.5, 0, 1, 0), "`frequency` must be at least 1"),
+    ],
+)
+def test_the_checks_of_tfmots_base_class(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Written(*arguments)
+    with pytest.raises(ValueError, match="`end_step` must be at least `begin_step`[.]"):
+        Written._validate_step(None, 0, -1, 1, False)

@@ -138,6 +138,28 @@ def test_no_folder_is_an_error(log_dir):
         PruningSummaries(log_dir)
 
 
-def test_a_model_without_pruned_layers_is_an_error(mlp, fit):
-    with pytest.raises(ValueError, match="pruned layers"):
-        fit(mlp(), 1, update=False)
+def test_of_a_model_without_pruned_layers_losses_alone_are_written(mlp, data, tmp_path):
+    model = mlp()
+    model.compile("sgd", "mse")
+    callback = PruningSummaries(str(tmp_path / "logs"))
+    model.fit(*data(3), verbose=0, callbacks=[callback])
+    assert read_scalars(tmp_path / "logs" / "train") and not (tmp_path / "logs" / "metrics").exists()
+
+
+def test_a_loop_of_ones_own_writes_before_each_epoch(mlp, data, tmp_path):
+    """As tfmot's guide does it: neither the start nor the end of training is told."""
+    model = prune_low_magnitude(mlp(), ConstantSparsity(0.5, begin_step=0))
+    model.compile("sgd", "mse", run_eagerly=True)
+    step, summaries = UpdatePruningStep(), PruningSummaries(tmp_path)
+    for callback in (step, summaries):
+        callback.set_model(model)
+    step.on_train_begin()
+    x, y = data(1)
+    for _ in range(3):
+        summaries.on_epoch_begin(epoch=-1)
+        for _ in range(2):
+            step.on_train_batch_begin(batch=-1)
+            model.train_on_batch(x, y)
+        step.on_epoch_end(batch=-1)
+    scalars = read_scalars(tmp_path / "metrics")
+    assert scalars[tag_of(scalars, "first/kernel/sparsity")] == [(0, 0.0), (2, 0.5), (4, 0.5)]

@@ -186,6 +186,128 @@ def test_keyword_tensors_reach_the_inner_layer(to_numpy):
     np.testing.assert_allclose(to_numpy(wrapped(inputs)), to_numpy(model(inputs)), atol=1e-6)
 
 
+class Gate(layers.Layer):
+    """A layer of two optional inputs with names of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(6)
+
+    def build(self, left_shape=None, right_shape=None):
+        self.dense.build(left_shape or right_shape)
+
+    def call(self, left=None, right=None, scale=1.0, training=True):
+        return scale * self.dense(right if left is None else left)
+
+
+@pytest.mark.parametrize(
+    "make, inputs, options",
+    [
+        (lambda: layers.MultiHeadAttention(2, 4), {"query": (5, 8), "value": (6, 8)}, {}),
+        (
+            lambda: layers.MultiHeadAttention(2, 4),
+            {"value": (6, 8), "attention_mask": (5, 6), "query": (5, 8)},
+            {"use_causal_mask": True},
+        ),
+        (lambda: layers.GroupQueryAttention(4, 4, 2), {"query": (5, 8), "value": (6, 8)}, {}),
+        (lambda: layers.LSTM(4), {"sequences": (5, 8)}, {}),
+        (Gate, {"left": (8,)}, {}),
+        (Gate, {"right": (8,)}, {"scale": 2.0}),
+        (lambda: layers.Dense(3), {"inputs": (8,)}, {}),
+    ],
+    ids=["attention", "causal", "grouped", "lstm", "left", "right", "dense"],
+)
+def test_tensors_may_all_be_given_by_keyword(make, inputs, options, to_numpy, tmp_path):
+    """Built or not, with arrays and in a graph, beside arguments that are no tensors; reloaded too."""
+    arrays = {name: floats(*shape) for name, shape in inputs.items()}
+    if "attention_mask" in arrays:
+        arrays["attention_mask"] = arrays["attention_mask"] > 0
+    plain = make()
+    expected = to_numpy(plain(**arrays, **options))
+    built, unbuilt = PruneLowMagnitude(plain, None), PruneLowMagnitude(make(), None)
+    np.testing.assert_allclose(to_numpy(built(**arrays, **options)), expected, atol=1e-6)
+    assert unbuilt(**arrays, **options).shape == expected.shape and unbuilt.masks
+
+    symbols = {name: keras.Input(a.shape[1:], name=name, dtype=str(a.dtype)) for name, a in arrays.items()}
+    model = keras.Model(symbols, plain(**symbols, **options))
+    wrapped = prune_low_magnitude(model, None)
+    np.testing.assert_allclose(to_numpy(wrapped(arrays)), expected, atol=1e-6)
+    if make is not Gate:
+        wrapped.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        np.testing.assert_allclose(to_numpy(loaded(arrays)), expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`")
+@pytest.mark.parametrize("option", [{"input_shape": (10,)}, {"input_dim": 10}])
+def test_the_input_shape_of_a_layer_builds_the_model(option, data):
+    first, second = (lambda: layers.Dense(5, name="a", **option)), (lambda: layers.Dense(4, name="b"))
+    schedule = ConstantSparsity(0.5, begin_step=0)
+    models = [
+        keras.Sequential([prune_low_magnitude(first(), schedule), second()]),
+        keras.Sequential(prune_low_magnitude([first(), second()], schedule)),
+        keras.Sequential([prune_low_magnitude(layers.Dense(5), schedule, **option), second()]),
+    ]
+    added = keras.Sequential()
+    added.add(prune_low_magnitude(first(), schedule))
+    added.add(second())
+    for model in [*models, added]:
+        assert model.built and model.input_shape == (None, 10)
+        model.compile("sgd", "mse")
+        model.fit(*data(1), verbose=0, callbacks=[UpdatePruningStep()])
+        kernel = ops.convert_to_numpy(pruned_layers(model)[0].layer.kernel)
+        assert np.count_nonzero(kernel) == 25
+        assert strip_pruning(model).input_shape == (None, 10)
+
+
+def test_the_inner_layers_weights_come_first(to_numpy):
+    """Code that was written for tfmot reads `weights[0]` and sets what it got."""
+    layer = layers.Dense(3)
+    model = prune_low_magnitude(keras.Sequential([keras.Input((4,)), layer]), None)
+    (wrapper,) = pruned_layers(model)
+    expected = [layer.kernel, layer.bias, wrapper.pruning_step, *wrapper.masks]
+    for found in (wrapper.weights, wrapper.variables, model.weights):
+        assert [id(weight) for weight in found] == [id(weight) for weight in expected]
+    assert [w.path for w in wrapper.trainable_weights] == [layer.kernel.path, layer.bias.path]
+    kernel, bias = wrapper.get_weights()
+    assert kernel.shape == (4, 3) and bias.shape == (3,)
+    prune_to(model, 0.5)
+    wrapper.set_weights([kernel + 1, bias + 2])
+    np.testing.assert_array_equal(to_numpy(layer.bias), bias + 2)
+    assert np.count_nonzero(to_numpy(wrapper.masks[0])) == 6
+    with pytest.raises(ValueError, match="weight list of length 1"):
+        wrapper.set_weights([kernel])
+
+
+def test_the_attributes_of_tfmots_wrapper(to_numpy):
+    layer = layers.Dense(4)
+    model = keras.Sequential([keras.Input((8,)), layer, layers.LayerNormalization()])
+    wrapped = prune_low_magnitude(model, block_size=(2, 2), block_pooling_type="MAX")
+    (wrapper,) = pruned_layers(wrapped)
+    assert (wrapper.block_size, wrapper.block_pooling_type, wrapper.sparsity_m_by_n) == ((2, 2), "MAX", None)
+    assert wrapper.prunable_weights == layer.get_prunable_weights() == [layer.kernel]
+    prune_to(wrapped, 0.5)
+    ((weight, mask, threshold),) = wrapper.pruning_vars
+    assert weight is layer.kernel and mask is wrapper.masks[0] and to_numpy(threshold).shape == ()
+    assert to_numpy(threshold) == np.abs(to_numpy(weight))[to_numpy(mask)].min() > 0
+    of_three = prune_low_magnitude(layers.Dense(4), sparsity_m_by_n=(1, 3))
+    assert (of_three.block_size, of_three.block_pooling_type, of_three.sparsity_m_by_n) == (
+        (1, 1),
+        "AVG",
+        (1, 3),
+    )
+    assert of_three.prunable_weights == of_three.pruning_vars == []  # It is not built.
+    # The answer of a layer that tfprune gave one is no statement of its own: axes are known as before.
+    again = prune_low_magnitude(strip_pruning(wrapped), None, granularity="channel")
+    assert pruned_layers(again)[0].pruned[0].kernel.name == "kernel"
+
+
+def test_composite_layers_name_all_their_prunable_weights():
+    layer = layers.Bidirectional(layers.LSTM(4))
+    PruneLowMagnitude(layer, None)(floats(5, 3))
+    assert [w.name for w in layer.get_prunable_weights()] == ["kernel", "recurrent_kernel"] * 2
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy, mlp, data, assert_exact_zeros, kernels_of, to_numpy):
     keras.config.set_dtype_policy(policy)

@@ -1,6 +1,8 @@
 """The calls of the layers in a model, seen from outside."""
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -44,3 +46,29 @@ def tensors(values: Any) -> list[Any]:
 def forget_losses(layer: keras.layers.Layer) -> None:
     """Empties the list of the losses that a layer and the layers inside it added in their last call."""
     layer._clear_losses()
+
+
+def show_signature(wrapper: keras.layers.Layer, layer: keras.layers.Layer) -> None:
+    """Makes Keras see in a wrapper's `call` the arguments of the `call` of the layer inside it.
+
+    Keras reads from the signature which arguments are tensors, masks and `training`. Call this before the
+    wrapper's `Layer.__init__`, which reads it.
+    """
+    signature = inspect.signature(layer.call)
+    parameters = dict(signature.parameters)
+    training = parameters.get("training")
+    if training is None:
+        training = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY, default=None)
+        others = [p for p in parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        named = [p for p in parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+        parameters = {p.name: p for p in [*others, training, *named]}
+    elif training.default is not inspect.Parameter.empty:
+        parameters["training"] = training.replace(default=None)  # Nobody asked for it yet.
+    call = type(wrapper).call.__get__(wrapper)
+
+    @functools.wraps(call)
+    def call_like_the_layer(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    call_like_the_layer.__signature__ = signature.replace(parameters=list(parameters.values()))
+    vars(wrapper)["call"] = call_like_the_layer

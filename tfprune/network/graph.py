@@ -70,6 +70,13 @@ def calls(layer: keras.layers.Layer) -> int:
     return len(layer._inbound_nodes)
 
 
+def hand_on_input_shape(layer: keras.layers.Layer, wrapper: keras.layers.Layer) -> None:
+    """Gives a wrapper the `input_shape` that the layer inside was made with, for a Sequential to build on."""
+    shape = getattr(layer, "_input_shape_arg", None)
+    if shape is not None:
+        wrapper._input_shape_arg = shape
+
+
 @dataclass(frozen=True)
 class Step:
     """One call of a layer or an operation in the graph of a functional model.

@@ -263,6 +263,12 @@ def builtin_layer(operation: Any) -> str | None:
     return _layer_class(type(operation))
 
 
+def is_kind_of_builtin(layer: keras.layers.Layer) -> bool:
+    """Returns whether a layer's class is one of Keras's own, or a subclass of one that is not abstract."""
+    abstract = (keras.layers.Layer, keras.layers.Wrapper)
+    return any(_layer_class(cls) is not None for cls in type(layer).__mro__ if cls not in abstract)
+
+
 def builtin_operation(operation: Any) -> str | None:
     """Returns the name of the class of an operation of Keras's own; None for anything else, a layer too."""
     cls = type(operation)
@@ -293,6 +299,45 @@ class PrunableLayer(Protocol):
         """Returns the layer's prunable variables; called after `build`."""
 
 
+class _KnownWeights:
+    """The `get_prunable_weights` that a layer has from tfprune."""
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        self._layer = layer
+
+    def __call__(self) -> list[keras.Variable]:
+        return prunable_variables(self._layer)
+
+
+def give_prunable_weights(layer: keras.layers.Layer) -> None:
+    """Gives a layer a `get_prunable_weights`, as tfmot does, unless it has one of its own."""
+    if not isinstance(layer, PrunableLayer):
+        # Past Keras's tracking of attributes, which the layer of a built model does not take.
+        vars(layer)["get_prunable_weights"] = _KnownWeights(layer)
+
+
+def _says_itself(layer: keras.layers.Layer) -> bool:
+    """Returns whether a layer's own class says which of its variables may be pruned."""
+    return isinstance(layer, PrunableLayer) and not isinstance(layer.get_prunable_weights, _KnownWeights)
+
+
+def _told(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Returns what a layer says may be pruned.
+
+    Raises:
+        ValueError: On anything that Keras does not know as a weight of the layer.
+    """
+    own = {id(variable) for variable in layer.variables}
+    told = list(layer.get_prunable_weights())
+    for variable in told:
+        if id(variable) not in own:
+            raise ValueError(
+                "`get_prunable_weights` must return Keras variables of the layer, which `add_weight` makes. "
+                f"Received: a {type(variable).__name__} that is none, from layer {layer.name!r}"
+            )
+    return told
+
+
 def kernels(layer: keras.layers.Layer) -> list[Kernel]:
     """Returns the kernels of a layer of a known kind, without those of layers inside it.
 
@@ -318,9 +363,9 @@ def prunable(layer: keras.layers.Layer) -> list[Kernel]:
     """Returns the prunable kernels of a layer and of the layers inside it that are built, each once."""
     found: list[Kernel] = []
     for part in all_layers(layer):
-        if isinstance(part, PrunableLayer):
+        if _says_itself(part):
             if part.built:
-                found += [_guess(part, variable) for variable in part.get_prunable_weights()]
+                found += [_guess(part, variable) for variable in _told(part)]
         else:
             found += [kernel for kernel in kernels(part) if not kernel.left_alone]
     return list({id(kernel.variable): kernel for kernel in found}.values())
@@ -333,7 +378,7 @@ def prunable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 def may_be_prunable(layer: keras.layers.Layer) -> bool:
     """Returns whether a layer, built or not, is of a kind that has prunable variables."""
-    return any(isinstance(part, PrunableLayer) or _has_prunable(kind_of(part)) for part in all_layers(layer))
+    return any(_says_itself(part) or _has_prunable(kind_of(part)) for part in all_layers(layer))
 
 
 def left_alone(layer: keras.layers.Layer) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import functools
 import numbers
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,10 +16,10 @@ from tfprune.sparsity.apply import apply_masks, parts_of, pruned_layers, set_spa
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.masks import check_scope
 from tfprune.sparsity.patterns import Pattern, from_arguments
-from tfprune.sparsity.rule import Rule
+from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
 from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.scores import Score
-from tfprune.sparsity.wrapper import DEFAULT_SCHEDULE, PruneLowMagnitude
+from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 Selection = str | type | tuple[type, ...] | Callable[[keras.layers.Layer], bool] | None
 
@@ -68,7 +69,7 @@ def prune_low_magnitude(
             schedule's sparsity s a group has `round(s * n)` zeros, at most m; the schedule ends at m / n.
         layers: The layers to wrap: a layer class or a tuple of classes, a regular expression that the whole
             layer name must match, or a function from a layer to bool. None: every layer that has prunable
-            variables. A layer that has none is left as it is.
+            variables. In a model or a list a layer that has none is left as it is.
         spare_ends: True: the model's first and last layer with prunable variables are left as they are.
         scope: The weights among which the sparsity is shared out. "layer": each tensor reaches it. "global":
             all tensors together reach it, by one ranking. "erk": all tensors together reach it, small ones
@@ -113,6 +114,10 @@ def prune_low_magnitude(
         found = _prunable_layers(to_prune)
         spared = [found[0], found[-1]] if found else []
     matched: list[str] = []
+    # A clone function may wrap every layer: one that has nothing to prune gets a wrapper without masks.
+    alone = to_prune.layer if isinstance(to_prune, PruneLowMagnitude) else to_prune
+    if not isinstance(alone, keras.layers.Layer) or not kinds.is_kind_of_builtin(alone):
+        alone = None
 
     def is_wanted(layer: keras.layers.Layer) -> bool:
         return (
@@ -120,7 +125,7 @@ def prune_low_magnitude(
             and not any(layer is end for end in spared)
             and schedule_of(layer.name) is not _NOT_NAMED
             and (pruning_policy is None or pruning_policy.allow_pruning(layer))
-            and is_prunable(layer)
+            and (is_prunable(layer) or layer is alone)
         )
 
     @functools.cache  # A layer met twice, in a list or in two nested models, gets one wrapper and one mask.
@@ -160,11 +165,15 @@ def prune_low_magnitude(
             "`to_prune` must be a Keras 3 model, a layer or a list of layers. "
             f"Received: to_prune={to_prune!r} of type {type(to_prune)}"
         )
-    if not matched:
+    if not matched and pruning_policy is not None:
+        warnings.warn(
+            f"Nothing is pruned: `pruning_policy` {pruning_policy!r} allows no layer that can be.",
+            stacklevel=2,
+        )
+    elif not matched:
         raise ValueError(
             "Nothing to prune: no layer selected has a kernel or an embedding table. "
-            f"Received: layers={layers!r}, pruning_schedule={pruning_schedule!r}, "
-            f"pruning_policy={pruning_policy!r}, to_prune={to_prune!r}"
+            f"Received: layers={layers!r}, pruning_schedule={pruning_schedule!r}, to_prune={to_prune!r}"
         )
     return result
 
@@ -218,6 +227,9 @@ def prune_to(
         )
     if not all(w.built for w in wrappers):
         raise ValueError(f"The model must be built before it can be pruned. Received: model={model!r}")
+    wrappers = [wrapper for wrapper in wrappers if wrapper.masks]
+    if not wrappers:
+        raise ValueError(f"The model's wrapped layers have nothing to prune. Received: model={model!r}")
     groups: dict[tuple[str, float], list[Any]] = {}
     for wrapper in wrappers:
         target = sparsity_of(wrapper.layer.name)

@@ -76,7 +76,7 @@ class Pruner:
         # Layers that are pruned together, by the key of their rule.
         self._groups: dict[str, list[PruneLowMagnitude]] = {}
         for layer in self._layers:
-            if layer.pruning_schedule is not None:
+            if layer.pruning_schedule is not None and layer.masks:
                 self._groups.setdefault(layer.rule.key, []).append(layer)
         self._parts = {key: parts_of(layers) for key, layers in self._groups.items()}
         _check_gradient_data(self._groups, gradient_data, gradient_batches)
@@ -88,12 +88,14 @@ class Pruner:
         self._take_up_step()
         for layer in self._layers:
             layer.updater = self
+            layer.counts_calls = False
         self._guard_training()
 
     @property
     def steps_taken(self) -> int:
         """Returns the number of training batches in the model's life so far."""
-        return self._step
+        first = self._layers[0]
+        return first.steps_taken if first.counts_calls else self._step
 
     @property
     def watches(self) -> bool:
@@ -125,7 +127,7 @@ class Pruner:
 
     def store_step_in(self, layer: PruneLowMagnitude) -> None:
         """Writes the count of steps to one layer."""
-        stored = layer.store_step(self._step)
+        stored = layer.store_step(self.steps_taken)
         if layer is self._layers[0]:
             self._stored = stored
 
@@ -144,6 +146,13 @@ class Pruner:
         """Notes that `step` training batches are done."""
         self._step = step
         self._layers[0].counted = (self._stored, step)
+
+    def _count_calls(self, counts: bool) -> None:
+        """Lets the first layer's calls in training be the steps, or no longer."""
+        first = self._layers[0]
+        if counts and not first.counts_calls:
+            self.store_step()  # The variable may lag behind, and counts from here.
+        first.counts_calls = counts
 
     def _due(self, until: int) -> dict[str, float]:
         """Returns group -> sparsity, for the groups that are due an update at or before step `until`."""
@@ -250,6 +259,13 @@ class UpdatePruningStep(keras.callbacks.Callback):
     slots for removed weights are cleared with the weights. The order of this callback and one that saves does
     not matter.
 
+    A loop of your own may make the calls as with tfmot's callback, with any `batch` and `epoch`: `set_model`,
+    `on_train_begin`, then `on_train_batch_begin` before each batch and `on_epoch_end` after each epoch.
+    Without `on_train_batch_begin` the calls of the model in training are counted, and the masks change at the
+    ends of the epochs alone. (`Pruner` is the shorter way.)
+
+    Where the model has no pruned layers there is a warning, and nothing else happens.
+
     Args:
         gradient_data: For scores and growth that need gradients: batches of the form (x, y), or a function
             from the step to batches. Give RigL a function, or a data set that shuffles, so that it does not
@@ -257,7 +273,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         gradient_batches: The number of batches that an update uses, from the start; None: all.
 
     Raises (when the fit begins):
-        ValueError: If the model has no `PruneLowMagnitude` layers, is not built, or needs `gradient_data`.
+        ValueError: If the model is not built, or needs `gradient_data`.
     """
 
     def __init__(self, *, gradient_data: GradientData = None, gradient_batches: int | None = 1) -> None:
@@ -268,16 +284,28 @@ class UpdatePruningStep(keras.callbacks.Callback):
     @property
     def steps_taken(self) -> int:
         """Returns the number of training batches in the model's life so far."""
-        return self._pruner.steps_taken
+        return 0 if self._pruner is None else self._pruner.steps_taken
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the pruned layers and takes up their count of steps."""
         model = self.model
+        self._pruner = None
+        if not pruned_layers(model):
+            warnings.warn(
+                "`UpdatePruningStep` prunes nothing: the model has no pruned layers. "
+                f"`prune_low_magnitude` returns the model to train. Received: model={model!r}",
+                stacklevel=2,
+            )
+            return
         self._pruner = Pruner(
             model, gradient_data=self._gradient_data, gradient_batches=self._gradient_batches
         )
-        self._pruner._batch_seen = False
         self._epoch_start = self._pruner.steps_taken
+        if self._is_driven_by_hand:
+            self._batches_begun = 0
+            self._pruner._count_calls(True)
+            return
+        self._pruner._batch_seen = False
         # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
         self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
         # `OrbaxCheckpoint` reads the variables past `save_own_variables`.
@@ -291,14 +319,24 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
         model.get_state_tree = get_state_tree
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int = -1, logs: Any = None) -> None:
         """Notes at which step the epoch starts."""
+        if self._pruner is None or self._is_driven_by_hand:
+            return
         if self._pruner.steps_taken == self._pruner._first_step:
             self._pruner._take_up_step()  # `BackupAndRestore` may have restored it since training began.
         self._epoch_start = self._pruner.steps_taken
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int = -1, logs: Any = None) -> None:
         """Updates the masks if a scheduled step is due."""
+        if self._pruner is None:
+            return
+        if self._is_driven_by_hand:
+            self._batches_begun += 1
+            self._pruner._count_calls(False)
+            self._pruner._count_to(self._epoch_start + self._batches_begun - 1)
+            self._pruner._look_at(self._epoch_start + self._batches_begun)
+            return
         until = self._epoch_start + self._within_epoch(batch + self._group_size)
         # On JAX: brings the training state to the model.
         self._pruner._look_at(until, prepare=lambda: self.model)
@@ -309,29 +347,60 @@ class UpdatePruningStep(keras.callbacks.Callback):
             # the epoch's length is not known, the batch that begins may be none.
             self._pruner._count_to(until)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int = -1, logs: Any = None) -> None:
         """Makes the model ready to be saved, after the epoch's last batch."""
+        if self._pruner is None or self._is_driven_by_hand:
+            return
         done = self._within_epoch(batch + 1)
         self._pruner._count_to(self._epoch_start + done)
         if done == (self.params or {}).get("steps"):
             self._finish_epoch()  # In `on_epoch_end` another callback may save before it is our turn.
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Makes the model ready to be saved, where the epoch's length was not known before."""
+    def on_epoch_end(self, epoch: int = -1, logs: Any = None, *, batch: int = -1) -> None:
+        """Makes the model ready to be saved, where the epoch's length was not known before.
+
+        In tfmot the epoch's argument has the name `batch`.
+        """
+        if self._pruner is None:
+            return
+        if self._is_driven_by_hand:
+            self._end_epoch_by_hand()
         self._finish_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Stores the count of steps; warns of schedules that never acted."""
         pruner = self._pruner
+        if pruner is None:
+            return
+        if self._is_driven_by_hand:
+            self._end_epoch_by_hand()
+            pruner._count_calls(False)
+            pruner._zero_removed_weights()
         pruner._store_step_everywhere()
         pruner._detach()
         vars(self.model).pop("get_state_tree", None)
+        self.params = None  # The next loop may be one's own.
         for schedule in pruner._never_fired():
             warnings.warn(
                 f"{schedule!r} never pruned: none of its steps is among steps {pruner._first_step + 1} to "
                 f"{pruner.steps_taken} of this fit.",
                 stacklevel=2,
             )
+
+    @property
+    def _is_driven_by_hand(self) -> bool:
+        """Returns whether no `fit` makes the calls: it would have told its parameters first."""
+        return "steps" not in (self.params or {})
+
+    def _end_epoch_by_hand(self) -> None:
+        """Counts the epoch's steps: the batches that began or, where none did, the calls in training."""
+        pruner = self._pruner
+        done = self._epoch_start + self._batches_begun if self._batches_begun else pruner.steps_taken
+        pruner._look_at(done)
+        pruner._count_calls(False)
+        pruner._count_to(done)
+        self._epoch_start, self._batches_begun = done, 0
+        pruner._count_calls(True)
 
     def _finish_epoch(self) -> None:
         self.model  # noqa: B018  (On JAX: brings the training state to the model.)

@@ -14,6 +14,8 @@ from tfprune.sparsity.regrowth import Regrowth
 from tfprune.sparsity.schedules import ConstantSparsity, adopt
 from tfprune.sparsity.scores import Score
 
+# tfmot's default: half the weights, from the start.
+DEFAULT_SCHEDULE = ConstantSparsity(0.5, begin_step=0, frequency=100)
 # 0.333 is near enough to one of three.
 _TOLERANCE = 0.005
 
@@ -23,7 +25,8 @@ class Rule:
     """The schedule, the pattern, the scope, the score and the regrowth of a layer.
 
     Attributes:
-        pruning_schedule: A schedule, or None: the masks change in `prune_to` alone.
+        pruning_schedule: A schedule, or None: the masks change in `prune_to` alone. `DEFAULT_SCHEDULE` stands
+            for the pattern's own sparsity, where it has one.
         pattern: The groups of weights that go together.
         scope: "layer", "global" or "erk".
         score: A name or a function.
@@ -46,6 +49,8 @@ class Rule:
                 "`pruning_schedule` must be a schedule, callable with a step, or None. "
                 f"Received: pruning_schedule={schedule!r}"
             )
+        if schedule is DEFAULT_SCHEDULE and self.pattern.largest_sparsity < 1:
+            schedule = ConstantSparsity(self.pattern.largest_sparsity, begin_step=0, frequency=100)
         object.__setattr__(self, "pruning_schedule", adopt(schedule))
         check_scope(self.scope)
         scores.get(self.score)

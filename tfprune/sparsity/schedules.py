@@ -28,6 +28,29 @@ def check_sparsity(name: str, value: float) -> float:
     return value
 
 
+def check_steps(begin_step: int, end_step: int, frequency: int, endless: bool) -> None:
+    """Checks the first step of a schedule, its last, and the number of steps from one update to the next.
+
+    Raises:
+        ValueError: On one out of range. `end_step` may be -1 if the schedule may be `endless`.
+    """
+    for name, value in (("begin_step", begin_step), ("end_step", end_step), ("frequency", frequency)):
+        if not _is_whole(value):
+            raise ValueError(f"`{name}` must be a whole number. Received: {name}={value}")
+    if not 0 <= begin_step <= LAST_STEP:
+        raise ValueError(f"`begin_step` must be from 0 to {LAST_STEP}. Received: begin_step={begin_step}")
+    if not (endless and end_step == -1) and end_step < begin_step:
+        alternative = ", or -1 for no end" if endless else ""
+        raise ValueError(
+            f"`end_step` must be at least `begin_step`{alternative}. "
+            f"Received: begin_step={begin_step}, end_step={end_step}"
+        )
+    if not endless and end_step > LAST_STEP:
+        raise ValueError(f"`end_step` must be at most {LAST_STEP}. Received: end_step={end_step}")
+    if frequency < 1:
+        raise ValueError(f"`frequency` must be at least 1. Received: frequency={frequency}")
+
+
 class PruningSchedule(abc.ABC):
     """A function from a training step to `(should_prune, sparsity)`.
 
@@ -51,29 +74,38 @@ class PruningSchedule(abc.ABC):
         return cls(**config)
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        arguments = ", ".join(f"{k}={v!r}" for k, v in _arguments(self.get_config()).items())
         return f"{type(self).__name__}({arguments})"
+
+    # What schedules written for tfmot use of its base class.
+
+    def _should_prune_in_step(self, step: int, begin_step: int, end_step: int, frequency: int) -> bool:
+        """Returns whether `step` is from `begin_step` to `end_step`, and a whole number of intervals on."""
+        ended = 0 <= end_step < step
+        return bool(step >= begin_step and not ended and (step - begin_step) % frequency == 0)
+
+    def _validate_step(self, begin_step: int, end_step: int, frequency: int, allow_negative_1: bool) -> None:
+        """Checks the steps of a schedule; `allow_negative_1` is whether it may be without an end.
+
+        Raises:
+            ValueError: On a step or an interval out of range.
+        """
+        check_steps(begin_step, end_step, frequency, endless=allow_negative_1)
+
+    def _validate_sparsity(self, sparsity: float, variable_name: str) -> None:
+        """Checks that a sparsity is in [0, 1).
+
+        Raises:
+            ValueError: If it is not; the message has the name.
+        """
+        check_sparsity(variable_name, sparsity)
 
 
 class _PeriodicSchedule(PruningSchedule):
     """A schedule that fires every `frequency` steps from `begin_step` to `end_step`, and at `end_step`."""
 
     def __init__(self, begin_step: int, end_step: int, frequency: int, endless: bool) -> None:
-        for name, value in (("begin_step", begin_step), ("end_step", end_step), ("frequency", frequency)):
-            if not _is_whole(value):
-                raise ValueError(f"`{name}` must be a whole number. Received: {name}={value}")
-        if not 0 <= begin_step <= LAST_STEP:
-            raise ValueError(f"`begin_step` must be from 0 to {LAST_STEP}. Received: begin_step={begin_step}")
-        if not (endless and end_step == -1) and end_step < begin_step:
-            alternative = ", or -1 for no end" if endless else ""
-            raise ValueError(
-                f"`end_step` must be at least `begin_step`{alternative}. "
-                f"Received: begin_step={begin_step}, end_step={end_step}"
-            )
-        if not endless and end_step > LAST_STEP:
-            raise ValueError(f"`end_step` must be at most {LAST_STEP}. Received: end_step={end_step}")
-        if frequency < 1:
-            raise ValueError(f"`frequency` must be at least 1. Received: frequency={frequency}")
+        check_steps(begin_step, end_step, frequency, endless)
         self.begin_step = int(begin_step)
         self.end_step = int(end_step)
         self.frequency = int(frequency)
@@ -81,9 +113,7 @@ class _PeriodicSchedule(PruningSchedule):
     def _fires(self, step: int) -> bool:
         if step == self.end_step:
             return True
-        started = step >= self.begin_step
-        ended = 0 <= self.end_step < step
-        return started and not ended and (step - self.begin_step) % self.frequency == 0
+        return self._should_prune_in_step(step, self.begin_step, self.end_step, self.frequency)
 
     def _progress(self, step: int) -> float:
         """Returns the fraction of the way from `begin_step` to `end_step`, in [0, 1]."""
@@ -259,8 +289,21 @@ def adopt(schedule: Any) -> Any:
     if type(schedule).__module__.split(".")[0] == "tensorflow_model_optimization":
         ours = {cls.__name__: cls for cls in (ConstantSparsity, PolynomialDecay)}.get(type(schedule).__name__)
         if ours is not None:
-            return ours(**schedule.get_config()["config"])
+            return ours(**_arguments(schedule.get_config()))
     return schedule
+
+
+def serialize_schedule(schedule: Any) -> Any:
+    """Returns a schedule as Keras writes it to a file; one written for tfmot too."""
+    written = keras.saving.serialize_keras_object(schedule)
+    if isinstance(written, dict) and isinstance(written.get("config"), dict):
+        written["config"] = _arguments(written["config"])
+    return written
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments in an answer of `get_config`: tfmot's schedules put the class's name around."""
+    return config["config"] if config.keys() == {"class_name", "config"} else config
 
 
 def last_due(schedule: Callable, after: int, until: int) -> float | None:

@@ -9,7 +9,7 @@ from keras import ops
 
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.schedules import last_due
-from tfprune.sparsity.wrapper import PruneLowMagnitude
+from tfprune.sparsity.wrapper import PruneLowMagnitude, threshold
 
 
 class PruningSummaries(keras.callbacks.TensorBoard):
@@ -24,6 +24,9 @@ class PruningSummaries(keras.callbacks.TensorBoard):
       `scope="layer"` the layer's sparsity follows it up to rounding; with other scopes only that of all
       layers together does.
 
+    Of a model without pruned layers the losses and metrics are written alone. In a loop of your own
+    `set_model` and, before each epoch, `on_epoch_begin` are enough.
+
     The steps are training batches, counted by `UpdatePruningStep`; or by the optimizer in a model without
     schedules, whose masks do not change in training.
 
@@ -37,8 +40,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         **kwargs: For `keras.callbacks.TensorBoard`.
 
     Raises:
-        ValueError: If `log_dir` is empty or no path; or, when `fit` begins, if the model has no
-            `PruneLowMagnitude` layers or is not built.
+        ValueError: If `log_dir` is empty or no path; or, when `fit` begins, if the model is not built.
     """
 
     def __init__(self, log_dir: str | os.PathLike, update_freq: str | int = "epoch", **kwargs: Any) -> None:
@@ -48,29 +50,39 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         self._layers: list[PruneLowMagnitude] = []
         self._due: dict[int, float] = {}
         self._looked_at = -1
+        self._trains = False
+
+    def set_model(self, model: keras.Model) -> None:
+        """Finds the pruned layers."""
+        super().set_model(model)
+        self._layers = pruned_layers(model)
+        self._due, self._looked_at = {}, -1
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Finds the pruned layers."""
+        """Checks that the model is built."""
         super().on_train_begin(logs)
-        self._layers = pruned_layers(self.model)
-        self._due, self._looked_at = {}, -1
-        if not self._layers or not all(layer.built for layer in self._layers):
+        self._trains = True
+        if not all(layer.built for layer in self._layers):
             raise ValueError(
-                "`PruningSummaries` needs a built model with pruned layers: wrap it with "
-                f"`prune_low_magnitude` before `fit`. Received: model={self.model!r}"
+                "The model must be built before training: give it an `Input`, or call it on a batch first. "
+                f"Received: model={self.model!r}"
             )
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int = -1, logs: Any = None) -> None:
         """Writes the state of pruning before the epoch."""
-        super().on_epoch_begin(epoch, logs)
+        if self._trains:  # A loop of one's own may make this call alone, as with tfmot's callback.
+            super().on_epoch_begin(epoch, logs)
         self._write_pruning()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Writes the state of pruning after the last epoch."""
         self._write_pruning()
+        self._trains = False
         super().on_train_end(logs)
 
     def _write_pruning(self) -> None:
+        if not self._layers:
+            return
         model = self.model  # On JAX this brings the training state to the model.
         step = self._step(model)
         if "pruning" not in self._writers:  # Keras closes what is in there when training ends.
@@ -98,9 +110,8 @@ class PruningSummaries(keras.callbacks.TensorBoard):
                     copies += 1
                     name = f"{variable.path}_{copies}"
                 stays = np.asarray(ops.convert_to_numpy(mask))
-                magnitudes = np.abs(np.asarray(ops.convert_to_numpy(variable), np.float32))
                 scalars[f"{name}/sparsity"] = 1.0 - float(np.mean(stays))
-                scalars[f"{name}/threshold"] = float(np.min(magnitudes[stays], initial=np.inf))
+                scalars[f"{name}/threshold"] = float(threshold(variable, mask))
                 if due is not None:
                     scalars[f"{name}/schedule"] = due
         return scalars

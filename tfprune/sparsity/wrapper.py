@@ -5,18 +5,16 @@ import weakref
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfprune.network import kinds
-from tfprune.network.calls import forget_losses
-from tfprune.network.graph import all_layers
-from tfprune.sparsity.patterns import Pattern, from_arguments
-from tfprune.sparsity.rule import Rule
-from tfprune.sparsity.schedules import LAST_STEP, ConstantSparsity
+from tfprune.network.calls import forget_losses, show_signature
+from tfprune.network.graph import all_layers, hand_on_input_shape
+from tfprune.sparsity.patterns import Blocks, MOfN, Pattern, from_arguments
+from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
+from tfprune.sparsity.schedules import LAST_STEP, serialize_schedule
 from tfprune.sparsity.scores import Score
-
-# tfmot's default: half the weights, from the start.
-DEFAULT_SCHEDULE = ConstantSparsity(0.5, begin_step=0, frequency=100)
 
 
 class PrunedKernel(NamedTuple):
@@ -74,7 +72,10 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         kwargs.setdefault("name", f"prune_low_magnitude_{layer.name}")
         # The wrapper passes values through; the inner layer casts them by its own policy.
         kwargs.setdefault("dtype", layer.variable_dtype)
+        show_signature(self, layer)
         super().__init__(layer, autocast=False, **kwargs)
+        hand_on_input_shape(layer, self)
+        kinds.give_prunable_weights(layer)
         pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
         self.rule = Rule(pruning_schedule, pattern, scope, score, regrowth)
         self.seed = random.randrange(2**31) if seed is None else int(seed)
@@ -87,6 +88,9 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self.counted: tuple[int, int] | None = None
         # While gradients of removed weights are measured, the layer runs without masks: they are zero.
         self.masked = True
+        # In a loop of one's own that tells `UpdatePruningStep` of epochs alone: whether the calls in training
+        # are the steps. In the graph of a compiled loop too, so it is the variable that counts.
+        self.counts_calls = False
         # While statistics are measured, the layer runs in training mode, but nobody trains it.
         self.measured = False
         if _is_built(layer):
@@ -133,6 +137,65 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Returns the inner layer's prunable variables, in the order of `masks`."""
         return kinds.prunable_variables(self.layer)
 
+    @property
+    def prunable_weights(self) -> list[keras.Variable]:
+        """Returns `prunable_variables`, by tfmot's name."""
+        return self.prunable_variables
+
+    @property
+    def pruning_vars(self) -> list[tuple[keras.Variable, keras.Variable, Any]]:
+        """Returns (weight, mask, threshold) for each prunable variable, as tfmot's wrapper does.
+
+        The threshold is a tensor of no axes: the smallest magnitude among the weights that stay. The mask is
+        boolean.
+        """
+        return [
+            (kernel.variable, mask, ops.convert_to_tensor(threshold(kernel.variable, mask)))
+            for kernel, mask in self.pruned
+        ]
+
+    @property
+    def block_size(self) -> tuple[int, int]:
+        """Returns the size of the blocks that are removed together; (1, 1) for single weights."""
+        pattern = self.rule.pattern
+        return pattern.block_size if isinstance(pattern, Blocks) else (1, 1)
+
+    @property
+    def block_pooling_type(self) -> str:
+        """Returns how the score of a block is made: "AVG" or "MAX"."""
+        pattern = self.rule.pattern
+        return pattern.block_pooling_type if isinstance(pattern, Blocks) else "AVG"
+
+    @property
+    def sparsity_m_by_n(self) -> tuple[int, int] | None:
+        """Returns (m, n) where m of every n weights are removed, else None."""
+        pattern = self.rule.pattern
+        return (pattern.m, pattern.n) if isinstance(pattern, MOfN) else None
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Returns the inner layer's variables, then the wrapper's: the count of steps and the masks."""
+        return _first(self.layer.variables, super().variables)
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """Returns the inner layer's weights, then the wrapper's: the count of steps and the masks."""
+        return _first(self.layer.weights, super().weights)
+
+    @property
+    def non_trainable_weights(self) -> list[keras.Variable]:
+        """Returns the wrapper's weights, then the inner layer's that are not trained."""
+        # Files in Keras's old `.h5` format hold weights in this order, without names.
+        return [weight for weight in super().weights if not (self.trainable and weight.trainable)]
+
+    def get_weights(self) -> list[Any]:
+        """Returns the values of the inner layer's weights, as tfmot's wrapper does."""
+        return self.layer.get_weights()
+
+    def set_weights(self, weights: list[Any]) -> None:
+        """Sets the values of the inner layer's weights; the masks stay."""
+        self.layer.set_weights(weights)
+
     def pattern_of(self, kernel: kinds.Kernel) -> Pattern:
         """Returns the groups in which the weights of a kernel are removed.
 
@@ -158,7 +221,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             dtype="int32",
             initializer="zeros",
             trainable=False,
-            name=f"{(paths or ['no'])[0]}_pruning_step",
+            name=f"{(paths or [self.layer.name])[0]}_pruning_step",
         )
         self.masks = [
             self.add_weight(
@@ -180,10 +243,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             self.build()
         return super().__call__(*args, **kwargs)
 
-    def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer on the masked weights."""
         if training and self.masked and not self.measured:
             self.check_watched()
+            if self.counts_calls:
+                self.pruning_step.assign(self.pruning_step + 1)
         mask_of = {id(kernel.variable): mask for kernel, mask in self.pruned} if self.masked else {}
         state = []
         # Every variable is mapped, because this scope hides the one around it (JAX trains inside one).
@@ -193,7 +258,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
                 value = _masked(value, mask_of[id(variable)])
             state.append((variable, value))
         with _RecordingScope(state_mapping=state, collect_losses=True) as scope:
-            outputs = self.layer(inputs, *args, **kwargs)
+            outputs = self.layer(*args, **kwargs)
         # Losses now belong to the wrapper: on JAX Keras counts one for every layer that knows of it.
         forget_losses(self.layer)
         for loss in scope.losses:
@@ -208,7 +273,11 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         Raises:
             RuntimeError: If none does.
         """
-        if self.pruning_schedule is None or (self.updater is not None and self.updater.watches):
+        if (
+            self.pruning_schedule is None
+            or not self.masks
+            or (self.updater is not None and self.updater.watches)
+        ):
             return
         raise RuntimeError(
             f"Layer {self.name!r} is trained without a pruning callback, so that its schedule "
@@ -272,11 +341,11 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             kernel.variable.assign(_masked(kernel.variable.value, mask))
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            **{name: keras.saving.serialize_keras_object(v) for name, v in self.rule.arguments().items()},
-            "seed": self.seed,
+        arguments = {
+            name: keras.saving.serialize_keras_object(v) for name, v in self.rule.arguments().items()
         }
+        schedule = serialize_schedule(self.pruning_schedule)
+        return {**super().get_config(), **arguments, "pruning_schedule": schedule, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PruneLowMagnitude":
@@ -295,6 +364,18 @@ class _RecordingScope(keras.StatelessScope):
         if not any(update[0] is variable for variable in self.written):
             self.written.append(update[0])
         super().add_update(update)
+
+
+def threshold(variable: keras.Variable, mask: keras.Variable) -> np.float32:
+    """Returns the smallest magnitude among the weights that a mask keeps."""
+    magnitudes = np.abs(np.asarray(ops.convert_to_numpy(variable), np.float32))
+    return np.min(magnitudes[np.asarray(ops.convert_to_numpy(mask))], initial=np.float32(np.inf))
+
+
+def _first(first: list[keras.Variable], everything: list[keras.Variable]) -> list[keras.Variable]:
+    """Returns all variables, those of `first` before the others."""
+    known = {id(variable) for variable in first}
+    return [*first, *(variable for variable in everything if id(variable) not in known)]
 
 
 def _masked(value: Any, mask: keras.Variable) -> Any:
