@@ -229,12 +229,10 @@ def test_the_library_names_the_extra_of_what_it_draws_and_exports():
     code = """
 import keras
 import tfprune.export
-from tfprune.export import export_sparse
 from tfprune.sparsity import summarize
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
 calls = [
     lambda: summarize(model).plot("x.png"),
-    lambda: export_sparse(model, "x.tfprune"),
     lambda: tfprune.export.export_model,
 ]
 for call in calls:
@@ -243,9 +241,8 @@ for call in calls:
     except ImportError as error:
         print(error)
 """
-    printed, _ = without(["matplotlib", "llvmlite", "tensorflow", "ai_edge_litert"], code)
+    printed, _ = without(["matplotlib", "tensorflow", "ai_edge_litert"], code)
     assert printed.splitlines() == [
         "matplotlib is not installed: it comes with the extra tfprune[plot]",
-        "llvmlite is not installed: it comes with the extra tfprune[runtime]",
         "ai_edge_litert is not installed: it comes with the extra tfprune[export]",
     ]

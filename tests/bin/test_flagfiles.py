@@ -54,6 +54,42 @@ def test_a_flagfile_beside_itself_is_no_circle(folder):
     assert with_flagfiles(["p", "--flagfile=a.flags"]) == ["p", "--x=1", "--x=1"]
 
 
+def test_a_name_is_a_flagfile_of_tfprune_wherever_it_stands(folder):
+    dense = experiment_from_flagfiles(["demo_dense"])
+    assert (dense.experiment, dense.dataset, dense.width) == ("demo_dense", "digits", 16)
+    write(folder, mine="--flagfile=base_demo\n--experiment=mine\n--width=4\n")
+    mine = experiment_from_flagfiles(["mine.flags"])
+    assert (mine.experiment, mine.dataset, mine.width) == ("mine", "digits", 4)
+
+
+def test_a_name_of_a_file_that_is_there_is_the_file(folder):
+    (folder / "demo_dense").write_text("--x=1")
+    assert with_flagfiles(["p", "--flagfile=demo_dense"]) == ["p", "--x=1"]
+    (folder / "demo_dense").unlink()
+    (folder / "demo_dense").mkdir()  # As a run of that name leaves it.
+    assert "--experiment=demo_dense" in with_flagfiles(["p", "--flagfile=demo_dense"])
+
+
+@pytest.mark.parametrize("name", ["demo_dense.flags", "./demo_dense", "flags/demo_dense.flags", "demo"])
+def test_no_other_path_is_one_of_tfprunes(name):
+    with pytest.raises(FileError, match=f"^{name}: not a readable flagfile: No such file or directory; "):
+        with_flagfiles(["p", f"--flagfile={name}"])
+
+
+def test_a_path_in_a_flagfile_is_relative_to_it(folder, monkeypatch):
+    (folder / "deep" / "er").mkdir(parents=True)
+    write(folder, a="--flagfile=deep/b.flags\n--a=1")
+    write(folder / "deep", b=f"--flagfile=er/c.flags\n--flagfile={folder}/d.flags\n--b=1", d="--wrong=1")
+    write(folder / "deep" / "er", c="--flagfile=../../d.flags\n--c=1")
+    write(folder, d="--d=1")
+    expected = ["p", "--d=1", "--c=1", "--d=1", "--b=1", "--a=1"]
+    assert with_flagfiles(["p", "--flagfile=a.flags"]) == expected
+    monkeypatch.chdir("/")
+    assert with_flagfiles(["p", f"--flagfile={folder}/a.flags"]) == expected
+    monkeypatch.setenv("HOME", str(folder))
+    assert with_flagfiles(["p", "--flagfile=~/deep/er/c.flags"]) == ["p", "--d=1", "--c=1"]
+
+
 def many(folder):
     """Files that each include the next twice: 2**40 lines."""
     for number in range(40):

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from tests.support import small_experiments
-from tfprune.bin import reproduce
+from tfprune.bin import flagfiles, reproduce
 from tfprune.errors import UserError
 from tfprune.runs.folder import RunFolder
 
@@ -147,15 +147,15 @@ def own_flags(tmp_path, monkeypatch):
     shared = "\n".join([*lines, "--train_examples=64", "--epochs=1", ""])
     files = {
         "flags/base.flags": shared,
-        "flags/a.flags": "--flagfile=flags/base.flags\n--experiment=a\n--learning_rate=1e30\n",
-        "flags/b.flags": "--flagfile=flags/base.flags\n--experiment=b\n--init_from=a\n",
-        "flags/c.flags": "--flagfile=flags/base.flags\n--experiment=c\n",
+        "flags/a.flags": "--flagfile=base.flags\n--experiment=a\n--learning_rate=1e30\n",
+        "flags/b.flags": "--flagfile=base.flags\n--experiment=b\n--init_from=a\n",
+        "flags/c.flags": "--flagfile=base.flags\n--experiment=c\n",
         "flags/profiles/plain.flags": "# Nothing.\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flagfiles, "FLAGS_FOLDER", tmp_path / "flags")
     return {"profile": "plain", "experiments": ["b", "c"], "output_dir": str(tmp_path / "runs")}
 
 
@@ -186,7 +186,7 @@ def test_a_page_that_fails_does_not_end_the_study(own_flags, capsys, monkeypatch
     "changes, message",
     [
         ({"profile": "huge"}, "--profile=huge: must be one of full, scratch, small, tiny"),
-        ({"experiments": ["nobody"]}, "--experiments=nobody: there is no flagfile flags/nobody.flags"),
+        ({"experiments": ["nobody"]}, "--experiments=nobody: must be some of cifar10"),
         ({"seeds": ["0", "x"]}, "--seeds=0,x: must be different whole numbers of at least 0"),
         ({"seeds": ["-1"]}, "--seeds=-1: must be"),
         ({"seeds": ["1", "1"]}, "--seeds=1,1: must be"),

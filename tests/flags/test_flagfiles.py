@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import pathlib
 
 import pytest
 from absl import flags
 
 from tests.support.run_folders import round_result
-from tfprune.bin.flagfiles import experiment_from_flagfiles
+from tfprune.bin.flagfiles import FLAGS_FOLDER, experiment_from_flagfiles, with_flagfiles
 from tfprune.bin.flags import define_settings, experiment_from_flags
 from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import check_experiment
@@ -16,16 +15,9 @@ from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.differences import paper_differences
 from tfprune.runs.paper import STUDY, paper_rows
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "flags").glob("*.flags"))
+FILES = sorted(FLAGS_FOLDER.glob("*.flags"))
 EXPERIMENTS = [path.stem for path in FILES if not path.stem.startswith("base")]
 ALL = {"train": 50_000, "test": 10_000}
-
-
-@pytest.fixture(autouse=True)
-def repository_root(monkeypatch):
-    # Nested flagfile paths resolve from the working directory.
-    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture
@@ -37,19 +29,17 @@ def defined():
 
 
 def parse(registry, *arguments):
-    registry(["train", *arguments])
+    registry(with_flagfiles(["train", *arguments]))
     return experiment_from_flags(registry)
 
 
 @functools.cache
 def config_of(name):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(ROOT)
-        return experiment_from_flagfiles([pathlib.Path(f"flags/{name}.flags")])
+    return experiment_from_flagfiles([FLAGS_FOLDER / f"{name}.flags"])
 
 
 def header_of(name):
-    lines = (ROOT / "flags" / f"{name}.flags").read_text().splitlines()
+    lines = (FLAGS_FOLDER / f"{name}.flags").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
     return "\n".join(lines[:first])
 
@@ -185,7 +175,7 @@ def test_a_flagfile_begins_with_its_note(path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_note_holds_the_command(name):
-    command = f"# python -m tfprune.bin.train --flagfile=flags/{name}.flags"
+    command = f"# python -m tfprune.bin.train --flagfile={name}"
     assert command in header_of(name).splitlines()
 
 
@@ -259,9 +249,7 @@ def test_later_flags_make_it_small_enough_for_a_laptop(defined, tmp_path):
         "--train_examples=2000 --test_examples=1000 --image_size=32 --stem=cifar --width=16 "
         "--weights=none --init_from= --epochs=1"
     ).split()
-    config = parse(
-        defined, "--flagfile=flags/cifar10_one_shot_95.flags", f"--data_dir={tmp_path}", *overrides
-    )
+    config = parse(defined, "--flagfile=cifar10_one_shot_95", f"--data_dir={tmp_path}", *overrides)
     check_experiment(config)
     assert config.experiment == "cifar10_one_shot_95"
     assert config.data_dir == str(tmp_path)
@@ -280,4 +268,4 @@ def test_later_flags_make_it_small_enough_for_a_laptop(defined, tmp_path):
 
 def test_a_flag_that_is_none_is_an_error(defined):
     with pytest.raises(flags.UnrecognizedFlagError, match="widht"):
-        parse(defined, "--flagfile=flags/demo_dense.flags", "--widht=4")
+        parse(defined, "--flagfile=demo_dense", "--widht=4")

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-import pathlib
 
 import pytest
 
+from tfprune.bin import flagfiles
 from tfprune.bin.flagfiles import (
+    FLAGS_FOLDER,
     experiment_from_flagfiles,
     experiment_names,
     profile_flagfiles,
@@ -16,10 +17,9 @@ from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import check_experiment
 from tfprune.experiments.study.plan import check_plan, plan_runs, with_parents
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "flags").glob("cifar*.flags"))
+EXPERIMENTS = sorted(path.stem for path in FLAGS_FOLDER.glob("cifar*.flags"))
 PROFILES = ["full", "scratch", "small", "tiny"]
-OVERLAYS = sorted((ROOT / "flags" / "profiles").rglob("*.flags"))
+OVERLAYS = sorted((FLAGS_FOLDER / "profiles").rglob("*.flags"))
 
 # What `small` lays over each regime, over the transfer, which is dense training of a pruned network, and over
 # rates that fall by a cosine; the third number is a rate of its own.
@@ -47,16 +47,9 @@ SMALL_TRAINING = {
 }
 
 
-@pytest.fixture(autouse=True)
-def repository_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
 @functools.cache
 def config_of(name, profile):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(ROOT)
-        return experiment_from_flagfiles(profile_flagfiles(name, profile))
+    return experiment_from_flagfiles(profile_flagfiles(name, profile))
 
 
 def plain_config_of(name):
@@ -90,7 +83,7 @@ def test_a_profile_makes_a_whole_study(profile, tmp_path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_full_changes_nothing(name):
-    assert config_of(name, "full") == experiment_from_flagfiles([pathlib.Path(f"flags/{name}.flags")])
+    assert config_of(name, "full") == experiment_from_flagfiles([FLAGS_FOLDER / f"{name}.flags"])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -129,14 +122,13 @@ def test_an_overlay_says_why_and_is_used(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     assert all(line.startswith(("# ", "--")) for line in lines)
-    relative = path.relative_to(ROOT)
     profile = path.stem if path.parent.name == "profiles" else path.parent.name
-    assert any(relative in profile_flagfiles(name, profile) for name in EXPERIMENTS)
+    assert any(path in profile_flagfiles(name, profile) for name in EXPERIMENTS)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profiles_note_holds_its_name_and_command(profile):
-    text = (ROOT / "flags" / "profiles" / f"{profile}.flags").read_text()
+    text = (FLAGS_FOLDER / "profiles" / f"{profile}.flags").read_text()
     assert text.startswith(f"# Profile `{profile}`: ")
     assert f"\n# python -m tfprune.bin.reproduce --profile={profile}\n" in text
 
@@ -154,6 +146,7 @@ def test_the_most_special_flagfile_lies_on_top(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flagfiles, "FLAGS_FOLDER", tmp_path / "flags")
     config = experiment_from_flagfiles(profile_flagfiles("e", "p", "extra.flags"))
     assert (config.width, config.batch_size, config.image_size, config.epochs) == (2, 3, 4, (5,))
     assert config.target_sparsity == 0.5
@@ -164,9 +157,9 @@ def test_the_most_special_flagfile_lies_on_top(tmp_path, monkeypatch):
     [
         (
             ("nobody", "tiny"),
-            "--experiments=nobody: there is no flagfile flags/nobody.flags; there are: cifar",
+            "--experiments=nobody: must be some of cifar10",
         ),
-        (("base_cifar10", "tiny"), "--experiments=base_cifar10: there is no flagfile"),
+        (("base_cifar10", "tiny"), "--experiments=base_cifar10: must be some of "),
         (("cifar10_baseline", "huge"), "--profile=huge: must be one of full, scratch, small, tiny"),
         (("cifar10_baseline", "tiny", "no.flags"), "--extra_flagfile=no.flags: must be a file that is there"),
     ],
@@ -177,10 +170,11 @@ def test_what_is_not_there_is_named(arguments, message):
     assert str(caught.value).startswith(message)
 
 
-def test_elsewhere_it_says_where_to_go(tmp_path, monkeypatch):
+def test_they_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"flags/: there is no such folder in {tmp_path}; run this from the"):
-        experiment_names()
+    assert set(EXPERIMENTS) < set(experiment_names())
+    assert profile_names() == PROFILES
+    assert experiment_from_flagfiles(profile_flagfiles("cifar100_baseline", "scratch")).dataset == "cifar100"
 
 
 @pytest.mark.parametrize(
@@ -197,5 +191,5 @@ def test_a_bad_flag_names_the_flagfiles(line, part, tmp_path):
     extra.write_text(line)
     with pytest.raises(UserError) as caught:
         experiment_from_flagfiles(profile_flagfiles("cifar10_baseline", "tiny", str(extra)))
-    assert str(caught.value).startswith("flags/cifar10_baseline.flags + flags/profiles/tiny.flags + ")
+    assert str(caught.value).startswith("cifar10_baseline.flags + profiles/tiny.flags + ")
     assert f"{extra}: " in str(caught.value) and part in str(caught.value)

@@ -3,8 +3,7 @@
   python -m tfprune.bin.demo
 
 Each step is a command that an experiment of your own takes too, and is printed before it runs. After an
-interruption the same command goes on: finished rounds are not trained again. Run it in the project's root,
-where the flagfiles are.
+interruption the same command goes on: finished rounds are not trained again.
 """
 
 import subprocess
@@ -38,9 +37,9 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("Train a dense network", 30, "train", ("--flagfile=flags/demo_dense.flags",)),
-    Step("Remove 95 % of its weights at once", 35, "train", ("--flagfile=flags/demo_one_shot.flags",)),
-    Step("Remove 95 % in three rounds", 45, "train", ("--flagfile=flags/demo_iterative.flags",)),
+    Step("Train a dense network", 30, "train", ("--flagfile=demo_dense",)),
+    Step("Remove 95 % of its weights at once", 35, "train", ("--flagfile=demo_one_shot",)),
+    Step("Remove 95 % in three rounds", 45, "train", ("--flagfile=demo_iterative",)),
     Step("Export the dense network", 25, "export", ("--experiment=demo_dense",)),
     Step("Export the pruned network", 25, "export", ("--experiment=demo_iterative",)),
     Step(
@@ -57,7 +56,7 @@ What to try next:
   open {output_dir}/index.html                        all results on one page
   python -m tfprune.bin.benchmark --experiment=demo_iterative --output_dir={output_dir}
                                                       the pruned network in every runtime that is installed
-  python -m tfprune.bin.train --flagfile=flags/demo_one_shot.flags --output_dir={output_dir} \\
+  python -m tfprune.bin.train --flagfile=demo_one_shot --output_dir={output_dir} \\
       --experiment=my_first --target_sparsity=0.99    an experiment of your own: later flags win
   docs/pruning.md                                     how to prune a model of your own
   docs/experiments.md                                 ResNet-34 on CIFAR, and the study that it repeats"""

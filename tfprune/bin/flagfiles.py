@@ -12,17 +12,19 @@ from tfprune.errors import FileError, UserError
 from tfprune.reading import reading, text_of
 from tfprune.runs.config import ExperimentConfig
 
-# Relative, as the flagfiles' own nesting is: paths in a flagfile resolve from the working directory.
-FLAGS_FOLDER = Path("flags")
-PROFILES_FOLDER = FLAGS_FOLDER / "profiles"
+# Those that are installed with tfprune.
+FLAGS_FOLDER = Path(__file__).resolve().parent.parent / "flags"
+_PROFILES = "profiles"
 _MOST_FILES = 1000
 
 
 def with_flagfiles(arguments: Sequence[str]) -> list[str]:
     """Returns a command line with the lines of flagfiles in the place of each `--flagfile=PATH`.
 
-    As absl does it, but for what absl makes a traceback or a warning: a flagfile that is no text, that cannot
-    be read, or that includes itself. Empty lines and those that begin with `#` or `//` are comments.
+    A path in a flagfile is relative to the flagfile. A name without a folder and a suffix is, where it is no
+    file, one of tfprune's own flagfiles: `--flagfile=demo_dense`. All else is as absl does it, but for what
+    absl makes a traceback or a warning: a flagfile that is no text, that cannot be read, or that includes
+    itself. Empty lines and those that begin with `#` or `//` are comments.
 
     Args:
         arguments: The program's name and its arguments.
@@ -55,7 +57,7 @@ def _lines(argument: str, within: tuple[str, ...], counter: Iterator[int]) -> li
         return [argument]
     if not equals and within:
         raise ValueError(f"{name} must stand in a line with its file, as {name}=PATH")
-    path = os.path.expanduser(value.strip())
+    path = _path_of(value.strip(), os.path.dirname(within[-1]) if within else "")
     with reading(path, "flagfile", "it must have a --name=value a line, in UTF-8"):
         if os.path.realpath(path) in within:
             raise ValueError(f"it includes itself, by way of {' and '.join(within)}")
@@ -65,6 +67,23 @@ def _lines(argument: str, within: tuple[str, ...], counter: Iterator[int]) -> li
         flags_of_it = [line for line in lines if line and not line.startswith(("#", "//"))]
         inner = (*within, os.path.realpath(path))
         return list(itertools.chain.from_iterable(_lines(line, inner, counter) for line in flags_of_it))
+
+
+def _path_of(name: str, folder: str) -> str:
+    """Returns the path of a flagfile.
+
+    Args:
+        name: What was given: a path, or the name of one of tfprune's own.
+        folder: The folder that a path is relative to; empty for the working directory.
+    """
+    path, own = os.path.join(folder, os.path.expanduser(name)), os.path.join(FLAGS_FOLDER, f"{name}.flags")
+    is_name = os.path.basename(name) == name and "." not in name
+    return own if is_name and os.path.isfile(own) and not os.path.isfile(path) else path
+
+
+def shown(paths: Sequence[Path]) -> str:
+    """Returns how errors name flagfiles that are laid over each other; tfprune's own without their folder."""
+    return " + ".join(str(path).removeprefix(f"{FLAGS_FOLDER}{os.sep}") for path in paths)
 
 
 def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
@@ -89,51 +108,39 @@ def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
     except FileError:
         raise
     except (flags.Error, UserError) as error:
-        raise UserError(f"{' + '.join(map(str, paths))}: {error}") from error
+        raise UserError(f"{shown(paths)}: {error}") from error
 
 
 def experiment_names() -> list[str]:
-    """Returns the names of the experiments in `flags/`: its flagfiles but for the shared bases.
-
-    Raises:
-        UserError: If there is no such folder here.
-    """
-    if not FLAGS_FOLDER.is_dir():
-        raise UserError(
-            f"{FLAGS_FOLDER}/: there is no such folder in {Path.cwd()}; run this from the project's root, "
-            "because flagfiles name each other from there"
-        )
+    """Returns the names of tfprune's experiments: its flagfiles but for the shared bases."""
     return sorted(path.stem for path in FLAGS_FOLDER.glob("*.flags") if not path.stem.startswith("base"))
 
 
 def profile_names() -> list[str]:
-    """Returns the names of the profiles in `flags/profiles/`."""
-    return sorted(path.stem for path in PROFILES_FOLDER.glob("*.flags"))
+    """Returns the names of tfprune's profiles."""
+    return sorted(path.stem for path in (FLAGS_FOLDER / _PROFILES).glob("*.flags"))
 
 
 def profile_flagfiles(experiment: str, profile: str, extra_flagfile: str = "") -> list[Path]:
     """Returns the flagfiles of an experiment in a profile, the lowest first.
 
-    They are `flags/EXPERIMENT.flags`, `flags/profiles/PROFILE.flags` and, where they exist,
-    `flags/profiles/PROFILE/REGIME.flags` and `flags/profiles/PROFILE/EXPERIMENT.flags`; the regime is that
-    of the experiment's own flagfile. `extra_flagfile` lies over them.
+    They are `EXPERIMENT.flags`, `profiles/PROFILE.flags` and, where they exist,
+    `profiles/PROFILE/REGIME.flags` and `profiles/PROFILE/EXPERIMENT.flags` in the folder of tfprune's
+    flagfiles; the regime is that of the experiment's own flagfile. `extra_flagfile` lies over them.
 
     Raises:
         UserError: On an experiment, a profile or a flagfile that is not there.
     """
     names, profiles = experiment_names(), profile_names()
     if experiment not in names:
-        raise UserError(
-            f"--experiments={experiment}: there is no flagfile {FLAGS_FOLDER}/{experiment}.flags; "
-            f"there are: {', '.join(names)}"
-        )
+        raise UserError(f"--experiments={experiment}: must be some of {', '.join(names)}")
     if profile not in profiles:
         raise UserError(f"--profile={profile}: must be one of {', '.join(profiles)}")
     if extra_flagfile and not Path(extra_flagfile).is_file():
         raise UserError(f"--extra_flagfile={extra_flagfile}: must be a file that is there")
     own = FLAGS_FOLDER / f"{experiment}.flags"
     regime = experiment_from_flagfiles([own]).regime
-    folder = PROFILES_FOLDER / profile
-    overlays = [folder / f"{regime}.flags", folder / f"{experiment}.flags"]
-    paths = [own, PROFILES_FOLDER / f"{profile}.flags", *(path for path in overlays if path.exists())]
+    folder = FLAGS_FOLDER / _PROFILES
+    overlays = [folder / profile / f"{regime}.flags", folder / profile / f"{experiment}.flags"]
+    paths = [own, folder / f"{profile}.flags", *(path for path in overlays if path.exists())]
     return [*paths, Path(extra_flagfile)] if extra_flagfile else paths

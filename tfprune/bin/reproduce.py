@@ -4,10 +4,9 @@
   python -m tfprune.bin.reproduce --profile=small --seeds=0,1,2 --dry_run
   KERAS_BACKEND=jax python -m tfprune.bin.reproduce --profile=full --output_dir=DIR
 
-The experiments are those of flags/; a profile is a flagfile of flags/profiles/ laid over each of them. Run
-the same command again after an interruption: finished rounds are skipped, an unfinished one continues. One
-folder holds one study: choose another --output_dir for another profile. --output_dir/index.html is kept up
-to date while it runs. Start it from the project's root.
+A profile is a flagfile that is laid over each of the experiments. Run the same command again after an
+interruption: finished rounds are skipped, an unfinished one continues. One folder holds one study: choose
+another --output_dir for another profile. --output_dir/index.html is kept up to date while it runs.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator
 from absl import flags
 
 from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-from tfprune.bin.flagfiles import experiment_from_flagfiles, experiment_names, profile_flagfiles
+from tfprune.bin.flagfiles import experiment_from_flagfiles, experiment_names, profile_flagfiles, shown
 from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.errors import UserError
@@ -97,7 +96,7 @@ def load_experiment(name: str) -> ExperimentConfig:
         if getattr(config, field) != getattr(default, field):
             given = f"must be given on the command line, as --{_SET_HERE.get(field)}"
             where = given if field in _SET_HERE else f"must be {name}"
-            raise UserError(f"{' + '.join(map(str, paths))}: {config.flag(field)}: {where}")
+            raise UserError(f"{shown(paths)}: {config.flag(field)}: {where}")
     return dataclasses.replace(config, output_dir=values.output_dir, data_dir=values.data_dir)
 
 
@@ -148,14 +147,14 @@ def run() -> None:
     flags.DEFINE_string(
         "profile",
         "small",
-        "Flagfile in flags/profiles/ to lay over every experiment. full: as in the paper, needs an "
+        "What to lay over every experiment. full: as in the paper, needs an "
         "accelerator. scratch: no ImageNet weights, 32x32, wants one. small: hours on two cores. tiny: "
         "digits, minutes.",
     )
     flags.DEFINE_list(
         "experiments",
         [],
-        "Names of flagfiles in flags/. Empty: all that have a --paper_section. Those from which they start "
+        "Names of experiments. Empty: all that have a --paper_section. Those from which they start "
         "are added.",
     )
     flags.DEFINE_list(

@@ -1,7 +1,7 @@
 """Trains, prunes and fine-tunes one experiment, declared by flags or a flagfile.
 
-  python -m tfprune.bin.train --flagfile=flags/demo_dense.flags
-  python -m tfprune.bin.train --flagfile=flags/cifar10_one_shot_95.flags --data_dir=DIR --epochs=1
+  python -m tfprune.bin.train --flagfile=demo_dense
+  python -m tfprune.bin.train --flagfile=cifar10_one_shot_95 --data_dir=DIR --epochs=1
 
 Flags after the flagfile win over its own. The run folder is --output_dir/--experiment. To go on after an
 interruption run the same command again: finished rounds are skipped, an unfinished one continues from its

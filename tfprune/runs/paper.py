@@ -6,7 +6,7 @@ the fraction of zero weights in the convolution kernels. What the study states f
 with each setting, in `ExperimentConfig`.
 
 A figure is a reproduction only if nothing differs. What the study leaves open (batch size, scope, policy of
-AutoAugment, seed) may be chosen; `flags/base.flags` gives the reasons.
+AutoAugment, seed) may be chosen; `tfprune/flags/base.flags` gives the reasons.
 """
 
 import functools
