@@ -10,6 +10,7 @@ from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, prune_to, s
 from tfprune.sparsity.pruner import Pruner, UpdatePruningStep
 from tfprune.sparsity.regrowth import SET, Regrowth, RigL
 from tfprune.sparsity.schedules import (
+    ByEpoch,
     ConstantSparsity,
     GeometricDecay,
     PolynomialDecay,
@@ -23,6 +24,7 @@ from tfprune.sparsity.wrapper import PruneLowMagnitude
 __all__ = [
     "SET",
     "Blocks",
+    "ByEpoch",
     "Channels",
     "ConstantSparsity",
     "GeometricDecay",

@@ -8,6 +8,7 @@ weights in the place of weights.
 import abc
 import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import numpy as np
 
@@ -109,6 +110,31 @@ def new_masks(tensors: Sequence[Ranked], sparsity: float, scope: str = "layer") 
             tensor.scores()
     for tensor, share, stays in zip(tensors, each, reached, strict=True):
         yield tensor.mask() if stays else tensor.pattern.select(tensor.scores(), tensor.mask(), share)
+
+
+def have_reached(
+    masks: Sequence[np.ndarray], patterns: Sequence[Pattern], sparsity: float, scope: str
+) -> bool:
+    """Returns whether masks are as sparse as `new_masks` makes them at `sparsity`.
+
+    Args:
+        masks: The present masks, booleans.
+        patterns: One a mask.
+        sparsity, scope: As for `new_masks`.
+    """
+    if scope == "global":
+        total = kept_count(sum(mask.size for mask in masks), sparsity, at_least=len(masks))
+        # Of the last group that stays, all weights do.
+        group = max(
+            int(pattern.sizes(np.ones(mask.shape, bool)).max())
+            for mask, pattern in zip(masks, patterns, strict=True)
+        )
+        return sum(map(np.count_nonzero, masks)) < total + group
+    each = erk_sparsities([mask.shape for mask in masks], sparsity) if scope == "erk" else repeat(sparsity)
+    return all(
+        np.array_equal(pattern.select(np.zeros(mask.shape, np.float32), mask, share), mask)
+        for mask, pattern, share in zip(masks, patterns, each, strict=False)
+    )
 
 
 def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.ndarray]:

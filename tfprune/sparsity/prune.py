@@ -19,6 +19,7 @@ from tfprune.sparsity.patterns import Pattern, from_arguments
 from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
 from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.scores import Score
+from tfprune.sparsity.targets import shortfalls
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 Selection = str | type | tuple[type, ...] | Callable[[keras.layers.Layer], bool] | None
@@ -250,7 +251,8 @@ def prune_to(
 def strip_pruning(model: Any) -> Any:
     """Returns a model without wrappers, its removed weights exactly zero.
 
-    The result shares its variables with `model`. A subclassed model is changed in place, and returned.
+    The result shares its variables with `model`. A subclassed model is changed in place, and returned. Masks
+    that are not at the target of their schedule are a warning.
 
     Args:
         model: A model, a layer or a list of layers, wrapped or not.
@@ -268,6 +270,9 @@ def strip_pruning(model: Any) -> Any:
 
     if isinstance(model, (list, tuple)):
         return [strip_pruning(layer) for layer in model]
+    if isinstance(model, keras.layers.Layer):
+        for short in shortfalls(pruned_layers(model)):
+            warnings.warn(f"The stripped model has {short.place}; {short.goal}.", stacklevel=2)
     if isinstance(model, keras.Model):
         return rebuild(model, unwrap)
     if not isinstance(model, keras.layers.Layer):

@@ -1,16 +1,18 @@
 """Prunes by schedule while a model trains: `Pruner` in loops of your own, `UpdatePruningStep` in `fit`."""
 
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 from keras import ops
 
 from tfprune.sparsity.apply import apply_masks, parts_of, pruned_layers, regrow, set_sparsity
+from tfprune.sparsity.fit_report import FitReport, act_before
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
-from tfprune.sparsity.schedules import last_due
+from tfprune.sparsity.schedules import ByEpoch, last_due
+from tfprune.sparsity.targets import shortfalls
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -73,12 +75,7 @@ class Pruner:
                 "The model must be built before training: give it an `Input`, or call it on a batch first. "
                 f"Received: model={model!r}"
             )
-        # Layers that are pruned together, by the key of their rule.
-        self._groups: dict[str, list[PruneLowMagnitude]] = {}
-        for layer in self._layers:
-            if layer.pruning_schedule is not None and layer.masks:
-                self._groups.setdefault(layer.rule.key, []).append(layer)
-        self._parts = {key: parts_of(layers) for key, layers in self._groups.items()}
+        self._group_layers()
         _check_gradient_data(self._groups, gradient_data, gradient_batches)
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
         self._meter: GradientMeter | None = None
@@ -90,6 +87,36 @@ class Pruner:
             layer.updater = self
             layer.counts_calls = False
         self._guard_training()
+
+    def _group_layers(self) -> None:
+        """Finds the layers that are pruned together, by the key of their rule."""
+        self._groups: dict[str, list[PruneLowMagnitude]] = {}
+        for layer in self._layers:
+            if layer.pruning_schedule is not None and layer.masks:
+                self._groups.setdefault(layer.rule.key, []).append(layer)
+        self._parts = {key: parts_of(layers) for key, layers in self._groups.items()}
+
+    def _count_epochs(self, epoch: int, steps: int | None) -> None:
+        """Turns schedules by epochs into schedules by steps.
+
+        Args:
+            epoch: The number of the epoch that comes next, from 0.
+            steps: The number of batches of an epoch, None where it is not known.
+
+        Raises:
+            ValueError: If it is not known.
+        """
+        counting = [layer for layer in self._layers if isinstance(layer.pruning_schedule, ByEpoch)]
+        for layer in counting:
+            if not steps:
+                raise ValueError(
+                    f"{layer.pruning_schedule!r} needs the number of batches of an epoch: give "
+                    "`steps_per_epoch` to `fit`. Received: data of unknown length"
+                )
+            schedule = layer.pruning_schedule.in_steps(steps, self._step + 1 - epoch * steps)
+            layer.rule = replace(layer.rule, pruning_schedule=schedule)
+        if counting:
+            self._group_layers()
 
     @property
     def steps_taken(self) -> int:
@@ -130,6 +157,10 @@ class Pruner:
         stored = layer.store_step(self.steps_taken)
         if layer is self._layers[0]:
             self._stored = stored
+
+    def _is_put_back(self) -> bool:
+        """Returns whether somebody else has written the count of steps, with the weights of that step."""
+        return int(ops.convert_to_numpy(self._layers[0].pruning_step)) != self._stored
 
     def _store_step_everywhere(self) -> None:
         for layer in self._layers:
@@ -259,6 +290,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
     slots for removed weights are cleared with the weights. The order of this callback and one that saves does
     not matter.
 
+    A fit that leaves the model, or the last file that it saved, below the target of a schedule warns of it.
+
     A loop of your own may make the calls as with tfmot's callback, with any `batch` and `epoch`: `set_model`,
     `on_train_begin`, then `on_train_batch_begin` before each batch and `on_epoch_end` after each epoch.
     Without `on_train_batch_begin` the calls of the model in training are counted, and the masks change at the
@@ -271,20 +304,49 @@ class UpdatePruningStep(keras.callbacks.Callback):
             from the step to batches. Give RigL a function, or a data set that shuffles, so that it does not
             see the same batch each time.
         gradient_batches: The number of batches that an update uses, from the start; None: all.
+        at_target: Callbacks for which an epoch counts only if it ends with every schedule at its target,
+            such as `EarlyStopping(restore_best_weights=True)` and `ModelCheckpoint(save_best_only=True)`:
+            what they hold as best is then as sparse as was asked for. They belong here in the place of the
+            callbacks of `fit`.
 
     Raises (when the fit begins):
         ValueError: If the model is not built, or needs `gradient_data`.
     """
 
-    def __init__(self, *, gradient_data: GradientData = None, gradient_batches: int | None = 1) -> None:
+    def __init__(
+        self,
+        *,
+        gradient_data: GradientData = None,
+        gradient_batches: int | None = 1,
+        at_target: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
+    ) -> None:
         super().__init__()
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
+        waiting = list(at_target) if isinstance(at_target, (list, tuple)) else [at_target]
+        for callback in waiting:
+            if not isinstance(callback, keras.callbacks.Callback):
+                raise ValueError(
+                    "`at_target` must be a callback or a list of callbacks. "
+                    f"Received: at_target={at_target!r}"
+                )
+        self._waiting = keras.callbacks.CallbackList(waiting)
+        self._at_target = False
         self._pruner: Pruner | None = None
 
     @property
     def steps_taken(self) -> int:
         """Returns the number of training batches in the model's life so far."""
         return 0 if self._pruner is None else self._pruner.steps_taken
+
+    def set_model(self, model: keras.Model) -> None:
+        """Takes the model that is trained."""
+        super().set_model(model)
+        self._waiting.set_model(model)
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Takes the number of epochs and of batches in each."""
+        super().set_params(params)
+        self._waiting.set_params(params)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the pruned layers and takes up their count of steps."""
@@ -296,40 +358,48 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 f"`prune_low_magnitude` returns the model to train. Received: model={model!r}",
                 stacklevel=2,
             )
+            self._at_target = True
+            self._waiting.on_train_begin(logs)
             return
+        self._at_target = False
         self._pruner = Pruner(
             model, gradient_data=self._gradient_data, gradient_batches=self._gradient_batches
         )
+        self._report = FitReport(self._pruner)
         self._epoch_start = self._pruner.steps_taken
         if self._is_driven_by_hand:
             self._batches_begun = 0
             self._pruner._count_calls(True)
+            self._waiting.on_train_begin(logs)
             return
         self._pruner._batch_seen = False
         # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
         self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
+        self._first_epoch = True
         # `OrbaxCheckpoint` reads the variables past `save_own_variables`.
-        pruner_of, state_tree = weakref.ref(self._pruner), type(model).get_state_tree
-
-        def get_state_tree(*args: Any, **kwargs: Any) -> Any:
-            if (pruner := pruner_of()) is not None:  # An exception may have ended the fit.
-                pruner._zero_removed_weights()
-                pruner._store_step_everywhere()
-            return state_tree(model, *args, **kwargs)
-
-        model.get_state_tree = get_state_tree
+        act_before(model, "get_state_tree", self._bring_up_to_date)
+        self._report.begin(model)
+        self._waiting.on_train_begin(logs)
 
     def on_epoch_begin(self, epoch: int = -1, logs: Any = None) -> None:
         """Notes at which step the epoch starts."""
-        if self._pruner is None or self._is_driven_by_hand:
-            return
-        if self._pruner.steps_taken == self._pruner._first_step:
-            self._pruner._take_up_step()  # `BackupAndRestore` may have restored it since training began.
-        self._epoch_start = self._pruner.steps_taken
+        pruner = self._pruner
+        if pruner is not None and not self._is_driven_by_hand:
+            if pruner.steps_taken == pruner._first_step:
+                pruner._take_up_step()  # `BackupAndRestore` may have restored it since training began.
+            self._epoch_start = pruner.steps_taken
+            if self._first_epoch:
+                self._first_epoch = False
+                steps, epochs = self.params["steps"], self.params.get("epochs")
+                pruner._count_epochs(epoch, steps)
+                if steps and epochs:
+                    self._report.warn_of_the_end(pruner.steps_taken + (epochs - epoch) * steps)
+        self._waiting.on_epoch_begin(epoch, logs)
 
     def on_train_batch_begin(self, batch: int = -1, logs: Any = None) -> None:
         """Updates the masks if a scheduled step is due."""
         if self._pruner is None:
+            self._waiting.on_train_batch_begin(batch, logs)
             return
         if self._is_driven_by_hand:
             self._batches_begun += 1
@@ -346,15 +416,21 @@ class UpdatePruningStep(keras.callbacks.Callback):
             # Counted already: in `on_train_batch_end` another callback may save before it is our turn. Where
             # the epoch's length is not known, the batch that begins may be none.
             self._pruner._count_to(until)
+        if self._at_target:
+            self._waiting.on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int = -1, logs: Any = None) -> None:
         """Makes the model ready to be saved, after the epoch's last batch."""
+        if self._pruner is None:
+            self._waiting.on_train_batch_end(batch, logs)
         if self._pruner is None or self._is_driven_by_hand:
             return
         done = self._within_epoch(batch + 1)
         self._pruner._count_to(self._epoch_start + done)
         if done == (self.params or {}).get("steps"):
             self._finish_epoch()  # In `on_epoch_end` another callback may save before it is our turn.
+        if self._at_target:
+            self._waiting.on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int = -1, logs: Any = None, *, batch: int = -1) -> None:
         """Makes the model ready to be saved, where the epoch's length was not known before.
@@ -362,30 +438,40 @@ class UpdatePruningStep(keras.callbacks.Callback):
         In tfmot the epoch's argument has the name `batch`.
         """
         if self._pruner is None:
+            self._waiting.on_epoch_end(epoch, logs)
             return
         if self._is_driven_by_hand:
             self._end_epoch_by_hand()
         self._finish_epoch()
+        if self._waiting.callbacks:
+            self._at_target = self._at_target or not shortfalls(self._pruner._layers)
+            if self._at_target:
+                self._waiting.on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Stores the count of steps; warns of schedules that never acted."""
-        pruner = self._pruner
+        """Stores the count of steps; warns of schedules that did not get to their target."""
+        pruner, model = self._pruner, self.model
         if pruner is None:
+            self._waiting.on_train_end(logs)
             return
-        if self._is_driven_by_hand:
+        by_hand = self._is_driven_by_hand
+        if by_hand:
             self._end_epoch_by_hand()
             pruner._count_calls(False)
             pruner._zero_removed_weights()
-        pruner._store_step_everywhere()
+        if by_hand or not pruner._is_put_back():
+            pruner._store_step_everywhere()
         pruner._detach()
-        vars(self.model).pop("get_state_tree", None)
+        self._waiting.on_train_end(logs)
+        vars(model).pop("get_state_tree", None)
         self.params = None  # The next loop may be one's own.
-        for schedule in pruner._never_fired():
-            warnings.warn(
-                f"{schedule!r} never pruned: none of its steps is among steps {pruner._first_step + 1} to "
-                f"{pruner.steps_taken} of this fit.",
-                stacklevel=2,
-            )
+        self._report.end(model, at_once=by_hand)
+
+    def _bring_up_to_date(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the zeros and the count of steps to the model's variables."""
+        # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
+        self._pruner._zero_removed_weights()
+        self._pruner._store_step_everywhere()
 
     @property
     def _is_driven_by_hand(self) -> bool:
@@ -404,9 +490,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def _finish_epoch(self) -> None:
         self.model  # noqa: B018  (On JAX: brings the training state to the model.)
-        # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
-        self._pruner._zero_removed_weights()
-        self._pruner._store_step_everywhere()
+        self._bring_up_to_date()
 
     def _within_epoch(self, batches: int) -> int:
         """Returns how many of the epoch's batches are done after `batches`.

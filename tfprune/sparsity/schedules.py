@@ -281,6 +281,94 @@ class GeometricDecay(_Ramp):
         return self._fires(step), -math.expm1(start + (end - start) * progress)
 
 
+@keras.saving.register_keras_serializable("tfprune")
+class ByEpoch(PruningSchedule):
+    """A target, and the epoch of `fit` by which it is reached.
+
+    When a fit begins, `UpdatePruningStep` puts a `PolynomialDecay` in its place, by the number of batches of
+    an epoch. Epochs are numbered as `fit` prints them, from 1.
+
+    ```python
+    model = prune_low_magnitude(model, ByEpoch(0.9, 8))
+    model.fit(..., epochs=10, callbacks=[UpdatePruningStep()])  # Epochs 8, 9 and 10 train at 0.9.
+    ```
+
+    Args:
+        target_sparsity: The sparsity from the first batch of `epoch` on, in [0, 1).
+        epoch: The epoch that begins at the target.
+        begin_epoch: The epoch that begins with the first update.
+        initial_sparsity: The sparsity of the first update, in [0, 1), at most `target_sparsity`.
+        power: The exponent of `PolynomialDecay`.
+        updates_per_epoch: The number of updates in an epoch; at most one a batch.
+
+    Raises:
+        ValueError: On a value outside these ranges.
+    """
+
+    def __init__(
+        self,
+        target_sparsity: float,
+        epoch: int,
+        begin_epoch: int = 1,
+        initial_sparsity: float = 0.0,
+        power: float = 3,
+        updates_per_epoch: int = 10,
+    ) -> None:
+        self.target_sparsity, self.initial_sparsity = target_sparsity, initial_sparsity
+        self.epoch, self.begin_epoch = epoch, begin_epoch
+        self.power, self.updates_per_epoch = power, updates_per_epoch
+        for name in ("epoch", "begin_epoch", "updates_per_epoch"):
+            value = getattr(self, name)
+            if not _is_whole(value) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number, at least 1. Received: {name}={value}")
+        if epoch < begin_epoch:
+            raise ValueError(
+                f"`epoch` must be at least `begin_epoch`. Received: epoch={epoch}, begin_epoch={begin_epoch}"
+            )
+        if target_sparsity < initial_sparsity:
+            raise ValueError(
+                "`target_sparsity` must be at least `initial_sparsity`, because removed weights never "
+                f"return. Received: target_sparsity={target_sparsity}, initial_sparsity={initial_sparsity}"
+            )
+        check_sparsity("target_sparsity", target_sparsity)
+        self.in_steps(1)
+
+    def in_steps(self, steps_per_epoch: int, first_step: int = 1) -> PolynomialDecay:
+        """Returns the schedule counted in steps.
+
+        Args:
+            steps_per_epoch: The number of batches of an epoch.
+            first_step: The step that is the first batch of epoch 1, in the model's count; below 1 where the
+                model began to count in a later epoch.
+        """
+        begin_step = first_step + (int(self.begin_epoch) - 1) * steps_per_epoch
+        end_step = first_step + (int(self.epoch) - 1) * steps_per_epoch
+        return PolynomialDecay(
+            self.initial_sparsity,
+            self.target_sparsity,
+            begin_step=max(begin_step, 0),
+            end_step=max(end_step, 0),
+            power=self.power,
+            frequency=max(steps_per_epoch // int(self.updates_per_epoch), 1),
+        )
+
+    def __call__(self, step: int) -> tuple[bool, float]:
+        raise ValueError(
+            f"{self!r} counts in epochs of `fit`. In a loop of your own, prune by the schedule that "
+            "`in_steps(steps_per_epoch)` returns"
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "target_sparsity": self.target_sparsity,
+            "epoch": self.epoch,
+            "begin_epoch": self.begin_epoch,
+            "initial_sparsity": self.initial_sparsity,
+            "power": self.power,
+            "updates_per_epoch": self.updates_per_epoch,
+        }
+
+
 def adopt(schedule: Any) -> Any:
     """Returns the equal here of one of tfmot's own schedules, any other schedule as it is.
 

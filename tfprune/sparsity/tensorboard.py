@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.sparsity.apply import pruned_layers
-from tfprune.sparsity.schedules import last_due
+from tfprune.sparsity.schedules import ByEpoch, last_due
 from tfprune.sparsity.wrapper import PruneLowMagnitude, threshold
 
 
@@ -118,8 +118,10 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
     def _look_at(self, step: int) -> None:
         """Asks the schedules about the steps since the last call."""
-        schedules = [layer.pruning_schedule for layer in self._layers if layer.pruning_schedule is not None]
-        for schedule in {id(schedule): schedule for schedule in schedules}.values():
+        schedules = {id(layer.pruning_schedule): layer.pruning_schedule for layer in self._layers}
+        for schedule in schedules.values():
+            if schedule is None or isinstance(schedule, ByEpoch):  # Not counted in steps yet.
+                continue
             due = last_due(schedule, self._looked_at, step)
             if due is not None:
                 self._due[id(schedule)] = due

@@ -1,0 +1,114 @@
+"""Warns of schedules that a fit does not bring to their target."""
+
+import functools
+import warnings
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from tfprune.sparsity.targets import Shortfall, shortfalls, target_of, target_step_of
+
+if TYPE_CHECKING:
+    from tfprune.sparsity.pruner import Pruner
+
+
+class FitReport:
+    """The warnings of one fit: before it, of schedules that end later; after it, of all that is short.
+
+    Args:
+        pruner: The `Pruner` of the fit.
+    """
+
+    def __init__(self, pruner: "Pruner") -> None:
+        self._pruner = pruner
+        # The files that the fit saves, by their paths, the last one last: what was short of its target then.
+        self._files: dict[str, list[Shortfall]] = {}
+
+    def begin(self, model: keras.Model) -> None:
+        """Begins to note the files that the model is saved to."""
+        for name in ("save", "save_weights"):
+            act_before(model, name, self._note_file)
+
+    def end(self, model: keras.Model, at_once: bool) -> None:
+        """Warns, after all other callbacks, of what is not at its target.
+
+        Args:
+            model: The model.
+            at_once: Whether no `fit` makes the calls, so that no other callbacks follow.
+        """
+        for name in ("save", "save_weights"):
+            vars(model).pop(name, None)
+        record = getattr(model, "history", None)
+        if at_once or not isinstance(record, keras.callbacks.History):
+            self._warn_of_shortfalls()
+            return
+
+        # Callbacks that come later may put the best weights back. Keras's own record comes last.
+        def on_train_end(logs: Any = None) -> None:
+            vars(record).pop("on_train_end", None)
+            self._warn_of_shortfalls()
+
+        record.on_train_end = on_train_end
+
+    def _note_file(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        self._files.pop(str(filepath), None)
+        self._files[str(filepath)] = shortfalls(self._pruner._layers)
+
+    def warn_of_the_end(self, last_step: int) -> None:
+        """Warns of schedules that get to their target after the fit's last step."""
+        for layers in self._pruner._groups.values():
+            schedule = layers[0].pruning_schedule
+            if target_of(schedule) and (target_step_of(schedule) or 0) > last_step:
+                warnings.warn(
+                    f"This fit ends at step {last_step}: {schedule!r} gets to {target_of(schedule):g} at "
+                    f"step {target_step_of(schedule)}. Train for longer, end the schedule earlier, or count "
+                    "in epochs: `ByEpoch(target_sparsity, epoch)`.",
+                    stacklevel=3,
+                )
+
+    def _warn_of_shortfalls(self) -> None:
+        pruner = self._pruner
+        missing = {id(short.schedule): short for short in shortfalls(pruner._layers)}
+        left = {short.layers: short.sparsity for short in missing.values()}
+        for schedule in pruner._never_fired():
+            short = missing.pop(id(schedule), None)
+            warnings.warn(
+                f"{schedule!r} never pruned: none of its steps is among steps {pruner._first_step + 1} to "
+                f"{pruner.steps_taken} of this fit." + (f" The fit leaves {short.place}." if short else ""),
+                stacklevel=3,
+            )
+        step = pruner._layers[0].steps_taken
+        if step < pruner.steps_taken:
+            why = (
+                f"step {pruner.steps_taken}, and the weights of step {step} were put back. Give the callback "
+                "that does so to `UpdatePruningStep(at_target=[...])`"
+            )
+        else:
+            why = f"step {step}. A further `fit` goes on from here"
+        for short in missing.values():
+            warnings.warn(f"The fit leaves {short.place}; {short.goal}. It ended at {why}.", stacklevel=3)
+        # `BackupAndRestore` has removed its own by now.
+        last = next((path for path in reversed(self._files) if Path(path).exists()), None)
+        for short in self._files.get(last, ()):
+            if short.sparsity < left.get(short.layers, 1.0):
+                warnings.warn(
+                    f"{last}, the last file that the fit saved, has {short.place}; {short.goal}. Give the "
+                    "callback that saves it to `UpdatePruningStep(at_target=[...])`.",
+                    stacklevel=3,
+                )
+
+
+def act_before(model: keras.Model, method: str, action: Callable) -> None:
+    """Makes a model's method call `action` first, with its arguments, for as long as its object is there."""
+    function, reference = getattr(type(model), method), weakref.WeakMethod(action)
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if (act := reference()) is not None:  # An exception may have ended the fit.
+            act(*args, **kwargs)
+        return function(model, *args, **kwargs)
+
+    setattr(model, method, wrapped)

@@ -1,0 +1,89 @@
+"""The sparsity that a schedule is going to, and the layers whose masks are not there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfprune.sparsity.apply import parts_of, read
+from tfprune.sparsity.masks import have_reached
+from tfprune.sparsity.wrapper import PruneLowMagnitude
+
+
+def target_of(schedule: Any) -> float | None:
+    """Returns the sparsity that a schedule ends at; None if that is not known."""
+    for name in ("target_sparsity", "final_sparsity"):
+        if (target := getattr(schedule, name, None)) is not None:
+            return float(target)
+    end_step = getattr(schedule, "end_step", None)
+    return None if end_step is None or end_step < 0 else float(np.asarray(schedule(end_step)[1]))
+
+
+def target_step_of(schedule: Any) -> int | None:
+    """Returns the step at which a schedule asks for its target first; None if that is not known."""
+    begin, end = getattr(schedule, "begin_step", None), getattr(schedule, "end_step", None)
+    return begin if hasattr(schedule, "target_sparsity") else end
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """Layers of one schedule that are not at its target.
+
+    Attributes:
+        schedule: The schedule.
+        target: The sparsity that the schedule ends at.
+        sparsity: The fraction of zeros in the layers' masks.
+        layers: The layers' names.
+    """
+
+    schedule: Any
+    target: float
+    sparsity: float
+    layers: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """Returns the layers and their sparsity in words."""
+        names = ", ".join(map(repr, self.layers[:3])) + (", ..." if len(self.layers) > 3 else "")
+        return f"sparsity {_digits(self.sparsity, self.target)} in layers {names}"
+
+    @property
+    def goal(self) -> str:
+        """Returns the schedule, its target and the step of that in words."""
+        step = target_step_of(self.schedule)
+        when = f" at step {step}" if step is not None and step >= 0 else ""
+        return f"their schedule {self.schedule!r} gets to {self.target:g}{when}"
+
+
+def _digits(sparsity: float, target: float) -> str:
+    """Returns a sparsity with as many digits as tell it from the target."""
+    return next((text for n in (2, 3, 4) if float(text := f"{sparsity:.{n}f}") != target), repr(sparsity))
+
+
+def shortfalls(layers: Iterable[PruneLowMagnitude]) -> list[Shortfall]:
+    """Returns the groups of built layers whose masks are not as sparse as the end of their schedule.
+
+    Args:
+        layers: Wrappers. Those with schedules that have no known end, or none, are passed over.
+    """
+    groups: dict[str, list[PruneLowMagnitude]] = {}
+    for layer in layers:
+        if layer.built and layer.pruning_schedule is not None:
+            groups.setdefault(layer.rule.key, []).append(layer)
+    found = []
+    for group in groups.values():
+        rule = group[0].rule
+        target = target_of(rule.pruning_schedule)
+        parts = parts_of(group)
+        if not target or not parts:
+            continue
+        masks = [read(part.mask) for part in parts]
+        if not have_reached(masks, [part.pattern for part in parts], target, rule.scope):
+            names = tuple(layer.layer.name for layer in group)
+            found.append(Shortfall(rule.pruning_schedule, target, _sparsity(masks), names))
+    return found
+
+
+def _sparsity(masks: list[np.ndarray]) -> float:
+    return 1.0 - sum(map(np.count_nonzero, masks)) / sum(mask.size for mask in masks)
