@@ -34,6 +34,7 @@ ALLOWED = {
     "extras": {"errors"},
     "lock": {"errors", "extras", "files", "reading", "text"},
     "quiet": {"errors"},
+    "settings": {"errors", "text"},
     "network": {"extras", "reading", "memory"},
     "sparsity": {"extras", "network", "files"},
     "data": {"extras", "reading", "errors", "text", "memory"},

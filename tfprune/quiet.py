@@ -16,7 +16,7 @@ def native_stderr_captured() -> Iterator[None]:
     TensorFlow's start, its SavedModel loader, its TFLite converter and the XNNPACK delegate write
     dozens of lines from C++, straight to descriptor 2, whatever Python's loggers are set to. They
     matter only when something fails, and then they are printed in full before the exception goes on; not
-    before a `UserError`, which says all in its line.
+    before a `UserError`, which says all in its line, or an interruption.
 
     The descriptor belongs to the process: other threads' standard error is captured too.
     """
@@ -26,7 +26,7 @@ def native_stderr_captured() -> Iterator[None]:
         os.dup2(captured.fileno(), 2)
         try:
             yield
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             raise
         except BaseException:
             sys.stderr.flush()

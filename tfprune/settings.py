@@ -11,8 +11,12 @@ Flags, checks, columns and comparisons are loops over the fields.
 
 import dataclasses
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
+
+from tfprune.errors import UserError
+from tfprune.text import did_you_mean
 
 
 class Rule(NamedTuple):
@@ -25,6 +29,33 @@ class Rule(NamedTuple):
 
     text: str
     holds: Callable[[Any], bool]
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+
+
+class With(NamedTuple):
+    """The value of another setting that makes a setting matter.
+
+    Attributes:
+        name: The other setting.
+        values: The values that do. Empty: any but its default.
+    """
+
+    name: str
+    values: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        if self.values == (False,):
+            return f"--no{self.name}"
+        return f"--{self.name}={_one_of(self.values)}" if self.values else f"--{self.name}"
+
+    def holds(self, value: Any, default: Any) -> bool:
+        """Returns whether the other setting's value, an item of it if it is a tuple, is one of them."""
+        if not self.values:
+            return value != default
+        return any(item in self.values for item in (value if isinstance(value, tuple) else (value,)))
 
 
 AT_LEAST_0 = Rule("at least 0", lambda value: value >= 0)
@@ -52,6 +83,8 @@ class Setting:
         role: "setting"; "reference", a setting that names another run; "seed"; or "place", where things are.
             Runs that differ in more than the seed and places are different experiments.
         group: The heading in `--help`.
+        only_with: What makes the setting matter, one of them; empty if it always does. Given without, it is
+            an error.
         words: A function from a value other than the default to words for readers; None: `name value`.
     """
 
@@ -61,18 +94,23 @@ class Setting:
     paper: Any = OPEN
     role: str = "setting"
     group: str = ""
+    only_with: tuple[With, ...] = ()
     words: Callable[[Any], str] | None = None
 
     def broken_rule(self, value: Any) -> str | None:
         """Returns what the value must be and is not; None if all is well."""
-        if self.choices is not None and value not in self.choices():
-            return f"one of {', '.join(self.choices())}"
+        if self.choices is not None:
+            names = self.choices()
+            for name in value if isinstance(value, tuple) else (value,):
+                if name not in names:
+                    kind = "some" if isinstance(value, tuple) else "one"
+                    return f"{kind} of {', '.join(names)}{did_you_mean(name, names)}"
         return self.broken_range(value)
 
     def broken_range(self, value: Any) -> str | None:
         """Returns what `broken_rule` does, but for choices: those of the library load Keras."""
         if self.rule is not None and not self.rule.holds(value):
-            return self.rule.text
+            return self.rule.text + _percent_hint(value, self.rule)
         if isinstance(value, float) and not math.isfinite(value):
             return "finite"
         if isinstance(value, int) and abs(value) >= 2**63:
@@ -81,6 +119,13 @@ class Setting:
         if not all(_is_line(text) for text in texts if isinstance(text, str)):
             return "one line of text in UTF-8"
         return None
+
+
+def _percent_hint(value: Any, rule: Rule) -> str:
+    """Returns the question after a share that was given in percent; empty if the value is no such."""
+    if type(value) is float and 1 < value < math.inf and rule.holds(value / 100):
+        return f"; did you mean {value / 100:g}?"
+    return ""
 
 
 def _is_line(text: str) -> bool:
@@ -117,19 +162,20 @@ def measured(rule: Rule | None = None, **default: Any) -> Any:
     return dataclasses.field(**default, metadata={"rule": rule})
 
 
-def with_settings_of(owner: type, **said: Any) -> Callable[[type], type]:
+def with_settings_of(owner: type, only: Collection[str] = (), **said: Any) -> Callable[[type], type]:
     """Returns a decorator that adds the settings of a dataclass to a class that is to become one.
 
     A setting that the class declares itself stays as declared.
 
     Args:
         owner: The dataclass.
+        only: Names of the settings to add. Empty: all.
         **said: Attributes of `Setting` that differ or come in addition.
     """
 
     def add(cls: type) -> type:
         for field in dataclasses.fields(owner):
-            if field.name not in cls.__annotations__:
+            if field.name not in cls.__annotations__ and (not only or field.name in only):
                 about = dataclasses.replace(field.metadata["setting"], **said)
                 setattr(
                     cls, field.name, dataclasses.field(default=field.default, metadata={"setting": about})
@@ -147,6 +193,88 @@ def settings_of(owner: Any) -> dict[str, Setting]:
         for field in dataclasses.fields(owner)
         if "setting" in field.metadata
     }
+
+
+def without_effect(values: Any, given: Collection[str] = ()) -> dict[str, str]:
+    """Returns the settings of a dataclass instance that are given for nothing, and what each would need.
+
+    Args:
+        values: The instance.
+        given: Names of the settings that were given, with their defaults, too. A value other than the
+            default always was; an empty one takes back what was given before.
+
+    Returns:
+        Name -> the flags without which it has no effect, such as `--score=taylor or --regrowth=rigl`.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(values)}
+    found = {}
+    for name, said in settings_of(values).items():
+        value = getattr(values, name)
+        if value in ("", ()) or not (name in given or value != defaults[name]):
+            continue
+        if said.only_with and not any(
+            other.holds(getattr(values, other.name), defaults[other.name]) for other in said.only_with
+        ):
+            found[name] = ", or ".join(map(str, said.only_with))
+    return found
+
+
+def check_effects(values: Any, given: Collection[str] = ()) -> None:
+    """Checks that no setting is given for nothing; arguments as for `without_effect`.
+
+    Raises:
+        UserError: With each such flag, and the flags without which it has no effect.
+    """
+    found = without_effect(values, given)
+    if found:
+        raise UserError(
+            "; ".join(
+                f"--{name}={to_text(getattr(values, name))}: has no effect without {needed}"
+                for name, needed in found.items()
+            )
+        )
+
+
+def to_text(value: Any) -> str:
+    """Returns a setting's value as a flag has it; `value_of` reads it back."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+_LISTS = {tuple[int, ...]: int, tuple[str, ...]: str}
+_WHOLE, _NUMBER = r"[+-]?[0-9]{1,30}", r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,5})?"
+
+
+def value_of(text: str, kind: Any) -> Any:
+    """Returns a setting's value from its text, as a flag has it.
+
+    Args:
+        text: `3`, `1e-4`, `true`, or for a tuple `1,2,3`.
+        kind: The field's type.
+
+    Raises:
+        ValueError: `must be ...`, if the text is none of that type.
+    """
+    if kind in _LISTS:
+        parts = [part.strip() for part in text.split(",")]
+        if _LISTS[kind] is int and not all(re.fullmatch(_WHOLE, part) for part in parts if part):
+            raise ValueError("must be whole numbers with commas between")
+        return tuple(_LISTS[kind](part) for part in parts if part)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError("must be true or false")
+        return text.lower() == "true"
+    if kind is int:
+        if not re.fullmatch(_WHOLE, text):
+            raise ValueError("must be a whole number")
+        return int(text)
+    if kind is float:
+        if not re.fullmatch(_NUMBER, text):
+            percent = re.fullmatch(rf"({_NUMBER}) ?%", text)
+            raise ValueError(
+                "must be a number" + (f"; did you mean {float(percent[1]) / 100:g}?" if percent else "")
+            )
+        return float(text)
+    return text
 
 
 def check_settings(values: Any) -> None:

@@ -1,7 +1,8 @@
 """Lengths of time, tables, and text that others wrote, for people."""
 
+import difflib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Full-width signs count, too, in some languages.
@@ -31,6 +32,16 @@ def printable(text: str) -> str:
 
 def _is_seen(char: str) -> bool:
     return char.isprintable() or unicodedata.category(char) == "Zs"  # Spaces of any kind.
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns the question after a name that is none of those that there are: `; did you mean NAME?`.
+
+    Returns:
+        The question with the most similar name; empty if none is similar.
+    """
+    similar = difflib.get_close_matches(name, [*names], n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def csv_cell(value: Any) -> Any:

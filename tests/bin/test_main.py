@@ -10,16 +10,21 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 SCRIPT = """
+from dataclasses import dataclass
 from absl import flags
+from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.errors import FileError, UserError
+from tfprune.settings import setting
 
-flags.DEFINE_integer("number", 1, "A number.")
+@dataclass
+class Flags:
+    number: int = setting(1, "A number.", group="numbers")
 
 def main():
     {body}
 
-run_main(main, "What it does.")
+run_main(main, "What it does.", lambda: define_settings(Flags), ending="it ends", again="to go on")
 """
 
 
@@ -74,18 +79,6 @@ def test_any_other_error_keeps_its_traceback():
     assert done.stderr.splitlines()[-1] == "ValueError: a bug"
 
 
-def test_an_interruption_says_how_to_go_on():
-    done = run("raise KeyboardInterrupt")
-    assert done.returncode == 130
-    assert done.stderr == "error: interrupted; the same command goes on where it stopped\n"
-
-
-def test_sigterm_ends_it_as_ctrl_c_does():
-    done = run("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
-    assert (done.returncode, done.stdout) == (143, "")
-    assert done.stderr == "error: interrupted; the same command goes on where it stopped\n"
-
-
 @pytest.mark.parametrize(
     "arguments, part",
     [
@@ -93,7 +86,8 @@ def test_sigterm_ends_it_as_ctrl_c_does():
         (["--number=three"], "--number=three"),
         (["--flagfile=nowhere.flags"], "nowhere.flags: not a readable flagfile: No such file"),
         (["--flagfile=/dev/zero"], "/dev/zero: not a readable flagfile: it is a device, not a file"),
-        (["three", "four"], "not a flag: three four"),
+        (["--number"], "--number: must have a value, as --number=VALUE"),
+        (["three", "four"], "not a flag: three four; flags are written --name=value"),
     ],
 )
 def test_bad_flags_are_one_line_and_status_2(arguments, part):

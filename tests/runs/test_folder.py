@@ -78,7 +78,7 @@ def test_unfinished_rounds(folder):
             "`frequency` must be a whole number of 64 bits",
         ),
         (b"--experiment=a\n--frequency=" + b"9" * 5000, "--frequency=9999"),
-        (b"--experiment=a\n--warmup_epochs=nan\n", "`warmup_epochs` must be finite"),
+        (b"--experiment=a\n--warmup_epochs=nan\n", "--warmup_epochs=nan: must be a number"),
         (b"--experiment=a\n--regime=magic\n", "`regime` must be one of dense, "),
         (b"--experiment=../a\n", "`experiment` must be a folder name"),
         (b"--width=4\n", "experiment"),

@@ -11,21 +11,21 @@ exported files. The .keras file is not timed: its network is the SavedModel's.
 
 import os
 import textwrap
+from dataclasses import dataclass
 
-# Before Keras loads: the exported files are TensorFlow's.
-os.environ["KERAS_BACKEND"] = "tensorflow"
+from absl import flags
 
-import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
-
-from tfprune.bin import tensorflow_start  # noqa: E402, F401
-from tfprune.bin.flags import define_run_flags  # noqa: E402
-from tfprune.bin.main import run_main  # noqa: E402
-from tfprune.errors import UserError, blame_flag  # noqa: E402
+from tfprune.bin.finished_run import FinishedRun
+from tfprune.bin.flags import define_settings
+from tfprune.bin.main import run_main
+from tfprune.errors import UserError, blame_flag
+from tfprune.settings import AT_LEAST_1, With, setting
 
 
 def main() -> None:
     """Measures, prints and writes."""
+    import numpy as np
+
     from tfprune.benchmark.contenders import chosen_contenders
     from tfprune.benchmark.files import write_benchmark
     from tfprune.benchmark.measure import Plan, measure
@@ -115,19 +115,45 @@ def parse_threads(texts: list[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(counts))
 
 
+def define() -> None:
+    """Defines the flags."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exported files are TensorFlow's.
+    from tfprune.benchmark.contenders import NAMES
+    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
+
+    @dataclass(frozen=True)
+    class Flags(FinishedRun):
+        """The flags; each field is the flag of the same name."""
+
+        rounds: int = setting(
+            15, "How often each is timed in each setting.", group="measurement", rule=AT_LEAST_1
+        )
+        batch_sizes: tuple[str, ...] = setting(("1", "8"), "Images a call.", group="measurement")
+        threads: tuple[str, ...] = setting(
+            ("1", "all"), "Numbers of threads; all: the cores of this process.", group="measurement"
+        )
+        contenders: tuple[str, ...] = setting(
+            ("all",), "What to measure.", group="measurement", choices=lambda: ("all", *NAMES)
+        )
+        zstd: bool = setting(
+            True, "Measures sizes with zstd -19, too: some seconds for each 10 MB.", group="measurement"
+        )
+        headline: bool = setting(
+            False, "Prints the result in a sentence; the tables are in the files.", group="output"
+        )
+        layers: bool = setting(
+            False,
+            "Prints where the time of model.tfprune goes, layer by layer.",
+            group="output",
+            only_with=(With("headline", (False,)),),
+        )
+
+    define_settings(Flags)
+
+
 def run() -> None:
     """The command `tfprune-benchmark`."""
-    from tfprune.benchmark.contenders import NAMES
-
-    define_run_flags("EXPERIMENT or EXPERIMENT/round_KK whose exported files to measure.")
-    flags.DEFINE_integer("rounds", 15, "How often each is timed in each setting.", 1)
-    flags.DEFINE_list("batch_sizes", ["1", "8"], "Images a call.")
-    flags.DEFINE_list("threads", ["1", "all"], "Numbers of threads; all: the cores of this process.")
-    flags.DEFINE_list("contenders", ["all"], f"What to measure: {', '.join(NAMES)}, or all.")
-    flags.DEFINE_boolean("headline", False, "Print the result in a sentence; the tables are in the files.")
-    flags.DEFINE_boolean("layers", False, "Print where the time of model.tfprune goes, layer by layer.")
-    flags.DEFINE_boolean("zstd", True, "Measure sizes with zstd -19, too: some seconds for each 10 MB.")
-    run_main(main, __doc__)
+    run_main(main, __doc__, define, ending="nothing of this measurement is kept")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,25 @@ also index.html, one page with every table and picture, which needs no other fil
 study's settings are shown as what they are, never as a reproduction. Imports neither TensorFlow nor Keras.
 """
 
+from dataclasses import dataclass
+
 from absl import flags
 
 from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.runs.config import ExperimentConfig
+from tfprune.settings import setting, with_settings_of
+
+
+@dataclass(frozen=True)
+@with_settings_of(ExperimentConfig, only=("output_dir",))
+class Flags:
+    """The flags; each field is the flag of the same name."""
+
+    experiments: tuple[str, ...] = setting(
+        (), "Run folders to compare. Empty: all in --output_dir.", group="run"
+    )
+    html: bool = setting(False, "Writes index.html too.", group="output")
 
 
 def main() -> None:
@@ -31,10 +45,7 @@ def main() -> None:
 
 def run() -> None:
     """The command `tfprune-compare`."""
-    define_settings(ExperimentConfig, only=("output_dir",))
-    flags.DEFINE_list("experiments", [], "Run folders to compare. Empty: all in --output_dir.")
-    flags.DEFINE_boolean("html", False, "Whether to write index.html too.")
-    run_main(main, __doc__)
+    run_main(main, __doc__, lambda: define_settings(Flags))
 
 
 if __name__ == "__main__":

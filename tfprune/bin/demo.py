@@ -9,15 +9,26 @@ interruption the same command goes on: finished rounds are not trained again.
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from absl import flags
 
+from tfprune.bin.flags import define_settings
+from tfprune.bin.interrupts import Interrupted
 from tfprune.bin.main import run_main
 from tfprune.errors import UserError
+from tfprune.runs.config import ExperimentConfig
+from tfprune.settings import with_settings_of
 from tfprune.text import duration
 
 EXPERIMENTS = ("demo_dense", "demo_one_shot", "demo_iterative")
+
+
+@dataclass(frozen=True)
+@with_settings_of(ExperimentConfig, only=("output_dir",))
+class Flags:
+    """The flags; each field is the flag of the same name."""
 
 
 class Step(NamedTuple):
@@ -80,15 +91,32 @@ def main() -> None:
         command = ["-m", f"tfprune.bin.{step.binary}", *step.flags, f"--output_dir={output_dir}"]
         print(f"\n[{number}/{len(STEPS)}] {step.title} (about {duration(step.seconds)})")
         print(f"$ python {' '.join(command)}", flush=True)
-        if subprocess.run([sys.executable, *command], check=False).returncode != 0:
+        if run_step([sys.executable, *command]) != 0:
             raise UserError(f"step {number} of {len(STEPS)} failed; the same command goes on from there")
     print(f"\nDone in {duration(time.monotonic() - start)}.\n\n{NEXT.format(output_dir=output_dir)}")
 
 
+def run_step(command: list[str]) -> int:
+    """Runs a command to its end, an interrupted one, too; returns its exit status."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except Interrupted as interrupt:
+            # From a terminal the step has had the signal already, which it takes for the same one.
+            process.send_signal(interrupt.number)
+            process.wait()
+            raise
+
+
 def run() -> None:
     """The command `tfprune-demo`."""
-    flags.DEFINE_string("output_dir", "saved_models", "Where the run folders and the page go.")
-    run_main(main, __doc__)
+    run_main(
+        main,
+        __doc__,
+        lambda: define_settings(Flags),
+        ending="the step that runs is ended; what is finished is kept",
+        again="to go on from there",
+    )
 
 
 if __name__ == "__main__":

@@ -7,11 +7,21 @@ Prints the accuracy beside the one that training recorded, and the sparsity of t
 and network are those of the run. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.
 """
 
+from dataclasses import dataclass
+
 from absl import flags
 
-from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-from tfprune.bin.flags import define_run_flags
+from tfprune.bin.finished_run import FinishedRun
+from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
+from tfprune.settings import setting
+
+
+@dataclass(frozen=True)
+class Flags(FinishedRun):
+    """The flags; each field is the flag of the same name."""
+
+    summary: bool = setting(False, "Prints the zeros of every layer.", group="output")
 
 
 def main() -> None:
@@ -36,11 +46,16 @@ def main() -> None:
     )
 
 
+def define() -> None:
+    """Defines the flags."""
+    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
+
+    define_settings(Flags)
+
+
 def run() -> None:
     """The command `tfprune-evaluate`."""
-    define_run_flags("EXPERIMENT or EXPERIMENT/round_KK to evaluate; without a round, its last.")
-    flags.DEFINE_bool("summary", False, "Print the zeros of every layer.")
-    run_main(main, __doc__)
+    run_main(main, __doc__, define)
 
 
 if __name__ == "__main__":

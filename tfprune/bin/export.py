@@ -10,33 +10,29 @@ TensorFlow backend, whatever backend trained.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-# Before Keras loads: the exporters are TensorFlow's.
-os.environ["KERAS_BACKEND"] = "tensorflow"
+from absl import flags
 
-import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
-
-from tfprune.bin import tensorflow_start  # noqa: E402, F401
-from tfprune.bin.flags import define_run_flags  # noqa: E402
-from tfprune.bin.main import run_main  # noqa: E402
-from tfprune.errors import UserError  # noqa: E402
-from tfprune.reading import json_of, reading  # noqa: E402
+from tfprune.bin.finished_run import FinishedRun
+from tfprune.bin.flags import define_settings
+from tfprune.bin.main import run_main
+from tfprune.reading import json_of, reading
+from tfprune.settings import AT_LEAST_1, Rule, With, setting
 
 
 def main() -> None:
     """Exports and prints the audit."""
+    import numpy as np
+
     from tfprune.data.pipeline import make_images
     from tfprune.experiments.deployment import dense_ancestor, strip_round
     from tfprune.experiments.evaluate import load_run_data
     from tfprune.export import export_model, format_audit
-    from tfprune.export.formats import format_names
     from tfprune.runs.folder import find_round
 
     values = flags.FLAGS
-    if not values.formats or set(values.formats) - set(format_names()):
-        raise UserError(f"--formats={','.join(values.formats)}: must be some of {', '.join(format_names())}")
     run, found = find_round(values.output_dir, values.experiment, "experiment")
     config, dataset = load_run_data(run, values.data_dir)
     network = strip_round(found)
@@ -73,17 +69,40 @@ def read_audit(ancestor: Path | None) -> dict | None:
     return audit
 
 
-def run() -> None:
-    """The command `tfprune-export`."""
+def define() -> None:
+    """Defines the flags."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exporters are TensorFlow's.
+    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
     from tfprune.export.formats import SPARSE_WEIGHTS, format_names
 
-    define_run_flags("EXPERIMENT or EXPERIMENT/round_KK to export; without a round, its last.")
-    flags.DEFINE_list("formats", list(format_names()), "What to write.")
-    flags.DEFINE_enum(
-        "sparse_weights", SPARSE_WEIGHTS[0], list(SPARSE_WEIGHTS), "How model.tfprune stores its weights."
-    )
-    flags.DEFINE_integer("audit_images", 1000, "Test images of the audit, at most; the first ones.", 1)
-    run_main(main, __doc__)
+    @dataclass(frozen=True)
+    class Flags(FinishedRun):
+        """The flags; each field is the flag of the same name."""
+
+        formats: tuple[str, ...] = setting(
+            format_names(),
+            "What to write.",
+            group="export",
+            choices=format_names,
+            rule=Rule("at least one format", bool),
+        )
+        sparse_weights: str = setting(
+            SPARSE_WEIGHTS[0],
+            "How model.tfprune stores its weights.",
+            group="export",
+            choices=lambda: SPARSE_WEIGHTS,
+            only_with=(With("formats", ("sparse",)),),
+        )
+        audit_images: int = setting(
+            1000, "Test images of the audit, at most; the first ones.", group="export", rule=AT_LEAST_1
+        )
+
+    define_settings(Flags)
+
+
+def run() -> None:
+    """The command `tfprune-export`."""
+    run_main(main, __doc__, define, ending="files of this export that are not whole are left out")
 
 
 if __name__ == "__main__":

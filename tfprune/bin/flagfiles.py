@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfprune.bin.flags import define_settings, experiment_from_flags
+from tfprune.bin.flags import define_settings, parse_flags, values_of
 from tfprune.errors import FileError, UserError
 from tfprune.reading import reading, text_of
 from tfprune.runs.config import ExperimentConfig
@@ -96,18 +96,16 @@ def experiment_from_flagfiles(paths: Sequence[Path]) -> ExperimentConfig:
 
     Raises:
         FileError: On a file that cannot be read.
-        UserError: On a flag that is none, with the files.
+        UserError: On a flag that is none, breaks its rule or has no effect, with the files.
     """
     registry = flags.FlagValues()
     define_settings(ExperimentConfig, registry)
     try:
-        _, *rest = registry(with_flagfiles(["flagfiles", *(f"--flagfile={path}" for path in paths)]))
-        if rest:
-            raise UserError(f"not a flag: {' '.join(rest)}")
-        return experiment_from_flags(registry)
+        parse_flags(with_flagfiles(["flagfiles", *(f"--flagfile={path}" for path in paths)]), registry)
+        return values_of(ExperimentConfig, registry)
     except FileError:
         raise
-    except (flags.Error, UserError) as error:
+    except UserError as error:
         raise UserError(f"{shown(paths)}: {error}") from error
 
 

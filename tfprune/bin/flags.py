@@ -1,65 +1,107 @@
-"""Flags made of settings: one for each field of a dataclass, with its default, help and choices."""
+"""Flags made of settings: one for each field of a dataclass, with its default, help, choices and rule."""
 
 import dataclasses
-from collections.abc import Collection
+import os
+from typing import Any
 
 from absl import flags
 
-from tfprune.runs.config import ExperimentConfig
-from tfprune.settings import settings_of
-
-_DEFINE = {
-    str: flags.DEFINE_string,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    bool: flags.DEFINE_boolean,
-}
+from tfprune.errors import UserError
+from tfprune.settings import Setting, check_effects, settings_of, value_of
+from tfprune.text import did_you_mean
 
 
-def define_settings(
-    owner: type, registry: flags.FlagValues = flags.FLAGS, only: Collection[str] = ()
-) -> None:
+class _Parser(flags.ArgumentParser):
+    """The value of a setting's flag, checked by itself."""
+
+    def __init__(self, kind: Any, said: Setting) -> None:
+        self._kind, self._said = kind, said
+
+    def parse(self, argument: Any) -> Any:
+        """Returns the value; a default is taken as it is.
+
+        Raises:
+            ValueError: `must be ...`, on a value that breaks the setting's rule.
+        """
+        if not isinstance(argument, str):
+            return argument
+        value = value_of(argument, self._kind)
+        rule = self._said.broken_rule(value)
+        if rule is not None:
+            raise ValueError(f"must be {rule}")
+        return os.path.expanduser(value) if self._said.role == "place" else value
+
+
+class SettingFlag(flags.Flag):
+    """The flag of a setting.
+
+    Attributes:
+        owner: The dataclass that declares it.
+        said: The setting.
+        required: Whether it has no default.
+    """
+
+    def __init__(self, owner: type, field: dataclasses.Field) -> None:
+        self.owner, self.said = owner, (said := settings_of(owner)[field.name])
+        self.required = field.default is dataclasses.MISSING
+        super().__init__(
+            _Parser(field.type, said),
+            None,
+            field.name,
+            None,
+            said.help,
+            boolean=field.type is bool,
+        )
+        if not self.required:  # As it is: a default need not follow the rule, as that of no value.
+            self.default = self.value = field.default
+
+
+def define_settings(owner: type, registry: flags.FlagValues = flags.FLAGS) -> None:
     """Defines a flag for each setting of a dataclass; one without a default is required.
 
     Args:
         owner: The dataclass.
         registry: The process's flags, or a registry of its own.
-        only: Names of the settings to define. Empty: all, which `--help` shows by their groups.
     """
     for field in dataclasses.fields(owner):
-        if only and field.name not in only:
-            continue
-        said, default = settings_of(owner)[field.name], field.default
-        required = default is dataclasses.MISSING
-        about = {
-            "name": field.name,
-            "default": None if required else [*map(str, default)] if type(default) is tuple else default,
-            "help": said.help,
-            "flag_values": registry,
-            "module_name": None if only else f"{said.group} flags",  # What absl has as a heading.
-            "required": required,
-        }
-        if said.choices is not None:
-            flags.DEFINE_enum(enum_values=said.choices(), **about)
-        else:
-            _DEFINE.get(field.type, flags.DEFINE_list)(**about)
+        flags.DEFINE_flag(SettingFlag(owner, field), registry)
 
 
-def experiment_from_flags(registry: flags.FlagValues = flags.FLAGS) -> ExperimentConfig:
-    """Returns the config that the parsed flags make.
+def setting_flags(registry: flags.FlagValues = flags.FLAGS) -> list[SettingFlag]:
+    """Returns the flags that are settings, in the order in which they were defined."""
+    return [flag for name in registry if isinstance(flag := registry[name], SettingFlag)]
+
+
+def parse_flags(arguments: list[str], registry: flags.FlagValues = flags.FLAGS) -> None:
+    """Parses a command line whose flagfiles were read.
+
+    Args:
+        arguments: The program's name and its arguments.
+        registry: The flags that there are.
 
     Raises:
-        UserError: On a list that is not of whole numbers.
+        UserError: On a flag that there is not, a word that is no flag, a value that breaks the flag's rule, a
+            required flag that is missing, or a flag that has no effect.
     """
-    lines = []
-    for name in settings_of(ExperimentConfig):
-        value = registry[name].value
-        lines.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
-    return ExperimentConfig.from_flags("\n".join(lines))
+    try:
+        _, *words = registry(arguments)
+    except flags.UnrecognizedFlagError as error:
+        names = [f"--{flag.name}" for flag in setting_flags(registry)] + ["--flagfile"]
+        hint = did_you_mean(f"--{error.flagname}", names)
+        raise UserError(f"{error.flagvalue}: there is no such flag{hint}") from error
+    except flags.Error as error:
+        text = str(error).removeprefix("flag ")
+        name = text.removeprefix("Missing value for flag ")
+        raise UserError(text if name == text else f"{name}: must have a value, as {name}=VALUE") from error
+    if words:
+        raise UserError(f"not a flag: {' '.join(words)}; flags are written --name=value")
+    for flag in setting_flags(registry):
+        if flag.required and not flag.present:
+            raise UserError(f"--{flag.name}: must be given: {flag.help}")
+    for owner in dict.fromkeys(flag.owner for flag in setting_flags(registry)):
+        check_effects(values_of(owner, registry), [flag for flag in registry if registry[flag].present])
 
 
-def define_run_flags(experiment_help: str) -> None:
-    """Defines the flags of the binaries that take a finished run."""
-    flags.DEFINE_string("experiment", None, experiment_help, required=True)
-    define_settings(ExperimentConfig, only=("output_dir",))
-    flags.DEFINE_string("data_dir", "", "Where the run's dataset is, if not where it was.")
+def values_of(owner: type, registry: flags.FlagValues = flags.FLAGS) -> Any:
+    """Returns an instance of a dataclass of settings from the parsed flags."""
+    return owner(**{name: registry[name].value for name in settings_of(owner)})

@@ -1,80 +1,71 @@
 """Runs a binary's one call: flags in, errors as one line, an exit status."""
 
-import signal
+import shutil
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, logging
 
 from tfprune.bin.flagfiles import with_flagfiles
+from tfprune.bin.flags import parse_flags, setting_flags
+from tfprune.bin.help import help_text
+from tfprune.bin.interrupts import Interrupted, Interrupts, command_line
 from tfprune.errors import UserError
 from tfprune.text import printable
 
 USER_ERROR_STATUS = 2
-INTERRUPTED_STATUS, TERMINATED_STATUS = 130, 143
-_HELP = {"--help", "-help", "-h", "--helpshort"}
+_HELP = {"--help", "-help", "-h", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-?"}
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: it ends a run as Ctrl-C does, locks freed and the study's page right."""
+def run_main(
+    main: Callable[[], None],
+    documentation: str,
+    define: Callable[[], None] = lambda: None,
+    ending: str = "nothing is left half-written",
+    again: str = "to start again",
+) -> NoReturn:
+    """Defines the flags, parses the command line, runs `main` and ends the process.
 
-
-def run_main(main: Callable[[], None], documentation: str) -> None:
-    """Parses the command line, runs `main` and ends the process.
-
-    A `UserError`, an unknown flag, a value of the wrong type, or what the system refuses (`OSError`) becomes
-    one line on standard error and exit status 2; anything else keeps its traceback.
+    A `UserError`, a flag that is none or breaks its rule, or what the system refuses (`OSError`) becomes one
+    line on standard error and exit status 2; anything else keeps its traceback. Ctrl-C and SIGTERM are
+    answered at once, and end the process with 130 and 143.
 
     Args:
         main: Reads `flags.FLAGS` and makes the binary's one call.
         documentation: The text that `--help` shows above the flags.
+        define: Defines the flags. What takes long to load is loaded there, where Ctrl-C is heard already.
+        ending: What happens after a Ctrl-C until the process ends, in words.
+        again: What the same command does then, in words that stand before it.
     """
-
-    def guarded(arguments: list[str]) -> int:
-        logging.set_verbosity(logging.ERROR)
-        sys.stdout.reconfigure(errors="backslashreplace")  # Of names that the terminal cannot show.
-        if len(arguments) > 1:
-            return _fail(f"not a flag: {' '.join(arguments[1:])}")
-        signal.signal(signal.SIGTERM, _terminate)
-        try:
-            main()
-        except UserError as error:
-            return _fail(str(error))
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            return _fail(f"{place}{error.strerror or error}")
-        except KeyboardInterrupt as interrupt:
-            _fail("interrupted; the same command goes on where it stopped")
-            return TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
-        return 0
+    Interrupts(f"{ending}; {again}: {printable(command_line())}")
 
     def parse(arguments: list[str]) -> list[str]:
+        define()
         if _HELP & set(arguments):
-            print(f"{documentation}\n{_flags_help()}\n--helpfull shows absl's own flags too.")
+            print(help_text(documentation, setting_flags(), shutil.get_terminal_size((100, 24)).columns))
             sys.exit(0)
-        try:
-            return flags.FLAGS(with_flagfiles(arguments))
-        except (flags.Error, UserError) as error:
-            sys.exit(_fail(str(error)))
+        parse_flags(with_flagfiles(arguments))
+        return arguments
 
-    app.run(guarded, flags_parser=parse)
+    def call(arguments: list[str]) -> int:
+        logging.set_verbosity(logging.ERROR)
+        sys.stdout.reconfigure(errors="backslashreplace")  # Of names that the terminal cannot show.
+        main()
+        return 0
 
-
-def _terminate(signal_number: int, frame: Any) -> None:
-    raise _Terminated
+    try:
+        app.run(call, flags_parser=parse)
+    except UserError as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(_fail(f"{place}{error.strerror or error}"))
+    except Interrupted as interrupt:
+        _fail("interrupted")
+        sys.exit(interrupt.status)
 
 
 def _fail(message: str) -> int:
     print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return USER_ERROR_STATUS
-
-
-def _flags_help() -> str:
-    """Describes the project's flags, wherever they are defined, but not absl's."""
-    ours = [
-        name
-        for name in flags.FLAGS.flags_by_module_dict()
-        if name.startswith("tfprune") or name.endswith(" flags") or name == sys.argv[0]
-    ]
-    return "\n".join(flags.FLAGS.module_help(name) for name in ours)

@@ -17,15 +17,12 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
 from tfprune.bin.flagfiles import experiment_from_flagfiles, experiment_names, profile_flagfiles, shown
 from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.errors import UserError
-from tfprune.experiments.devices import Devices
-from tfprune.experiments.study.plan import plan_runs, with_parents
-from tfprune.runs.config import ExperimentConfig
-from tfprune.settings import settings_of
+from tfprune.runs.config import PATH, ExperimentConfig
+from tfprune.settings import setting, settings_of, with_settings_of
 from tfprune.text import printable
 
 REFRESH_SECONDS = 30
@@ -40,6 +37,7 @@ _SET_HERE = {
 
 def main() -> None:
     """Plans the study, then prints or runs it."""
+    from tfprune.experiments.devices import Devices
     from tfprune.experiments.study.run import Study
 
     values = flags.FLAGS
@@ -64,6 +62,8 @@ def plan_study() -> list[ExperimentConfig]:
     Raises:
         UserError: On flags or flagfiles that make no study.
     """
+    from tfprune.experiments.study.plan import plan_runs, with_parents
+
     values = flags.FLAGS
     seeds = parse_seeds(values.seeds)
     available = experiment_names()
@@ -142,29 +142,59 @@ def warned_of(what: str) -> Iterator[None]:
         print(f"warning: {what} could not be written: {printable(str(error))}", file=sys.stderr, flush=True)
 
 
+def define() -> None:
+    """Defines the flags."""
+    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
+    from tfprune.experiments.devices import Devices
+
+    @dataclasses.dataclass(frozen=True)
+    @with_settings_of(Devices, only=("data_parallel",))
+    @with_settings_of(ExperimentConfig, only=("output_dir", "data_dir"), only_with=())
+    class Flags:
+        """The flags; each field is the flag of the same name."""
+
+        profile: str = setting(
+            "small",
+            "What to lay over every experiment. full: as in the paper, needs "
+            "an accelerator. scratch: no ImageNet weights, 32x32, wants one. small: hours on two cores. "
+            "tiny: digits, minutes.",
+            group="study",
+        )
+        experiments: tuple[str, ...] = setting(
+            (),
+            "Names of experiments. Empty: all that have a --paper_section. Those from which they "
+            "start are added.",
+            group="study",
+        )
+        seeds: tuple[str, ...] = setting(
+            ("0",),
+            "Seeds to run all experiments with; seed N other than 0 in folders EXPERIMENT_seedN.",
+            group="study",
+        )
+        extra_flagfile: str = setting(
+            "",
+            "A flagfile to lay over every experiment, over its profile.",
+            group="study",
+            role="place",
+            rule=PATH,
+        )
+        dry_run: bool = setting(
+            False, "Prints the order, what is done and the time left; runs nothing.", group="study"
+        )
+
+    define_settings(Flags)
+
+
 def run() -> None:
     """The command `tfprune-reproduce`."""
-    flags.DEFINE_string(
-        "profile",
-        "small",
-        "What to lay over every experiment. full: as in the paper, needs an "
-        "accelerator. scratch: no ImageNet weights, 32x32, wants one. small: hours on two cores. tiny: "
-        "digits, minutes.",
+    run_main(
+        main,
+        __doc__,
+        define,
+        ending="the step that runs is the last, then the page is brought up to date; finished rounds and "
+        "epochs are kept",
+        again="to go on from there",
     )
-    flags.DEFINE_list(
-        "experiments",
-        [],
-        "Names of experiments. Empty: all that have a --paper_section. Those from which they start "
-        "are added.",
-    )
-    flags.DEFINE_list(
-        "seeds", ["0"], "Seeds to run all experiments with; seed N other than 0 in folders EXPERIMENT_seedN."
-    )
-    flags.DEFINE_string("extra_flagfile", "", "A flagfile to lay over every experiment, over its profile.")
-    define_settings(ExperimentConfig, only=("output_dir", "data_dir"))
-    define_settings(Devices, only=("data_parallel",))
-    flags.DEFINE_boolean("dry_run", False, "Print the order, what is done and the time left; run nothing.")
-    run_main(main, __doc__)
 
 
 if __name__ == "__main__":

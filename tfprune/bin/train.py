@@ -10,33 +10,43 @@ each batch among all devices, --distributed among those of several processes; ne
 experiment is.
 """
 
-from absl import flags
-
-from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-from tfprune.bin.flags import define_settings, experiment_from_flags
+from tfprune.bin.flags import define_settings, values_of
 from tfprune.bin.main import run_main
-from tfprune.experiments.devices import Devices
 from tfprune.runs.config import ExperimentConfig
-from tfprune.settings import settings_of
 
 
 def main() -> None:
-    """Runs the experiment and names the folder that it wrote."""
+    """Runs the experiment and names the folder, if it wrote anything there."""
+    from tfprune.experiments.devices import Devices
     from tfprune.experiments.run import run_experiment
+    from tfprune.runs.result import RoundResult
 
-    config = experiment_from_flags()
-    devices = Devices(**{name: flags.FLAGS[name].value for name in settings_of(Devices)})
+    config, devices = values_of(ExperimentConfig), values_of(Devices)
     devices.check()
-    run_experiment(config, devices=devices)
-    if devices.writes:
+    finished: list[RoundResult] = []
+    run_experiment(config, on_round=finished.append, devices=devices)
+    if finished:
         print(f"{config.experiment}: wrote {config.folder}")
+
+
+def define() -> None:
+    """Defines the flags."""
+    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
+    from tfprune.experiments.devices import Devices
+
+    define_settings(ExperimentConfig)
+    define_settings(Devices)
 
 
 def run() -> None:
     """The command `tfprune-train`."""
-    define_settings(ExperimentConfig)
-    define_settings(Devices)
-    run_main(main, __doc__)
+    run_main(
+        main,
+        __doc__,
+        define,
+        ending="the step that runs is the last; finished rounds and epochs are kept",
+        again="to go on from there",
+    )
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from tfprune.data.datasets import Dataset
 from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
-from tfprune.settings import setting
+from tfprune.settings import With, check_effects, setting
 
 # How long a process that ends waits for the others to end too. One that fails alone thereby ends them all.
 _SHUTDOWN_SECONDS = 60
 _HEARTBEAT_SECONDS = 60
+_DISTRIBUTED = (With("distributed"),)
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Devices:
     )
     coordinator_address: str = setting(
         "",
-        "HOST:PORT of process 0, for --distributed. Empty, without the next two: found out from Slurm, "
-        "Open MPI or Cloud TPU.",
+        "HOST:PORT of process 0. Empty, without the next two: found out from Slurm, Open MPI or Cloud TPU.",
         group="device",
+        only_with=_DISTRIBUTED,
     )
-    process_count: int = setting(0, "Number of processes of --distributed.", group="device")
-    process_index: int = setting(-1, "Which process of --distributed this is, from 0.", group="device")
+    process_count: int = setting(0, "Number of processes.", group="device", only_with=_DISTRIBUTED)
+    process_index: int = setting(-1, "Which process this is, from 0.", group="device", only_with=_DISTRIBUTED)
 
     def check(self) -> None:
         """Checks the flags and that the backend can do what they ask for.
@@ -74,8 +75,7 @@ class Devices:
             "process_index": self.process_index != -1,
         }
         names = [name for name, is_given in given.items() if is_given]
-        if names and not self.distributed:
-            self._refuse(names[0], "must be left out without --distributed")
+        check_effects(self)
         if not names:
             return
         for name in given:

@@ -19,10 +19,15 @@ from tfprune.settings import (
     AT_LEAST_1,
     Rule,
     SettingError,
+    With,
+    check_effects,
     check_settings,
     setting,
     settings_of,
+    to_text,
+    value_of,
     with_settings_of,
+    without_effect,
 )
 from tfprune.training.settings import EPOCHS, MIXED_PRECISION, TrainingSettings
 
@@ -100,7 +105,20 @@ NAME = Rule(
     lambda name: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name) is not None,
 )
 """What the name of an experiment must be."""
-_FOLDER = Rule("an existing folder", lambda path: not path or os.path.isdir(os.path.expanduser(path)))
+
+
+def _can_be(path: str) -> bool:
+    expanded = os.path.expanduser(path)
+    if "\0" in expanded or expanded.startswith("~"):
+        return False
+    names = os.fsencode(expanded).split(b"/")
+    return all(len(name) <= 255 for name in names) and len(os.fsencode(expanded)) < 4096
+
+
+PATH = Rule("a path of names of at most 255 bytes, ~USER a user that there is", _can_be)
+"""What a path that does not have to be there must be."""
+FOLDER = Rule("an existing folder", lambda path: not path or os.path.isdir(os.path.expanduser(path)))
+"""What the path of a folder that is there must be; empty if there need be none."""
 _SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
 _ROUNDS = Rule("at least 1 and at most 9999", lambda rounds: 1 <= rounds <= 9999)
 _SPARSITY = Rule("in [0, 1)", lambda sparsity: 0.0 <= sparsity < 1.0)
@@ -113,6 +131,11 @@ _M_BY_N = Rule(
     "M,N, two whole numbers, M at least 1 and below N, or empty",
     lambda pair: not pair or (len(pair) == 2 and 1 <= pair[0] < pair[1]),
 )
+
+_PRUNING = (With("regime", tuple(regime for regime in REGIMES if regime != "dense")),)
+_BY_STEPS = (With("regime", ("gradual", "sparse")),)
+_DISTILLING = (With("distill_from"),)
+
 _REGULAR_EXPRESSION = Rule("a regular expression", _is_regular_expression)
 
 
@@ -124,10 +147,10 @@ class ExperimentConfig:
     The settings of `TrainingSettings` are fields too. `epochs` is declared here, because it may be a list.
     """
 
-    experiment: str = setting(
-        help="Name of the run folder in --output_dir. Required.", group="run", rule=NAME
+    experiment: str = setting(help="Name of the run folder in --output_dir.", group="run", rule=NAME)
+    output_dir: str = setting(
+        "saved_models", "Where the run folders are.", group="run", role="place", rule=PATH
     )
-    output_dir: str = setting("saved_models", "Where the run folders are.", group="run", role="place")
     seed: int = setting(
         0, "Seed of initial weights, order and augmentation.", group="run", role="seed", rule=_SEED
     )
@@ -140,8 +163,8 @@ class ExperimentConfig:
     )
     paper_section: str = setting(
         "",
-        f"Section of the reference study that the experiment mirrors: {', '.join(SECTIONS)}. "
-        "Empty: none. The comparison puts its figures beside it and lists every setting that differs.",
+        "Section of the reference study that the experiment mirrors. Empty: none. The comparison puts its "
+        "figures beside it and lists every setting that differs.",
         group="run",
         rule=_SECTION,
     )
@@ -155,7 +178,8 @@ class ExperimentConfig:
         "root of --dataset=image_folder: root/{train,test}/CLASS/*.png|jpg.",
         group="data",
         role="place",
-        rule=_FOLDER,
+        rule=FOLDER,
+        only_with=(With("dataset", ("cifar10", "cifar100", "image_folder")),),
     )
     train_examples: int = setting(
         0, "How many training examples to use, of a fixed shuffle. 0: all.", group="data", rule=AT_LEAST_0
@@ -205,8 +229,8 @@ class ExperimentConfig:
     )
     weights: str = setting(
         "imagenet",
-        "Where to start without --init_from: imagenet (downloaded once, about 87 MB), none (random), or the "
-        "path of a .safetensors or .pth file with torchvision's tensor names.",
+        "Where to start: imagenet (downloaded once, about 87 MB), none (random), or the path of a "
+        ".safetensors or .pth file with torchvision's tensor names. With --init_from it is recorded alone.",
         group="model",
     )
 
@@ -227,20 +251,38 @@ class ExperimentConfig:
     )
     target_sparsity: float = setting(
         0.0,
-        "Fraction of the prunable weights that are zero at the end, in [0, 1).",
+        "Fraction of the prunable weights that are zero at the end.",
         group="pruning",
         rule=_SPARSITY,
+        only_with=_PRUNING,
     )
-    power: float = setting(3.0, "Exponent of --schedule=polynomial.", group="pruning", rule=ABOVE_0)
-    rounds: int = setting(1, "Rounds of --regime=iterative.", group="pruning", rule=_ROUNDS)
+    power: float = setting(
+        3.0,
+        "Exponent of the polynomial.",
+        group="pruning",
+        rule=ABOVE_0,
+        only_with=(With("schedule", ("polynomial",)),),
+    )
+    rounds: int = setting(
+        1,
+        "How often it prunes and trains.",
+        group="pruning",
+        rule=_ROUNDS,
+        only_with=(With("regime", ("iterative",)),),
+    )
     frequency: int = setting(
-        100, "Steps between updates of --regime=gradual and sparse.", group="pruning", rule=AT_LEAST_1
+        100,
+        "Steps between updates of the masks.",
+        group="pruning",
+        rule=AT_LEAST_1,
+        only_with=_BY_STEPS,
     )
     ramp_fraction: float = setting(
         0.5,
         "Share of the steps in which gradual's sparsity rises, or sparse's masks move. The rest fine-tunes.",
         group="pruning",
         rule=_SHARE,
+        only_with=_BY_STEPS,
     )
     scope: str = setting(
         "global",
@@ -249,6 +291,7 @@ class ExperimentConfig:
         group="pruning",
         choices=_scopes,
         words=lambda scope: f"scope {scope}",
+        only_with=_PRUNING,
     )
     prune_layers: str = setting(
         "",
@@ -258,6 +301,7 @@ class ExperimentConfig:
         rule=_REGULAR_EXPRESSION,
         paper=Rule("every convolution", lambda pattern: not pattern),
         words=lambda pattern: f"layers {pattern}",
+        only_with=_PRUNING,
     )
     layer_sparsity: tuple[str, ...] = setting(
         (),
@@ -266,6 +310,7 @@ class ExperimentConfig:
         group="pruning",
         paper=(),
         words=lambda targets: f"layer sparsity {' '.join(targets)}",
+        only_with=(With("regime", ("one_shot", "iterative", "gradual")),),
     )
     spare_ends: bool = setting(
         False,
@@ -273,6 +318,7 @@ class ExperimentConfig:
         group="pruning",
         paper=False,
         words=lambda spared: "ends spared",
+        only_with=_PRUNING,
     )
     score: str = setting(
         "magnitude",
@@ -282,12 +328,14 @@ class ExperimentConfig:
         group="pruning",
         choices=_scores,
         paper="magnitude",
+        only_with=_PRUNING,
     )
     gradient_batches: int = setting(
         8,
         "Batches for one measurement of gradients (taylor, fisher, rigl).",
         group="pruning",
         rule=AT_LEAST_1,
+        only_with=(With("score", ("taylor", "fisher")), With("regrowth", ("rigl",))),
     )
     granularity: str = setting(
         "weight",
@@ -296,6 +344,7 @@ class ExperimentConfig:
         choices=_granularities,
         paper="weight",
         words=lambda granularity: f"whole {granularity}s",
+        only_with=_PRUNING,
     )
     block_size: tuple[int, ...] = setting(
         (1, 1),
@@ -304,9 +353,14 @@ class ExperimentConfig:
         rule=_BLOCK,
         paper=(1, 1),
         words=lambda block: f"blocks of {'x'.join(map(str, block))}",
+        only_with=_PRUNING,
     )
     block_pooling_type: str = setting(
-        "AVG", "What ranks a block: its mean or its largest score.", group="pruning", choices=_pooling_types
+        "AVG",
+        "What ranks a block: its mean or its largest score.",
+        group="pruning",
+        choices=_pooling_types,
+        only_with=(With("block_size"),),
     )
     sparsity_m_by_n: tuple[int, ...] = setting(
         (),
@@ -315,6 +369,7 @@ class ExperimentConfig:
         rule=_M_BY_N,
         paper=(),
         words=lambda pair: f"{' of '.join(map(str, pair))} weights zero",
+        only_with=_PRUNING,
     )
     regrowth: str = setting(
         "none",
@@ -322,12 +377,14 @@ class ExperimentConfig:
         "the largest gradients (rigl, arXiv:1911.11134).",
         group="pruning",
         choices=_regrowths,
+        only_with=(With("regime", ("sparse",)),),
     )
     drop_fraction: float = setting(
         0.3,
         "Share of a layer's weights that moves at the first update of --regrowth.",
         group="pruning",
         rule=Rule("in (0, 1)", lambda share: 0.0 < share < 1.0),
+        only_with=(With("regime", ("sparse",)),),
     )
     batchnorm_after_pruning: str = setting(
         "keep",
@@ -339,9 +396,14 @@ class ExperimentConfig:
         choices=lambda: AFTER_PRUNING,
         paper="keep",
         words=lambda choice: f"BatchNorm after pruning: {choice}",
+        only_with=(With("regime", ("one_shot", "iterative")),),
     )
     batchnorm_batches: int = setting(
-        32, "Training batches for --batchnorm_after_pruning=recalibrate.", group="pruning", rule=AT_LEAST_1
+        32,
+        "Training batches for one measurement of the statistics.",
+        group="pruning",
+        rule=AT_LEAST_1,
+        only_with=(With("batchnorm_after_pruning", ("recalibrate",)),),
     )
     pruning_engine: str = setting(
         "tfprune",
@@ -350,6 +412,7 @@ class ExperimentConfig:
         group="pruning",
         choices=lambda: PRUNING_ENGINES,
         words=lambda engine: f"pruned by {engine}",
+        only_with=_PRUNING,
     )
 
     epochs: tuple[int, ...] = setting(
@@ -369,12 +432,17 @@ class ExperimentConfig:
     )
     distill_weight: float = setting(
         0.5,
-        "w, in (0, 1]: the loss is (1 - w) * cross-entropy + w * T^2 * divergence.",
+        "w: the loss is (1 - w) * cross-entropy + w * T^2 * divergence.",
         group="training",
         rule=_SHARE,
+        only_with=_DISTILLING,
     )
     distill_temperature: float = setting(
-        4.0, "T, by which the logits of both networks are divided.", group="training", rule=ABOVE_0
+        4.0,
+        "T, by which the logits of both networks are divided.",
+        group="training",
+        rule=ABOVE_0,
+        only_with=_DISTILLING,
     )
     mixed_precision: str = setting(
         "none",
@@ -418,6 +486,7 @@ class ExperimentConfig:
             check_settings(self)
         except SettingError as error:
             self.refuse(error.name, f"must be {error.rule}")
+        check_effects(self)
         is_path = self.weights not in ("imagenet", "none")
         if is_path and not self.init_from and not os.path.isfile(os.path.expanduser(self.weights)):
             self.refuse("weights", "must be imagenet, none or an existing .safetensors or .pth file")
@@ -442,8 +511,12 @@ class ExperimentConfig:
         return f"--{name}={to_text(getattr(self, name))}"
 
     def to_flags(self) -> str:
-        """Returns the flagfile that makes this config, one `--name=value` a line."""
-        return "".join(f"{self.flag(name)}\n" for name in settings_of(self))
+        """Returns the flagfile that makes this config, one `--name=value` a line.
+
+        Defaults that have no effect are left out: given, they would be errors.
+        """
+        idle = without_effect(self, settings_of(self)).keys() - without_effect(self).keys()
+        return "".join(f"{self.flag(name)}\n" for name in settings_of(self) if name not in idle)
 
     @classmethod
     def from_flags(cls, text: str) -> "ExperimentConfig":
@@ -459,7 +532,7 @@ class ExperimentConfig:
             if not equals or name not in types:
                 raise UserError(f"not a flag of an experiment: {line!r}")
             with blame_flag(name, value):
-                values[name] = _from_text(value, types[name])
+                values[name] = value_of(value, types[name])
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
@@ -524,23 +597,6 @@ class ExperimentConfig:
 
     def _is_shared(self, name: str) -> bool:
         return settings_of(self)[name].role not in ("seed", "place")
-
-
-def to_text(value: object) -> str:
-    """Returns a setting's value as a flag has it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
-def _from_text(text: str, kind: object) -> object:
-    if kind == tuple[int, ...]:
-        return tuple(int(part) for part in text.split(",") if part)
-    if kind == tuple[str, ...]:
-        return tuple(part for part in text.split(",") if part)
-    if kind is bool:
-        if text not in ("True", "False"):
-            raise ValueError(f"must be True or False. Received: {text}")
-        return text == "True"
-    return kind(text)
 
 
 _ITEMS = {tuple[int, ...]: int, tuple[str, ...]: str}

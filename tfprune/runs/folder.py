@@ -15,8 +15,9 @@ from pathlib import Path
 from tfprune.errors import UserError, blame_flag
 from tfprune.files import digest, make_folder, write_text
 from tfprune.reading import reading, text_of
-from tfprune.runs.config import NAME, ExperimentConfig, to_text
+from tfprune.runs.config import NAME, ExperimentConfig
 from tfprune.runs.result import RoundResult, read_result, write_result
+from tfprune.settings import to_text
 
 MODEL = "model.keras"
 RESULT = "result.json"

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from tfprune.settings import ABOVE_0, AT_LEAST_1, Rule, SettingError, check_settings, setting
+from tfprune.settings import ABOVE_0, AT_LEAST_1, Rule, SettingError, With, check_settings, setting
 
 MIXED_PRECISION = ("none", "float16", "bfloat16")
 LR_SCHEDULES = ("step", "cosine")
@@ -47,14 +47,20 @@ class TrainingSettings:
     )
     lr_boundaries_epochs: tuple[int, ...] = setting(
         (),
-        "Both rates are multiplied by --lr_factor after these numbers of epochs of a round. Empty with "
-        "--lr_schedule=cosine.",
+        "Both rates are multiplied by --lr_factor after these numbers of epochs of a round. Empty: never.",
         rule=Rule(
             "rising numbers of epochs, at least 1",
             lambda bounds: list(bounds) == sorted(set(bounds)) and all(bound > 0 for bound in bounds),
         ),
+        only_with=(With("lr_schedule", ("step",)),),
     )
-    lr_factor: float = setting(0.1, "See --lr_boundaries_epochs.", rule=ABOVE_0, paper=0.1)
+    lr_factor: float = setting(
+        0.1,
+        "What both rates are multiplied by after each of --lr_boundaries_epochs.",
+        rule=ABOVE_0,
+        paper=0.1,
+        only_with=(With("lr_boundaries_epochs"),),
+    )
     weight_decay: float = setting(
         5e-4,
         "L2 added to every gradient, as in torch.optim.Adam (not decoupled).",

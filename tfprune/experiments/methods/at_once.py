@@ -19,7 +19,6 @@ class Iterative(Method):
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("polynomial", "geometric")
-    uses: ClassVar[frozenset[str]] = frozenset({"rounds", "batchnorm_after_pruning", "layer_sparsity"})
 
     def level(self, start: float, number: int) -> float:
         """Returns the schedule's value at a round."""
@@ -59,4 +58,3 @@ class OneShot(Iterative):
     """Iterative pruning of one round, at the target."""
 
     schedules: ClassVar[tuple[str, ...]] = ("constant",)
-    uses: ClassVar[frozenset[str]] = Iterative.uses - {"rounds"}

@@ -20,7 +20,6 @@ class Gradual(Method):
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("polynomial", "geometric")
-    uses: ClassVar[frozenset[str]] = frozenset({"layer_sparsity"})
 
     def check_start(self, model: keras.Model, first: Round) -> None:
         """Checks the target and that there can be such a schedule."""
@@ -80,7 +79,6 @@ class Sparse(Gradual):
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("constant",)
-    uses: ClassVar[frozenset[str]] = frozenset({"regrowth"})
 
     def check(self) -> None:
         """Checks that the settings go together, and that a method of regrowth is named."""

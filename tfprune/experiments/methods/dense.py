@@ -7,14 +7,12 @@ class Dense(Method):
     """Training without pruning, in round 0. A pruned start keeps its masks as they are."""
 
     def check(self) -> None:
-        """Checks that nothing asks for pruning.
+        """Checks that there is no schedule; whatever else asks for pruning has no effect, and is refused so.
 
         Raises:
             UserError: With the flag, the value and the rule.
         """
-        if self.config.target_sparsity:
-            self.config.refuse("target_sparsity", "must be 0 for --regime=dense, which prunes nothing")
-        self._check_settings()
+        self._check_schedule()
 
     def check_target(self, start: float) -> None:
         """Does nothing: there is no target."""

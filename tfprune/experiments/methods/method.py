@@ -12,17 +12,6 @@ from tfprune.runs.config import ExperimentConfig
 from tfprune.training.fit import fit, percent
 from tfprune.training.settings import TrainingSettings
 
-# Setting of some methods -> its value for the others, and their rule.
-_OF_SOME = {
-    "regrowth": ("none", "must be none but for --regime=sparse"),
-    "batchnorm_after_pruning": (
-        "keep",
-        "must be keep for --regime={regime}, which does not prune at once, before a round's training",
-    ),
-    "rounds": (1, "must be 1 for --regime={regime}; only iterative has more"),
-    "layer_sparsity": ((), "must be empty for --regime={regime}"),
-}
-
 
 @dataclass(frozen=True)
 class Round:
@@ -77,13 +66,11 @@ class Method:
 
     Attributes:
         schedules: The values of `--schedule` that the method knows.
-        uses: The settings that it uses, of those that only some methods have.
         shares_devices: Whether several devices can share its batches.
         packages: Distributions that it needs, for the record.
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("constant",)
-    uses: ClassVar[frozenset[str]] = frozenset()
     shares_devices: ClassVar[bool] = True
     packages: ClassVar[frozenset[str]] = frozenset()
 
@@ -99,16 +86,13 @@ class Method:
         config = self.config
         if not config.target_sparsity:
             config.refuse("target_sparsity", f"must be above 0 for {config.flag('regime')}")
-        self._check_settings()
+        self._check_schedule()
         check_patterns(config)
 
-    def _check_settings(self) -> None:
+    def _check_schedule(self) -> None:
         config = self.config
         if config.schedule not in self.schedules:
             config.refuse("schedule", f"must be {' or '.join(self.schedules)} for {config.flag('regime')}")
-        for name, (value, rule) in _OF_SOME.items():
-            if name not in self.uses and getattr(config, name) != value:
-                config.refuse(name, rule.format(regime=config.regime))
 
     def prepare(self) -> None:
         """Loads what the method needs besides this package.

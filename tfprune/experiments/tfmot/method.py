@@ -8,7 +8,8 @@ import keras
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.methods.by_steps import Gradual
 from tfprune.experiments.methods.method import Begun, Method, Round
-from tfprune.runs.config import ExperimentConfig, to_text
+from tfprune.runs.config import ExperimentConfig
+from tfprune.settings import to_text
 from tfprune.sparsity import ConstantSparsity, PruningSchedule
 from tfprune.training.fit import accuracy_percent, compile_for_training
 

@@ -1,0 +1,87 @@
+"""Ctrl-C and SIGTERM, answered at once even while native code runs; a second one ends the process at once.
+
+Python hands a signal to the program between two of its own instructions, which may be a minute's compilation
+away. So a thread waits for what the C-level handler writes, and answers.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+INTERRUPTED_STATUS, TERMINATED_STATUS = 130, 143
+_STATUS = {signal.SIGINT: INTERRUPTED_STATUS, signal.SIGTERM: TERMINATED_STATUS}
+# Shells and launchers that pass a signal on make two of one.
+_SAME_PRESS_SECONDS = 0.5
+
+
+class Interrupted(KeyboardInterrupt):
+    """The request to end: the signal's number and the exit status that it asks for."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.status = number, _STATUS[number]
+
+
+class Interrupts:
+    """The answers to SIGINT and SIGTERM, from now to the end of the process.
+
+    The first one raises `Interrupted` in the main thread, once. A signal that the process was started to
+    ignore stays ignored.
+
+    Attributes:
+        answer: What is said at once.
+    """
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self._heard = False
+        # Of its own, because descriptor 2 is a file while native libraries work.
+        self._terminal = os.dup(2)
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        for number in _STATUS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._raise)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, name="interrupts", daemon=True).start()
+
+    def _raise(self, number: int, frame: Any) -> None:
+        if not self._heard:
+            self._heard = True
+            raise Interrupted(number)
+
+    def _listen(self) -> None:
+        first = None
+        while True:
+            (number,) = self._read.recv(1)
+            if number not in _STATUS:
+                continue
+            now = time.monotonic()
+            if first is None:
+                first = now
+                self._say(f"interrupted: {self.answer}; Ctrl-C again ends it at once")
+            elif now - first > _SAME_PRESS_SECONDS:
+                self._say("ended")
+                os._exit(_STATUS[number])
+
+    def _say(self, text: str) -> None:
+        start = "\n" if os.isatty(self._terminal) else ""
+        # The reader of a pipe may be gone, by the same Ctrl-C.
+        try:
+            os.write(self._terminal, f"{start}{text}\n".encode(errors="backslashreplace"))
+        except OSError:
+            pass
+
+
+def command_line() -> str:
+    """Returns the command that started this process, to be typed again."""
+    import shlex
+
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    start = ["python", "-m", module.name] if module else [os.path.basename(sys.argv[0])]
+    backend = os.environ.get("KERAS_BACKEND")
+    return shlex.join([*([f"KERAS_BACKEND={backend}"] if backend else []), *start, *sys.argv[1:]])
