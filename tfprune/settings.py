@@ -110,7 +110,7 @@ class Setting:
     def broken_range(self, value: Any) -> str | None:
         """Returns what `broken_rule` does, but for choices: those of the library load Keras."""
         if self.rule is not None and not self.rule.holds(value):
-            return self.rule.text + _percent_hint(value, self.rule)
+            return self.rule.text + percent_hint(value, self.rule)
         if isinstance(value, float) and not math.isfinite(value):
             return "finite"
         if isinstance(value, int) and abs(value) >= 2**63:
@@ -121,7 +121,7 @@ class Setting:
         return None
 
 
-def _percent_hint(value: Any, rule: Rule) -> str:
+def percent_hint(value: Any, rule: Rule) -> str:
     """Returns the question after a share that was given in percent; empty if the value is no such."""
     if type(value) is float and 1 < value < math.inf and rule.holds(value / 100):
         return f"; did you mean {value / 100:g}?"

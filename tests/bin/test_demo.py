@@ -1,6 +1,5 @@
 """The demo's steps and what it says; the commands themselves have tests of their own."""
 
-import subprocess
 import sys
 
 import pytest
@@ -8,13 +7,14 @@ from absl import flags
 from absl.testing import flagsaver
 
 from tfprune.bin import demo
+from tfprune.bin.flags import define_settings
 from tfprune.errors import UserError
 
 
 @pytest.fixture
 def output_dir():
     if "output_dir" not in flags.FLAGS:
-        flags.DEFINE_string("output_dir", "saved_models", "Where the run folders and the page go.")
+        define_settings(demo.Flags)
     flags.FLAGS(["demo"])
     with flagsaver.flagsaver(output_dir="here"):
         yield "here"
@@ -23,11 +23,11 @@ def output_dir():
 def run_with(monkeypatch, statuses):
     commands = []
 
-    def run(command, check):
+    def run_step(command):
         commands.append(command)
-        return subprocess.CompletedProcess(command, statuses.pop(0))
+        return statuses.pop(0)
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(demo, "run_step", run_step)
     return commands
 
 

@@ -58,7 +58,14 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({"schedule": "linear"}, ["--schedule=linear", "constant, polynomial, geometric"]),
         ({"scope": "block"}, ["--scope=block", "layer, global, erk"]),
         ({"pruning_engine": "other"}, ["--pruning_engine=other", "tfprune, tfmot"]),
-        (TFMOT, ["--regime=dense", "one_shot, iterative or gradual with --pruning_engine=tfmot"]),
+        (
+            TFMOT,
+            ["--scope=layer: has no effect", "--pruning_engine=tfmot: has no effect without --regime=one"],
+        ),
+        (
+            {**TFMOT, "regime": "sparse", "regrowth": "set", "target_sparsity": 0.5},
+            ["--regime=sparse", "one_shot, iterative or gradual with --pruning_engine=tfmot"],
+        ),
         ({**TFMOT, **ONE_SHOT, "scope": "global"}, ["--scope=global", "must be layer", "--scope=layer"]),
         (
             {**TFMOT, **GRADUAL, "schedule": "geometric"},
@@ -92,14 +99,17 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({**GRADUAL, "ramp_fraction": 1.1}, ["--ramp_fraction=1.1", "(0, 1]"]),
         ({**ONE_SHOT, "target_sparsity": 1.0}, ["--target_sparsity=1.0", "[0, 1)"]),
         ({**ONE_SHOT, "target_sparsity": -0.1}, ["--target_sparsity=-0.1", "[0, 1)"]),
-        ({**ONE_SHOT, "target_sparsity": 95.0}, ["--target_sparsity=95.0", "[0, 1)"]),
+        ({**ONE_SHOT, "target_sparsity": 95.0}, ["--target_sparsity=95.0", "[0, 1); did you mean 0.95?"]),
         ({**ONE_SHOT, "target_sparsity": float("nan")}, ["--target_sparsity=nan", "[0, 1)"]),
         ({**ONE_SHOT, "target_sparsity": 0.0}, ["--target_sparsity=0.0", "above 0", "one_shot"]),
-        ({"target_sparsity": 0.5}, ["--target_sparsity=0.5", "must be 0", "dense"]),
+        (
+            {"target_sparsity": 0.5},
+            ["--target_sparsity=0.5", "has no effect without --regime=one_shot, iterative, "],
+        ),
         ({**ONE_SHOT, "schedule": "geometric"}, ["--schedule=geometric", "constant", "one_shot"]),
         ({**ITERATIVE, "schedule": "constant"}, ["--schedule=constant", "polynomial or geometric"]),
         ({**GRADUAL, "schedule": "constant"}, ["--schedule=constant", "polynomial or geometric"]),
-        ({**ONE_SHOT, "rounds": 3}, ["--rounds=3", "must be 1", "one_shot"]),
+        ({**ONE_SHOT, "rounds": 3}, ["--rounds=3: has no effect without --regime=iterative"]),
         ({**ITERATIVE, "rounds": 3, "epochs": (1, 1)}, ["--epochs=1,1", "one for each of the 3 rounds", "2"]),
         ({**ITERATIVE, "rounds": 2, "epochs": (1, 1, 1)}, ["--epochs=1,1,1", "each of the 2 rounds"]),
         ({"epochs": ()}, ["--epochs=", "one number"]),
@@ -127,7 +137,7 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({"lr_schedule": "linear"}, ["--lr_schedule=linear", "step, cosine"]),
         (
             {"lr_schedule": "cosine", "epochs": (4,), "lr_boundaries_epochs": (2, 3)},
-            ["--lr_boundaries_epochs=2,3", "empty with lr_schedule=cosine"],
+            ["--lr_boundaries_epochs=2,3", "has no effect without --lr_schedule=step"],
         ),
         ({"warmup_epochs": -1.0}, ["--warmup_epochs=-1.0", "at least 0"]),
         ({"warmup_epochs": 2.0, "epochs": (2,)}, ["--warmup_epochs=2.0", "below the number of epochs, 2"]),
@@ -143,11 +153,14 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ),
         (
             {"batchnorm_after_pruning": "recalibrate"},
-            ["--batchnorm_after_pruning=recalibrate", "must be keep for --regime=dense"],
+            ["--batchnorm_after_pruning=recalibrate", "has no effect without --regime=one_shot or iterative"],
         ),
         (
             {**GRADUAL, "batchnorm_after_pruning": "reset_removed"},
-            ["--batchnorm_after_pruning=reset_removed", "must be keep for --regime=gradual"],
+            [
+                "--batchnorm_after_pruning=reset_removed",
+                "has no effect without --regime=one_shot or iterative",
+            ],
         ),
         (
             {**TFMOT, **ONE_SHOT, "lr_schedule": "cosine"},

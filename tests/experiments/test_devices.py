@@ -175,7 +175,7 @@ def test_two_processes_of_jax_after_a_kill(jax_alone, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ({"process_count": 2}, "--process_count=2: must be left out without --distributed"),
+        ({"process_count": 2}, "--process_count=2: has no effect without --distributed"),
         (
             {**PROCESSES, "process_count": 0},
             "--process_count=0: must be given too with --coordinator_address",

@@ -350,11 +350,11 @@ BAD = [
     ({**SPARSE, "drop_fraction": 0.0}, "--drop_fraction=0.0: must be in (0, 1)"),
     ({**SPARSE, "drop_fraction": 1.0}, "--drop_fraction=1.0: must be in (0, 1)"),
     ({**SPARSE, "regrowth": "none"}, "--regrowth=none: must be set or rigl for --regime=sparse"),
-    ({**ONE_SHOT, "regrowth": "set"}, "--regrowth=set: must be none but for --regime=sparse"),
-    ({"regrowth": "rigl"}, "--regrowth=rigl: must be none but for --regime=sparse"),
+    ({**ONE_SHOT, "regrowth": "set"}, "--regrowth=set: has no effect without --regime=sparse"),
+    ({"regrowth": "rigl"}, "--regrowth=rigl: has no effect without --regime=sparse"),
     ({**SPARSE, "schedule": "polynomial"}, "--schedule=polynomial: must be constant for --regime=sparse"),
     ({**SPARSE, "target_sparsity": 0.0}, "--target_sparsity=0.0: must be above 0 for --regime=sparse"),
-    ({**SPARSE, "rounds": 2}, "--rounds=2: must be 1 for --regime=sparse"),
+    ({**SPARSE, "rounds": 2}, "--rounds=2: has no effect without --regime=iterative"),
     ({**ONE_SHOT, "block_size": (2,)}, "--block_size=2: must be HEIGHT,WIDTH, two whole numbers"),
     ({**ONE_SHOT, "block_size": ()}, "--block_size=: must be HEIGHT,WIDTH, two whole numbers"),
     ({"block_size": (0, 2)}, "--block_size=0,2: must be HEIGHT,WIDTH, two whole numbers of at least 1"),
@@ -399,12 +399,23 @@ BAD = [
         "--layer_sparsity=stem_conv:0.0: must be empty with --sparsity_m_by_n=2,4",
     ),
     ({**ONE_SHOT, "layer_sparsity": ("x:2",)}, "--layer_sparsity=x:2: must be REGEX:SPARSITY"),
+    (
+        {**ONE_SHOT, "layer_sparsity": ("x:80",)},
+        "--layer_sparsity=x:80: must be REGEX:SPARSITY, a regular expression of layer names and a sparsity in "
+        "[0, 1); did you mean 0.8?",
+    ),
     ({**ONE_SHOT, "layer_sparsity": ("x:1",)}, "--layer_sparsity=x:1: must be REGEX:SPARSITY"),
     ({**ONE_SHOT, "layer_sparsity": ("x:nan",)}, "--layer_sparsity=x:nan: must be REGEX:SPARSITY"),
     ({**ONE_SHOT, "layer_sparsity": ("a:0.1", "0.5")}, "--layer_sparsity=0.5: must be REGEX:SPARSITY"),
     ({**ONE_SHOT, "layer_sparsity": ("(:0.5",)}, "--layer_sparsity=(:0.5: must be REGEX:SPARSITY"),
-    ({"layer_sparsity": ("x:0.5",)}, "--layer_sparsity=x:0.5: must be empty for --regime=dense"),
-    ({**SPARSE, "layer_sparsity": ("x:0.5",)}, "--layer_sparsity=x:0.5: must be empty for --regime=sparse"),
+    (
+        {"layer_sparsity": ("x:0.5",)},
+        "--layer_sparsity=x:0.5: has no effect without --regime=one_shot, iterative or gradual",
+    ),
+    (
+        {**SPARSE, "layer_sparsity": ("x:0.5",)},
+        "--layer_sparsity=x:0.5: has no effect without --regime=one_shot, ",
+    ),
 ]
 
 

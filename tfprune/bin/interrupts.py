@@ -32,13 +32,16 @@ class Interrupts:
     The first one raises `Interrupted` in the main thread, once. A signal that the process was started to
     ignore stays ignored.
 
-    Attributes:
+    Args:
         answer: What is said at once.
+
+    Attributes:
+        said: Set when it was said.
     """
 
     def __init__(self, answer: str) -> None:
-        self.answer = answer
-        self._heard = False
+        self.said = threading.Event()
+        self._answer, self._heard = answer, False
         # Of its own, because descriptor 2 is a file while native libraries work.
         self._terminal = os.dup(2)
         self._read, self._write = socket.socketpair()
@@ -63,7 +66,8 @@ class Interrupts:
             now = time.monotonic()
             if first is None:
                 first = now
-                self._say(f"interrupted: {self.answer}; Ctrl-C again ends it at once")
+                self._say(f"interrupted: {self._answer}; Ctrl-C again ends it at once")
+                self.said.set()
             elif now - first > _SAME_PRESS_SECONDS:
                 self._say("ended")
                 os._exit(_STATUS[number])

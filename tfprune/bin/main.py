@@ -38,7 +38,7 @@ def run_main(
         ending: What happens after a Ctrl-C until the process ends, in words.
         again: What the same command does then, in words that stand before it.
     """
-    Interrupts(f"{ending}; {again}: {printable(command_line())}")
+    interrupts = Interrupts(f"{ending}; {again}: {printable(command_line())}")
 
     def parse(arguments: list[str]) -> list[str]:
         define()
@@ -62,6 +62,7 @@ def run_main(
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(_fail(f"{place}{error.strerror or error}"))
     except Interrupted as interrupt:
+        interrupts.said.wait(1)
         _fail("interrupted")
         sys.exit(interrupt.status)
 

@@ -7,7 +7,8 @@ import keras
 
 from tfprune import sparsity
 from tfprune.errors import UserError
-from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.config import SPARSITY, ExperimentConfig
+from tfprune.settings import percent_hint
 from tfprune.sparsity import ConstantSparsity, GeometricDecay, PolynomialDecay, PruningSchedule
 
 
@@ -56,10 +57,10 @@ def layer_targets(config: ExperimentConfig) -> dict[str, float]:
             target = float(number)
         except (re.error, ValueError):
             target = -1.0
-        if not colon or not pattern or not 0.0 <= target < 1.0:
+        if not colon or not pattern or not SPARSITY.holds(target):
             raise UserError(
                 f"--layer_sparsity={entry}: must be REGEX:SPARSITY, a regular expression of layer names and "
-                "a sparsity in [0, 1)"
+                f"a sparsity {SPARSITY.text}{percent_hint(target, SPARSITY)}"
             )
         targets.setdefault(pattern, target)  # The first counts.
     targets.setdefault(".*", config.target_sparsity)

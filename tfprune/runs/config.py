@@ -121,7 +121,8 @@ FOLDER = Rule("an existing folder", lambda path: not path or os.path.isdir(os.pa
 """What the path of a folder that is there must be; empty if there need be none."""
 _SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
 _ROUNDS = Rule("at least 1 and at most 9999", lambda rounds: 1 <= rounds <= 9999)
-_SPARSITY = Rule("in [0, 1)", lambda sparsity: 0.0 <= sparsity < 1.0)
+SPARSITY = Rule("in [0, 1)", lambda sparsity: 0.0 <= sparsity < 1.0)
+"""What a sparsity must be."""
 _SECTION = Rule(f"empty or one of {', '.join(SECTIONS)}", lambda section: section in ("", *SECTIONS))
 _SHARE = Rule("in (0, 1]", lambda share: 0.0 < share <= 1.0)
 _BLOCK = Rule(
@@ -253,7 +254,7 @@ class ExperimentConfig:
         0.0,
         "Fraction of the prunable weights that are zero at the end.",
         group="pruning",
-        rule=_SPARSITY,
+        rule=SPARSITY,
         only_with=_PRUNING,
     )
     power: float = setting(
