@@ -401,8 +401,8 @@ BAD = [
     ({**ONE_SHOT, "layer_sparsity": ("x:2",)}, "--layer_sparsity=x:2: must be REGEX:SPARSITY"),
     (
         {**ONE_SHOT, "layer_sparsity": ("x:80",)},
-        "--layer_sparsity=x:80: must be REGEX:SPARSITY, a regular expression of layer names and a sparsity in "
-        "[0, 1); did you mean 0.8?",
+        "--layer_sparsity=x:80: must be REGEX:SPARSITY, a regular expression of layer names and a sparsity "
+        "in [0, 1); did you mean 0.8?",
     ),
     ({**ONE_SHOT, "layer_sparsity": ("x:1",)}, "--layer_sparsity=x:1: must be REGEX:SPARSITY"),
     ({**ONE_SHOT, "layer_sparsity": ("x:nan",)}, "--layer_sparsity=x:nan: must be REGEX:SPARSITY"),
