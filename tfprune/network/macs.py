@@ -93,6 +93,9 @@ def total(counts: list[int | None]) -> int | None:
     return None if None in counts else sum(counts)
 
 
+_OPEN_SIZES = ((96, 160), (3, 4))
+
+
 class _Recorder:
     """Adds up the uses of each kernel over the calls of its layer."""
 
@@ -177,18 +180,29 @@ def _trace(model: Any, parts: list, args: tuple, kwargs: dict[str, Any]) -> dict
     specs = keras.tree.flatten((args, kwargs))
     # A model of a fixed batch size can only be called with it.
     batch = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), 1)
-    results = []
     # Backends treat open sizes in three ways. Alike on all: two passes with different sizes in their place.
-    for size in (96, 160):
-        filled = keras.tree.map_structure(lambda spec, size=size: _filled(spec, batch, size), (args, kwargs))
-        recorder = _Recorder()
-        with replaced_calls(parts, recorder.recording):
-            _Pass(model, recorder).compute_output_spec(*filled)
-        results.append({key: uses and uses // batch for key, uses in recorder.uses.items()})
-        if not any(None in spec.shape[1:] for spec in specs):
+    choices = _OPEN_SIZES if any(None in spec.shape[1:] for spec in specs) else [(1,)]
+    for sizes in choices:
+        try:
+            results = [_uses(model, parts, batch, size, args, kwargs) for size in sizes]
             break
+        except Exception:
+            # Images may have to be large, and sequences short, of a model that has a table of positions.
+            if sizes is choices[-1]:
+                raise
     first, last = results[0], results[-1]
     return {key: first.get(key) if first.get(key) == last.get(key) else None for key in {**first, **last}}
+
+
+def _uses(
+    model: Any, parts: list, batch: int, size: int, args: tuple, kwargs: dict[str, Any]
+) -> dict[int, int | None]:
+    """Runs a model on placeholders, open sizes filled in; returns the uses of each kernel for one example."""
+    filled = keras.tree.map_structure(lambda spec: _filled(spec, batch, size), (args, kwargs))
+    recorder = _Recorder()
+    with replaced_calls(parts, recorder.recording):
+        _Pass(model, recorder).compute_output_spec(*filled)
+    return {key: uses and uses // batch for key, uses in recorder.uses.items()}
 
 
 def _filled(spec: keras.KerasTensor, batch: int, size: int) -> keras.KerasTensor:

@@ -1,4 +1,4 @@
-"""Replaces the layers of a model: functional ones are made anew, subclassed ones changed in place."""
+"""Replaces the layers of a model: Keras's own models are made anew, others are changed in place."""
 
 import functools
 from collections.abc import Callable
@@ -6,75 +6,150 @@ from typing import Any
 
 import keras
 
-from tfprune.network.graph import is_graph
+from tfprune.network.graph import Step, evaluate, functional, is_graph
 
 Replace = Callable[[Any], Any]
 
 # Where Keras, TensorFlow and PyTorch themselves keep what a layer consists of.
 _OF_KERAS = ("_layers", "_metrics", "_trainable_variables", "_non_trainable_variables", "_seed_generators")
 _OF_BACKENDS = ("_self_unconditional_dependency_names", "_modules")
+_OF_GRAPHS = (
+    "_inputs",
+    "_outputs",
+    "_inputs_struct",
+    "_outputs_struct",
+    "_nodes",
+    "_nodes_by_depth",
+    "_operations",
+    "_operations_by_depth",
+)
+_OF_SEQUENTIAL = ("_functional",)
 
 
-def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
+def rebuild(
+    model: keras.Model, replace: Replace, changed: Callable[[keras.Model], None] = lambda model: None
+) -> keras.Model:
     """Returns a model with `replace(layer)` for each layer, in nested models too.
 
-    A functional or Sequential model is made anew around the same layers, and compiled as it was. A
-    subclassed model is changed in place: its attributes, and the lists, tuples and dictionaries among them.
+    A model of Keras's own classes, functional or Sequential, is made anew around the same layers, and
+    compiled as it was. A model of any other class may consist of more than its graph: it is changed in
+    place, its graph if it has one, its attributes, and the lists, tuples and dictionaries among them.
+
+    Args:
+        model: The model.
+        replace: Takes a layer that is no model; returns it, or another one that is to stand in its place.
+        changed: Is called with each model that was changed in place, nested ones first.
     """
 
     @functools.cache  # A nested model met twice stays one.
     def replaced(layer: Any) -> Any:
         if not isinstance(layer, keras.Model):
             return replace(layer) if isinstance(layer, keras.layers.Layer) else layer
-        if is_graph(layer):
-            return keras.models.clone_model(layer, clone_function=replaced, recursive=True)
-        _rebuild_in_place(layer, replaced)
+        if is_graph(layer) and type(layer).__module__.startswith("keras.src.models."):
+            return keras.models.clone_model(layer, clone_function=replaced)
+        _InPlace(layer, replaced).rebuild()
+        changed(layer)
         return layer
 
     return replaced(model)
 
 
-def _rebuild_in_place(model: keras.Model, replace: Replace) -> None:
-    order = {id(layer): i for i, layer in enumerate(model._layers)}
-    replaced: set[int] = set()
-    tracker = model._tracker
-    locked = tracker.locked
-    tracker.unlock()  # A built model takes no new layers, but these bring only masks.
-    try:
-        # PyTorch keeps the layers among a model's attributes apart.
-        for name, value in [*vars(model).items(), *getattr(model, "_modules", {}).items()]:
-            if name in _OF_KERAS or name in _OF_BACKENDS:
-                continue
-            new = _map_layers(value, replace, order, replaced)
-            if new is not value:
-                setattr(model, name, new)
-        for layer in list(model._layers):
-            if id(layer) in replaced:
-                tracker.untrack(layer)
-    finally:
-        if locked:
-            tracker.lock()
-    model._layers.sort(key=lambda layer: order.get(id(layer), len(order)))
-    # What was traced runs the layers as they were.
-    model.train_function = model.test_function = model.predict_function = None
+class _InPlace:
+    """The replacement of the layers of one model that stays the same object.
 
+    Args:
+        model: The model.
+        replace: Returns what stands in the place of a layer.
+    """
 
-def _map_layers(value: Any, replace: Replace, order: dict[int, int], replaced: set[int]) -> Any:
-    """Returns `value` with its layers replaced; notes the layers that go, and the order of the new ones."""
-    if isinstance(value, keras.layers.Layer):
-        new = replace(value)
-        if new is not value:
-            replaced.add(id(value))
-            order.setdefault(id(new), order.get(id(value), len(order)))
+    def __init__(self, model: Any, replace: Replace) -> None:
+        self._model = model
+        self._replace = replace
+        self._order = {id(layer): i for i, layer in enumerate(model._layers)}
+        self._gone: set[int] = set()
+        # id of a symbolic tensor of the old graph -> its counterpart.
+        self._tensors: dict[int, keras.KerasTensor] = {}
+
+    def rebuild(self) -> None:
+        """Replaces the layers, and makes the model forget what it traced."""
+        model = self._model
+        tracker = model._tracker
+        locked = tracker.locked
+        tracker.unlock()  # A built model takes no new layers, but these bring only masks.
+        try:
+            if isinstance(model, keras.Sequential):
+                self._rebuild_sequence()
+            elif functional(model) is not None:
+                self._rebuild_graph()
+            # PyTorch keeps the layers among a model's attributes apart.
+            for name, value in [*vars(model).items(), *getattr(model, "_modules", {}).items()]:
+                if name in (*_OF_KERAS, *_OF_BACKENDS, *_OF_GRAPHS, *_OF_SEQUENTIAL):
+                    continue
+                new = self._map(value)
+                if new is not value:
+                    setattr(model, name, new)
+            for layer in list(model._layers):
+                if id(layer) in self._gone:
+                    tracker.untrack(layer)
+        finally:
+            if locked:
+                tracker.lock()
+        model._layers.sort(key=lambda layer: self._order.get(id(layer), len(self._order)))
+        # What was traced runs the layers as they were.
+        model.train_function = model.test_function = model.predict_function = None
+
+    def _new(self, layer: Any) -> Any:
+        """Returns what stands in the place of a layer; notes layers that go, and the places of new ones."""
+        new = self._replace(layer)
+        if new is not layer:
+            self._gone.add(id(layer))
+            self._order.setdefault(id(new), self._order.get(id(layer), len(self._order)))
         return new
-    if isinstance(value, dict):
-        new = {key: _map_layers(item, replace, order, replaced) for key, item in value.items()}
-        return new if any(new[key] is not value[key] for key in value) else value
-    if isinstance(value, (list, tuple)):  # On TensorFlow a model's tuples and lists are wrapped.
-        new = [_map_layers(item, replace, order, replaced) for item in value]
-        if all(a is b for a, b in zip(new, value, strict=True)):
-            return value
-        if isinstance(value, list):
-            return new
-        return value._make(new) if hasattr(value, "_fields") else tuple(new)
-    return value
+
+    def _rebuild_sequence(self) -> None:
+        model = self._model
+        built = model.built
+        model._layers[:] = [self._new(layer) for layer in model._layers]
+        if built:
+            model._maybe_rebuild()
+
+    def _rebuild_graph(self) -> None:
+        """Makes the part of the graph that comes from new layers anew; the old tensors stay as they were."""
+        model = self._model
+        made: set[int] = set()
+
+        def call(step: Step) -> list[keras.KerasTensor]:
+            operation = self._new(step.operation)
+            if operation is step.operation and not any(id(tensor) in made for tensor in step.inputs):
+                return step.outputs
+            outputs = keras.tree.flatten(operation(*step.args, **step.kwargs))
+            made.update(map(id, outputs))
+            self._tensors.update(zip(map(id, step.outputs), outputs, strict=True))
+            return outputs
+
+        outputs = evaluate(model, model.inputs, call)
+        graph = keras.Function(
+            model._inputs_struct, keras.tree.pack_sequence_as(model._outputs_struct, outputs)
+        )
+        # Straight in the dictionary of the instance, where TensorFlow does not wrap the containers.
+        vars(model).update({name: vars(graph)[name] for name in _OF_GRAPHS})
+        for layer in model.layers:
+            model._tracker.track(layer)
+
+    def _map(self, value: Any) -> Any:
+        """Returns `value` with its layers, and the tensors of the graph, replaced."""
+        if isinstance(value, keras.layers.Layer):
+            return self._new(value)
+        if isinstance(value, keras.KerasTensor):
+            return self._tensors.get(id(value), value)
+        if isinstance(value, dict):
+            new = {key: self._map(item) for key, item in value.items()}
+            return new if any(new[key] is not value[key] for key in value) else value
+        if isinstance(value, (list, tuple)):  # On TensorFlow a model's tuples and lists are wrapped.
+            new = [self._map(item) for item in value]
+            if all(a is b for a, b in zip(new, value, strict=True)):
+                return value
+            if isinstance(value, list):
+                return new
+            return value._make(new) if hasattr(value, "_fields") else tuple(new)
+        return value

@@ -52,12 +52,13 @@ class Part:
 
 
 def parts_of(layers: Iterable[PruneLowMagnitude]) -> list[Part]:
-    """Returns the prunable variables of built wrappers, in order."""
-    return [
-        Part(layer, kernel.variable, mask, layer.pattern_of(kernel), layer.describe(kernel.variable))
-        for layer in layers
-        for kernel, mask in layer.pruned
-    ]
+    """Returns the prunable variables of built wrappers, in order; one that wrappers share once."""
+    found: dict[int, Part] = {}
+    for layer in layers:
+        for kernel, mask in layer.pruned:
+            name = layer.describe(kernel.variable)
+            found.setdefault(id(mask), Part(layer, kernel.variable, mask, layer.pattern_of(kernel), name))
+    return list(found.values())
 
 
 def set_sparsity(

@@ -92,7 +92,11 @@ def _pruned_kernels(model: keras.layers.Layer) -> dict[str, PrunedKernel]:
         raise ValueError(f"The model must be built before it has masks. Received: model={model!r}")
     paths = _paths(model)
     found: dict[str, PrunedKernel] = {}
+    # Wrappers of layers that share a variable share its mask.
+    masks: dict[int, PrunedKernel] = {}
     for pruned in (pruned for wrapper in wrappers for pruned in wrapper.pruned):
+        masks.setdefault(id(pruned.mask), pruned)
+    for pruned in masks.values():
         path = name = f"{paths[id(pruned.kernel.layer)]}/{pruned.kernel.name}"
         copies = 1
         while name in found:  # Sibling layers, or variables, of the same name.

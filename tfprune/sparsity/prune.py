@@ -15,12 +15,13 @@ from tfprune.network.rebuild import rebuild
 from tfprune.sparsity.apply import apply_masks, parts_of, pruned_layers, set_sparsity
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.masks import check_scope
+from tfprune.sparsity.own_class import take_up_class
 from tfprune.sparsity.patterns import Pattern, from_arguments
 from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
 from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.scores import Score
 from tfprune.sparsity.targets import shortfalls
-from tfprune.sparsity.wrapper import PruneLowMagnitude
+from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
 
 Selection = str | type | tuple[type, ...] | Callable[[keras.layers.Layer], bool] | None
 
@@ -46,7 +47,8 @@ def prune_low_magnitude(
 
     The call is that of `tfmot.sparsity.keras.prune_low_magnitude`. The result shares its variables with
     `to_prune`: pruning the one changes the other. A model is compiled if `to_prune` was, with the same
-    settings and a fresh optimizer. A subclassed model is wrapped in place, and returned.
+    settings and a fresh optimizer. A model of a class of its own is wrapped in place, and returned: its
+    class, methods and attributes are as they were, and so is its optimizer.
 
     ```python
     model = prune_low_magnitude(model, PolynomialDecay(0.0, 0.9, begin_step=0, end_step=2000))
@@ -154,18 +156,21 @@ def prune_low_magnitude(
         models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
         names = [layer.name for model in models for layer in _prunable_layers(model)]
         _check_names("pruning_schedule", pruning_schedule, names, "a layer that can be pruned")
-    if isinstance(to_prune, (list, tuple)):
-        result = [wrap(layer) for layer in to_prune]
-    elif isinstance(to_prune, keras.Model):
-        result = rebuild(to_prune, wrap)
-        _keep_output_names(to_prune, result)
-    elif isinstance(to_prune, keras.layers.Layer):
-        result = wrap(to_prune)
-    else:
-        raise ValueError(
-            "`to_prune` must be a Keras 3 model, a layer or a list of layers. "
-            f"Received: to_prune={to_prune!r} of type {type(to_prune)}"
-        )
+    with one_mask_a_variable():
+        if isinstance(to_prune, (list, tuple)):
+            result = [wrap(layer) for layer in to_prune]
+        elif isinstance(to_prune, keras.Model):
+            for layer in _layers_of(to_prune):
+                wrap(layer)  # What fails, fails before the model is changed.
+            result = rebuild(to_prune, wrap, take_up_class)
+            _keep_output_names(to_prune, result)
+        elif isinstance(to_prune, keras.layers.Layer):
+            result = wrap(to_prune)
+        else:
+            raise ValueError(
+                "`to_prune` must be a Keras 3 model, a layer or a list of layers. "
+                f"Received: to_prune={to_prune!r} of type {type(to_prune)}"
+            )
     if not matched and pruning_policy is not None:
         warnings.warn(
             f"Nothing is pruned: `pruning_policy` {pruning_policy!r} allows no layer that can be.",
@@ -251,8 +256,8 @@ def prune_to(
 def strip_pruning(model: Any) -> Any:
     """Returns a model without wrappers, its removed weights exactly zero.
 
-    The result shares its variables with `model`. A subclassed model is changed in place, and returned. Masks
-    that are not at the target of their schedule are a warning.
+    The result shares its variables with `model`. A model of a class of its own is changed in place, and
+    returned. Masks that are not at the target of their schedule are a warning.
 
     Args:
         model: A model, a layer or a list of layers, wrapped or not.
@@ -274,7 +279,7 @@ def strip_pruning(model: Any) -> Any:
         for short in shortfalls(pruned_layers(model)):
             warnings.warn(f"The stripped model has {short.place}; {short.goal}.", stacklevel=2)
     if isinstance(model, keras.Model):
-        return rebuild(model, unwrap)
+        return rebuild(model, unwrap, take_up_class)
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras 3 model, a layer or a list of layers. Received: {model!r}")
     return unwrap(model)
@@ -388,9 +393,15 @@ def _prunable_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
     found = []
-    for layer in walk(model, lambda layer: isinstance(layer, keras.Model)):
+    for layer in _layers_of(model):
         if isinstance(layer, PruneLowMagnitude):
             found.append(layer.layer)
-        elif not isinstance(layer, keras.Model) and is_prunable(layer):
+        elif is_prunable(layer):
             found.append(layer)
     return found
+
+
+def _layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers of a model that are no models, those of nested models too, or the layer itself."""
+    layers = walk(model, lambda layer: isinstance(layer, keras.Model))
+    return [layer for layer in layers if not isinstance(layer, keras.Model)]

@@ -1,7 +1,10 @@
 """`PruneLowMagnitude`: a layer that runs another layer with some of its weights masked out."""
 
+import contextlib
 import random
 import weakref
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import keras
@@ -22,6 +25,24 @@ class PrunedKernel(NamedTuple):
 
     kernel: kinds.Kernel
     mask: keras.Variable
+
+
+# id of a variable -> its mask, inside `one_mask_a_variable`.
+_masks: ContextVar[dict[int, keras.Variable] | None] = ContextVar("masks", default=None)
+
+
+@contextlib.contextmanager
+def one_mask_a_variable() -> Iterator[None]:
+    """Lets the wrappers made inside the block share masks where their layers share variables.
+
+    A layer may be called both by the model and by another layer that holds it, such as an embedding table
+    that is also the last layer's kernel.
+    """
+    outside = _masks.set({})
+    try:
+        yield
+    finally:
+        _masks.reset(outside)
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -95,6 +116,16 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self.measured = False
         if _is_built(layer):
             self.build()
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns a public attribute that the inner layer alone has: models use those of their layers."""
+        try:
+            return super().__getattr__(name)  # PyTorch keeps layers there.
+        except AttributeError:
+            layer = vars(self).get("layer") or vars(self).get("_modules", {}).get("layer")
+            if layer is None or name.startswith("_"):
+                raise
+        return getattr(layer, name)
 
     @property
     def pruning_schedule(self) -> Any:
@@ -223,12 +254,18 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             trainable=False,
             name=f"{(paths or [self.layer.name])[0]}_pruning_step",
         )
-        self.masks = [
-            self.add_weight(
-                shape=variable.shape, dtype="bool", initializer="ones", trainable=False, name=f"{path}_mask"
-            )
-            for variable, path in zip(self.prunable_variables, paths, strict=True)
-        ]
+        masks = _masks.get()
+        masks = {} if masks is None else masks
+        for variable, path in zip(self.prunable_variables, paths, strict=True):
+            if id(variable) not in masks:
+                masks[id(variable)] = self.add_weight(
+                    shape=variable.shape,
+                    dtype="bool",
+                    initializer="ones",
+                    trainable=False,
+                    name=f"{path}_mask",
+                )
+        self.masks = [masks[id(variable)] for variable in self.prunable_variables]
         for kernel, _ in self.pruned:
             self.pattern_of(kernel)  # A layer that the pattern does not fit is an error here.
         self._has_masks = True
@@ -341,11 +378,16 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             kernel.variable.assign(_masked(kernel.variable.value, mask))
 
     def get_config(self) -> dict[str, Any]:
+        return {"layer": keras.saving.serialize_keras_object(self.layer), **self.own_config()}
+
+    def own_config(self) -> dict[str, Any]:
+        """Returns the configuration without that of the inner layer."""
         arguments = {
             name: keras.saving.serialize_keras_object(v) for name, v in self.rule.arguments().items()
         }
         schedule = serialize_schedule(self.pruning_schedule)
-        return {**super().get_config(), **arguments, "pruning_schedule": schedule, "seed": self.seed}
+        config = keras.layers.Layer.get_config(self)
+        return {**config, **arguments, "pruning_schedule": schedule, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PruneLowMagnitude":
