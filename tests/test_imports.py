@@ -38,6 +38,7 @@ ALLOWED = {
     "network": {"extras", "reading", "memory"},
     "sparsity": {"extras", "network", "files"},
     "data": {"extras", "reading", "errors", "text", "memory"},
+    "tfmot": {"network", "sparsity"},
     "models": {"extras", "reading", "memory"},
     "training": {"network", "files", "text", "settings", "reading", "lock", "errors"},
     "runtime": {"extras", "files", "memory"},

@@ -122,13 +122,20 @@ def test_a_single_layer_that_has_nothing_to_prune_gets_a_wrapper_without_masks(m
     assert prune_low_magnitude(wrapper).layer is strip_pruning(wrapper) is layer
 
 
-def test_a_single_layer_of_an_unknown_kind_is_an_error():
+@pytest.mark.parametrize("around", [lambda layer: layer, layers.TimeDistributed])
+def test_a_single_layer_of_an_unknown_kind_is_an_error(around):
     class Scale(layers.Layer):
         def call(self, x):
             return 2 * x
 
+        def compute_output_shape(self, shape):
+            return shape
+
     with pytest.raises(ValueError, match="Nothing to prune"):
-        prune_low_magnitude(Scale())
+        prune_low_magnitude(around(Scale()))
+    wrapper = PruneLowMagnitude(around(Scale()))
+    with pytest.raises(ValueError, match="says by `get_prunable_weights` what may be pruned.*layer '.*which"):
+        wrapper(np.ones((2, 3, 4), "float32"))
 
 
 @pytest.mark.slow

@@ -306,6 +306,13 @@ def test_composite_layers_name_all_their_prunable_weights():
     layer = layers.Bidirectional(layers.LSTM(4))
     PruneLowMagnitude(layer, None)(floats(5, 3))
     assert [w.name for w in layer.get_prunable_weights()] == ["kernel", "recurrent_kernel"] * 2
+    first, second = layers.LSTMCell(4), layers.GRUCell(3)
+    stack = layers.RNN([first, second])
+    wrapper = PruneLowMagnitude(stack, None)
+    wrapper(floats(5, 3))
+    expected = [first.kernel, first.recurrent_kernel, second.kernel, second.recurrent_kernel]
+    for found in (stack.get_prunable_weights(), wrapper.prunable_weights):
+        assert [id(weight) for weight in found] == [id(weight) for weight in expected]
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import keras
 
-from tfprune.network.graph import all_layers
+from tfprune.network.graph import all_layers, walk
 from tfprune.network.variables import is_variable
 
 Shape = tuple[int | None, ...]
@@ -263,10 +263,16 @@ def builtin_layer(operation: Any) -> str | None:
     return _layer_class(type(operation))
 
 
-def is_kind_of_builtin(layer: keras.layers.Layer) -> bool:
-    """Returns whether a layer's class is one of Keras's own, or a subclass of one that is not abstract."""
+def is_known(layer: keras.layers.Layer) -> bool:
+    """Returns whether it is known of a layer, and of the layers inside it, what may be pruned.
+
+    It is of Keras's classes, subclasses of theirs and layers that say it themselves.
+    """
     abstract = (keras.layers.Layer, keras.layers.Wrapper)
-    return any(_layer_class(cls) is not None for cls in type(layer).__mro__ if cls not in abstract)
+    return all(
+        _says_itself(part) or any(_layer_class(cls) for cls in type(part).__mro__ if cls not in abstract)
+        for part in all_layers(layer)
+    )
 
 
 def builtin_operation(operation: Any) -> str | None:
@@ -300,13 +306,15 @@ class PrunableLayer(Protocol):
 
 
 class _KnownWeights:
-    """The `get_prunable_weights` that a layer has from tfprune."""
+    """The `get_prunable_weights` that a layer has from tfprune, in the order of the layers inside."""
 
     def __init__(self, layer: keras.layers.Layer) -> None:
         self._layer = layer
 
     def __call__(self) -> list[keras.Variable]:
-        return prunable_variables(self._layer)
+        places = {id(part): place for place, part in enumerate(walk(self._layer))}
+        found = sorted(prunable(self._layer), key=lambda kernel: places[id(kernel.layer)])
+        return [kernel.variable for kernel in found]
 
 
 def give_prunable_weights(layer: keras.layers.Layer) -> None:

@@ -119,7 +119,7 @@ def prune_low_magnitude(
     matched: list[str] = []
     # A clone function may wrap every layer: one that has nothing to prune gets a wrapper without masks.
     alone = to_prune.layer if isinstance(to_prune, PruneLowMagnitude) else to_prune
-    if not isinstance(alone, keras.layers.Layer) or not kinds.is_kind_of_builtin(alone):
+    if not isinstance(alone, keras.layers.Layer) or not kinds.is_known(alone):
         alone = None
 
     def is_wanted(layer: keras.layers.Layer) -> bool:

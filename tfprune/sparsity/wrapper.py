@@ -69,7 +69,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         **kwargs: As for every Keras layer.
 
     Raises:
-        ValueError: On a value that `prune_low_magnitude` refuses.
+        ValueError: On a value that `prune_low_magnitude` refuses; or, once `layer` is built, if nothing in it
+            can be pruned and its class is not one of Keras's.
     """
 
     def __init__(
@@ -170,8 +171,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     @property
     def prunable_weights(self) -> list[keras.Variable]:
-        """Returns `prunable_variables`, by tfmot's name."""
-        return self.prunable_variables
+        """Returns what the inner layer's `get_prunable_weights` does; empty before it is built."""
+        return list(self.layer.get_prunable_weights()) if self._has_masks else []
 
     @property
     def pruning_vars(self) -> list[tuple[keras.Variable, keras.Variable, Any]]:
@@ -245,6 +246,11 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             super().build(input_shape)
         if self._has_masks:
             return
+        if not self.prunable_variables and not kinds.is_known(self.layer):
+            raise ValueError(
+                "A layer of a class of your own says by `get_prunable_weights` what may be pruned. "
+                f"Received: layer {self.layer.name!r} ({type(self.layer).__name__}), which has no such method"
+            )
         # Names after the variables' paths: unique in the model, as Orbax wants them.
         paths = [variable.path.replace("/", "_") for variable in self.prunable_variables]
         self.pruning_step = self.add_weight(

@@ -1,0 +1,5 @@
+"""tfmot's `prunable_layer`."""
+
+from tfprune.sparsity import PrunableLayer
+
+__all__ = ["PrunableLayer"]

@@ -1,0 +1,5 @@
+"""tfmot's `pruning_callbacks`."""
+
+from tfprune.sparsity import PruningSummaries, UpdatePruningStep
+
+__all__ = ["PruningSummaries", "UpdatePruningStep"]
