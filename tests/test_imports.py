@@ -53,6 +53,7 @@ ALLOWED = {
         "records",
         "reading",
         "lock",
+        "text",
     },
     "experiments": _LIBRARY | {"runs"},
     "compiler": {"errors", "network", "sparsity", "runtime"},

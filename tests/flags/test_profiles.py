@@ -160,6 +160,10 @@ def test_the_most_special_flagfile_lies_on_top(tmp_path, monkeypatch):
             "--experiments=nobody: must be some of cifar10",
         ),
         (("base_cifar10", "tiny"), "--experiments=base_cifar10: must be some of "),
+        (
+            ("cifar10_baseline", "smal"),
+            "--profile=smal: must be one of full, scratch, small, tiny; did you mean small?",
+        ),
         (("cifar10_baseline", "huge"), "--profile=huge: must be one of full, scratch, small, tiny"),
         (("cifar10_baseline", "tiny", "no.flags"), "--extra_flagfile=no.flags: must be a file that is there"),
     ],

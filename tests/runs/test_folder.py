@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.run_folders import RunFolders
 from tfprune.errors import FileError, UserError
-from tfprune.runs.folder import RunFolder, read_runs
+from tfprune.runs.folder import RunFolder, find_round, read_runs
 from tfprune.text import printable
 
 
@@ -114,3 +114,14 @@ def test_reading_run_folders_loads_no_array_library(folder):
         [sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_misspelled_experiment_is_asked_about(tmp_path):
+    for name in ("demo_dense", "demo_one_shot"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "flags.txt").write_text(f"--experiment={name}\n")
+    with pytest.raises(UserError) as caught:
+        find_round(str(tmp_path), "demo_oneshot/round_01", "init_from")
+    assert str(caught.value).endswith("it has: demo_dense, demo_one_shot; did you mean demo_one_shot?")
+    with pytest.raises(UserError, match="; did you mean demo_dense[?]$"):
+        read_runs(tmp_path, ["demo_dens"])

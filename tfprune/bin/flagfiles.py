@@ -11,6 +11,7 @@ from tfprune.bin.flags import define_settings, parse_flags, values_of
 from tfprune.errors import FileError, UserError
 from tfprune.reading import reading, text_of
 from tfprune.runs.config import ExperimentConfig
+from tfprune.text import did_you_mean
 
 # Those that are installed with tfprune.
 FLAGS_FOLDER = Path(__file__).resolve().parent.parent / "flags"
@@ -131,9 +132,12 @@ def profile_flagfiles(experiment: str, profile: str, extra_flagfile: str = "") -
     """
     names, profiles = experiment_names(), profile_names()
     if experiment not in names:
-        raise UserError(f"--experiments={experiment}: must be some of {', '.join(names)}")
+        hint = did_you_mean(experiment, names)
+        raise UserError(f"--experiments={experiment}: must be some of {', '.join(names)}{hint}")
     if profile not in profiles:
-        raise UserError(f"--profile={profile}: must be one of {', '.join(profiles)}")
+        raise UserError(
+            f"--profile={profile}: must be one of {', '.join(profiles)}{did_you_mean(profile, profiles)}"
+        )
     if extra_flagfile and not Path(extra_flagfile).is_file():
         raise UserError(f"--extra_flagfile={extra_flagfile}: must be a file that is there")
     own = FLAGS_FOLDER / f"{experiment}.flags"

@@ -18,6 +18,7 @@ from tfprune.reading import reading, text_of
 from tfprune.runs.config import NAME, ExperimentConfig
 from tfprune.runs.result import RoundResult, read_result, write_result
 from tfprune.settings import to_text
+from tfprune.text import did_you_mean
 
 MODEL = "model.keras"
 RESULT = "result.json"
@@ -174,7 +175,7 @@ def find_round(output_dir: str, reference: str, flag: str) -> tuple[RunFolder, R
         present = sorted(path.parent.name for path in root.glob("*/flags.txt"))
         raise UserError(
             f"--{flag}={reference}: there is no experiment of that name in {root}; "
-            f"it has: {', '.join(present) or 'none'}"
+            f"it has: {', '.join(present) or 'none'}{did_you_mean(name, present)}"
         )
     if round_name and not re.fullmatch(r"round_(\d\d|[1-9]\d{2,})", round_name):
         raise UserError(f"--{flag}={reference}: must be EXPERIMENT or EXPERIMENT/round_KK, KK two digits")
@@ -237,7 +238,7 @@ def read_runs(output_dir: str | Path, experiments: Sequence[str] | None = None) 
         if experiment not in present:
             raise UserError(
                 f"--experiments={experiment}: there is no such run folder in {output_dir}. "
-                f"There are: {', '.join(present)}"
+                f"There are: {', '.join(present)}{did_you_mean(experiment, present)}"
             )
     return [read_run(output_dir / name) for name in dict.fromkeys(experiments or present)]
 
