@@ -279,6 +279,19 @@ def test_the_inner_layers_weights_come_first(to_numpy):
         wrapper.set_weights([kernel])
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_files_of_the_old_h5_format_keep_their_order(trainable):
+    """Keras reads them by the place of a weight among the trainable and then the other weights."""
+    layer = Block()
+    wrapper = PruneLowMagnitude(layer, None)
+    wrapper(floats(6))
+    layer.trainable = trainable
+    inner = [weight for weight in layer.weights if not weight.trainable]
+    assert len(inner) == (2 if trainable else 6)
+    expected = [wrapper.pruning_step, *wrapper.masks, *inner]
+    assert [w.path for w in wrapper.non_trainable_weights] == [w.path for w in expected]
+
+
 def test_the_attributes_of_tfmots_wrapper(to_numpy):
     layer = layers.Dense(4)
     model = keras.Sequential([keras.Input((8,)), layer, layers.LayerNormalization()])

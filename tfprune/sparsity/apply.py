@@ -217,7 +217,6 @@ class _Ranked(Ranked):
     def __init__(self, part: Part, gradients: Mapping[int, Gradients] | None, score: Score) -> None:
         self.part, self.name, self.shape, self.pattern = part, part.name, part.shape, part.pattern
         self._gradients, self._score = gradients, score
-        self.watches = score not in scores.SCORES.values()
 
     def mask(self) -> np.ndarray:
         return read(self.part.mask)
