@@ -143,7 +143,8 @@ class SettingError(ValueError):
 
     def __init__(self, name: str, rule: str, value: Any) -> None:
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        super().__init__(f"`{name}` must be {rule}. Received: {name}={shown}")
+        end = "" if rule.endswith("?") else "."
+        super().__init__(f"`{name}` must be {rule}{end} Received: {name}={shown}")
         self.name, self.rule = name, rule
 
 
