@@ -377,6 +377,17 @@ def test_only_some_layers_and_then_others(writer, tmp_path):
     assert_same_masks(loaded, writer)
 
 
+def test_layers_in_layers_of_a_task(writer, tmp_path):
+    prune_low_magnitude(writer, None, layers=".*/(query|key|hidden)|table")
+    prune_to(writer, {"table|.*/hidden": 0.5, ".*": 0.75})
+    loaded = reloaded(writer, tmp_path / "writer.keras")
+    assert_same_masks(loaded, writer)
+    found = {f"{v.layer}/{v.variable}": v.sparsity for v in summarize(loaded).variables if v.pruned}
+    inside = {"attention/query/kernel": 0.75, "attention/key/kernel": 0.75, "hidden/kernel": 0.5}
+    blocks = {f"block_{i}/{name}": share for i in range(2) for name, share in inside.items()}
+    assert found == {"table/embeddings": 0.5, **blocks}
+
+
 def test_a_class_that_makes_other_layers_is_an_error(writer, tmp_path, monkeypatch):
     prune_low_magnitude(writer, None)
     writer.save(tmp_path / "writer.keras")

@@ -305,7 +305,7 @@ def test_a_layer_that_a_pattern_does_not_fit_is_an_error_that_names_it(make, opt
 
 def test_a_gates_column_is_no_channel():
     model = keras.Sequential([keras.Input((3, 4)), layers.LSTM(4, name="lstm")])
-    with pytest.raises(ValueError, match="granularity='channel', layer 'lstm', variable 'kernel'"):
+    with pytest.raises(ValueError, match="granularity='channel', layer 'lstm', variable 'lstm_cell/kernel'"):
         prune_low_magnitude(model, None, granularity="channel")
 
 

@@ -21,6 +21,17 @@ def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list({id(part): part for part in layer._flatten_layers()}.values())
 
 
+def chains(layer: keras.layers.Layer) -> dict[int, tuple[keras.layers.Layer, ...]]:
+    """Returns the way to each layer in a layer: its id -> the layers from the outermost to itself."""
+    found: dict[int, tuple[keras.layers.Layer, ...]] = {}
+    waiting = [(layer,)]
+    for way in waiting:
+        if id(way[-1]) not in found:
+            found[id(way[-1])] = way
+            waiting += [(*way, inner) for inner in inner_layers(way[-1])]
+    return found
+
+
 def walk(
     layer: keras.layers.Layer, enter: Callable[[keras.layers.Layer], bool] = lambda layer: True
 ) -> Iterator[keras.layers.Layer]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import keras
 
-from tfprune.network.graph import all_layers, walk
+from tfprune.network.graph import all_layers, chains, walk
 from tfprune.network.variables import is_variable
 
 Shape = tuple[int | None, ...]
@@ -379,6 +379,43 @@ def prunable(layer: keras.layers.Layer) -> list[Kernel]:
     return list({id(kernel.variable): kernel for kernel in found}.values())
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A kernel, or a layer, in a layer.
+
+    Attributes:
+        layers: The layers on the way to it, from the outermost to the one that it is, or belongs to.
+        kernel: The kernel; None for the layer itself.
+    """
+
+    layers: tuple[keras.layers.Layer, ...]
+    kernel: Kernel | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Returns the paths of the layers on the way, such as `block`, `block/query`, then its own."""
+        parts = [layer.name for layer in self.layers]
+        if self.kernel is not None:
+            parts.append(self.kernel.name)
+        return tuple("/".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def placed(layer: keras.layers.Layer) -> list[Placed]:
+    """Returns `prunable(layer)` with the layers on the way to each kernel."""
+    ways = chains(layer)
+    return [Placed(ways[id(kernel.layer)], kernel) for kernel in prunable(layer)]
+
+
+def placed_layers(layer: keras.layers.Layer) -> list[Placed]:
+    """Returns those of a layer and the layers in it that are of a kind with prunable variables."""
+    return [Placed(way) for way in chains(layer).values() if _may_have(way[-1])]
+
+
+def paths(layer: keras.layers.Layer) -> dict[int, tuple[str, ...]]:
+    """Returns the names of a layer's prunable variables: id -> paths that lead to it, its own the last."""
+    return {id(each.kernel.variable): each.names for each in placed(layer)}
+
+
 def prunable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     """Returns the prunable variables of a layer and of the layers inside it that are built, each once."""
     return [kernel.variable for kernel in prunable(layer)]
@@ -386,7 +423,11 @@ def prunable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 def may_be_prunable(layer: keras.layers.Layer) -> bool:
     """Returns whether a layer, built or not, is of a kind that has prunable variables."""
-    return any(_says_itself(part) or _has_prunable(kind_of(part)) for part in all_layers(layer))
+    return any(map(_may_have, all_layers(layer)))
+
+
+def _may_have(layer: keras.layers.Layer) -> bool:
+    return _says_itself(layer) or _has_prunable(kind_of(layer))
 
 
 def left_alone(layer: keras.layers.Layer) -> dict[str, str]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune.network import optimizers
+from tfprune.network import kinds, optimizers
 from tfprune.network.graph import walk
 from tfprune.sparsity import scores
 from tfprune.sparsity.masks import Ranked, all_finite, check_scores, new_masks
@@ -37,6 +37,7 @@ class Part:
         mask: Its mask.
         pattern: The groups in which its weights go.
         name: Its name, for errors.
+        paths: The names that it can be chosen by: its layer's, and paths inside that layer.
     """
 
     layer: PruneLowMagnitude
@@ -44,6 +45,7 @@ class Part:
     mask: keras.Variable
     pattern: Pattern
     name: str
+    paths: tuple[str, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,9 +57,11 @@ def parts_of(layers: Iterable[PruneLowMagnitude]) -> list[Part]:
     """Returns the prunable variables of built wrappers, in order; one that wrappers share once."""
     found: dict[int, Part] = {}
     for layer in layers:
+        paths = kinds.paths(layer.layer)
         for kernel, mask in layer.pruned:
-            name = layer.describe(kernel.variable)
-            found.setdefault(id(mask), Part(layer, kernel.variable, mask, layer.pattern_of(kernel), name))
+            variable, name = kernel.variable, layer.describe(kernel.variable)
+            part = Part(layer, variable, mask, layer.pattern_of(kernel), name, paths[id(variable)])
+            found.setdefault(id(mask), part)
     return list(found.values())
 
 

@@ -38,7 +38,8 @@ class GradientMeter:
                 f"The model must be compiled: gradients are those of its loss. Received: model={model!r}"
             )
         self._model, self._layers = model, layers
-        variables = [v for layer in layers for v in layer.prunable_variables if v.trainable]
+        found = {id(v): v for layer in layers for v in layer.prunable_variables if v.trainable}
+        variables = list(found.values())
         with variable_scope(model):
             self._recorder = _Recorder(variables)
             self._probe = Probe(model, self._recorder)

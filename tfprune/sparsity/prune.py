@@ -12,7 +12,8 @@ import keras
 from tfprune.network import kinds
 from tfprune.network.graph import walk
 from tfprune.network.rebuild import rebuild
-from tfprune.sparsity.apply import apply_masks, parts_of, pruned_layers, set_sparsity
+from tfprune.sparsity.apply import Part, apply_masks, parts_of, pruned_layers, set_sparsity
+from tfprune.sparsity.choice import Choice, Selection, compile_name
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.masks import check_scope
 from tfprune.sparsity.own_class import take_up_class
@@ -22,8 +23,6 @@ from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.scores import Score
 from tfprune.sparsity.targets import shortfalls
 from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
-
-Selection = str | type | tuple[type, ...] | Callable[[keras.layers.Layer], bool] | None
 
 
 def prune_low_magnitude(
@@ -35,6 +34,7 @@ def prune_low_magnitude(
     sparsity_m_by_n: tuple[int, int] | None = None,
     *,
     layers: Selection = None,
+    spare: Selection = None,
     spare_ends: bool = False,
     scope: str = "layer",
     score: str | Score = "magnitude",
@@ -72,7 +72,10 @@ def prune_low_magnitude(
             schedule's sparsity s a group has `round(s * n)` zeros, at most m; the schedule ends at m / n.
         layers: The layers to wrap: a layer class or a tuple of classes, a regular expression that the whole
             layer name must match, or a function from a layer to bool. None: every layer that has prunable
-            variables. In a model or a list a layer that has none is left as it is.
+            variables. In a model or a list a layer that has none is left as it is. Classes, and names as
+            paths such as `block_1/attention/query` or `lstm/lstm_cell/recurrent_kernel`, also select inside
+            layers that consist of layers.
+        spare: The layers, and layers inside layers, to leave as they are, in the forms of `layers`.
         spare_ends: True: the model's first and last layer with prunable variables are left as they are.
         scope: The weights among which the sparsity is shared out. "layer": each tensor reaches it. "global":
             all tensors together reach it, by one ranking. "erk": all tensors together reach it, small ones
@@ -109,32 +112,32 @@ def prune_low_magnitude(
         raise ValueError(
             f"`pruning_policy` must be a `PruningPolicy` or None. Received: pruning_policy={pruning_policy!r}"
         )
-    selected = _selector(layers)
+    choose = Choice(layers, spare)
     if pruning_policy is not None and isinstance(to_prune, keras.Model):
         pruning_policy.ensure_model_supports_pruning(to_prune)
-    spared: list[keras.layers.Layer] = []
+    ends: list[keras.layers.Layer] = []
     if spare_ends and isinstance(to_prune, keras.layers.Layer):
         found = _prunable_layers(to_prune)
-        spared = [found[0], found[-1]] if found else []
+        ends = [found[0], found[-1]] if found else []
     matched: list[str] = []
     # A clone function may wrap every layer: one that has nothing to prune gets a wrapper without masks.
     alone = to_prune.layer if isinstance(to_prune, PruneLowMagnitude) else to_prune
     if not isinstance(alone, keras.layers.Layer) or not kinds.is_known(alone):
         alone = None
 
-    def is_wanted(layer: keras.layers.Layer) -> bool:
+    def may_be_wrapped(layer: keras.layers.Layer) -> bool:
         return (
-            selected(layer)
-            and not any(layer is end for end in spared)
+            (is_prunable(layer) or layer is alone)
+            and not any(layer is end for end in ends)
             and schedule_of(layer.name) is not _NOT_NAMED
             and (pruning_policy is None or pruning_policy.allow_pruning(layer))
-            and (is_prunable(layer) or layer is alone)
         )
 
     @functools.cache  # A layer met twice, in a list or in two nested models, gets one wrapper and one mask.
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         inner = layer.layer if isinstance(layer, PruneLowMagnitude) else layer
-        if not is_wanted(inner):
+        chosen = choose(inner) if may_be_wrapped(inner) else []
+        if chosen == []:
             return layer
         matched.append(inner.name)
         rule = rule_of(schedule_of(inner.name))
@@ -145,10 +148,13 @@ def prune_low_magnitude(
             return layer
         again = isinstance(layer, PruneLowMagnitude)
         own = {"seed": layer.seed, **kwargs} if again else kwargs
-        wrapper = PruneLowMagnitude(inner, **rule.arguments(), **own)
+        if again and chosen is not None:  # What has a mask keeps it.
+            chosen = None if layer.kernels is None else sorted({*chosen, *layer.kernels})
+        wrapper = PruneLowMagnitude(inner, **rule.arguments(), kernels=chosen, **own)
         if again and layer.built:
-            for new, old in zip(wrapper.masks, layer.masks, strict=True):
-                new.assign(old)
+            new = {id(kernel.variable): mask for kernel, mask in wrapper.pruned}
+            for kernel, mask in layer.pruned:
+                new[id(kernel.variable)].assign(mask)
             wrapper.pruning_step.assign(layer.pruning_step)
         return wrapper
 
@@ -200,8 +206,8 @@ def prune_to(
     Args:
         model: A model or layer that went through `prune_low_magnitude`.
         sparsity: The fraction of the prunable weights to remove, in [0, 1); or a mapping from regular
-            expressions to fractions: the first that matches a layer's whole name counts, and a layer that
-            none matches stays as it is.
+            expressions to fractions: the first that matches a layer's whole name, or the path of a layer or a
+            kernel inside it, counts, and what none matches stays as it is.
         scope: "layer", "global" or "erk". Default: the scope that each layer was wrapped with. Layers of the
             same sparsity and scope reach it together.
         gradient_data: Batches of the form (x, y), for scores that need gradients; the model must be
@@ -222,7 +228,7 @@ def prune_to(
                 f"Received: sparsity={sparsity!r}"
             )
         sparsity = check_sparsity("sparsity", sparsity)
-        sparsity_of = lambda name: sparsity  # noqa: E731
+        sparsity_of = lambda *paths: sparsity  # noqa: E731
     if scope is not None:
         check_scope(scope)
     wrappers = pruned_layers(model)
@@ -236,21 +242,24 @@ def prune_to(
     wrappers = [wrapper for wrapper in wrappers if wrapper.masks]
     if not wrappers:
         raise ValueError(f"The model's wrapped layers have nothing to prune. Received: model={model!r}")
-    groups: dict[tuple[str, float], list[Any]] = {}
-    for wrapper in wrappers:
-        target = sparsity_of(wrapper.layer.name)
+    groups: dict[tuple[str, float], list[Part]] = {}
+    parts = parts_of(wrappers)
+    for part in parts:
+        target = sparsity_of(*part.paths)
         if target is not None:
-            wrapper.rule.check_sparsity(target)
-            groups.setdefault((scope or wrapper.rule.scope, target), []).append(wrapper)
+            part.layer.rule.check_sparsity(target)
+            groups.setdefault((scope or part.layer.rule.scope, target), []).append(part)
     if isinstance(sparsity, Mapping):
-        _check_names("sparsity", sparsity, [w.layer.name for w in wrappers], "a pruned layer")
+        paths = dict.fromkeys(path for part in parts for path in part.paths)
+        _check_names("sparsity", sparsity, list(paths), "a pruned layer")
     gradients = None
-    if gradient_data is not None and any(w.rule.score_needs_gradients for g in groups.values() for w in g):
+    if gradient_data is not None and any(
+        part.layer.rule.score_needs_gradients for group in groups.values() for part in group
+    ):
         batches = first_batches(gradient_data, 0, gradient_batches)
         gradients = GradientMeter(model, wrappers).measure(batches)
     for (choice, target), group in groups.items():
-        optimizer = getattr(model, "optimizer", None)
-        set_sparsity(parts_of(group), target, choice, optimizer, gradients, moved=True)
+        set_sparsity(group, target, choice, getattr(model, "optimizer", None), gradients, moved=True)
 
 
 def strip_pruning(model: Any) -> Any:
@@ -312,45 +321,8 @@ def _schedules(pruning_schedule: Any) -> Callable[[str], Any]:
     return _first_match("pruning_schedule", pruning_schedule, _NOT_NAMED)
 
 
-def _selector(layers: Selection) -> Callable[[keras.layers.Layer], bool]:
-    """Turns the `layers` argument of `prune_low_magnitude` into a predicate.
-
-    Raises:
-        ValueError: On anything else, and on a regular expression that is not valid.
-    """
-    if layers is None:
-        return lambda layer: True
-    if isinstance(layers, str):
-        pattern = _compile_name("layers", layers)
-        return lambda layer: pattern.fullmatch(layer.name) is not None
-    if isinstance(layers, type) or (
-        isinstance(layers, tuple) and all(isinstance(cls, type) for cls in layers)
-    ):
-        return lambda layer: isinstance(layer, layers)
-    if callable(layers):
-        return layers
-    raise ValueError(
-        "`layers` must be a layer class, a tuple of them, a regular expression, a function or None. "
-        f"Received: layers={layers!r}"
-    )
-
-
-def _compile_name(argument: str, pattern: str) -> re.Pattern:
-    """Compiles a regular expression on layer names.
-
-    Raises:
-        ValueError: If it is not valid; the message names the argument.
-    """
-    try:
-        return re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ValueError(
-            f"`{argument}` must be a valid regular expression ({error}). Received: {argument}={pattern!r}"
-        ) from error
-
-
-def _first_match(argument: str, values: Mapping[str, Any], otherwise: Any = None) -> Callable[[str], Any]:
-    """Turns {regular expression: value} into a function from a layer name to the first value that matches.
+def _first_match(argument: str, values: Mapping[str, Any], otherwise: Any = None) -> Callable[..., Any]:
+    """Turns {regular expression: value} into a function from names to the first value that matches one.
 
     The function returns `otherwise` where nothing matches.
 
@@ -359,8 +331,10 @@ def _first_match(argument: str, values: Mapping[str, Any], otherwise: Any = None
     """
     if not values:
         raise ValueError(f"`{argument}` must have at least one entry. Received: {argument}={values!r}")
-    patterns = [(_compile_name(argument, pattern), value) for pattern, value in values.items()]
-    return lambda name: next((value for pattern, value in patterns if pattern.fullmatch(name)), otherwise)
+    patterns = [(compile_name(argument, pattern), value) for pattern, value in values.items()]
+    return lambda *names: next(
+        (value for pattern, value in patterns if any(map(pattern.fullmatch, names))), otherwise
+    )
 
 
 def _check_names(argument: str, values: Mapping[str, Any], names: list[str], kind: str) -> None:

@@ -209,9 +209,13 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
     nonzeros_of: dict[int, int] = {}
 
     def count(layer: keras.layers.Layer, wrapper: PruneLowMagnitude | None) -> None:
-        kernels = wrapper.pruned if wrapper else [(kernel, None) for kernel in kinds.prunable(layer)]
-        for kernel, mask in kernels:
-            variable = kernel.variable
+        masks = {id(kernel.variable): mask for kernel, mask in wrapper.pruned} if wrapper else {}
+        paths = kinds.paths(layer)
+        for kernel in kinds.prunable(layer):
+            variable, mask = kernel.variable, masks.get(id(kernel.variable))
+            path = paths[id(variable)][-1]
+            if wrapper and mask is None:
+                left_out.setdefault(path, "not selected")
             if id(variable) in nonzeros_of:
                 continue
             stays = _nonzero(variable)
@@ -222,11 +226,11 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
             variables.append(
                 VariableSummary(
                     layer.name,
-                    _name_within(layer, variable),
+                    path.removeprefix(f"{layer.name}/"),
                     tuple(variable.shape),
                     stays.size,
                     nonzeros,
-                    wrapper is not None,
+                    mask is not None,
                     macs=None if times is None else times * stays.size,
                     sparse_macs=None if times is None else times * nonzeros,
                 )
@@ -264,15 +268,6 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
             [None if times is None else times * nonzeros_of[key] for key, times in uses_of.items()]
         ),
     )
-
-
-def _name_within(layer: keras.layers.Layer, variable: keras.Variable) -> str:
-    """Returns `kernel`, or for a layer in a layer `query/kernel`."""
-    path = variable.path.split("/")
-    if layer.name not in path[:-1]:
-        return variable.name
-    start = len(path) - path[::-1].index(layer.name, 1)
-    return "/".join(path[start:])
 
 
 def _nonzero(variable: keras.Variable) -> np.ndarray:

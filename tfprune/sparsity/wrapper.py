@@ -3,7 +3,7 @@
 import contextlib
 import random
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -64,6 +64,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             alone. Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`, as in tfmot.
         block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth, pattern: As for
             `prune_low_magnitude`.
+        kernels: The kernels to prune, by their numbers in the order of the layer's masks. None: all.
         seed: The seed of random scores and growth. Default: drawn from Python's `random`, which
             `keras.utils.set_random_seed` seeds.
         **kwargs: As for every Keras layer.
@@ -86,6 +87,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         granularity: str = "weight",
         regrowth: Any = None,
         pattern: Pattern | None = None,
+        kernels: Iterable[int] | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -100,6 +102,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         kinds.give_prunable_weights(layer)
         pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
         self.rule = Rule(pruning_schedule, pattern, scope, score, regrowth)
+        self.kernels = None if kernels is None else tuple(kernels)
         self.seed = random.randrange(2**31) if seed is None else int(seed)
         self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
@@ -162,12 +165,17 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     @property
     def pruned(self) -> list[PrunedKernel]:
         """Returns the inner layer's prunable kernels with their masks, in the order of `masks`."""
-        return [PrunedKernel(*pair) for pair in zip(kinds.prunable(self.layer), self.masks, strict=True)]
+        return [PrunedKernel(*pair) for pair in zip(self._kernels, self.masks, strict=True)]
+
+    @property
+    def _kernels(self) -> list[kinds.Kernel]:
+        found = kinds.prunable(self.layer)
+        return found if self.kernels is None else [found[number] for number in self.kernels]
 
     @property
     def prunable_variables(self) -> list[keras.Variable]:
         """Returns the inner layer's prunable variables, in the order of `masks`."""
-        return kinds.prunable_variables(self.layer)
+        return [kernel.variable for kernel in self._kernels]
 
     @property
     def prunable_weights(self) -> list[keras.Variable]:
@@ -238,7 +246,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     def describe(self, variable: keras.Variable) -> str:
         """Returns the name of a prunable variable for messages."""
-        return f"layer {self.layer.name!r}, variable {variable.name!r}"
+        path = kinds.paths(self.layer)[id(variable)][-1]
+        return f"layer {self.layer.name!r}, variable {path.removeprefix(f'{self.layer.name}/')!r}"
 
     def build(self, input_shape: Any = None) -> None:
         """Builds the inner layer, if it is not built, and the masks: all True."""
@@ -393,7 +402,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         }
         schedule = serialize_schedule(self.pruning_schedule)
         config = keras.layers.Layer.get_config(self)
-        return {**config, **arguments, "pruning_schedule": schedule, "seed": self.seed}
+        own = {"kernels": self.kernels and list(self.kernels), "seed": self.seed}
+        return {**config, **arguments, "pruning_schedule": schedule, **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PruneLowMagnitude":

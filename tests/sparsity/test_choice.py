@@ -1,0 +1,142 @@
+"""The choice of kernels: of a model's layers, and of layers inside layers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tfprune.sparsity import (
+    masks_of,
+    prune_low_magnitude,
+    prune_to,
+    pruned_layers,
+    set_masks,
+    strip_pruning,
+    summarize,
+)
+
+ATTENTION = {f"attention/{name}/kernel" for name in ("query", "key", "value", "attention_output")}
+CELLS = {
+    f"reader/{way}_lstm/lstm_cell/{name}"
+    for way in ("forward", "backward")
+    for name in ("kernel", "recurrent_kernel")
+}
+ALL = ATTENTION | CELLS | {"steps/head/kernel", "last/kernel"}
+
+
+def make():
+    inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    x = layers.Bidirectional(layers.LSTM(4, return_sequences=True, name="lstm"), name="reader")(x)
+    x = layers.TimeDistributed(layers.Dense(4, name="head"), name="steps")(x)
+    return keras.Model(inputs, layers.Dense(2, name="last")(x))
+
+
+def chosen(model):
+    return {f"{v.layer}/{v.variable}" for v in summarize(model).variables if v.pruned}
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({}, ALL),
+        ({"layers": "attention"}, ATTENTION),
+        ({"layers": "attention/query"}, {"attention/query/kernel"}),
+        ({"layers": ".*/query/kernel|last"}, {"attention/query/kernel", "last/kernel"}),
+        ({"layers": "reader/forward_lstm"}, {name for name in CELLS if "forward" in name}),
+        ({"layers": ".*/recurrent_kernel"}, {name for name in CELLS if "recurrent" in name}),
+        ({"layers": "(?!attention).*"}, ALL - ATTENTION),
+        ({"layers": layers.Dense}, {"steps/head/kernel", "last/kernel"}),
+        ({"layers": (layers.EinsumDense, layers.LSTM)}, ATTENTION | CELLS),
+        ({"layers": lambda layer: layer.name != "reader"}, ALL - CELLS),
+        (
+            {"spare": ".*/(key|query)|last"},
+            ALL - {"attention/key/kernel", "attention/query/kernel", "last/kernel"},
+        ),
+        ({"spare": layers.EinsumDense}, ALL - ATTENTION),
+        ({"spare": lambda layer: layer.name.startswith("backward")}, {n for n in ALL if "backward" not in n}),
+        ({"layers": "attention", "spare": "attention/value"}, ATTENTION - {"attention/value/kernel"}),
+        ({"layers": "attention/.*|steps", "spare_ends": True}, {"steps/head/kernel"}),
+    ],
+)
+def test_kernels_are_chosen_one_by_one(arguments, expected):
+    assert chosen(prune_low_magnitude(make(), None, **arguments)) == expected
+
+
+@pytest.mark.parametrize("layers", ["query", "attention/que", "attention/query/", "nothing/.*"])
+def test_a_path_must_be_whole(layers):
+    with pytest.raises(ValueError, match="Nothing to prune"):
+        prune_low_magnitude(make(), None, layers=layers)
+
+
+def test_all_spared_is_an_error():
+    with pytest.raises(ValueError, match="Nothing to prune"):
+        prune_low_magnitude(make(), None, layers="last", spare=layers.Dense)
+    with pytest.raises(ValueError, match="`spare` must be a valid regular expression"):
+        prune_low_magnitude(make(), None, spare="(")
+    with pytest.raises(ValueError, match="`spare` must be a layer class.*spare=3"):
+        prune_low_magnitude(make(), None, spare=3)
+
+
+def test_only_the_chosen_kernels_are_pruned(tmp_path, to_numpy):
+    model = prune_low_magnitude(make(), None, layers="attention/(query|value)|reader/.*/kernel")
+    before = {v.path: to_numpy(v) for v in model.trainable_variables}
+    prune_to(model, {"attention/query": 0.5, "reader/forward_lstm/.*": 0.75, "attention": 0.25})
+    summary = summarize(model)
+    found = {f"{v.layer}/{v.variable}": v.sparsity for v in summary.counted}
+    assert found == {
+        "attention/query/kernel": 0.5,
+        "attention/value/kernel": 0.25,
+        "reader/forward_lstm/lstm_cell/kernel": 0.75,
+        "reader/backward_lstm/lstm_cell/kernel": 0.0,
+    }
+    assert {name for name, why in summary.left_out.items() if why == "not selected"} == {
+        *(f"attention/{name}/kernel" for name in ("key", "attention_output")),
+        *(f"reader/{way}_lstm/lstm_cell/recurrent_kernel" for way in ("forward", "backward")),
+    }
+    macs = {f"{v.layer}/{v.variable}": (v.macs, v.sparse_macs) for v in summary.counted}
+    assert macs["attention/query/kernel"] == (5 * 64, 5 * 32)
+    assert macs["reader/forward_lstm/lstm_cell/kernel"] == (5 * 128, 5 * 32)
+    assert summary.macs == sum(dense for dense, _ in macs.values()) < summary.all_macs
+    for variable in model.trainable_variables:
+        if "/key/" in variable.path or "recurrent" in variable.path:
+            np.testing.assert_array_equal(to_numpy(variable), before[variable.path])
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert chosen(loaded) == chosen(model)
+    for name, mask in masks_of(loaded).items():
+        np.testing.assert_array_equal(mask, masks_of(model)[name])
+    set_masks(loaded, masks_of(model))
+    assert pruned_layers(strip_pruning(loaded)) == []
+
+
+def test_kernels_chosen_later_join_those_that_have_masks():
+    model = prune_low_magnitude(make(), None, layers="attention/query")
+    prune_to(model, 0.5)
+    model = prune_low_magnitude(model, None, layers="attention/value")
+    assert chosen(model) == {"attention/query/kernel", "attention/value/kernel"}
+    assert [v.sparsity for v in summarize(model).counted] == [0.5, 0.0]
+    assert chosen(prune_low_magnitude(model, None, layers="attention")) == ATTENTION
+
+
+def test_a_pattern_is_asked_of_the_chosen_kernels_alone():
+    with pytest.raises(ValueError, match="layer 'reader', variable 'forward_lstm/lstm_cell/kernel'"):
+        prune_low_magnitude(make(), None, granularity="channel")
+    model = prune_low_magnitude(make(), None, granularity="channel", spare=".*lstm.*")
+    assert chosen(model) == ALL - CELLS
+
+
+def test_a_part_of_what_is_not_built_is_an_error():
+    reader = layers.Bidirectional(layers.LSTM(4, name="lstm"), name="reader")
+    assert pruned_layers(prune_low_magnitude(reader, None, layers="reader"))
+    with pytest.raises(ValueError, match="must be built before layers inside it are selected.*'reader'"):
+        prune_low_magnitude(reader, None, layers=".*/forward_lstm")
+
+
+def test_a_mapping_that_matches_no_kernel_is_an_error():
+    model = prune_low_magnitude(make(), None, layers="attention/query|last")
+    with pytest.raises(
+        ValueError, match="attention/query/kernel, last, last/kernel. Received: 'attention/key'"
+    ):
+        prune_to(model, {"attention/key": 0.5})
