@@ -67,13 +67,18 @@ NEVER_PRUNED = {
     "BatchNormalization": Example(layers.BatchNormalization, [(6,)], []),
     "LayerNormalization": Example(layers.LayerNormalization, [(6,)], []),
     "GroupNormalization": Example(lambda: layers.GroupNormalization(2), [(6,)], []),
-    "RMSNormalization": Example(layers.RMSNormalization, [(6,)], []),
+    "RMSNormalization": Example(lambda: layers.RMSNormalization(), [(6,)], []),
     "Normalization": Example(layers.Normalization, [(6,)], []),
     "STFTSpectrogram": Example(lambda: layers.STFTSpectrogram(frame_length=8), [(32, 1)], []),
     "PReLU": Example(layers.PReLU, [(6,)], []),
     "Attention": Example(lambda: layers.Attention(use_scale=True), [(4, 6), (4, 6)], []),
     "AdditiveAttention": Example(layers.AdditiveAttention, [(4, 6), (4, 6)], []),
 }
+# Older versions of Keras, which the library takes too, lack some.
+PRUNED, NEVER_PRUNED = (
+    {name: example for name, example in examples.items() if hasattr(layers, name)}
+    for examples in (PRUNED, NEVER_PRUNED)
+)
 # A cell is an example inside its RNN.
 CELLS = {"SimpleRNNCell", "GRUCell", "LSTMCell"}
 # These hold what their user gives them.

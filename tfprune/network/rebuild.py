@@ -46,7 +46,10 @@ def rebuild(
         if not isinstance(layer, keras.Model):
             return replace(layer) if isinstance(layer, keras.layers.Layer) else layer
         if is_graph(layer) and type(layer).__module__.startswith("keras.src.models."):
-            return keras.models.clone_model(layer, clone_function=replaced)
+            clone = keras.models.clone_model(layer, clone_function=replaced)
+            if layer.compiled and not clone.compiled:  # Up to Keras 3.8.
+                clone.compile_from_config(layer.get_compile_config())
+            return clone
         _InPlace(layer, replaced).rebuild()
         changed(layer)
         return layer

@@ -376,8 +376,9 @@ class UpdatePruningStep(keras.callbacks.Callback):
         # Kept, because on JAX each use of `self.model` in mid-fit copies the training state to the model.
         self._group_size = int(getattr(model, "steps_per_execution", 1) or 1)
         self._first_epoch = True
-        # `OrbaxCheckpoint` reads the variables past `save_own_variables`.
-        act_before(model, "get_state_tree", self._bring_up_to_date)
+        if hasattr(model, "get_state_tree"):  # Not in Keras 3.5, which has no `OrbaxCheckpoint` either.
+            # `OrbaxCheckpoint` reads the variables past `save_own_variables`.
+            act_before(model, "get_state_tree", self._bring_up_to_date)
         self._report.begin(model)
         self._waiting.on_train_begin(logs)
 
