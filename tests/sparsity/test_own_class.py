@@ -300,6 +300,33 @@ def test_a_variable_in_two_wrapped_layers_has_one_mask(tmp_path, to_numpy):
     assert type(strip_pruning(loaded)) is Writer
 
 
+@register
+class Aliased(keras.Model):
+    """Names a layer that is inside another one, as an attribute that Keras may or may not see."""
+
+    def __init__(self, **kwargs):
+        inputs = keras.Input((4,), name="inputs")
+        steps = layers.TimeDistributed(layers.Dense(4, name="inner"), name="steps")
+        outer = layers.Dense(2, name="outer")
+        super().__init__(inputs, outer(layers.Flatten()(steps(layers.Reshape((1, 4))(inputs)))), **kwargs)
+        object.__setattr__(self, "alias", steps.layer)
+        self.extra = {"again": layers.Dense(2, name="extra")}
+        self.extra["again"].build((None, 4))
+
+
+def test_a_name_of_a_layer_inside_a_layer_leads_to_a_wrapper(tmp_path, to_numpy):
+    model = prune_low_magnitude(Aliased(name="aliased"), None)
+    assert isinstance(model.alias, PruneLowMagnitude) and len(masks_of(model)) == 3
+    assert model.alias.masks[0] is model.get_layer("steps").masks[0]
+    prune_to(model, 0.5)
+    loaded = reloaded(model, tmp_path / "model.keras")
+    assert isinstance(loaded.alias, PruneLowMagnitude)
+    assert_same_masks(loaded, model)
+    stripped = strip_pruning(loaded)
+    assert stripped.alias is stripped.get_layer("steps").layer and pruned_layers(stripped) == []
+    assert type(stripped) is Aliased and np.count_nonzero(to_numpy(stripped.alias.kernel)) == 8
+
+
 def test_a_backbone_inside_a_plain_model(tmp_path, to_numpy):
     backbone = Backbone(1)
     inputs = keras.Input((LENGTH,), dtype="int32")

@@ -71,15 +71,6 @@ def computed_graph(model: Any) -> Any:
     return graph if computes_it else None
 
 
-def children(model: Any) -> list[keras.layers.Layer]:
-    """Returns the layers directly inside a model, each once, those of its graph first, in the graph's order.
-
-    In the graph, backends keep the same order.
-    """
-    inside = [*(model.layers if is_graph(model) else ()), *inner_layers(model)]
-    return list({id(layer): layer for layer in inside}.values())
-
-
 def producer(tensor: keras.KerasTensor) -> keras.Operation:
     """Returns the layer or operation whose output a symbolic tensor is."""
     return tensor._keras_history.operation

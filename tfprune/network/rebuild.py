@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfprune.network.graph import Step, evaluate, functional, is_graph
+from tfprune.network.graph import Step, evaluate, functional, inner_layers, is_graph
 
 Replace = Callable[[Any], Any]
 
@@ -23,7 +23,7 @@ _OF_GRAPHS = (
     "_operations",
     "_operations_by_depth",
 )
-_OF_SEQUENTIAL = ("_functional",)
+_NOT_OWN = {*_OF_KERAS, *_OF_BACKENDS, *_OF_GRAPHS, "_functional"}
 
 
 def rebuild(
@@ -57,6 +57,34 @@ def rebuild(
     return replaced(model)
 
 
+def children(model: Any) -> list[keras.layers.Layer]:
+    """Returns the layers directly inside a model, each once: its graph's, then its attributes'.
+
+    Their order is the same on every backend, which that of Keras's own list is not.
+    """
+    inside = list(model.layers) if is_graph(model) else []
+    for _, value in sorted(_attributes(model), key=lambda attribute: attribute[0]):
+        inside += _layers_in(value)
+    return list({id(layer): layer for layer in [*inside, *inner_layers(model)]}.values())
+
+
+def _attributes(model: Any) -> list[tuple[str, Any]]:
+    """Returns the attributes of a model's own; PyTorch keeps the layers among them apart."""
+    return [
+        (name, value)
+        for name, value in {**vars(model), **getattr(model, "_modules", {})}.items()
+        if name not in _NOT_OWN
+    ]
+
+
+def _layers_in(value: Any) -> list[keras.layers.Layer]:
+    """Returns the layers in an attribute, and in lists, tuples and dictionaries."""
+    if isinstance(value, keras.layers.Layer):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [layer for item in items for layer in _layers_in(item)]
+
+
 class _InPlace:
     """The replacement of the layers of one model that stays the same object.
 
@@ -84,10 +112,7 @@ class _InPlace:
                 self._rebuild_sequence()
             elif functional(model) is not None:
                 self._rebuild_graph()
-            # PyTorch keeps the layers among a model's attributes apart.
-            for name, value in [*vars(model).items(), *getattr(model, "_modules", {}).items()]:
-                if name in (*_OF_KERAS, *_OF_BACKENDS, *_OF_GRAPHS, *_OF_SEQUENTIAL):
-                    continue
+            for name, value in _attributes(model):
                 new = self._map(value)
                 if new is not value:
                     setattr(model, name, new)

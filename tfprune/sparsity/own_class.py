@@ -7,8 +7,7 @@ from typing import Any
 
 import keras
 
-from tfprune.network.graph import children
-from tfprune.network.rebuild import rebuild
+from tfprune.network.rebuild import children, rebuild
 from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
 
 # In a model's configuration: its class, and the wrappers that the class itself does not make.
