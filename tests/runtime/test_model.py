@@ -1,7 +1,10 @@
 """Whole networks through the runtime, against NumPy: kernels, memory between the operations, threads."""
 
+import copy
 import dataclasses
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 
@@ -49,6 +52,30 @@ def image_of(shape):
     channels = shape[2]
     scale = np.linspace(0.5, 1, channels, dtype=np.float32)
     return Input("image", (), shape, scale, np.linspace(-1, 1, channels, dtype=np.float32))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_copies_and_pickles_answer_the_same(target):
+    rng = np.random.default_rng(0)
+    graph = random_network(rng)
+    model = Model(graph, threads=2, target=TARGETS[target])
+    images = random_images(rng, graph, 3)
+    expected = model(images)
+    copies = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    copies.append(pickle.loads(pickle.dumps(Model.from_plan(model._plan, threads=1))))
+    for other in copies:
+        np.testing.assert_array_equal(other(images), expected)
+    assert [other.threads for other in copies] == [2, 2, 2, 1]
+    assert copies[-1].graph is None
+
+
+@pytest.mark.slow
+def test_a_model_is_sent_to_another_process():
+    rng = np.random.default_rng(0)
+    graph = random_network(rng)
+    model, images = Model(graph), random_images(rng, graph, 2)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(model, (images,)), model(images))
 
 
 def with_sums(*nodes):

@@ -227,6 +227,19 @@ def nested(inner_layer):
     return sequential(keras.layers.ReLU(), inner, inner)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "ResNet50"]
+)
+def test_stock_models_are_refused_with_a_way_out(name):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=3)
+    with pytest.raises(ValueError, match="No network of `keras.applications` follows the rules"):
+        check(model)
+    wrapped = prune_low_magnitude(model, None, layers=PruneForLatencyOnXNNPack().allow_pruning)
+    assert pruned_layers(wrapped)
+    assert {wrapper.layer.kernel_size for wrapper in pruned_layers(wrapped)} == {(1, 1)}
+
+
 def test_nested_models_are_checked_inside():
     check(nested(keras.layers.Conv2D(4, 1)))
     with pytest.raises(ValueError, match=r"'deep' \(Conv2D\)"):

@@ -99,7 +99,7 @@ class Call:
         """Makes the error that names the layer and the rule that it breaks."""
         return UserError(
             f"layer {self.name!r} ({type(self.operation).__name__}): the sparse runtime cannot run it:"
-            f" {rule}. Leave 'sparse' out of --formats"
+            f" {rule}. Leave 'sparse' out of the formats"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
 
 Call = Callable[..., Any]
 
@@ -41,6 +42,26 @@ def replaced_calls(
 def tensors(values: Any) -> list[Any]:
     """Returns the tensors in a structure of arguments or outputs, in order."""
     return [value for value in keras.tree.flatten(values) if hasattr(value, "shape")]
+
+
+def asked_to_train() -> bool:
+    """Returns whether whoever called the first layer of the call under way asked for `training=True`.
+
+    Where nobody says, Keras takes the default of each layer's `call`, and hands a True on to the layers that
+    come later: behind a `Resizing` they all are in training mode, in inference too.
+    """
+    context = global_state.get_global_attribute("current_call_ctx")
+    if context is None:  # No call of a layer, such as a step of a compiled function.
+        return True
+    # Keras keeps what was asked for in the call itself alone.
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is context.entry_layer:
+            spec = frame.f_locals.get("call_spec")
+            if spec is not None:
+                return bool(spec.user_arguments_dict.get("training"))
+        frame = frame.f_back
+    return True
 
 
 def forget_losses(layer: keras.layers.Layer) -> None:

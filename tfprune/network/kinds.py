@@ -430,6 +430,21 @@ def _may_have(layer: keras.layers.Layer) -> bool:
     return _says_itself(layer) or _has_prunable(kind_of(layer))
 
 
+def unknown_kernels(layer: keras.layers.Layer) -> dict[str, str]:
+    """Returns the weights that may be kernels, of classes that are not known and do not say what to prune.
+
+    Returns:
+        Name of a layer, of this one or one inside it -> its class and these weights, in words.
+    """
+    found = {}
+    for part in all_layers(layer):
+        if kind_of(part) is None and not _says_itself(part):
+            weights = [f"{v.name} {tuple(v.shape)}" for v in possible_kernels(part)]
+            if weights:
+                found[part.name] = f"{type(part).__name__}: {', '.join(weights)}"
+    return found
+
+
 def left_alone(layer: keras.layers.Layer) -> dict[str, str]:
     """Returns why kernels of a layer and of the layers inside it are not pruned.
 

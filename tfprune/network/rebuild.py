@@ -49,6 +49,7 @@ def rebuild(
             clone = keras.models.clone_model(layer, clone_function=replaced)
             if layer.compiled and not clone.compiled:  # Up to Keras 3.8.
                 clone.compile_from_config(layer.get_compile_config())
+            clone._trainable = layer._trainable  # The flag of the model itself: its layers have their own.
             return clone
         _InPlace(layer, replaced).rebuild()
         changed(layer)

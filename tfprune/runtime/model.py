@@ -1,6 +1,7 @@
 """Classifies images with a network, without TensorFlow or Keras."""
 
 import collections
+import functools
 import os
 import queue
 import threading
@@ -57,7 +58,8 @@ class Model:
 
     Its kernels are compiled for this machine when it is made. A number of threads changes the time, not the
     result: every sum is made in the same order. Calls from several threads wait for one another. A call may
-    be interrupted at any moment, such as by Ctrl-C: the next one works.
+    be interrupted at any moment, such as by Ctrl-C: the next one works. A model can be copied, pickled and
+    sent to another process, where it is compiled anew.
 
     Attributes:
         graph: The network; None for a model made of a plan.
@@ -88,7 +90,7 @@ class Model:
             ValueError: `threads` or `memory_limit` is not such a number.
         """
         threads = _checked_threads(threads)
-        self.graph = graph
+        self.graph, self._target = graph, target
         self._bind(
             make_plan(graph, target or machine.host(), allowed_bytes(memory_limit), arenas=threads), threads
         )
@@ -114,6 +116,12 @@ class Model:
         model.graph = None
         model._bind(plan, threads)
         return model
+
+    def __reduce__(self) -> tuple:
+        """Returns what a copy, perhaps in another process, is compiled from."""
+        if self.graph is None:
+            return Model.from_plan, (self._plan, self.threads)
+        return functools.partial(Model, target=self._target), (self.graph, self.threads)
 
     def _bind(self, plan: Plan, threads: int) -> None:
         self.threads = threads

@@ -220,6 +220,7 @@ class _Ranked(Ranked):
 
     def __init__(self, part: Part, gradients: Mapping[int, Gradients] | None, score: Score) -> None:
         self.part, self.name, self.shape, self.pattern = part, part.name, part.shape, part.pattern
+        self.min_density = part.layer.rule.min_density
         self._gradients, self._score = gradients, score
 
     def mask(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from itertools import repeat
 import numpy as np
 
 from tfprune.sparsity.patterns import WEIGHTS, Groups, Pattern, Weights
-from tfprune.sparsity.selection import CommonThreshold, kept_count
+from tfprune.sparsity.selection import CommonThreshold, keep_largest, kept_count
 
 SCOPES = ("layer", "global", "erk")
 
@@ -35,11 +35,13 @@ class Ranked(abc.ABC):
         name: The tensor's name, for errors.
         shape: Its shape.
         pattern: The groups in which its weights go.
+        min_density: The fraction of its groups that stays in a ranking of several tensors.
     """
 
     name: str
     shape: tuple[int, ...]
     pattern: Pattern
+    min_density: float = 0.0
 
     @abc.abstractmethod
     def mask(self) -> np.ndarray:
@@ -139,7 +141,8 @@ def have_reached(
 
 def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.ndarray]:
     """Yields the masks by one ranking of all tensors' groups."""
-    total = kept_count(sum(math.prod(tensor.shape) for tensor in tensors), sparsity, at_least=len(tensors))
+    least = sum(_least_groups(math.prod(tensor.shape), tensor.min_density) for tensor in tensors)
+    total = kept_count(sum(math.prod(tensor.shape) for tensor in tensors), sparsity, at_least=least)
     present = sum(np.count_nonzero(tensor.mask()) for tensor in tensors)
     if present <= total:
         yield from (tensor.mask() for tensor in tensors)
@@ -150,13 +153,22 @@ def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.
     def groups_of(tensor: Ranked) -> tuple[np.ndarray, np.ndarray | None]:
         mask = tensor.mask()
         candidates = tensor.pattern.candidates(tensor.scores(), mask).astype(dtype, copy=False)
-        candidates.flat[np.argmax(candidates)] = np.inf  # Each tensor keeps at least its best group.
+        if (least := _least_groups(candidates.size, tensor.min_density)) == 1:
+            candidates.flat[np.argmax(candidates)] = np.inf  # Each tensor keeps at least its best group.
+        else:
+            left = candidates.ravel() > -np.inf
+            candidates.flat[keep_largest(candidates.ravel(), least, left)] = np.inf
         return candidates, None if isinstance(tensor.pattern, Weights) else tensor.pattern.sizes(mask)
 
     threshold = CommonThreshold(lambda: map(groups_of, tensors), total)
     for tensor in tensors:
         mask, keep = tensor.mask(), threshold.keep(*groups_of(tensor))
         yield mask & tensor.pattern.spread(keep, mask.shape)
+
+
+def _least_groups(groups: int, min_density: float) -> int:
+    """Returns how many of a tensor's groups stay whatever the others' scores."""
+    return max(math.floor(min_density * groups), 1)
 
 
 class _Array(Ranked):

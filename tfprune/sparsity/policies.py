@@ -41,6 +41,13 @@ class PruningPolicy(abc.ABC):
         """
 
 
+_ADVICE = (
+    "No network of `keras.applications` follows the rules of `PruneForLatencyOnXNNPack` as it is: build one "
+    "by the rules in its docstring; or leave the policy out and select the layers by "
+    "`layers=PruneForLatencyOnXNNPack().allow_pruning`, which makes the network smaller, not faster."
+)
+
+
 class PruneForLatencyOnXNNPack(PruningPolicy):
     """Prunes the 1x1 convolutions of image models that XNNPACK can run sparse (arXiv:1911.09723).
 
@@ -60,6 +67,11 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
 
     The rules are those of `tfmot.sparsity.keras.PruneForLatencyOnXNNPack`. In nested functional and
     Sequential models they hold for the layers inside.
+
+    No network of `keras.applications` follows them as it is: their first convolution pads otherwise, and some
+    have activations that XNNPACK cannot run sparse. Build one with the layers above. To make any network
+    smaller, if not faster there, prune its 1x1 convolutions without the policy, by
+    `layers=PruneForLatencyOnXNNPack().allow_pruning`.
     """
 
     def allow_pruning(self, layer: keras.layers.Layer) -> bool:
@@ -91,13 +103,13 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
             raise ValueError(
                 "On every path from the inputs there must be a `Conv2D` of kernel 3x3, stride 2, 3 input "
                 "channels and padding 'valid' behind a `ZeroPadding2D` by 1 on each side. "
-                f"There is none on a path to {_describe(lost)}."
+                f"There is none on a path to {_describe(lost)}. {_ADVICE}"
             )
         ends, lost = _search(graph.outputs, _is_end, graph.producers)
         if lost is not None:
             raise ValueError(
                 "On every path to the outputs there must be a `GlobalAveragePooling2D`. "
-                f"There is none on a path from {_describe(lost)}."
+                f"There is none on a path from {_describe(lost)}. {_ADVICE}"
             )
 
         def is_last(layer: Any) -> bool:
@@ -105,7 +117,9 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
                 return True
             broken = _broken_rule(layer, graph.producers(layer))
             if broken:
-                raise ValueError(f"XNNPACK cannot run {_describe(layer)} in its sparse part: {broken}.")
+                raise ValueError(
+                    f"XNNPACK cannot run {_describe(layer)} in its sparse part: {broken}. {_ADVICE}"
+                )
             return False
 
         _search([after for start in starts for after in graph.consumers(start)], is_last, graph.consumers)

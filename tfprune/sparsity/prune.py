@@ -16,12 +16,13 @@ from tfprune.sparsity.apply import Part, apply_masks, parts_of, pruned_layers, s
 from tfprune.sparsity.choice import Choice, Selection, compile_name
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.masks import check_scope
+from tfprune.sparsity.notices import Notices
 from tfprune.sparsity.own_class import take_up_class
 from tfprune.sparsity.patterns import Pattern, from_arguments
 from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
 from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.scores import Score
-from tfprune.sparsity.targets import shortfalls
+from tfprune.sparsity.targets import shortfalls, warn_of_erased
 from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
 
 
@@ -41,6 +42,9 @@ def prune_low_magnitude(
     granularity: str = "weight",
     regrowth: Any = None,
     pattern: Pattern | None = None,
+    min_density: float = 0.0,
+    keep_zeros: bool | None = None,
+    prune_frozen: bool | None = None,
     **kwargs: Any,
 ) -> Any:
     """Wraps a model's prunable layers, a layer, or a list of layers for magnitude pruning.
@@ -87,7 +91,18 @@ def prune_low_magnitude(
         regrowth: None, or a method that moves a fixed number of weights about: `SET()` or `RigL()`.
         pattern: A `Pattern` (`patterns.py`), such as `Blocks((4, 4))`, `MOfN(2, 4)` or one of your own, in
             the place of `block_size`, `block_pooling_type`, `sparsity_m_by_n` and `granularity`.
+        min_density: With `scope="global"`: the fraction of each tensor's groups that stays whatever their
+            scores, in [0, 1), lest a layer of small weights be all but erased.
+        keep_zeros: True: weights of built layers that are zero are removed from the start, as in a network
+            that was pruned and stripped. False: all weights are there. Default: True, with a warning where
+            there are such. Tensors of zeros alone, and layers that are wrapped already, stay as they are.
+        prune_frozen: False: layers that are not trained (`trainable=False`) are left out. Default: True, with
+            a warning where there are such, because no training makes up for what they lose.
         **kwargs: For each `PruneLowMagnitude`.
+
+    Warns:
+        UserWarning: Of zeros and frozen layers, as above, and of selected layers that stay dense because
+            their class is not known.
 
     Returns:
         A model, a `PruneLowMagnitude`, or a list of layers.
@@ -100,7 +115,7 @@ def prune_low_magnitude(
     pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
 
     def rule_of(schedule: Any) -> Rule:
-        return Rule(schedule, pattern, scope, score, regrowth)
+        return Rule(schedule, pattern, scope, score, regrowth, min_density)
 
     for schedule in (
         pruning_schedule.values() if isinstance(pruning_schedule, Mapping) else [pruning_schedule]
@@ -108,6 +123,9 @@ def prune_low_magnitude(
         rule_of(schedule)  # Bad arguments are an error before anything is changed.
     if not isinstance(spare_ends, bool):
         raise ValueError(f"`spare_ends` must be True or False. Received: spare_ends={spare_ends!r}")
+    for name, choice in (("keep_zeros", keep_zeros), ("prune_frozen", prune_frozen)):
+        if choice not in (True, False, None):
+            raise ValueError(f"`{name}` must be True, False or None. Received: {name}={choice!r}")
     if pruning_policy is not None and not hasattr(pruning_policy, "allow_pruning"):
         raise ValueError(
             f"`pruning_policy` must be a `PruningPolicy` or None. Received: pruning_policy={pruning_policy!r}"
@@ -120,6 +138,8 @@ def prune_low_magnitude(
         found = _prunable_layers(to_prune)
         ends = [found[0], found[-1]] if found else []
     matched: list[str] = []
+    trained = _trained_variables(to_prune)
+    notices = Notices()
     # A clone function may wrap every layer: one that has nothing to prune gets a wrapper without masks.
     alone = to_prune.layer if isinstance(to_prune, PruneLowMagnitude) else to_prune
     if not isinstance(alone, keras.layers.Layer) or not kinds.is_known(alone):
@@ -127,8 +147,7 @@ def prune_low_magnitude(
 
     def may_be_wrapped(layer: keras.layers.Layer) -> bool:
         return (
-            (is_prunable(layer) or layer is alone)
-            and not any(layer is end for end in ends)
+            not any(layer is end for end in ends)
             and schedule_of(layer.name) is not _NOT_NAMED
             and (pruning_policy is None or pruning_policy.allow_pruning(layer))
         )
@@ -139,6 +158,13 @@ def prune_low_magnitude(
         chosen = choose(inner) if may_be_wrapped(inner) else []
         if chosen == []:
             return layer
+        notices.dense.update(kinds.unknown_kernels(inner))
+        if not (is_prunable(inner) or inner is alone):
+            return layer
+        if _is_frozen(inner, trained):
+            notices.frozen.append(inner.name)
+            if prune_frozen is False:
+                return layer
         matched.append(inner.name)
         rule = rule_of(schedule_of(inner.name))
         inside = pruned_layers(inner)
@@ -156,6 +182,8 @@ def prune_low_magnitude(
             for kernel, mask in layer.pruned:
                 new[id(kernel.variable)].assign(mask)
             wrapper.pruning_step.assign(layer.pruning_step)
+        elif keep_zeros is not False and wrapper.built:
+            notices.count_zeros(inner.name, wrapper.keep_zeros())
         return wrapper
 
     if isinstance(pruning_schedule, Mapping):
@@ -184,9 +212,11 @@ def prune_low_magnitude(
         )
     elif not matched:
         raise ValueError(
-            "Nothing to prune: no layer selected has a kernel or an embedding table. "
-            f"Received: layers={layers!r}, pruning_schedule={pruning_schedule!r}, to_prune={to_prune!r}"
+            "Nothing to prune: no layer selected has a kernel or an embedding table"
+            + (f", but frozen ones: {', '.join(notices.frozen)}" if notices.frozen else "")
+            + f". Received: layers={layers!r}, pruning_schedule={pruning_schedule!r}, to_prune={to_prune!r}"
         )
+    notices.give(tell_zeros=keep_zeros is None, tell_frozen=prune_frozen is None)
     return result
 
 
@@ -260,6 +290,8 @@ def prune_to(
         gradients = GradientMeter(model, wrappers).measure(batches)
     for (choice, target), group in groups.items():
         set_sparsity(group, target, choice, getattr(model, "optimizer", None), gradients, moved=True)
+        if choice == "global":
+            warn_of_erased(group)
 
 
 def strip_pruning(model: Any) -> Any:
@@ -349,6 +381,21 @@ def _check_names(argument: str, values: Mapping[str, Any], names: list[str], kin
             raise ValueError(
                 f"Each entry of `{argument}` must match {kind}: {', '.join(names)}. Received: {pattern!r}"
             )
+
+
+def _trained_variables(to_prune: Any) -> set[int] | None:
+    """Returns the ids of the variables that training changes; None where each layer's flag counts."""
+    if not isinstance(to_prune, keras.layers.Layer):
+        return None
+    return {id(variable) for variable in to_prune.trainable_variables}
+
+
+def _is_frozen(layer: keras.layers.Layer, trained: set[int] | None) -> bool:
+    """Returns whether no training changes a layer's prunable variables."""
+    variables = kinds.prunable_variables(layer)
+    if not variables or trained is None:
+        return not layer.trainable
+    return not any(id(variable) in trained for variable in variables)
 
 
 def is_prunable(layer: keras.layers.Layer) -> bool:

@@ -12,7 +12,7 @@ from tfprune.sparsity.apply import apply_masks, parts_of, pruned_layers, regrow,
 from tfprune.sparsity.fit_report import FitReport, act_before
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.schedules import ByEpoch, last_due
-from tfprune.sparsity.targets import shortfalls
+from tfprune.sparsity.targets import shortfalls, target_of, warn_of_erased
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -82,6 +82,7 @@ class Pruner:
         # In `fit` whether the callback saw the batch that comes, None in other loops.
         self._batch_seen: bool | None = None
         self._fired: set[str] = set()
+        self._arrived: set[str] = set()
         self._take_up_step()
         for layer in self._layers:
             layer.updater = self
@@ -216,6 +217,11 @@ class Pruner:
                 regrow(parts, sparsity, rule.scope, until, self._trainer(), gradients)
             else:
                 set_sparsity(parts, sparsity, rule.scope, self._trainer(), gradients)
+            if rule.scope == "global" and key not in self._arrived:
+                target = target_of(rule.pruning_schedule)
+                if target is not None and sparsity >= target:
+                    self._arrived.add(key)
+                    warn_of_erased(parts)
             self._fired.add(key)
 
     def _measure(self, step: int) -> Any:

@@ -31,6 +31,7 @@ class Rule:
         scope: "layer", "global" or "erk".
         score: A name or a function.
         regrowth: A method that moves a fixed number of weights about, or None.
+        min_density: In the scope "global": the fraction of each tensor's groups that stays.
 
     Raises:
         ValueError: On an argument out of range, or on two that exclude each other.
@@ -41,6 +42,7 @@ class Rule:
     scope: str = "layer"
     score: str | Score = "magnitude"
     regrowth: Regrowth | None = None
+    min_density: float = 0.0
 
     def __post_init__(self) -> None:
         schedule = self.pruning_schedule
@@ -56,6 +58,23 @@ class Rule:
         scores.get(self.score)
         self._check_pattern()
         self._check_regrowth()
+        self._check_min_density()
+
+    def _check_min_density(self) -> None:
+        if not 0.0 <= self.min_density < 1.0:
+            raise ValueError(f"`min_density` must be in [0, 1). Received: min_density={self.min_density}")
+        if self.min_density and self.scope != "global":
+            raise ValueError(
+                "`min_density` is for `scope='global'`: in the others no tensor falls behind. "
+                f"Received: min_density={self.min_density}, scope={self.scope!r}"
+            )
+        for name in ("target_sparsity", "final_sparsity"):
+            final = getattr(self.pruning_schedule, name, None)
+            if final is not None and self.min_density > 1 - final + 1e-9:
+                raise ValueError(
+                    f"`min_density` must be at most 1 - {name}. "
+                    f"Received: min_density={self.min_density}, {name}={final}"
+                )
 
     def _check_pattern(self) -> None:
         if self.scope != "layer" and not isinstance(self.pattern, Groups):
@@ -94,6 +113,11 @@ class Rule:
         Raises:
             ValueError: If it cannot.
         """
+        if self.min_density > 1 - sparsity + 1e-9:
+            raise ValueError(
+                f"sparsity must be at most 1 - min_density. "
+                f"Received: sparsity={sparsity}, min_density={self.min_density}"
+            )
         largest = self.pattern.largest_sparsity
         if sparsity > largest + _TOLERANCE:
             raise ValueError(

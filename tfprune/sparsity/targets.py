@@ -1,12 +1,13 @@
 """The sparsity that a schedule is going to, and the layers whose masks are not there."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tfprune.sparsity.apply import parts_of, read
+from tfprune.sparsity.apply import Part, parts_of, read
 from tfprune.sparsity.masks import have_reached
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
@@ -83,6 +84,34 @@ def shortfalls(layers: Iterable[PruneLowMagnitude]) -> list[Shortfall]:
             names = tuple(layer.layer.name for layer in group)
             found.append(Shortfall(rule.pruning_schedule, target, _sparsity(masks), names))
     return found
+
+
+# A tensor is all but erased if it keeps one group, or this share of what the common density would keep of it,
+_ERASED = 1 / 50
+# where that would be as many groups at least.
+_WORTH_TELLING = 10
+
+
+def warn_of_erased(parts: Sequence[Part]) -> None:
+    """Warns of tensors that a common ranking left hardly a weight, unless they have a floor.
+
+    Args:
+        parts: Variables that were ranked together.
+    """
+    masks = [read(part.mask) for part in parts]
+    density = 1.0 - _sparsity(masks)
+    for part, mask in zip(parts, masks, strict=True):
+        kept, share = np.count_nonzero(mask), density * mask.size
+        group = int(part.pattern.sizes(np.ones(mask.shape, bool)).max())
+        if share < _WORTH_TELLING * group or part.layer.rule.min_density:
+            continue
+        if kept <= max(group, _ERASED * share):
+            warnings.warn(
+                f"The ranking of all layers together, scope='global', leaves {kept:,} of {mask.size:,} "
+                f"weights in {part.name}, though {density:.4g} of all weights stay. `min_density` keeps a "
+                "share of every layer; score='lamp' ranks layers more evenly.",
+                stacklevel=3,
+            )
 
 
 def _sparsity(masks: list[np.ndarray]) -> float:

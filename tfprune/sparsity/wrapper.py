@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.network import kinds
-from tfprune.network.calls import forget_losses, show_signature
+from tfprune.network.calls import asked_to_train, forget_losses, show_signature
 from tfprune.network.graph import all_layers, hand_on_input_shape
 from tfprune.sparsity.patterns import Blocks, MOfN, Pattern, from_arguments
 from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
@@ -62,8 +62,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         layer: The layer to prune. Its variables are used as they are, not copied.
         pruning_schedule: A `PruningSchedule`, or one of tfmot's, or None: the masks change in `prune_to`
             alone. Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`, as in tfmot.
-        block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth, pattern: As for
-            `prune_low_magnitude`.
+        block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth, pattern,
+            min_density: As for `prune_low_magnitude`.
         kernels: The kernels to prune, by their numbers in the order of the layer's masks. None: all.
         seed: The seed of random scores and growth. Default: drawn from Python's `random`, which
             `keras.utils.set_random_seed` seeds.
@@ -87,6 +87,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         granularity: str = "weight",
         regrowth: Any = None,
         pattern: Pattern | None = None,
+        min_density: float = 0.0,
         kernels: Iterable[int] | None = None,
         seed: int | None = None,
         **kwargs: Any,
@@ -99,9 +100,11 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         show_signature(self, layer)
         super().__init__(layer, autocast=False, **kwargs)
         hand_on_input_shape(layer, self)
+        if "trainable" in kwargs:
+            layer.trainable = kwargs["trainable"]
         kinds.give_prunable_weights(layer)
         pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
-        self.rule = Rule(pruning_schedule, pattern, scope, score, regrowth)
+        self.rule = Rule(pruning_schedule, pattern, scope, score, regrowth, min_density)
         self.kernels = None if kernels is None else tuple(kernels)
         self.seed = random.randrange(2**31) if seed is None else int(seed)
         self.supports_masking = layer.supports_masking
@@ -130,6 +133,15 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             if layer is None or name.startswith("_"):
                 raise
         return getattr(layer, name)
+
+    @property
+    def trainable(self) -> bool:
+        """Returns whether the inner layer is trained."""
+        return self.layer.trainable if hasattr(self, "layer") else self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = self.layer.trainable = bool(value)
 
     @property
     def pruning_schedule(self) -> Any:
@@ -299,7 +311,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Calls the inner layer on the masked weights."""
         if training and self.masked and not self.measured:
             self.check_watched()
-            if self.counts_calls:
+            if self.counts_calls and asked_to_train():
                 self.pruning_step.assign(self.pruning_step + 1)
         mask_of = {id(kernel.variable): mask for kernel, mask in self.pruned} if self.masked else {}
         state = []
@@ -329,6 +341,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             self.pruning_schedule is None
             or not self.masks
             or (self.updater is not None and self.updater.watches)
+            or not asked_to_train()
         ):
             return
         raise RuntimeError(
@@ -377,15 +390,37 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Loads the masks and the step.
 
         Raises:
-            ValueError: If the step is negative.
+            ValueError: If there are none, as in the weights of a model that was not wrapped, or if the step
+                is negative.
         """
         self.counted = None
+        if not len(store.keys()):
+            raise ValueError(
+                f"There are no masks for layer {self.layer.name!r}: the weights are those of a model that "
+                "was not wrapped. Load before wrapping, into the model that `prune_low_magnitude` takes: it "
+                "shares its weights with the wrapped one."
+            )
         super().load_own_variables(store)
         if self.steps_taken < 0:
             raise ValueError(
                 f"The number of steps of layer {self.layer.name!r} must be at least 0. "
                 f"Received: {self.steps_taken}"
             )
+
+    def keep_zeros(self) -> tuple[int, int]:
+        """Removes the weights that are zero already, of kernels that are not zero everywhere.
+
+        Returns:
+            The number of weights removed, and that of all weights of the kernels.
+        """
+        removed = total = 0
+        for kernel, mask in self.pruned:
+            nonzero = np.asarray(ops.convert_to_numpy(kernel.variable)) != 0
+            total += nonzero.size
+            if nonzero.any() and not nonzero.all():
+                removed += nonzero.size - np.count_nonzero(nonzero)
+                mask.assign(nonzero)
+        return removed, total
 
     def zero_removed_weights(self) -> None:
         """Writes exact zeros to the removed weights."""
@@ -408,6 +443,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PruneLowMagnitude":
         config = keras.saving.deserialize_keras_object(dict(config), custom_objects=custom_objects)
+        config.pop("trainable", None)  # The inner layer has its own.
         return cls(config.pop("layer"), **config)
 
 
