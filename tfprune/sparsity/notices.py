@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Notices:
-    """What a user may not expect of layers that are wrapped, and of layers that are not.
+    """The notes of one call, on layers that are wrapped and on layers that stay dense.
 
     Attributes:
         zeros: Layer -> (weights that are zero and stay so, all weights of its kernels).

@@ -94,8 +94,9 @@ def prune_low_magnitude(
         min_density: With `scope="global"`: the fraction of each tensor's groups that stays whatever their
             scores, in [0, 1), lest a layer of small weights be all but erased.
         keep_zeros: True: weights of built layers that are zero are removed from the start, as in a network
-            that was pruned and stripped. False: all weights are there. Default: True, with a warning where
-            there are such. Tensors of zeros alone, and layers that are wrapped already, stay as they are.
+            that was pruned and stripped. False: all weights are there. Default: True where over a
+            thousandth of the weights are zero, with a warning. Tensors of zeros alone, and layers that are
+            wrapped already, stay as they are.
         prune_frozen: False: layers that are not trained (`trainable=False`) are left out. Default: True, with
             a warning where there are such, because no training makes up for what they lose.
         **kwargs: For each `PruneLowMagnitude`.
@@ -140,6 +141,7 @@ def prune_low_magnitude(
     matched: list[str] = []
     trained = _trained_variables(to_prune)
     notices = Notices()
+    fresh: list[PruneLowMagnitude] = []
     # A clone function may wrap every layer: one that has nothing to prune gets a wrapper without masks.
     alone = to_prune.layer if isinstance(to_prune, PruneLowMagnitude) else to_prune
     if not isinstance(alone, keras.layers.Layer) or not kinds.is_known(alone):
@@ -183,7 +185,7 @@ def prune_low_magnitude(
                 new[id(kernel.variable)].assign(mask)
             wrapper.pruning_step.assign(layer.pruning_step)
         elif keep_zeros is not False and wrapper.built:
-            notices.count_zeros(inner.name, wrapper.keep_zeros())
+            fresh.append(wrapper)
         return wrapper
 
     if isinstance(pruning_schedule, Mapping):
@@ -216,6 +218,10 @@ def prune_low_magnitude(
             + (f", but frozen ones: {', '.join(notices.frozen)}" if notices.frozen else "")
             + f". Received: layers={layers!r}, pruning_schedule={pruning_schedule!r}, to_prune={to_prune!r}"
         )
+    if keep_zeros or _are_sparse(fresh):
+        for wrapper in fresh:
+            notices.count_zeros(wrapper.layer.name, wrapper.zeros())
+            wrapper.keep_zeros()
     notices.give(tell_zeros=keep_zeros is None, tell_frozen=prune_frozen is None)
     return result
 
@@ -381,6 +387,16 @@ def _check_names(argument: str, values: Mapping[str, Any], names: list[str], kin
             raise ValueError(
                 f"Each entry of `{argument}` must match {kind}: {', '.join(names)}. Received: {pattern!r}"
             )
+
+
+# A random start has a zero by chance in millions of weights.
+_SPARSE = 1e-3
+
+
+def _are_sparse(wrappers: list[PruneLowMagnitude]) -> bool:
+    """Returns whether weights are zero in such a number that somebody made them so."""
+    counts = [wrapper.zeros() for wrapper in wrappers]
+    return sum(zeros for zeros, _ in counts) > _SPARSE * sum(total for _, total in counts)
 
 
 def _trained_variables(to_prune: Any) -> set[int] | None:

@@ -407,20 +407,25 @@ class PruneLowMagnitude(keras.layers.Wrapper):
                 f"Received: {self.steps_taken}"
             )
 
-    def keep_zeros(self) -> tuple[int, int]:
-        """Removes the weights that are zero already, of kernels that are not zero everywhere.
+    def zeros(self) -> tuple[int, int]:
+        """Counts the weights that are zero, in kernels that are not zero everywhere.
 
         Returns:
-            The number of weights removed, and that of all weights of the kernels.
+            Their number, and that of all weights of these kernels.
         """
-        removed = total = 0
+        found = [mask for _, mask in self._nonzero()]
+        return sum(mask.size - np.count_nonzero(mask) for mask in found), sum(mask.size for mask in found)
+
+    def keep_zeros(self) -> None:
+        """Removes the weights that `zeros` counts."""
+        for mask, nonzero in self._nonzero():
+            mask.assign(nonzero)
+
+    def _nonzero(self) -> Iterator[tuple[keras.Variable, np.ndarray]]:
         for kernel, mask in self.pruned:
             nonzero = np.asarray(ops.convert_to_numpy(kernel.variable)) != 0
-            total += nonzero.size
-            if nonzero.any() and not nonzero.all():
-                removed += nonzero.size - np.count_nonzero(nonzero)
-                mask.assign(nonzero)
-        return removed, total
+            if nonzero.any():
+                yield mask, nonzero
 
     def zero_removed_weights(self) -> None:
         """Writes exact zeros to the removed weights."""
