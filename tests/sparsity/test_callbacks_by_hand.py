@@ -71,6 +71,24 @@ def test_a_batch_that_begins_is_a_step(loop, model, data):
         model.train_on_batch(x, y)
 
 
+@pytest.mark.parametrize("params", [{}, {"epochs": EPOCHS, "steps": BATCHES, "verbose": 0}])
+def test_a_list_of_callbacks_is_driven_as_by_fit(params, model, data):
+    callback = UpdatePruningStep()
+    callbacks = keras.callbacks.CallbackList([callback], model=model, **params)
+    logs = callbacks.on_train_begin()
+    x, y = data(1)
+    for epoch in range(EPOCHS):
+        callbacks.on_epoch_begin(epoch, logs)
+        for batch in range(BATCHES):
+            callbacks.on_train_batch_begin(batch, logs)
+            model.train_on_batch(x, y)
+            callbacks.on_train_batch_end(batch, logs)
+        callbacks.on_epoch_end(epoch, logs)
+        assert callback.steps_taken == pruned_layers(model)[0].steps_taken == (epoch + 1) * BATCHES
+    callbacks.on_train_end(logs)
+    assert removed(model) == 80
+
+
 def test_without_batches_the_calls_in_training_are_the_steps(model, data):
     callback = begin(model)
     x, y = data(1)

@@ -338,6 +338,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._waiting = keras.callbacks.CallbackList(waiting)
         self._at_target = False
         self._pruner: Pruner | None = None
+        self._by_hand = False
 
     @property
     def steps_taken(self) -> int:
@@ -373,7 +374,10 @@ class UpdatePruningStep(keras.callbacks.Callback):
         )
         self._report = FitReport(self._pruner)
         self._epoch_start = self._pruner.steps_taken
-        if self._is_driven_by_hand:
+        # `fit` tells its parameters, as a list of callbacks may do too, and makes its function before.
+        told = "steps" in (self.params or {})
+        self._by_hand = not told or getattr(model, "train_function", None) is None
+        if self._by_hand:
             self._batches_begun = 0
             self._pruner._count_calls(True)
             self._waiting.on_train_begin(logs)
@@ -391,7 +395,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int = -1, logs: Any = None) -> None:
         """Notes at which step the epoch starts."""
         pruner = self._pruner
-        if pruner is not None and not self._is_driven_by_hand:
+        if pruner is not None and not self._by_hand:
             if pruner.steps_taken == pruner._first_step:
                 pruner._take_up_step()  # `BackupAndRestore` may have restored it since training began.
             self._epoch_start = pruner.steps_taken
@@ -408,7 +412,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         if self._pruner is None:
             self._waiting.on_train_batch_begin(batch, logs)
             return
-        if self._is_driven_by_hand:
+        if self._by_hand:
             self._batches_begun += 1
             self._pruner._count_calls(False)
             self._pruner._count_to(self._epoch_start + self._batches_begun - 1)
@@ -430,7 +434,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         """Makes the model ready to be saved, after the epoch's last batch."""
         if self._pruner is None:
             self._waiting.on_train_batch_end(batch, logs)
-        if self._pruner is None or self._is_driven_by_hand:
+        if self._pruner is None or self._by_hand:
             return
         done = self._within_epoch(batch + 1)
         self._pruner._count_to(self._epoch_start + done)
@@ -447,7 +451,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         if self._pruner is None:
             self._waiting.on_epoch_end(epoch, logs)
             return
-        if self._is_driven_by_hand:
+        if self._by_hand:
             self._end_epoch_by_hand()
         self._finish_epoch()
         if self._waiting.callbacks:
@@ -461,29 +465,23 @@ class UpdatePruningStep(keras.callbacks.Callback):
         if pruner is None:
             self._waiting.on_train_end(logs)
             return
-        by_hand = self._is_driven_by_hand
-        if by_hand:
+        if self._by_hand:
             self._end_epoch_by_hand()
             pruner._count_calls(False)
             pruner._zero_removed_weights()
-        if by_hand or not pruner._is_put_back():
+        if self._by_hand or not pruner._is_put_back():
             pruner._store_step_everywhere()
         pruner._detach()
         self._waiting.on_train_end(logs)
         vars(model).pop("get_state_tree", None)
         self.params = None  # The next loop may be one's own.
-        self._report.end(model, at_once=by_hand)
+        self._report.end(model, at_once=self._by_hand)
 
     def _bring_up_to_date(self, *args: Any, **kwargs: Any) -> None:
         """Writes the zeros and the count of steps to the model's variables."""
         # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
         self._pruner._zero_removed_weights()
         self._pruner._store_step_everywhere()
-
-    @property
-    def _is_driven_by_hand(self) -> bool:
-        """Returns whether no `fit` makes the calls: it would have told its parameters first."""
-        return "steps" not in (self.params or {})
 
     def _end_epoch_by_hand(self) -> None:
         """Counts the epoch's steps: the batches that began or, where none did, the calls in training."""
