@@ -1,11 +1,14 @@
 """The evaluate binary on runs that the tests share."""
 
+import dataclasses
 import types
 
 import pytest
 
 from tfprune.bin import evaluate
 from tfprune.errors import UserError
+from tfprune.files import digest
+from tfprune.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +46,12 @@ def test_it_evaluates_the_round_that_is_asked_for(runs, run_evaluate):
 
 
 def test_it_measures_and_does_not_repeat_the_record(runs, run_evaluate, tmp_path):
-    """The dense network's file in the one-shot run's folder."""
+    """The dense network's file in the one-shot run's folder, and its checksum in the result."""
     config = type(runs)(tmp_path).copy(runs.one_shot, "swapped")
-    dense = (runs.dense.round(0).path / "model.keras").read_bytes()
-    (config.folder / "round_01" / "model.keras").write_bytes(dense)
+    swapped = RunFolder(config.folder).round(1)
+    result = swapped.read_result()
+    swapped.model_path.write_bytes(runs.dense.round(0).model_path.read_bytes())
+    swapped.write_result(dataclasses.replace(result, network=digest(swapped.model_path)))
     output = run_evaluate("swapped", output_dir=str(tmp_path))
     measured = runs.dense.round(0).read_result().accuracy_percent
     recorded = runs.one_shot.round(1).read_result().accuracy_percent

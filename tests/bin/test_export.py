@@ -92,12 +92,6 @@ def test_a_pruned_run_is_exported_and_audited(runs, run_export, tmp_path):
     "experiment, changes, parts",
     [
         ("nobody", {}, ["--experiment=nobody: there is no experiment of that name"]),
-        (
-            "one_shot",
-            {"formats": ["keras", "onnx"]},
-            ["--formats=keras,onnx", "keras, saved_model, tflite, sparse"],
-        ),
-        ("one_shot", {"formats": []}, ["--formats=", "keras, saved_model, tflite, sparse"]),
         ("one_shot", {"data_dir": "/nowhere"}, ["--data_dir=/nowhere"]),
     ],
 )
@@ -120,8 +114,7 @@ def test_an_unfinished_run_is_not_exported(runs, run_export, tmp_path):
 def test_no_audit_images_is_one_line(binary, tmp_path):
     done = binary("export", "--experiment=e", f"--output_dir={tmp_path}", "--audit_images=0")
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("error: flag --audit_images=0: ")
+    assert done.stderr == "error: --audit_images=0: must be at least 1\n"
 
 
 def test_stripping_keeps_the_function_and_the_masks(runs):

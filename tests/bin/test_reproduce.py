@@ -221,7 +221,7 @@ def test_a_study_folder_that_cannot_be_one(tmp_path, dry_run):
     [
         ("--seed=3", "--seed=3: must be given on the command line, as --seeds"),
         ("--output_dir=x", "--output_dir=x: must be given on the command line, as --output_dir"),
-        ("--data_dir=x", "--data_dir=x: must be given on the command line, as --data_dir"),
+        ("--data_dir=.", "--data_dir=.: must be given on the command line, as --data_dir"),
         ("--experiment=x", "--experiment=x: must be cifar100_baseline"),
     ],
 )
@@ -232,6 +232,7 @@ def test_an_extra_flagfile_cannot_set_what_has_a_flag_here(tmp_path, line, end):
             extra_flagfile=str(tmp_path / "extra.flags"),
             experiments=["cifar100_baseline"],
             output_dir=str(tmp_path / "runs"),
+            profile="full",
         )
     assert str(caught.value).endswith(end)
 

@@ -19,8 +19,13 @@ def assert_one_line(done, *parts):
 @pytest.mark.parametrize(
     "arguments, parts",
     [
-        (["--width=0"], ["--width=0", "at least 1"]),  # the project's own rule
-        (["--dataset=mnist"], ["--dataset=mnist", "cifar10|cifar100|digits|image_folder"]),  # absl's
+        (["--width=0"], ["--width=0", "at least 1"]),
+        (["--epochs=ten"], ["--epochs=ten: must be whole numbers"]),
+        (["--distill_weight=0.5"], ["--distill_weight=0.5: has no effect without --distill_from"]),
+        (["--experiment=a/b"], ["--experiment=a/b", "a folder name"]),
+        (["dense"], ["not a flag: dense"]),
+        (["--flagfile=nowhere"], ["nowhere: not a readable flagfile: No such file"]),
+        (["--dataset=mnist"], ["--dataset=mnist", "cifar10, cifar100, digits, image_folder"]),
     ],
 )
 def test_a_bad_value(binary, tmp_path, arguments, parts):
@@ -43,3 +48,10 @@ def test_a_truncated_start(binary, runs, tmp_path):
     done = binary("train", *DIGITS, f"--output_dir={tmp_path}", "--init_from=cut", "--width=4")
     assert_one_line(done, f"--init_from=cut: {path}: not a readable network of the result beside it: ")
     assert [folder.name for folder in tmp_path.iterdir()] == ["cut"]
+
+
+def test_a_finished_run_is_said_to_be_finished(binary, runs):
+    """Its flags.txt is a flagfile: what has no effect with the rest is not in it."""
+    done = binary("train", f"--flagfile={runs.one_shot.path / 'flags.txt'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"one_shot: finished already, in {runs.one_shot.path}\n"

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from os import _exit as end_process
 from typing import Any
 
 INTERRUPTED_STATUS, TERMINATED_STATUS = 130, 143
@@ -70,7 +71,7 @@ class Interrupts:
                 self.said.set()
             elif now - first > _SAME_PRESS_SECONDS:
                 self._say("ended")
-                os._exit(_STATUS[number])
+                end_process(_STATUS[number])
 
     def _say(self, text: str) -> None:
         start = "\n" if os.isatty(self._terminal) else ""

@@ -115,7 +115,7 @@ def _can_be(path: str) -> bool:
     return all(len(name) <= 255 for name in names) and len(os.fsencode(expanded)) < 4096
 
 
-PATH = Rule("a path of names of at most 255 bytes, ~USER a user that there is", _can_be)
+PATH = Rule("a path: names of at most 255 bytes without NUL, after ~ a user that there is", _can_be)
 """What a path that does not have to be there must be."""
 FOLDER = Rule("an existing folder", lambda path: not path or os.path.isdir(os.path.expanduser(path)))
 """What the path of a folder that is there must be; empty if there need be none."""

@@ -222,6 +222,7 @@ class _Ranked(Ranked):
         self.part, self.name, self.shape, self.pattern = part, part.name, part.shape, part.pattern
         self.min_density = part.layer.rule.min_density
         self._gradients, self._score = gradients, score
+        self.watches = score not in scores.SCORES.values()
 
     def mask(self) -> np.ndarray:
         return read(self.part.mask)

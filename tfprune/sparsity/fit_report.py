@@ -55,11 +55,11 @@ class FitReport:
 
     def _note_file(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         self._files.pop(str(filepath), None)
-        self._files[str(filepath)] = shortfalls(self._pruner._layers)
+        self._files[str(filepath)] = shortfalls(self._pruner.wrappers)
 
     def warn_of_the_end(self, last_step: int) -> None:
         """Warns of schedules that get to their target after the fit's last step."""
-        for layers in self._pruner._groups.values():
+        for layers in self._pruner.groups.values():
             schedule = layers[0].pruning_schedule
             if target_of(schedule) and (target_step_of(schedule) or 0) > last_step:
                 warnings.warn(
@@ -71,16 +71,16 @@ class FitReport:
 
     def _warn_of_shortfalls(self) -> None:
         pruner = self._pruner
-        missing = {id(short.schedule): short for short in shortfalls(pruner._layers)}
+        missing = {id(short.schedule): short for short in shortfalls(pruner.wrappers)}
         left = {short.layers: short.sparsity for short in missing.values()}
-        for schedule in pruner._never_fired():
+        for schedule in pruner.never_fired():
             short = missing.pop(id(schedule), None)
             warnings.warn(
-                f"{schedule!r} never pruned: none of its steps is among steps {pruner._first_step + 1} to "
+                f"{schedule!r} never pruned: none of its steps is among steps {pruner.first_step + 1} to "
                 f"{pruner.steps_taken} of this fit." + (f" The fit leaves {short.place}." if short else ""),
                 stacklevel=3,
             )
-        step = pruner._layers[0].steps_taken
+        step = pruner.wrappers[0].steps_taken
         if step < pruner.steps_taken:
             why = (
                 f"step {pruner.steps_taken}, and the weights of step {step} were put back. Give the callback "

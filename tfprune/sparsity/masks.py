@@ -36,11 +36,14 @@ class Ranked(abc.ABC):
         shape: Its shape.
         pattern: The groups in which its weights go.
         min_density: The fraction of its groups that stays in a ranking of several tensors.
+        watches: Whether the scores are asked for even where the mask stays, because they may be of a function
+            that keeps statistics from one update to the next.
     """
 
     name: str
     shape: tuple[int, ...]
     pattern: Pattern
+    watches: bool
     min_density: float = 0.0
 
     @abc.abstractmethod
@@ -77,10 +80,10 @@ def all_finite(values: np.ndarray) -> bool:
 def new_masks(tensors: Sequence[Ranked], sparsity: float, scope: str = "layer") -> Iterator[np.ndarray]:
     """Yields the tensors' masks at `sparsity`, each a subset of the present one.
 
-    Where a present mask already removes what `sparsity` asks, or more, it stays as it is: the tensor is not
-    asked for scores. All other scores are checked before the first mask is yielded. A tensor is not asked
-    again once its mask is there, so that the mask may be put into use at once. In memory are a few arrays of
-    the size of one tensor.
+    Where a present mask already removes what `sparsity` asks, or more, it stays as it is, and the tensor is
+    asked for scores only if it `watches`. All scores that are asked for are checked before the first mask is
+    yielded. A tensor is not asked again once its mask is there, so that the mask may be put into use at once.
+    In memory are a few arrays of the size of one tensor.
 
     Args:
         tensors: The tensors, in the order in which ties are broken.
@@ -108,7 +111,7 @@ def new_masks(tensors: Sequence[Ranked], sparsity: float, scope: str = "layer") 
         each = [sparsity] * len(tensors)
     reached = [t.pattern.reached(t.mask(), share) for t, share in zip(tensors, each, strict=True)]
     for tensor, stays in zip(tensors, reached, strict=True):
-        if not stays:
+        if tensor.watches or not stays:
             tensor.scores()
     for tensor, share, stays in zip(tensors, each, reached, strict=True):
         yield tensor.mask() if stays else tensor.pattern.select(tensor.scores(), tensor.mask(), share)
@@ -145,6 +148,9 @@ def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.
     total = kept_count(sum(math.prod(tensor.shape) for tensor in tensors), sparsity, at_least=least)
     present = sum(np.count_nonzero(tensor.mask()) for tensor in tensors)
     if present <= total:
+        for tensor in tensors:
+            if tensor.watches:
+                tensor.scores()
         yield from (tensor.mask() for tensor in tensors)
         return
     # Means over channels are float64: so is then all that they are compared with.
@@ -172,6 +178,8 @@ def _least_groups(groups: int, min_density: float) -> int:
 
 
 class _Array(Ranked):
+    watches = False
+
     def __init__(self, scores: np.ndarray, mask: np.ndarray, pattern: Pattern, name: str) -> None:
         self.name, self.pattern, self.shape = name, pattern, mask.shape
         self._scores, self._mask = scores, mask

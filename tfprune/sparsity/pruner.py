@@ -64,19 +64,19 @@ class Pruner:
         self._moves_removed_weights = optimizer is not None and not isinstance(
             optimizer, keras.optimizers.Optimizer
         )
-        self._layers = pruned_layers(model)
-        if not self._layers:
+        self.wrappers = pruned_layers(model)
+        if not self.wrappers:
             raise ValueError(
                 "The model has no pruned layers: wrap it with `prune_low_magnitude` before training. "
                 f"Received: model={model!r}"
             )
-        if not all(layer.built for layer in self._layers):
+        if not all(layer.built for layer in self.wrappers):
             raise ValueError(
                 "The model must be built before training: give it an `Input`, or call it on a batch first. "
                 f"Received: model={model!r}"
             )
         self._group_layers()
-        _check_gradient_data(self._groups, gradient_data, gradient_batches)
+        _check_gradient_data(self.groups, gradient_data, gradient_batches)
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
         self._meter: GradientMeter | None = None
         # In `fit` whether the callback saw the batch that comes, None in other loops.
@@ -84,18 +84,18 @@ class Pruner:
         self._fired: set[str] = set()
         self._arrived: set[str] = set()
         self._take_up_step()
-        for layer in self._layers:
+        for layer in self.wrappers:
             layer.updater = self
             layer.counts_calls = False
         self._guard_training()
 
     def _group_layers(self) -> None:
         """Finds the layers that are pruned together, by the key of their rule."""
-        self._groups: dict[str, list[PruneLowMagnitude]] = {}
-        for layer in self._layers:
+        self.groups: dict[str, list[PruneLowMagnitude]] = {}
+        for layer in self.wrappers:
             if layer.pruning_schedule is not None and layer.masks:
-                self._groups.setdefault(layer.rule.key, []).append(layer)
-        self._parts = {key: parts_of(layers) for key, layers in self._groups.items()}
+                self.groups.setdefault(layer.rule.key, []).append(layer)
+        self._parts = {key: parts_of(layers) for key, layers in self.groups.items()}
 
     def _count_epochs(self, epoch: int, steps: int | None) -> None:
         """Turns schedules by epochs into schedules by steps.
@@ -107,7 +107,7 @@ class Pruner:
         Raises:
             ValueError: If it is not known.
         """
-        counting = [layer for layer in self._layers if isinstance(layer.pruning_schedule, ByEpoch)]
+        counting = [layer for layer in self.wrappers if isinstance(layer.pruning_schedule, ByEpoch)]
         for layer in counting:
             if not steps:
                 raise ValueError(
@@ -122,7 +122,7 @@ class Pruner:
     @property
     def steps_taken(self) -> int:
         """Returns the number of training batches in the model's life so far."""
-        first = self._layers[0]
+        first = self.wrappers[0]
         return first.steps_taken if first.counts_calls else self._step
 
     @property
@@ -151,37 +151,37 @@ class Pruner:
 
     def store_step(self) -> None:
         """Writes the count of steps to the model; `after_step` does so too."""
-        self.store_step_in(self._layers[0])
+        self.store_step_in(self.wrappers[0])
 
     def store_step_in(self, layer: PruneLowMagnitude) -> None:
         """Writes the count of steps to one layer."""
         stored = layer.store_step(self.steps_taken)
-        if layer is self._layers[0]:
+        if layer is self.wrappers[0]:
             self._stored = stored
 
     def _is_put_back(self) -> bool:
         """Returns whether somebody else has written the count of steps, with the weights of that step."""
-        return int(ops.convert_to_numpy(self._layers[0].pruning_step)) != self._stored
+        return int(ops.convert_to_numpy(self.wrappers[0].pruning_step)) != self._stored
 
     def _store_step_everywhere(self) -> None:
-        for layer in self._layers:
+        for layer in self.wrappers:
             self.store_step_in(layer)
 
     def _take_up_step(self) -> None:
         """Goes on from the model's own count of steps."""
-        self._step = self._layers[0].steps_taken
-        self._stored = int(ops.convert_to_numpy(self._layers[0].pruning_step))
-        self._first_step = self._step
+        self._step = self.wrappers[0].steps_taken
+        self._stored = int(ops.convert_to_numpy(self.wrappers[0].pruning_step))
+        self.first_step = self._step
         self._looked_at = self._step or -1
 
     def _count_to(self, step: int) -> None:
         """Notes that `step` training batches are done."""
         self._step = step
-        self._layers[0].counted = (self._stored, step)
+        self.wrappers[0].counted = (self._stored, step)
 
     def _count_calls(self, counts: bool) -> None:
         """Lets the first layer's calls in training be the steps, or no longer."""
-        first = self._layers[0]
+        first = self.wrappers[0]
         if counts and not first.counts_calls:
             self.store_step()  # The variable may lag behind, and counts from here.
         first.counts_calls = counts
@@ -192,7 +192,7 @@ class Pruner:
             return {}
         due = {
             key: last_due(layers[0].pruning_schedule, self._looked_at, until)
-            for key, layers in self._groups.items()
+            for key, layers in self.groups.items()
         }
         return {key: sparsity for key, sparsity in due.items() if sparsity is not None}
 
@@ -209,10 +209,10 @@ class Pruner:
             return
         prepare()
         gradients = None
-        if any(self._groups[key][0].rule.needs_gradients for key in due):
+        if any(self.groups[key][0].rule.needs_gradients for key in due):
             gradients = self._measure(until)
         for key, sparsity in due.items():
-            parts, rule = self._parts[key], self._groups[key][0].rule
+            parts, rule = self._parts[key], self.groups[key][0].rule
             if rule.regrowth is not None:
                 regrow(parts, sparsity, rule.scope, until, self._trainer(), gradients)
             else:
@@ -226,7 +226,7 @@ class Pruner:
 
     def _measure(self, step: int) -> Any:
         if self._meter is None:
-            self._meter = GradientMeter(self._model, self._layers)
+            self._meter = GradientMeter(self._model, self.wrappers)
         return self._meter.measure(first_batches(self._gradient_data, step, self._gradient_batches))
 
     def _trainer(self) -> Any:
@@ -234,13 +234,13 @@ class Pruner:
         return self._optimizer if self._optimizer is not None else getattr(self._model, "optimizer", None)
 
     def _zero_removed_weights(self) -> None:
-        apply_masks(self._layers, self._trainer())
+        apply_masks(self.wrappers, self._trainer())
 
     def _guard_training(self) -> None:
         """Makes what Keras compiled for training an error to use once nobody prunes any more."""
         function = getattr(self._model, "train_function", None)
-        if self._groups and function is not None and not isinstance(function, _GuardedTraining):
-            self._model.train_function = _GuardedTraining(function, self._layers)
+        if self.groups and function is not None and not isinstance(function, _GuardedTraining):
+            self._model.train_function = _GuardedTraining(function, self.wrappers)
 
     def _take_step(self) -> None:
         """Ends the watch if the callback did not see the batch: an exception has ended its fit."""
@@ -249,18 +249,18 @@ class Pruner:
         elif self._batch_seen:
             self._batch_seen = False
 
-    def _never_fired(self) -> list[Any]:
+    def never_fired(self) -> list[Any]:
         """Returns the schedules that have not acted since this object was made, though not over yet."""
-        schedules = {key: layers[0].pruning_schedule for key, layers in self._groups.items()}
+        schedules = {key: layers[0].pruning_schedule for key, layers in self.groups.items()}
         return [
             schedule
             for key, schedule in schedules.items()
-            if key not in self._fired and not 0 <= getattr(schedule, "end_step", -1) <= self._first_step
+            if key not in self._fired and not 0 <= getattr(schedule, "end_step", -1) <= self.first_step
         ]
 
     def _detach(self) -> None:
         """Ends the watch: from now on training without a `Pruner` is an error again."""
-        for layer in self._layers:
+        for layer in self.wrappers:
             layer.updater = None
 
 
@@ -276,12 +276,12 @@ class _GuardedTraining:
     """
 
     def __init__(self, function: Callable, layers: Sequence[PruneLowMagnitude]) -> None:
-        self._function, self._layers = function, layers
+        self._function, self.wrappers = function, layers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for pruner in {layer.updater for layer in self._layers} - {None}:
+        for pruner in {layer.updater for layer in self.wrappers} - {None}:
             pruner._take_step()
-        for layer in self._layers:
+        for layer in self.wrappers:
             layer.check_watched()
         return self._function(*args, **kwargs)
 
@@ -396,7 +396,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         """Notes at which step the epoch starts."""
         pruner = self._pruner
         if pruner is not None and not self._by_hand:
-            if pruner.steps_taken == pruner._first_step:
+            if pruner.steps_taken == pruner.first_step:
                 pruner._take_up_step()  # `BackupAndRestore` may have restored it since training began.
             self._epoch_start = pruner.steps_taken
             if self._first_epoch:
@@ -455,7 +455,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._end_epoch_by_hand()
         self._finish_epoch()
         if self._waiting.callbacks:
-            self._at_target = self._at_target or not shortfalls(self._pruner._layers)
+            self._at_target = self._at_target or not shortfalls(self._pruner.wrappers)
             if self._at_target:
                 self._waiting.on_epoch_end(epoch, logs)
 
