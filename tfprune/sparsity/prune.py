@@ -95,7 +95,7 @@ def prune_low_magnitude(
             scores, in [0, 1), lest a layer of small weights be all but erased.
         keep_zeros: True: weights of built layers that are zero are removed from the start, as in a network
             that was pruned and stripped. False: all weights are there. Default: True where over a
-            thousandth of the weights are zero, with a warning. Tensors of zeros alone, and layers that are
+            hundredth of the weights are zero, with a warning. Tensors of zeros alone, and layers that are
             wrapped already, stay as they are.
         prune_frozen: False: layers that are not trained (`trainable=False`) are left out. Default: True, with
             a warning where there are such, because no training makes up for what they lose.
@@ -389,8 +389,8 @@ def _check_names(argument: str, values: Mapping[str, Any], names: list[str], kin
             )
 
 
-# A random start has a zero by chance in millions of weights.
-_SPARSE = 1e-3
+# A random start has a zero by chance in millions of weights, in float16 in thousands.
+_SPARSE = 1e-2
 
 
 def _are_sparse(wrappers: list[PruneLowMagnitude]) -> bool:
