@@ -263,10 +263,10 @@ def test_a_rerun_with_other_flags_is_an_error_that_lists_them(runs):
     assert "init_from" not in message
 
 
-def test_a_rerun_may_find_its_data_and_folders_elsewhere(runs, tmp_path, monkeypatch):
+def test_a_rerun_may_find_its_folders_elsewhere(runs, monkeypatch):
     results = [runs.one_shot.round(number).read_result() for number in (0, 1)]
     monkeypatch.chdir(runs.output_dir)
-    config = runs.config("one_shot", **runs.one_shot_flags, output_dir=".", data_dir=str(tmp_path))
+    config = runs.config("one_shot", **runs.one_shot_flags, output_dir=".")
     with no_training():
         assert run_experiment(config, log=lambda line: None) == results
 
