@@ -5,6 +5,7 @@ away. So a thread waits for what the C-level handler writes, and answers.
 """
 
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -84,8 +85,6 @@ class Interrupts:
 
 def command_line() -> str:
     """Returns the command that started this process, to be typed again."""
-    import shlex
-
     module = getattr(sys.modules["__main__"], "__spec__", None)
     start = ["python", "-m", module.name] if module else [os.path.basename(sys.argv[0])]
     backend = os.environ.get("KERAS_BACKEND")

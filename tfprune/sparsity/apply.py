@@ -16,7 +16,7 @@ from tfprune.sparsity.masks import Ranked, all_finite, check_scores, new_masks
 from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.regrowth import drop_and_grow
 from tfprune.sparsity.scores import Gradients, Score, Tensor
-from tfprune.sparsity.wrapper import PruneLowMagnitude
+from tfprune.sparsity.wrapper import PruneLowMagnitude, description
 
 
 def pruned_layers(model: keras.layers.Layer) -> list[PruneLowMagnitude]:
@@ -25,6 +25,15 @@ def pruned_layers(model: keras.layers.Layer) -> list[PruneLowMagnitude]:
         raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
     layers = walk(model, lambda layer: not isinstance(layer, PruneLowMagnitude))
     return [layer for layer in layers if isinstance(layer, PruneLowMagnitude)]
+
+
+def pruned_together(layers: Iterable[PruneLowMagnitude]) -> dict[str, list[PruneLowMagnitude]]:
+    """Returns the layers with masks and a schedule that share their rule, by the rule's key."""
+    groups: dict[str, list[PruneLowMagnitude]] = {}
+    for layer in layers:
+        if layer.masks and layer.pruning_schedule is not None:
+            groups.setdefault(layer.rule.key, []).append(layer)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,10 @@ def parts_of(layers: Iterable[PruneLowMagnitude]) -> list[Part]:
     for layer in layers:
         paths = kinds.paths(layer.layer)
         for kernel, mask in layer.pruned:
-            variable, name = kernel.variable, layer.describe(kernel.variable)
-            part = Part(layer, variable, mask, layer.pattern_of(kernel), name, paths[id(variable)])
-            found.setdefault(id(mask), part)
+            own = paths[id(kernel.variable)]
+            name = description(layer.layer, own)
+            pattern = layer.rule.pattern_of(kernel, name)
+            found.setdefault(id(mask), Part(layer, kernel.variable, mask, pattern, name, own))
     return list(found.values())
 
 

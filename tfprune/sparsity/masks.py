@@ -130,10 +130,7 @@ def have_reached(
     if scope == "global":
         total = kept_count(sum(mask.size for mask in masks), sparsity, at_least=len(masks))
         # Of the last group that stays, all weights do.
-        group = max(
-            int(pattern.sizes(np.ones(mask.shape, bool)).max())
-            for mask, pattern in zip(masks, patterns, strict=True)
-        )
+        group = max(pattern.largest_group(mask.shape) for mask, pattern in zip(masks, patterns, strict=True))
         return sum(map(np.count_nonzero, masks)) < total + group
     each = erk_sparsities([mask.shape for mask in masks], sparsity) if scope == "erk" else repeat(sparsity)
     return all(

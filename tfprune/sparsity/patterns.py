@@ -105,6 +105,10 @@ class Groups(Pattern):
     def sizes(self, mask: np.ndarray) -> np.ndarray:
         """Returns how many weights of each group are left."""
 
+    def largest_group(self, shape: tuple[int, ...]) -> int:
+        """Returns the number of weights in the largest group of a tensor of that shape."""
+        return int(self.sizes(np.ones(shape, bool)).max())
+
     def candidates(self, scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Returns the groups' scores; -inf for those of which nothing is left."""
         pooled = self.pool(np.where(mask, scores, np.float32(0)))

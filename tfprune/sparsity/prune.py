@@ -218,9 +218,10 @@ def prune_low_magnitude(
             + (f", but frozen ones: {', '.join(notices.frozen)}" if notices.frozen else "")
             + f". Received: layers={layers!r}, pruning_schedule={pruning_schedule!r}, to_prune={to_prune!r}"
         )
-    if keep_zeros or _are_sparse(fresh):
-        for wrapper in fresh:
-            notices.count_zeros(wrapper.layer.name, wrapper.zeros())
+    counts = [wrapper.zeros() for wrapper in fresh]
+    if keep_zeros or _are_sparse(counts):
+        for wrapper, zeros in zip(fresh, counts, strict=True):
+            notices.count_zeros(wrapper.layer.name, zeros)
             wrapper.keep_zeros()
     notices.give(tell_zeros=keep_zeros is None, tell_frozen=prune_frozen is None)
     return result
@@ -393,9 +394,12 @@ def _check_names(argument: str, values: Mapping[str, Any], names: list[str], kin
 _SPARSE = 1e-2
 
 
-def _are_sparse(wrappers: list[PruneLowMagnitude]) -> bool:
-    """Returns whether weights are zero in such a number that somebody made them so."""
-    counts = [wrapper.zeros() for wrapper in wrappers]
+def _are_sparse(counts: list[tuple[int, int]]) -> bool:
+    """Returns whether weights are zero in such a number that somebody made them so.
+
+    Args:
+        counts: (weights that are zero, all weights) of each layer.
+    """
     return sum(zeros for zeros, _ in counts) > _SPARSE * sum(total for _, total in counts)
 
 

@@ -8,7 +8,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfprune.sparsity.apply import apply_masks, parts_of, pruned_layers, regrow, set_sparsity
+from tfprune.sparsity.apply import (
+    apply_masks,
+    parts_of,
+    pruned_layers,
+    pruned_together,
+    regrow,
+    set_sparsity,
+)
 from tfprune.sparsity.fit_report import FitReport, act_before
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.schedules import ByEpoch, last_due
@@ -46,6 +53,11 @@ class Pruner:
         gradient_data: For scores and growth that need gradients: batches of the form (x, y), or a function
             from the step to batches.
         gradient_batches: The number of batches that an update uses, from the start; None: all.
+
+    Attributes:
+        wrappers: The model's `PruneLowMagnitude` layers, in order.
+        groups: Those that have a schedule, as they are pruned together.
+        first_step: The number of batches in the model's life before this object's first one.
 
     Raises:
         ValueError: If the model has no `PruneLowMagnitude` layers, is not built, or needs `gradient_data`.
@@ -90,11 +102,8 @@ class Pruner:
         self._guard_training()
 
     def _group_layers(self) -> None:
-        """Finds the layers that are pruned together, by the key of their rule."""
-        self.groups: dict[str, list[PruneLowMagnitude]] = {}
-        for layer in self.wrappers:
-            if layer.pruning_schedule is not None and layer.masks:
-                self.groups.setdefault(layer.rule.key, []).append(layer)
+        """Finds the layers that are pruned together, and their variables."""
+        self.groups = pruned_together(self.wrappers)
         self._parts = {key: parts_of(layers) for key, layers in self.groups.items()}
 
     def _count_epochs(self, epoch: int, steps: int | None) -> None:
@@ -276,12 +285,12 @@ class _GuardedTraining:
     """
 
     def __init__(self, function: Callable, layers: Sequence[PruneLowMagnitude]) -> None:
-        self._function, self.wrappers = function, layers
+        self._function, self._layers = function, layers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for pruner in {layer.updater for layer in self.wrappers} - {None}:
+        for pruner in {layer.updater for layer in self._layers} - {None}:
             pruner._take_step()
-        for layer in self.wrappers:
+        for layer in self._layers:
             layer.check_watched()
         return self._function(*args, **kwargs)
 

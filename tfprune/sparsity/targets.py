@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.sparsity.apply import Part, parts_of, read
+from tfprune.sparsity.apply import Part, parts_of, pruned_together, read
 from tfprune.sparsity.masks import have_reached
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
@@ -68,17 +68,13 @@ def shortfalls(layers: Iterable[PruneLowMagnitude]) -> list[Shortfall]:
     Args:
         layers: Wrappers. Those with schedules that have no known end, or none, are passed over.
     """
-    groups: dict[str, list[PruneLowMagnitude]] = {}
-    for layer in layers:
-        if layer.built and layer.pruning_schedule is not None:
-            groups.setdefault(layer.rule.key, []).append(layer)
     found = []
-    for group in groups.values():
+    for group in pruned_together(layers).values():
         rule = group[0].rule
         target = target_of(rule.pruning_schedule)
-        parts = parts_of(group)
-        if not target or not parts:
+        if not target:
             continue
+        parts = parts_of(group)
         masks = [read(part.mask) for part in parts]
         if not have_reached(masks, [part.pattern for part in parts], target, rule.scope):
             names = tuple(layer.layer.name for layer in group)
@@ -102,7 +98,7 @@ def warn_of_erased(parts: Sequence[Part]) -> None:
     density = 1.0 - _sparsity(masks)
     for part, mask in zip(parts, masks, strict=True):
         kept, share = np.count_nonzero(mask), density * mask.size
-        group = int(part.pattern.sizes(np.ones(mask.shape, bool)).max())
+        group = part.pattern.largest_group(mask.shape)
         if share < _WORTH_TELLING * group or part.layer.rule.min_density:
             continue
         if kept <= max(group, _ERASED * share):

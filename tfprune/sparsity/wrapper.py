@@ -258,8 +258,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     def describe(self, variable: keras.Variable) -> str:
         """Returns the name of a prunable variable for messages."""
-        path = kinds.paths(self.layer)[id(variable)][-1]
-        return f"layer {self.layer.name!r}, variable {path.removeprefix(f'{self.layer.name}/')!r}"
+        return description(self.layer, kinds.paths(self.layer)[id(variable)])
 
     def build(self, input_shape: Any = None) -> None:
         """Builds the inner layer, if it is not built, and the masks: all True."""
@@ -463,6 +462,11 @@ class _RecordingScope(keras.StatelessScope):
         if not any(update[0] is variable for variable in self.written):
             self.written.append(update[0])
         super().add_update(update)
+
+
+def description(layer: keras.layers.Layer, paths: tuple[str, ...]) -> str:
+    """Returns the name of a prunable variable of a layer for messages; `paths` as `kinds.paths` has them."""
+    return f"layer {layer.name!r}, variable {paths[-1].removeprefix(f'{layer.name}/')!r}"
 
 
 def threshold(variable: keras.Variable, mask: keras.Variable) -> np.float32:
