@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from tfprune.sparsity import (
+    PruneLowMagnitude,
     masks_of,
     prune_low_magnitude,
     prune_to,
@@ -140,3 +141,33 @@ def test_a_mapping_that_matches_no_kernel_is_an_error():
         ValueError, match="attention/query/kernel, last, last/kernel. Received: 'attention/key'"
     ):
         prune_to(model, {"attention/key": 0.5})
+
+
+@pytest.mark.parametrize(
+    "kernels, words",
+    [
+        ([9], ["below 1", "'a'", "[9]"]),
+        ([-1], ["whole numbers, at least 0", "[-1]"]),
+        (["x"], ["whole numbers", "['x']"]),
+        ([0.5], ["whole numbers", "[0.5]"]),
+        (3, ["a list of whole numbers", "kernels=3"]),
+    ],
+)
+def test_kernels_that_a_layer_does_not_have_are_named(kernels, words):
+    layer = keras.layers.Dense(4, name="a")
+    layer.build((None, 3))
+    with pytest.raises(ValueError) as caught:
+        PruneLowMagnitude(layer, None, kernels=kernels)
+    assert all(word in str(caught.value) for word in ["`kernels` must be", *words]), caught.value
+
+
+def test_a_misspelt_name_to_spare_is_an_error_before_anything_is_changed():
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4, name="a"), keras.layers.ReLU(name="r")]
+    )
+    message = r"Each entry of `spare` must match a layer or a kernel: .*, a, a/kernel, r\. Received: 'b'"
+    with pytest.raises(ValueError, match=message):
+        prune_low_magnitude(model, None, spare="b")
+    prune_low_magnitude(model, None, spare="r")  # Of a layer that nothing can be pruned in, too.
+    with pytest.raises(ValueError, match="Nothing to prune"):
+        prune_low_magnitude(model, None, spare="a/kernel")

@@ -89,6 +89,9 @@ def test_the_floor_survives_a_save(uneven, tmp_path):
 def test_a_floor_that_cannot_hold_is_an_error(mlp):
     with pytest.raises(ValueError, match=r"`min_density` must be in \[0, 1\)"):
         prune_low_magnitude(mlp(), None, scope="global", min_density=1.0)
+    for value in ("x", None, float("nan"), -0.1):
+        with pytest.raises(ValueError, match=r"`min_density` must be in \[0, 1\)"):
+            prune_low_magnitude(mlp(), None, scope="global", min_density=value)
     with pytest.raises(ValueError, match="`min_density` is for `scope='global'`"):
         prune_low_magnitude(mlp(), None, min_density=0.1)
     with pytest.raises(ValueError, match="at most 1 - final_sparsity"):

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from keras import ops
 
 from tfprune import sparsity
-from tfprune.sparsity import ConstantSparsity, GeometricDecay, PolynomialDecay, PruningSchedule, schedules
+from tfprune.sparsity import (
+    ByEpoch,
+    ConstantSparsity,
+    GeometricDecay,
+    PolynomialDecay,
+    PruningSchedule,
+    schedules,
+)
 
 
 def fired_steps(schedule, until=40):
@@ -287,3 +294,21 @@ def test_the_checks_of_tfmots_base_class(arguments, message):
         Written(*arguments)
     with pytest.raises(ValueError, match="`end_step` must be at least `begin_step`[.]"):
         Written._validate_step(None, 0, -1, 1, False)
+
+
+@pytest.mark.parametrize("value", ["most", None, [0.5], {}])
+def test_a_sparsity_that_is_no_number_is_named(value):
+    made = {
+        "target_sparsity": [lambda: ConstantSparsity(value, 0), lambda: ByEpoch(value, 3)],
+        "final_sparsity": [lambda: PolynomialDecay(0.0, value, 0, 9)],
+        "initial_sparsity": [
+            lambda: PolynomialDecay(value, 0.5, 0, 9),
+            lambda: ByEpoch(0.5, 3, initial_sparsity=value),
+        ],
+    }
+    for name, calls in made.items():
+        for call in calls:
+            with pytest.raises(ValueError) as caught:
+                call()
+            message = f"`{name}` must be a number in [0, 1). Received: {name}={value!r}"
+            assert str(caught.value) == message

@@ -21,6 +21,11 @@ def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list({id(part): part for part in layer._flatten_layers()}.values())
 
 
+def is_built(layer: keras.layers.Layer) -> bool:
+    """Returns whether a layer and all layers inside it have their variables."""
+    return all(part.built for part in all_layers(layer))
+
+
 def chains(layer: keras.layers.Layer) -> dict[int, tuple[keras.layers.Layer, ...]]:
     """Returns the way to each layer in a layer: its id -> the layers from the outermost to itself."""
     found: dict[int, tuple[keras.layers.Layer, ...]] = {}

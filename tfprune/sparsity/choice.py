@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 
 from tfprune.network import kinds
-from tfprune.network.graph import all_layers
+from tfprune.network.graph import is_built
 
 Selection = str | type | tuple[type, ...] | Callable[[keras.layers.Layer], bool] | None
 
@@ -38,14 +38,11 @@ class Choice:
         Raises:
             ValueError: If the layer is not built, and only a part of it is chosen.
         """
-        built = all(part.built for part in all_layers(layer))
-        # Kernels that are not there yet are chosen with the layers that will have them.
-        parts = kinds.placed(layer) if built else kinds.placed_layers(layer)
-        parts = parts or [kinds.Placed((layer,))]
+        parts = _places(layer)
         chosen = [number for number, part in enumerate(parts) if self._takes(part)]
         if len(chosen) == len(parts):
             return None
-        if chosen and not built:
+        if chosen and not is_built(layer):
             raise ValueError(
                 "A layer must be built before layers inside it are selected or spared: call the model on a "
                 f"batch first. Received: layer {layer.name!r}"
@@ -54,6 +51,17 @@ class Choice:
 
     def _takes(self, placed: kinds.Placed) -> bool:
         return self._selects(placed) and not self._spares(placed)
+
+
+def names_in(layer: keras.layers.Layer) -> list[str]:
+    """Returns the names that a layer, what is inside it and its kernels are chosen by."""
+    return [name for place in _places(layer) for name in place.names]
+
+
+def _places(layer: keras.layers.Layer) -> list[kinds.Placed]:
+    # Kernels that are not there yet are chosen with the layers that will have them.
+    places = kinds.placed(layer) if is_built(layer) else kinds.placed_layers(layer)
+    return places or [kinds.Placed((layer,))]
 
 
 def _test(argument: str, selection: Selection, whole: bool) -> Callable[[kinds.Placed], bool]:

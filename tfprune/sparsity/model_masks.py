@@ -9,7 +9,7 @@ from keras import ops
 
 from tfprune.network.graph import inner_layers, is_graph
 from tfprune.sparsity.apply import apply_masks, pruned_layers
-from tfprune.sparsity.wrapper import PrunedKernel, PruneLowMagnitude
+from tfprune.sparsity.wrapper import PrunedKernel, unwrapped
 
 
 def masks_of(model: keras.layers.Layer) -> dict[str, np.ndarray]:
@@ -116,14 +116,10 @@ def _paths(model: keras.layers.Layer) -> dict[int, str]:
         paths[id(layer)] = path
         graph = is_graph(layer)
         children = [*layer.layers, *inner_layers(layer)] if graph else inner_layers(layer)
-        for position, child in enumerate(map(_bare, children)):
+        for position, child in enumerate(map(unwrapped, children)):
             name = child.name if graph else f"{type(child).__name__.lower()}_{position}"
             visit(child, f"{path}/{name}" if path else name)
 
-    root = _bare(model)
+    root = unwrapped(model)
     visit(root, "" if isinstance(root, keras.Model) else root.name)
     return paths
-
-
-def _bare(layer: keras.layers.Layer) -> keras.layers.Layer:
-    return layer.layer if isinstance(layer, PruneLowMagnitude) else layer

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfprune.network.rebuild import children, rebuild
-from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
+from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable, unwrapped
 
 # In a model's configuration: its class, and the wrappers that the class itself does not make.
 _KEY = "prune_low_magnitude"
@@ -124,7 +124,7 @@ def _wrappers(model: keras.Model) -> list[dict[str, Any]]:
 
 def _wrapper(model: keras.Model, layer: Any, entry: dict[str, Any]) -> PruneLowMagnitude:
     """Makes a wrapper from its data, around the layer that is in its place."""
-    inner = _bare(layer)
+    inner = unwrapped(layer)
     if type(inner).__name__ != entry["class_name"]:
         raise ValueError(
             f"{type(model).__name__} must make the layers that it had when it was saved. "
@@ -142,14 +142,10 @@ def _places(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
 
     def visit(parent: keras.Model, path: str) -> Iterator[tuple[str, keras.layers.Layer]]:
         for position, layer in enumerate(children(parent)):
-            if id(_bare(layer)) not in seen:
-                seen.add(id(_bare(layer)))
+            if id(unwrapped(layer)) not in seen:
+                seen.add(id(unwrapped(layer)))
                 yield f"{path}{position}", layer
                 if isinstance(layer, keras.Model):
                     yield from visit(layer, f"{path}{position}/")
 
     return visit(model, "")
-
-
-def _bare(layer: Any) -> Any:
-    return layer.layer if isinstance(layer, PruneLowMagnitude) else layer

@@ -8,7 +8,7 @@ import keras
 from keras import layers
 
 from tfprune.network.graph import Graph, functional
-from tfprune.sparsity.wrapper import PruneLowMagnitude
+from tfprune.sparsity.wrapper import unwrapped
 
 
 class PruningPolicy(abc.ABC):
@@ -93,7 +93,7 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
                 "`PruneForLatencyOnXNNPack` needs a functional or Sequential model, whose layers' "
                 f"connections are known. Received: model={model!r}"
             )
-        graph = Graph(graph_model, _unwrapped)
+        graph = Graph(graph_model, unwrapped)
 
         def is_start(layer: Any) -> bool:
             return _is_start(layer, graph.producers(layer))
@@ -235,10 +235,6 @@ def _padding_before(producers: list[Any]) -> int | None:
         return None
     (top, bottom), (left, right) = producers[0].padding
     return top if top == bottom == left == right else None
-
-
-def _unwrapped(operation: Any) -> Any:
-    return operation.layer if isinstance(operation, PruneLowMagnitude) else operation
 
 
 def _describe(layer: Any) -> str:

@@ -4,7 +4,7 @@ import functools
 import numbers
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from tfprune.network import kinds
 from tfprune.network.graph import walk
 from tfprune.network.rebuild import rebuild
 from tfprune.sparsity.apply import Part, apply_masks, parts_of, pruned_layers, set_sparsity
-from tfprune.sparsity.choice import Choice, Selection, compile_name
+from tfprune.sparsity.choice import Choice, Selection, compile_name, names_in
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.masks import check_scope
 from tfprune.sparsity.notices import Notices
@@ -23,7 +23,7 @@ from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
 from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.scores import Score
 from tfprune.sparsity.targets import shortfalls, warn_of_erased
-from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
+from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable, unwrapped
 
 
 def prune_low_magnitude(
@@ -79,7 +79,8 @@ def prune_low_magnitude(
             variables. In a model or a list a layer that has none is left as it is. Classes, and names as
             paths such as `block_1/attention/query` or `lstm/lstm_cell/recurrent_kernel`, also select inside
             layers that consist of layers.
-        spare: The layers, and layers inside layers, to leave as they are, in the forms of `layers`.
+        spare: The layers, and layers inside layers, to leave as they are, in the forms of `layers`. A regular
+            expression must match something.
         spare_ends: True: the model's first and last layer with prunable variables are left as they are.
         scope: The weights among which the sparsity is shared out. "layer": each tensor reaches it. "global":
             all tensors together reach it, by one ranking. "erk": all tensors together reach it, small ones
@@ -143,7 +144,7 @@ def prune_low_magnitude(
     notices = Notices()
     fresh: list[PruneLowMagnitude] = []
     # A clone function may wrap every layer: one that has nothing to prune gets a wrapper without masks.
-    alone = to_prune.layer if isinstance(to_prune, PruneLowMagnitude) else to_prune
+    alone = unwrapped(to_prune)
     if not isinstance(alone, keras.layers.Layer) or not kinds.is_known(alone):
         alone = None
 
@@ -156,7 +157,7 @@ def prune_low_magnitude(
 
     @functools.cache  # A layer met twice, in a list or in two nested models, gets one wrapper and one mask.
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        inner = layer.layer if isinstance(layer, PruneLowMagnitude) else layer
+        inner = unwrapped(layer)
         chosen = choose(inner) if may_be_wrapped(inner) else []
         if chosen == []:
             return layer
@@ -188,8 +189,12 @@ def prune_low_magnitude(
             fresh.append(wrapper)
         return wrapper
 
+    models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
+    if isinstance(spare, str) and all(isinstance(model, keras.layers.Layer) for model in models):
+        found = [unwrapped(layer) for model in models for layer in _layers_of(model)]
+        names = dict.fromkeys(name for layer in found for name in names_in(layer))
+        _check_names("spare", [spare], list(names), "a layer or a kernel")
     if isinstance(pruning_schedule, Mapping):
-        models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
         names = [layer.name for model in models for layer in _prunable_layers(model)]
         _check_names("pruning_schedule", pruning_schedule, names, "a layer that can be pruned")
     with one_mask_a_variable():
@@ -376,7 +381,7 @@ def _first_match(argument: str, values: Mapping[str, Any], otherwise: Any = None
     )
 
 
-def _check_names(argument: str, values: Mapping[str, Any], names: list[str], kind: str) -> None:
+def _check_names(argument: str, values: Iterable[str], names: list[str], kind: str) -> None:
     """Checks that each regular expression matches a layer's name, lest a misspelt one be ignored.
 
     Raises:

@@ -1,6 +1,7 @@
 """`Rule`: the arguments of pruning that a layer has, checked once."""
 
 import json
+import numbers
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -61,7 +62,7 @@ class Rule:
         self._check_min_density()
 
     def _check_min_density(self) -> None:
-        if not 0.0 <= self.min_density < 1.0:
+        if not isinstance(self.min_density, numbers.Real) or not 0.0 <= self.min_density < 1.0:
             raise ValueError(f"`min_density` must be in [0, 1). Received: min_density={self.min_density}")
         if self.min_density and self.scope != "global":
             raise ValueError(

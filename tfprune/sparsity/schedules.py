@@ -22,10 +22,13 @@ def check_sparsity(name: str, value: float) -> float:
     Raises:
         ValueError: If it is not.
     """
-    value = float(value)
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
-    return value
+    try:
+        sparsity = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}") from None
+    if not 0.0 <= sparsity < 1.0:
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={sparsity}")
+    return sparsity
 
 
 def check_steps(begin_step: int, end_step: int, frequency: int, endless: bool) -> None:
@@ -325,12 +328,13 @@ class ByEpoch(PruningSchedule):
             raise ValueError(
                 f"`epoch` must be at least `begin_epoch`. Received: epoch={epoch}, begin_epoch={begin_epoch}"
             )
+        check_sparsity("target_sparsity", target_sparsity)
+        check_sparsity("initial_sparsity", initial_sparsity)
         if target_sparsity < initial_sparsity:
             raise ValueError(
                 "`target_sparsity` must be at least `initial_sparsity`, because removed weights never "
                 f"return. Received: target_sparsity={target_sparsity}, initial_sparsity={initial_sparsity}"
             )
-        check_sparsity("target_sparsity", target_sparsity)
         self.in_steps(1)
 
     def in_steps(self, steps_per_epoch: int, first_step: int = 1) -> PolynomialDecay:

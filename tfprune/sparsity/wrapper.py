@@ -1,6 +1,7 @@
 """`PruneLowMagnitude`: a layer that runs another layer with some of its weights masked out."""
 
 import contextlib
+import operator
 import random
 import weakref
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from keras import ops
 
 from tfprune.network import kinds
 from tfprune.network.calls import asked_to_train, forget_losses, show_signature
-from tfprune.network.graph import all_layers, hand_on_input_shape
+from tfprune.network.graph import hand_on_input_shape, is_built
 from tfprune.sparsity.patterns import Blocks, MOfN, Pattern, from_arguments
 from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
 from tfprune.sparsity.schedules import LAST_STEP, serialize_schedule
@@ -64,7 +65,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             alone. Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`, as in tfmot.
         block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth, pattern,
             min_density: As for `prune_low_magnitude`.
-        kernels: The kernels to prune, by their numbers in the order of the layer's masks. None: all.
+        kernels: The kernels to prune, by their numbers, from 0, among those of the layer. None: all.
         seed: The seed of random scores and growth. Default: drawn from Python's `random`, which
             `keras.utils.set_random_seed` seeds.
         **kwargs: As for every Keras layer.
@@ -105,7 +106,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         kinds.give_prunable_weights(layer)
         pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
         self.rule = Rule(pruning_schedule, pattern, scope, score, regrowth, min_density)
-        self.kernels = None if kernels is None else tuple(kernels)
+        self.kernels = None if kernels is None else _numbers(kernels)
         self.seed = random.randrange(2**31) if seed is None else int(seed)
         self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
@@ -121,7 +122,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self.counts_calls = False
         # While statistics are measured, the layer runs in training mode, but nobody trains it.
         self.measured = False
-        if _is_built(layer):
+        if is_built(layer):
             self.build()
 
     def __getattr__(self, name: str) -> Any:
@@ -266,6 +267,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             super().build(input_shape)
         if self._has_masks:
             return
+        count = len(kinds.prunable(self.layer))
+        if self.kernels and max(self.kernels) >= count:
+            raise ValueError(
+                f"`kernels` must be numbers below {count}, the number of kernels of layer "
+                f"{self.layer.name!r}. Received: kernels={list(self.kernels)}"
+            )
         if not self.prunable_variables and not kinds.is_known(self.layer):
             raise ValueError(
                 "A layer of a class of your own says by `get_prunable_weights` what may be pruned. "
@@ -300,7 +307,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._has_masks:
             # Keras builds a wrapper from the shape of its first input; the inner layer may need more.
-            if not _is_built(self.layer):
+            if not is_built(self.layer):
                 inputs, options = keras.tree.map_structure(_symbolic, (args, kwargs))
                 self.layer(*inputs, **options)
             self.build()
@@ -372,7 +379,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         if not self.layer.built and config["layer"]:
             self.layer.build_from_config(config["layer"])
         # A layer that builds its inner layers in `call` alone has to wait for a call.
-        if _is_built(self.layer):
+        if is_built(self.layer):
             self.build()
 
     def save_own_variables(self, store: Any) -> None:
@@ -464,9 +471,26 @@ class _RecordingScope(keras.StatelessScope):
         super().add_update(update)
 
 
+def unwrapped(layer: Any) -> Any:
+    """Returns the layer inside a wrapper; anything else as it is."""
+    return layer.layer if isinstance(layer, PruneLowMagnitude) else layer
+
+
 def description(layer: keras.layers.Layer, paths: tuple[str, ...]) -> str:
     """Returns the name of a prunable variable of a layer for messages; `paths` as `kinds.paths` has them."""
     return f"layer {layer.name!r}, variable {paths[-1].removeprefix(f'{layer.name}/')!r}"
+
+
+def _numbers(kernels: Any) -> tuple[int, ...]:
+    try:
+        numbers = tuple(map(operator.index, kernels))
+    except TypeError:
+        numbers = (-1,)
+    if any(number < 0 for number in numbers):
+        raise ValueError(
+            f"`kernels` must be a list of whole numbers, at least 0, or None. Received: kernels={kernels!r}"
+        )
+    return numbers
 
 
 def threshold(variable: keras.Variable, mask: keras.Variable) -> np.float32:
@@ -483,10 +507,6 @@ def _first(first: list[keras.Variable], everything: list[keras.Variable]) -> lis
 
 def _masked(value: Any, mask: keras.Variable) -> Any:
     return ops.where(mask.value, value, ops.zeros_like(value))
-
-
-def _is_built(layer: keras.layers.Layer) -> bool:
-    return all(part.built for part in all_layers(layer))
 
 
 def _symbolic(value: Any) -> Any:
