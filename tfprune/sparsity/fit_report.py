@@ -3,27 +3,26 @@
 import functools
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
+from tfprune.sparsity.apply import pruned_together
 from tfprune.sparsity.targets import Shortfall, shortfalls, target_of, target_step_of
-
-if TYPE_CHECKING:
-    from tfprune.sparsity.pruner import Pruner
+from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
 class FitReport:
     """The warnings of one fit: before it, of schedules that end later; after it, of all that is short.
 
     Args:
-        pruner: The `Pruner` of the fit.
+        layers: The wrappers of the model that is trained.
     """
 
-    def __init__(self, pruner: "Pruner") -> None:
-        self._pruner = pruner
+    def __init__(self, layers: Sequence[PruneLowMagnitude]) -> None:
+        self._layers = layers
         # The files that the fit saves, by their paths, the last one last: what was short of its target then.
         self._files: dict[str, list[Shortfall]] = {}
 
@@ -32,34 +31,38 @@ class FitReport:
         for name in ("save", "save_weights"):
             act_before(model, name, self._note_file)
 
-    def end(self, model: keras.Model, at_once: bool) -> None:
+    def end(
+        self, model: keras.Model, steps: tuple[int, int], never_fired: Sequence[Any], at_once: bool
+    ) -> None:
         """Warns, after all other callbacks, of what is not at its target.
 
         Args:
             model: The model.
+            steps: The number of batches in the model's life before the fit, and after it.
+            never_fired: The schedules that have not acted in the fit, though not over before it.
             at_once: Whether no `fit` makes the calls, so that no other callbacks follow.
         """
         for name in ("save", "save_weights"):
             vars(model).pop(name, None)
         record = getattr(model, "history", None)
         if at_once or not isinstance(record, keras.callbacks.History):
-            self._warn_of_shortfalls()
+            self._warn_of_shortfalls(steps, never_fired)
             return
 
         # Callbacks that come later may put the best weights back. Keras's own record comes last.
         def on_train_end(logs: Any = None) -> None:
             vars(record).pop("on_train_end", None)
-            self._warn_of_shortfalls()
+            self._warn_of_shortfalls(steps, never_fired)
 
         record.on_train_end = on_train_end
 
     def _note_file(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         self._files.pop(str(filepath), None)
-        self._files[str(filepath)] = shortfalls(self._pruner.wrappers)
+        self._files[str(filepath)] = shortfalls(self._layers)
 
     def warn_of_the_end(self, last_step: int) -> None:
         """Warns of schedules that get to their target after the fit's last step."""
-        for layers in self._pruner.groups.values():
+        for layers in pruned_together(self._layers).values():
             schedule = layers[0].pruning_schedule
             if target_of(schedule) and (target_step_of(schedule) or 0) > last_step:
                 warnings.warn(
@@ -69,21 +72,21 @@ class FitReport:
                     stacklevel=3,
                 )
 
-    def _warn_of_shortfalls(self) -> None:
-        pruner = self._pruner
-        missing = {id(short.schedule): short for short in shortfalls(pruner.wrappers)}
+    def _warn_of_shortfalls(self, steps: tuple[int, int], never_fired: Sequence[Any]) -> None:
+        before, after = steps
+        missing = {id(short.schedule): short for short in shortfalls(self._layers)}
         left = {short.layers: short.sparsity for short in missing.values()}
-        for schedule in pruner.never_fired():
+        for schedule in never_fired:
             short = missing.pop(id(schedule), None)
             warnings.warn(
-                f"{schedule!r} never pruned: none of its steps is among steps {pruner.first_step + 1} to "
-                f"{pruner.steps_taken} of this fit." + (f" The fit leaves {short.place}." if short else ""),
+                f"{schedule!r} never pruned: none of its steps is among steps {before + 1} to "
+                f"{after} of this fit." + (f" The fit leaves {short.place}." if short else ""),
                 stacklevel=3,
             )
-        step = pruner.wrappers[0].steps_taken
-        if step < pruner.steps_taken:
+        step = self._layers[0].steps_taken
+        if step < after:
             why = (
-                f"step {pruner.steps_taken}, and the weights of step {step} were put back. Give the callback "
+                f"step {after}, and the weights of step {step} were put back. Give the callback "
                 "that does so to `UpdatePruningStep(at_target=[...])`"
             )
         else:

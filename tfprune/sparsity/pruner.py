@@ -56,8 +56,6 @@ class Pruner:
 
     Attributes:
         wrappers: The model's `PruneLowMagnitude` layers, in order.
-        groups: Those that have a schedule, as they are pruned together.
-        first_step: The number of batches in the model's life before this object's first one.
 
     Raises:
         ValueError: If the model has no `PruneLowMagnitude` layers, is not built, or needs `gradient_data`.
@@ -88,7 +86,7 @@ class Pruner:
                 f"Received: model={model!r}"
             )
         self._group_layers()
-        _check_gradient_data(self.groups, gradient_data, gradient_batches)
+        _check_gradient_data(self._groups, gradient_data, gradient_batches)
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
         self._meter: GradientMeter | None = None
         # In `fit` whether the callback saw the batch that comes, None in other loops.
@@ -103,8 +101,8 @@ class Pruner:
 
     def _group_layers(self) -> None:
         """Finds the layers that are pruned together, and their variables."""
-        self.groups = pruned_together(self.wrappers)
-        self._parts = {key: parts_of(layers) for key, layers in self.groups.items()}
+        self._groups = pruned_together(self.wrappers)
+        self._parts = {key: parts_of(layers) for key, layers in self._groups.items()}
 
     def _count_epochs(self, epoch: int, steps: int | None) -> None:
         """Turns schedules by epochs into schedules by steps.
@@ -180,7 +178,7 @@ class Pruner:
         """Goes on from the model's own count of steps."""
         self._step = self.wrappers[0].steps_taken
         self._stored = int(ops.convert_to_numpy(self.wrappers[0].pruning_step))
-        self.first_step = self._step
+        self._first_step = self._step
         self._looked_at = self._step or -1
 
     def _count_to(self, step: int) -> None:
@@ -201,7 +199,7 @@ class Pruner:
             return {}
         due = {
             key: last_due(layers[0].pruning_schedule, self._looked_at, until)
-            for key, layers in self.groups.items()
+            for key, layers in self._groups.items()
         }
         return {key: sparsity for key, sparsity in due.items() if sparsity is not None}
 
@@ -218,10 +216,10 @@ class Pruner:
             return
         prepare()
         gradients = None
-        if any(self.groups[key][0].rule.needs_gradients for key in due):
+        if any(self._groups[key][0].rule.needs_gradients for key in due):
             gradients = self._measure(until)
         for key, sparsity in due.items():
-            parts, rule = self._parts[key], self.groups[key][0].rule
+            parts, rule = self._parts[key], self._groups[key][0].rule
             if rule.regrowth is not None:
                 regrow(parts, sparsity, rule.scope, until, self._trainer(), gradients)
             else:
@@ -248,7 +246,7 @@ class Pruner:
     def _guard_training(self) -> None:
         """Makes what Keras compiled for training an error to use once nobody prunes any more."""
         function = getattr(self._model, "train_function", None)
-        if self.groups and function is not None and not isinstance(function, _GuardedTraining):
+        if self._groups and function is not None and not isinstance(function, _GuardedTraining):
             self._model.train_function = _GuardedTraining(function, self.wrappers)
 
     def _take_step(self) -> None:
@@ -258,13 +256,13 @@ class Pruner:
         elif self._batch_seen:
             self._batch_seen = False
 
-    def never_fired(self) -> list[Any]:
+    def _never_fired(self) -> list[Any]:
         """Returns the schedules that have not acted since this object was made, though not over yet."""
-        schedules = {key: layers[0].pruning_schedule for key, layers in self.groups.items()}
+        schedules = {key: layers[0].pruning_schedule for key, layers in self._groups.items()}
         return [
             schedule
             for key, schedule in schedules.items()
-            if key not in self._fired and not 0 <= getattr(schedule, "end_step", -1) <= self.first_step
+            if key not in self._fired and not 0 <= getattr(schedule, "end_step", -1) <= self._first_step
         ]
 
     def _detach(self) -> None:
@@ -381,7 +379,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._pruner = Pruner(
             model, gradient_data=self._gradient_data, gradient_batches=self._gradient_batches
         )
-        self._report = FitReport(self._pruner)
+        self._report = FitReport(self._pruner.wrappers)
         self._epoch_start = self._pruner.steps_taken
         # `fit` tells its parameters, as a list of callbacks may do too, and makes its function before.
         told = "steps" in (self.params or {})
@@ -405,7 +403,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         """Notes at which step the epoch starts."""
         pruner = self._pruner
         if pruner is not None and not self._by_hand:
-            if pruner.steps_taken == pruner.first_step:
+            if pruner.steps_taken == pruner._first_step:
                 pruner._take_up_step()  # `BackupAndRestore` may have restored it since training began.
             self._epoch_start = pruner.steps_taken
             if self._first_epoch:
@@ -484,7 +482,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._waiting.on_train_end(logs)
         vars(model).pop("get_state_tree", None)
         self.params = None  # The next loop may be one's own.
-        self._report.end(model, at_once=self._by_hand)
+        steps = pruner._first_step, pruner.steps_taken
+        self._report.end(model, steps, pruner._never_fired(), at_once=self._by_hand)
 
     def _bring_up_to_date(self, *args: Any, **kwargs: Any) -> None:
         """Writes the zeros and the count of steps to the model's variables."""
