@@ -23,8 +23,12 @@ def read_scalars(folder):
 
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
+    # Files of the same second are read in the order of their names, where 10 comes before 9.
     return {
-        tag: [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+        tag: [
+            (event.step, float(make_ndarray(event.tensor_proto)))
+            for event in sorted(events.Tensors(tag), key=lambda event: event.wall_time)
+        ]
         for tag in events.Tags()["tensors"]
         if tag != "keras"  # The model's config.
     }
