@@ -25,6 +25,7 @@ _LEAVES = {
     "lock",
     "memory",
     "extras",
+    "named",
 }
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
@@ -35,6 +36,7 @@ ALLOWED = {
     "lock": {"errors", "extras", "files", "reading", "text"},
     "quiet": {"errors"},
     "settings": {"errors", "text"},
+    "named": {"text"},
     "network": {"extras", "reading", "memory"},
     "sparsity": {"extras", "network", "files"},
     "data": {"extras", "reading", "errors", "text", "memory"},
