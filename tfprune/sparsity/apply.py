@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune.network import kinds, optimizers
+from tfprune.network import kinds, optimizers, tensorflow_variables
 from tfprune.network.graph import walk
 from tfprune.sparsity import scores
 from tfprune.sparsity.masks import Ranked, all_finite, check_scores, new_masks
@@ -187,8 +187,8 @@ def _zero_removed(mask: keras.Variable, kept: np.ndarray, variables: Iterable[ke
 
 def _write(variable: keras.Variable, values: np.ndarray) -> None:
     """Assigns an array of the variable's shape and type."""
-    if _is_tensorflow(variable):  # Keras's `assign` takes nearly twice as long.
-        variable.value.assign(values)
+    if _is_tensorflow(variable):
+        tensorflow_variables.write(variable.value, values)
     else:
         variable.assign(values)
 
@@ -290,8 +290,8 @@ class _KeptRanked(_Ranked):
 def read(variable: keras.Variable) -> np.ndarray:
     """Returns a variable's values, read-only, without a copy where they lie in this machine's memory."""
     value = variable.value
-    if hasattr(value, "read_value"):  # TensorFlow's own variable.
-        value = value.value()
+    if _is_tensorflow(variable):
+        value = tensorflow_variables.read(value)
     elif hasattr(value, "detach"):  # PyTorch hands out no values that have gradients.
         value = value.detach()
     try:
