@@ -27,8 +27,9 @@ CORE = {"keras", "numpy", "tfprune", *sys.stdlib_module_names}
 PEERS = {"MNN", "_tools", "onnx", "onnxruntime", "torch"}
 BACKENDS = {"jax", "torch"}
 LOOKED_FOR = {
-    **dict.fromkeys(("contenders", "mnn_peer", "onnx_peer", "torch_peer"), PEERS),
-    **dict.fromkeys(("devices", "environment"), BACKENDS),
+    **{f"benchmark/{name}.py": PEERS for name in ("contenders", "mnn_peer", "onnx_peer", "torch_peer")},
+    **{f"experiments/{name}.py": BACKENDS for name in ("devices", "environment")},
+    "network/tensorflow_variables.py": {"tensorflow"},
 }
 
 
@@ -74,8 +75,7 @@ def package_guards(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_each_import_is_of_the_core_or_names_its_extra(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    of_backends = {"devices", "environment"} if path.parent.name == "experiments" else set()
-    looked_for = LOOKED_FOR.get(path.stem, set()) if path.parent.name == "benchmark" or of_backends else set()
+    looked_for = LOOKED_FOR.get(path.relative_to(PACKAGE).as_posix(), set())
     assert unguarded(tree, CORE | looked_for | package_guards(path)) == set()
 
 
