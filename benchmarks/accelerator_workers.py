@@ -47,7 +47,7 @@ class Data:
             from tfprune.data import datasets
 
             loaded = datasets.load(setting.dataset, setting.data_dir or None)
-            self.images, self.labels = loaded.train.images, loaded.train.labels
+            self.images, self.labels = loaded.train.inputs, loaded.train.labels
             self.classes, self.mean, self.std = len(loaded.class_names), loaded.mean, loaded.std
         repeats = math.ceil(self.examples / len(self.images))
         self._order = np.tile(np.arange(len(self.images)), repeats)[: self.examples]
@@ -55,8 +55,8 @@ class Data:
     def from_pipeline(self, number: int) -> tuple[Any, Any]:
         """Batches of round `number`, and the meter of the wait for them."""
         _keep_tensorflow_off_accelerator()
-        from tfprune.data.datasets import Split
         from tfprune.data.pipeline import train_batches
+        from tfprune.data.splits import Split
         from tfprune.data.waiting import WaitingTime
 
         split = Split(self.images[self._order], self.labels[self._order], len(self._order))

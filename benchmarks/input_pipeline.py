@@ -130,7 +130,7 @@ def main(argv: list[str]) -> None:
     del argv
     torch.set_num_threads(1)
     dataset = datasets.load(DATASET.value, DATA_DIR.value, train_examples=IMAGES.value)
-    images = [Image.fromarray(image) for image in dataset.train.images]
+    images = [Image.fromarray(image) for image in dataset.train.inputs]
     normalise = to_normalised_tensor(dataset.mean, dataset.std)
     pipelines = {
         "tfprune, tf.data": lambda epoch: our_epoch(dataset.train, epoch),

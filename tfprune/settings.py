@@ -40,7 +40,7 @@ class With(NamedTuple):
 
     Attributes:
         name: The other setting.
-        values: The values that do. Empty: any but its default.
+        values: The values that do, a `Rule` for all that hold to it. Empty: any but its default.
     """
 
     name: str
@@ -49,13 +49,18 @@ class With(NamedTuple):
     def __str__(self) -> str:
         if self.values == (False,):
             return f"--no{self.name}"
-        return f"--{self.name}={_one_of(self.values)}" if self.values else f"--{self.name}"
+        texts = [value.text if isinstance(value, Rule) else value for value in self.values]
+        return f"--{self.name}={_one_of(texts)}" if texts else f"--{self.name}"
 
     def holds(self, value: Any, default: Any) -> bool:
         """Returns whether the other setting's value, an item of it if it is a tuple, is one of them."""
         if not self.values:
             return value != default
-        return any(item in self.values for item in (value if isinstance(value, tuple) else (value,)))
+        return any(
+            known.holds(item) if isinstance(known, Rule) else item == known
+            for item in (value if isinstance(value, tuple) else (value,))
+            for known in self.values
+        )
 
 
 AT_LEAST_0 = Rule("at least 0", lambda value: value >= 0)
@@ -78,6 +83,7 @@ class Setting:
         rule: The condition on its value; None if any value of the type will do.
         choices: A function that returns the names to choose from; None if it is no choice. A function,
             because the names are the library's, which loads Keras.
+        besides: What a value of a choice may be that is none of the names.
         paper: What the reference study states: a value, or a `Rule` where several values agree with it.
             `OPEN` if the study leaves the setting open, or each of its sections has its own.
         role: "setting"; "reference", a setting that names another run; "seed"; or "place", where things are.
@@ -91,6 +97,7 @@ class Setting:
     help: str
     rule: Rule | None = None
     choices: Callable[[], tuple[str, ...]] | None = None
+    besides: Rule | None = None
     paper: Any = OPEN
     role: str = "setting"
     group: str = ""
@@ -102,10 +109,15 @@ class Setting:
         if self.choices is not None:
             names = self.choices()
             for name in value if isinstance(value, tuple) else (value,):
-                if name not in names:
+                if name not in names and not (self.besides and self.besides.holds(name)):
                     kind = "some" if isinstance(value, tuple) else "one"
-                    return f"{kind} of {', '.join(names)}{did_you_mean(name, names)}"
+                    return f"{kind} of {self.choices_text()}{did_you_mean(name, names)}"
         return self.broken_range(value)
+
+    def choices_text(self) -> str:
+        """Returns the names to choose from, and what else a value may be."""
+        names = ", ".join(self.choices())
+        return f"{names}, or {self.besides.text}" if self.besides else names
 
     def broken_range(self, value: Any) -> str | None:
         """Returns what `broken_rule` does, but for choices: those of the library load Keras."""

@@ -185,7 +185,12 @@ BAD_VALUES = [
     ),
     ("train", "warmup_epochs", "1e400", "must be finite"),
     *(("train", "spare_ends", text, "must be true or false") for text in ("maybe", "1", "no", "")),
-    ("train", "dataset", "cifar", "cifar100, digits, image_folder; did you mean cifar10?"),
+    (
+        "train",
+        "dataset",
+        "cifar",
+        "cifar100, digits, image_folder, or PACKAGE.MODULE:FUNCTION; did you mean cifar10?",
+    ),
     ("train", "regime", "oneshot", "gradual, sparse; did you mean one_shot?"),
     ("train", "regime", "Iterative", "; did you mean iterative?"),
     ("train", "experiment", "../e", "must be a folder name"),

@@ -36,7 +36,7 @@ def test_equals_pillow_with_the_same_draws(policy, photographs):
 
 @pytest.mark.slow
 def test_equals_pillow_on_cifar(cifar_data_dir):
-    images = datasets.load("cifar10", cifar_data_dir, train_examples=400, test_examples=1).train.images
+    images = datasets.load("cifar10", cifar_data_dir, train_examples=400, test_examples=1).train.inputs
     shares = compare_with_pillow("cifar10", images, np.random.default_rng(2).random((400, DRAWS)))
     assert max(share for share, blended in shares if not blended) == 0.0
     assert max(share for share, blended in shares if blended) <= 0.05

@@ -18,14 +18,14 @@ def test_digits():
     dataset = datasets.load("digits")
     assert dataset.name == "digits"
     assert dataset.class_names == tuple("0123456789")
-    assert dataset.train.images.shape == (1437, 8, 8, 3)
-    assert dataset.test.images.shape == (360, 8, 8, 3)
+    assert dataset.train.inputs.shape == (1437, 8, 8, 3)
+    assert dataset.test.inputs.shape == (360, 8, 8, 3)
     for split in (dataset.train, dataset.test):
-        assert split.images.dtype == np.uint8
+        assert split.inputs.dtype == np.uint8
         assert split.labels.dtype == np.int32
-        assert split.images.min() == 0
-        assert split.images.max() == 255
-        np.testing.assert_array_equal(split.images[..., 0], split.images[..., 2])
+        assert split.inputs.min() == 0
+        assert split.inputs.max() == 255
+        np.testing.assert_array_equal(split.inputs[..., 0], split.inputs[..., 2])
         # Stratified: every digit has its share of a tenth, to a percent.
         assert np.abs(np.bincount(split.labels) / len(split) - 0.1).max() < 0.01
 
@@ -38,7 +38,7 @@ def test_digits_are_scikit_learns_and_each_is_used_once():
 
     source = load_digits()
     scaled = np.rint(source.images / 16 * 255).astype(np.uint8)
-    images = np.concatenate([dataset.train.images, dataset.test.images])[..., 0]
+    images = np.concatenate([dataset.train.inputs, dataset.test.inputs])[..., 0]
     labels = np.concatenate([dataset.train.labels, dataset.test.labels])
     assert keys(images, labels) == keys(scaled, source.target)
 
@@ -48,7 +48,7 @@ def test_subset_is_fixed_and_a_larger_one_begins_with_it():
     large = datasets.load("digits", train_examples=50, test_examples=20)
     assert (len(small.train), len(small.test)) == (10, 4)
     assert (small.train.available, small.test.available) == (1437, 360)
-    np.testing.assert_array_equal(large.train.images[:10], small.train.images)
+    np.testing.assert_array_equal(large.train.inputs[:10], small.train.inputs)
     np.testing.assert_array_equal(large.test.labels[:4], small.test.labels)
     assert len(set(large.train.labels.tolist())) == 10
     assert small.mean != large.mean
@@ -66,8 +66,8 @@ def test_statistics_are_numpys():
 
 def test_statistics_are_of_the_training_examples_used():
     dataset = datasets.load("digits", train_examples=100)
-    assert (dataset.mean, dataset.std) == datasets.channel_statistics(dataset.train.images)
-    assert dataset.mean[0] == pytest.approx(dataset.train.images.mean())
+    assert (dataset.mean, dataset.std) == datasets.channel_statistics(dataset.train.inputs)
+    assert dataset.mean[0] == pytest.approx(dataset.train.inputs.mean())
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def image_folder(tmp_path_factory):
     """Two classes of digits as PNG and JPEG files of several sizes and modes."""
     root = tmp_path_factory.mktemp("images")
     digits = datasets.load("digits", train_examples=40).train
-    for number, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
+    for number, (image, label) in enumerate(zip(digits.inputs, digits.labels, strict=True)):
         folder = root / ("test" if number % 4 == 0 else "train") / ("even" if label % 2 == 0 else "odd")
         folder.mkdir(parents=True, exist_ok=True)
         side = 8 + number % 5
@@ -90,20 +90,20 @@ def image_folder(tmp_path_factory):
 def test_image_folder(image_folder):
     dataset = datasets.load("image_folder", image_folder, image_size=16)
     assert dataset.class_names == ("even", "odd")
-    assert dataset.train.images.shape == (30, 16, 16, 3)
-    assert dataset.test.images.shape == (10, 16, 16, 3)
+    assert dataset.train.inputs.shape == (30, 16, 16, 3)
+    assert dataset.test.inputs.shape == (10, 16, 16, 3)
     for split, name in ((dataset.train, "train"), (dataset.test, "test")):
         for label, class_name in enumerate(dataset.class_names):
             count = len(list((image_folder / name / class_name).iterdir()))
             assert np.sum(split.labels == label) == count > 0
     assert dataset.train.labels.dtype == np.int32
-    assert (dataset.mean, dataset.std) == datasets.channel_statistics(dataset.train.images)
+    assert (dataset.mean, dataset.std) == datasets.channel_statistics(dataset.train.inputs)
 
 
 def test_image_folder_images_are_their_files(image_folder):
     dataset = datasets.load("image_folder", image_folder, image_size=32)
     paths = sorted((image_folder / "test").glob("*/*"))
-    for image, label, path in zip(dataset.test.images, dataset.test.labels, paths, strict=True):
+    for image, label, path in zip(dataset.test.inputs, dataset.test.labels, paths, strict=True):
         assert path.parent.name == dataset.class_names[label]
         pillow = Image.open(path).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
         assert np.abs(image.astype(int) - np.asarray(pillow)).max() <= 1
@@ -167,7 +167,7 @@ def test_image_folder_that_the_memory_does_not_hold(image_folder, monkeypatch):
 def test_image_folder_needs_a_folder_and_a_size(image_folder):
     with pytest.raises(ValueError, match="`data_dir` must name the folder"):
         datasets.load("image_folder", image_size=8)
-    with pytest.raises(ValueError, match="`image_size` must be at least 1.*image_size=None"):
+    with pytest.raises(ValueError, match="`image_size` must be at least 1.*image_size=0"):
         datasets.load("image_folder", image_folder)
     with pytest.raises(ValueError, match="`image_size` must be at least 1.*image_size=0"):
         datasets.load("image_folder", image_folder, image_size=0)
@@ -242,8 +242,8 @@ def test_a_damaged_prepared_dataset(pattern, change, reason, damaged_cifar, tmp_
 @pytest.mark.slow
 def test_cifar10(cifar_data_dir):
     dataset = datasets.load("cifar10", cifar_data_dir)
-    assert dataset.train.images.shape == (50000, 32, 32, 3)
-    assert dataset.test.images.shape == (10000, 32, 32, 3)
+    assert dataset.train.inputs.shape == (50000, 32, 32, 3)
+    assert dataset.test.inputs.shape == (10000, 32, 32, 3)
     assert dataset.class_names[:3] == ("airplane", "automobile", "bird")
     assert np.bincount(dataset.train.labels).tolist() == [5000] * 10
     assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
@@ -251,15 +251,15 @@ def test_cifar10(cifar_data_dir):
     np.testing.assert_allclose(np.array(dataset.mean) / 255, [0.4914, 0.4822, 0.4465], atol=1e-4)
     np.testing.assert_allclose(np.array(dataset.std) / 255, [0.2470, 0.2435, 0.2616], atol=1e-4)
     subset = datasets.load("cifar10", cifar_data_dir, train_examples=20, test_examples=3)
-    examples = zip(dataset.train.images, dataset.train.labels, strict=True)
+    examples = zip(dataset.train.inputs, dataset.train.labels, strict=True)
     whole = {image.tobytes(): label for image, label in examples}
-    assert [whole[image.tobytes()] for image in subset.train.images] == subset.train.labels.tolist()
+    assert [whole[image.tobytes()] for image in subset.train.inputs] == subset.train.labels.tolist()
 
 
 @pytest.mark.slow
 def test_cifar100(cifar_data_dir):
     dataset = datasets.load("cifar100", cifar_data_dir, train_examples=64, test_examples=32)
-    assert dataset.train.images.shape == (64, 32, 32, 3)
+    assert dataset.train.inputs.shape == (64, 32, 32, 3)
     assert len(dataset.class_names) == 100
     assert dataset.class_names[0] == "apple"
     assert dataset.train.labels.max() < 100

@@ -4,14 +4,14 @@ import tensorflow as tf
 
 from tfprune.data import datasets
 from tfprune.data.autoaugment import DRAWS, AutoAugment
-from tfprune.data.datasets import Split
 from tfprune.data.pipeline import make_images, test_batches, train_batches
+from tfprune.data.splits import Split
 
 
 @pytest.fixture(scope="module")
 def split():
     """22 real images whose labels are their numbers."""
-    images = datasets.load("digits", train_examples=22).train.images
+    images = datasets.load("digits", train_examples=22).train.inputs
     return Split(images, np.arange(22, dtype=np.int32), available=22)
 
 
@@ -58,14 +58,14 @@ def test_every_epoch_is_its_own_permutation(split):
 
 def test_images_belong_to_their_labels(split):
     for images, labels in train(split, autoaugment="none"):
-        np.testing.assert_array_equal(images, make_images(split.images, labels, 16))
+        np.testing.assert_array_equal(images, make_images(split.inputs, labels, 16))
 
 
 def test_every_epoch_has_its_own_augmentation(split):
     by_epoch = [{}, {}, {}]
     for number, (images, labels) in enumerate(train(split, image_size=8)):
         by_epoch[number // 5] |= {int(n): image for n, image in zip(labels, images, strict=True)}
-    changed = [np.mean([np.any(e[n] != split.images[n]) for n in range(22)]) for e in by_epoch]
+    changed = [np.mean([np.any(e[n] != split.inputs[n]) for n in range(22)]) for e in by_epoch]
     assert min(changed) > 0.3
     assert any(np.any(by_epoch[0][n] != by_epoch[1][n]) for n in range(22))
 
@@ -105,9 +105,9 @@ def test_test_batches_are_resized_only_and_in_order(split):
     assert batches.cardinality() == 3
     images, labels = (np.concatenate(parts) for parts in zip(*arrays(batches), strict=True))
     np.testing.assert_array_equal(labels, np.arange(22))
-    np.testing.assert_array_equal(images, make_images(split.images, np.arange(22), 16))
+    np.testing.assert_array_equal(images, make_images(split.inputs, np.arange(22), 16))
     unchanged = np.concatenate([part for part, _ in arrays(test_batches(split, image_size=8, batch_size=8))])
-    np.testing.assert_array_equal(unchanged, split.images)
+    np.testing.assert_array_equal(unchanged, split.inputs)
 
 
 @pytest.mark.parametrize("batch_size", [6, 22, 18])
@@ -144,15 +144,15 @@ def test_shards_that_do_not_fit_are_refused(split, shard, batch_size, message):
 def test_make_images_augments_with_each_examples_draws(split):
     augment, draws = AutoAugment("imagenet"), np.random.default_rng(0).random((22, DRAWS))
     examples = np.array([4, 0, 21])
-    made = make_images(split.images, examples, 8, augment, draws)
+    made = make_images(split.inputs, examples, 8, augment, draws)
     for image, example in zip(made, examples, strict=True):
-        np.testing.assert_array_equal(image, augment.apply(split.images[example], draws[example]))
+        np.testing.assert_array_equal(image, augment.apply(split.inputs[example], draws[example]))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 0}, "`image_size` must be at least 1. Received: image_size=0"),
+        ({"image_size": -1}, "`image_size` must be at least 0. Received: image_size=-1"),
         ({"batch_size": 0}, "`batch_size` must be at least 1. Received: batch_size=0"),
         ({"autoaugment": "mnist"}, "'mnist'.*cifar10, imagenet, svhn, none"),
         ({"seed": -1}, "`seed` must not be negative. Received: seed=-1"),
@@ -165,12 +165,12 @@ def test_train_batches_refuses(split, changes, message):
         train(split, **changes)
 
 
-@pytest.mark.parametrize("argument", ["image_size", "batch_size"])
-def test_test_batches_refuses(split, argument):
-    with pytest.raises(ValueError, match=f"`{argument}` must be at least 1. Received: {argument}=-2"):
+@pytest.mark.parametrize(("argument", "least"), [("image_size", 0), ("batch_size", 1)])
+def test_test_batches_refuses(split, argument, least):
+    with pytest.raises(ValueError, match=f"`{argument}` must be at least {least}. Received: {argument}=-2"):
         test_batches(split, **({"image_size": 8, "batch_size": 8} | {argument: -2}))
 
 
 def test_an_empty_split_is_refused(split):
     with pytest.raises(ValueError, match="at least one example"):
-        test_batches(Split(split.images[:0], split.labels[:0], available=22), image_size=8, batch_size=8)
+        test_batches(Split(split.inputs[:0], split.labels[:0], available=22), image_size=8, batch_size=8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfprune.data.datasets import Dataset, Split
+from tfprune.data.splits import Dataset, Split
 from tfprune.errors import UserError
 from tfprune.experiments import memory
 from tfprune.experiments.devices import ONE_DEVICE
@@ -13,7 +13,7 @@ from tfprune.runs.config import ExperimentConfig
 pytestmark = pytest.mark.one_backend
 
 SPLIT = Split(np.zeros((10, 8, 8, 3), np.uint8), np.zeros(10, np.int32), 10)
-DATASET = Dataset("digits", SPLIT, SPLIT, ("a", "b"), (0.0,) * 3, (1.0,) * 3)
+DATASET = Dataset("digits", SPLIT, SPLIT, ("a", "b"), (0.0,) * 3, (1.0,) * 3, image_size=32)
 
 
 class Processes:

@@ -88,7 +88,7 @@ def test_the_first_layer_normalises_by_the_train_split(runs):
     config = runs.config("start")
     dataset = load_dataset(config)
     layer = start_of(config, dataset).get_layer("normalization")
-    images = dataset.train.images
+    images = dataset.train.inputs
     normalised = np.asarray(layer(images))
     assert normalised.mean(axis=(0, 1, 2)) == pytest.approx([0, 0, 0], abs=1e-4)
     assert normalised.std(axis=(0, 1, 2)) == pytest.approx([1, 1, 1], abs=1e-4)

@@ -62,7 +62,7 @@ def test_the_test_loss_is_the_cross_entropy(taught):
     """What `history.csv` has for the last epoch is what the saved network has."""
     model = load_model(taught.round(2))
     test = datasets.load("digits", test_examples=100).test
-    logits = model.predict(test.images, verbose=0).astype("float64")
+    logits = model.predict(test.inputs, verbose=0).astype("float64")
     logits -= logits.max(axis=1, keepdims=True)
     own = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(100), test.labels]
     names, *_, last = loss_history(taught.round(2))

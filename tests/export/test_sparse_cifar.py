@@ -47,7 +47,7 @@ def pruned(cifar_data_dir, tmp_path_factory):
             run_experiment(config, log=lambda line: None)
     network = strip_round(RunFolder(one_shot.folder).round(1))
     test = datasets.load("cifar10", data_dir=str(cifar_data_dir), test_examples=1000).test
-    return network, np.asarray(test.images)
+    return network, np.asarray(test.inputs)
 
 
 def test_the_same_logits_and_predictions_on_1000_images(pruned, tmp_path):

@@ -189,5 +189,5 @@ def kernels_of(round_folder: RoundFolder) -> dict[str, tuple[np.ndarray, np.ndar
 def measured_accuracy_percent(model: keras.Model) -> float:
     """Accuracy on the test images that the experiments use, without Keras's metrics."""
     test = datasets.load("digits", test_examples=FLAGS["test_examples"]).test
-    logits = keras.ops.convert_to_numpy(model(test.images, training=False))
+    logits = keras.ops.convert_to_numpy(model(test.inputs, training=False))
     return 100.0 * float(np.mean(logits.argmax(axis=1) == test.labels))

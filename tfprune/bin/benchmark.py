@@ -24,13 +24,11 @@ from tfprune.settings import AT_LEAST_1, With, setting
 
 def main() -> None:
     """Measures, prints and writes."""
-    import numpy as np
-
     from tfprune.benchmark.contenders import chosen_contenders
     from tfprune.benchmark.files import write_benchmark
     from tfprune.benchmark.measure import Plan, measure
     from tfprune.benchmark.report import format_benchmark, headline
-    from tfprune.data.pipeline import make_images
+    from tfprune.data.pipeline import first_test_inputs
     from tfprune.experiments.deployment import strip_round
     from tfprune.experiments.evaluate import load_run_data
     from tfprune.export.network import keras_logits
@@ -55,13 +53,13 @@ def main() -> None:
             f"--experiment={values.experiment}: {folder} has no exported files: run"
             f" python -m tfprune.bin.export --experiment={values.experiment} first"
         )
-    config, dataset = load_run_data(run, values.data_dir)
+    _, dataset = load_run_data(run, values.data_dir)
     count = max(plan.batch_sizes)
     if count > len(dataset.test):
         raise UserError(
             f"--batch_sizes={','.join(values.batch_sizes)}: the run has {len(dataset.test)} test images"
         )
-    images = make_images(dataset.test.images, np.arange(count), config.image_size)
+    images = first_test_inputs(dataset, count)
     model = strip_round(found).model
     with hold(folder, f"--experiment={values.experiment}"), native_stderr_captured():
         try:

@@ -24,9 +24,7 @@ from tfprune.settings import AT_LEAST_1, Rule, With, setting
 
 def main() -> None:
     """Exports and prints the audit."""
-    import numpy as np
-
-    from tfprune.data.pipeline import make_images
+    from tfprune.data.pipeline import first_test_inputs
     from tfprune.experiments.deployment import dense_ancestor, strip_round
     from tfprune.experiments.evaluate import load_run_data
     from tfprune.export import export_model, format_audit
@@ -34,16 +32,15 @@ def main() -> None:
 
     values = flags.FLAGS
     run, found = find_round(values.output_dir, values.experiment, "experiment")
-    config, dataset = load_run_data(run, values.data_dir)
+    _, dataset = load_run_data(run, values.data_dir)
     network = strip_round(found)
-    examples = np.arange(min(values.audit_images, len(dataset.test)))
     folder = run.export_folder(found.number)
     dense_audit = read_audit(dense_ancestor(run))
     audit = export_model(
         network.model,
         network.masks,
         folder,
-        images=make_images(dataset.test.images, examples, config.image_size),
+        images=first_test_inputs(dataset, values.audit_images),
         formats=values.formats,
         sparse_weights=values.sparse_weights,
         dense_audit=dense_audit,

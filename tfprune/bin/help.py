@@ -48,7 +48,7 @@ def _flag(flag: SettingFlag, width: int) -> str:
         sentences.append(f"--{'no' if flag.default else ''}{flag.name} for the opposite.")
     if said.choices is not None:
         kind = "Some" if isinstance(flag.default, tuple) else "One"
-        sentences.append(f"{kind} of {', '.join(said.choices())}.")
+        sentences.append(f"{kind} of {said.choices_text()}.")
     elif said.rule is not None and said.role != "place":
         sentences.append(f"Must be {said.rule.text}.")
     if said.only_with:

@@ -1,7 +1,6 @@
 """Image classification datasets, held in memory as uint8."""
 
 import contextlib
-import dataclasses
 import math
 import os
 import re
@@ -12,6 +11,7 @@ import numpy as np
 
 from tfprune.data.image_files import class_files, read_image
 from tfprune.data.resize import resize
+from tfprune.data.splits import Dataset, Split
 from tfprune.errors import FileError
 from tfprune.extras import extra
 from tfprune.memory import available_bytes, size_text
@@ -26,52 +26,13 @@ DATASETS = (*_TFDS_DATASETS, "digits", "image_folder")
 _CHUNK = 1024
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Labelled images.
-
-    Attributes:
-        images: uint8 array of shape [examples, height, width, 3].
-        labels: int32 array of shape [examples].
-        available: How many examples the split has in all, used here or not.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    available: int
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """A classification dataset.
-
-    Attributes:
-        name: One of `DATASETS`.
-        train: The examples to train on.
-        test: The examples to evaluate on.
-        class_names: Name of each label.
-        mean: Mean of each channel over all pixels of `train`, in 0 to 255.
-        std: Standard deviation (of the population) of each channel over all pixels of `train`.
-    """
-
-    name: str
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
 def load(
     name: str,
     data_dir: str | os.PathLike | None = None,
     *,
     train_examples: int = 0,
     test_examples: int = 0,
-    image_size: int | None = None,
+    image_size: int = 0,
 ) -> Dataset:
     """Loads a dataset into memory.
 
@@ -90,8 +51,8 @@ def load(
         train_examples: How many training examples to use: the first ones of one fixed shuffle, the
             same in every run. 0: all of them, in the dataset's order.
         test_examples: The same for the test split.
-        image_size: Side in pixels to which `image_folder` resizes. The other datasets keep their
-            size and ignore it.
+        image_size: Side in pixels of the network's images. `image_folder` is resized here, the others when
+            batches are made; 0 leaves theirs as they are.
 
     Returns:
         The dataset, with statistics computed exactly from the training examples used.
@@ -118,8 +79,8 @@ def load(
         train, test, class_names = _load_image_folder(folder, train_examples, test_examples, image_size)
     else:
         train, test, class_names = _load_tfds(name, folder, train_examples, test_examples)
-    mean, std = channel_statistics(train.images)
-    return Dataset(name, train, test, class_names, mean, std)
+    mean, std = channel_statistics(train.inputs)
+    return Dataset(name, train, test, class_names, mean, std, image_size)
 
 
 def channel_statistics(
@@ -238,11 +199,11 @@ def _reading_prepared(folder: Path) -> Iterator[None]:
 
 
 def _load_image_folder(
-    root: Path | None, train_examples: int, test_examples: int, image_size: int | None
+    root: Path | None, train_examples: int, test_examples: int, image_size: int
 ) -> tuple[Split, Split, tuple[str, ...]]:
     if root is None:
         raise ValueError("`data_dir` must name the folder for image_folder. Received: nothing")
-    if image_size is None or image_size < 1:
+    if image_size < 1:
         raise ValueError(
             f"`image_size` must be at least 1 for image_folder. Received: image_size={image_size}"
         )

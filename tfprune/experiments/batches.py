@@ -1,4 +1,4 @@
-"""The data of an experiment and the batches that its rounds make of the images."""
+"""The data of an experiment and the batches that its rounds make of it."""
 
 import math
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tfprune.data import datasets
-from tfprune.data.datasets import Dataset
 from tfprune.data.pipeline import test_batches, train_batches
+from tfprune.data.splits import Dataset
 from tfprune.errors import FileError, UserError
 from tfprune.runs.config import ExperimentConfig
 
@@ -61,7 +61,10 @@ class Batches:
         """The whole test split."""
         config = self.config
         return test_batches(
-            self.dataset.test, image_size=config.image_size, batch_size=config.batch_size, shard=self.shard
+            self.dataset.test,
+            image_size=self.dataset.image_size,
+            batch_size=config.batch_size,
+            shard=self.shard,
         )
 
     def of_round(self, number: int, first_epoch: int, epochs: int) -> Any:
@@ -86,9 +89,9 @@ class Batches:
         config = self.config
         return train_batches(
             self.dataset.train,
-            image_size=config.image_size,
+            image_size=self.dataset.image_size,
             batch_size=config.batch_size,
-            autoaugment=config.autoaugment,
+            autoaugment=config.autoaugment if self.dataset.is_images else "none",
             seed=int(np.random.SeedSequence([config.seed, *stream]).generate_state(1)[0]),
             first_epoch=first_epoch,
             epochs=epochs,

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import keras
 
-from tfprune.data.datasets import Dataset
+from tfprune.data.splits import Dataset
 from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig

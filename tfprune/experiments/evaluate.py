@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import keras
 
-from tfprune.data.datasets import Dataset
+from tfprune.data.splits import Dataset
 from tfprune.experiments.batches import Batches, load_dataset
 from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.networks import load_model

@@ -1,6 +1,6 @@
 """Whether an experiment fits into memory, before anything large is asked for."""
 
-from tfprune.data.datasets import Dataset
+from tfprune.data.splits import Dataset, arrays_of
 from tfprune.experiments.devices import Devices
 from tfprune.experiments.environment import hardware
 from tfprune.memory import available_bytes, size_text
@@ -37,7 +37,8 @@ def check_memory(config: ExperimentConfig, dataset: Dataset, devices: Devices) -
     )
     _, processes = devices.shard
     images = max(1, min(config.batch_size, len(dataset.train)) // processes)
-    image_bytes = outputs * (4 if config.mixed_precision == "none" else 2) + 3 * config.image_size**2
+    input_bytes = sum(spec.bytes for spec in arrays_of(dataset.spec.inputs))
+    image_bytes = outputs * (4 if config.mixed_precision == "none" else 2) + input_bytes
     left = available_bytes()
     for name, what, needed in (
         ("width", "the weights and their moments", weights * _WEIGHT_BYTES),

@@ -8,7 +8,7 @@ import keras
 
 import tfprune
 from tfprune import sparsity
-from tfprune.data.datasets import Dataset
+from tfprune.data.splits import Dataset
 from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.differences import paper_differences

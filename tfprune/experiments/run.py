@@ -86,7 +86,7 @@ def run_experiment(
         check_memory(config, batches.dataset, devices)
         log(
             f"{config.experiment}: {len(batches.dataset.train):,} training and {len(batches.dataset.test):,} "
-            f"test images of {config.dataset}, backend {keras.backend.backend()}{devices}"
+            f"test {batches.dataset.noun} of {config.dataset}, backend {keras.backend.backend()}{devices}"
         )
         rounds = Rounds(method, start, batches, devices, log)
         if not claimed:

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tfprune import sparsity
-from tfprune.data.datasets import Dataset
+from tfprune.data.splits import Dataset
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.networks import load_model
 from tfprune.experiments.pruning import selecting_flags, wrap

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tfprune.errors import UserError, blame_flag
+from tfprune.named import is_named
 from tfprune.runs.paper import SECTIONS
 from tfprune.settings import (
     ABOVE_0,
@@ -119,6 +120,8 @@ PATH = Rule("a path: names of at most 255 bytes without NUL, after ~ a user that
 """What a path that does not have to be there must be."""
 FOLDER = Rule("an existing folder", lambda path: not path or os.path.isdir(os.path.expanduser(path)))
 """What the path of a folder that is there must be; empty if there need be none."""
+FUNCTION = Rule("PACKAGE.MODULE:FUNCTION", is_named)
+"""What the name of a function of the user's own must be."""
 _SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
 _ROUNDS = Rule("at least 1 and at most 9999", lambda rounds: 1 <= rounds <= 9999)
 SPARSITY = Rule("in [0, 1)", lambda sparsity: 0.0 <= sparsity < 1.0)
@@ -171,16 +174,23 @@ class ExperimentConfig:
     )
 
     dataset: str = setting(
-        "cifar10", "What to train on. digits needs no download.", group="data", choices=_datasets
+        "cifar10",
+        "What to train on. digits needs no download. A function, importable from the current folder, returns "
+        "(train, test) or (train, test, class names); each of the first two is (x, y) or (x, y, weights) of "
+        "arrays, or a tf.data.Dataset of such.",
+        group="data",
+        choices=_datasets,
+        besides=FUNCTION,
     )
     data_dir: str = setting(
         "",
-        "Folder of prepared TensorFlow Datasets (empty: its default, downloading what is missing), or the "
-        "root of --dataset=image_folder: root/{train,test}/CLASS/*.png|jpg.",
+        "Folder of prepared TensorFlow Datasets (empty: its default, downloading what is missing), the "
+        "root of --dataset=image_folder: root/{train,test}/CLASS/*.png|jpg, or the argument data_dir of a "
+        "function.",
         group="data",
         role="place",
         rule=FOLDER,
-        only_with=(With("dataset", ("cifar10", "cifar100", "image_folder")),),
+        only_with=(With("dataset", ("cifar10", "cifar100", "image_folder", FUNCTION)),),
     )
     train_examples: int = setting(
         0, "How many training examples to use, of a fixed shuffle. 0: all.", group="data", rule=AT_LEAST_0
@@ -190,15 +200,15 @@ class ExperimentConfig:
     )
     image_size: int = setting(
         224,
-        "Images are resized to this height and width, in pixels.",
+        "Images are resized to this height and width, in pixels. 0: they stay as they are.",
         group="data",
-        rule=AT_LEAST_1,
+        rule=AT_LEAST_0,
         paper=224,
-        words=lambda size: f"{size}x{size}",
+        words=lambda size: f"{size}x{size}" if size else "images not resized",
     )
     autoaugment: str = setting(
         "cifar10",
-        "Policy of AutoAugment.",
+        "Policy of AutoAugment, for images.",
         group="data",
         choices=_policies,
         paper=Rule("AutoAugment", lambda policy: policy != "none"),
