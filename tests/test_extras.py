@@ -174,6 +174,14 @@ def test_other_errors_are_as_they_were(error):
     assert caught.value is error
 
 
+def test_what_can_be_done_instead_ends_the_message():
+    with pytest.raises(MissingExtraError) as caught, extra("pretrained", instead="pass a file"):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    assert str(caught.value) == (
+        "torch is not installed: it comes with the extra tfprune[pretrained]; or pass a file"
+    )
+
+
 def test_the_innermost_extra_is_named():
     with pytest.raises(MissingExtraError, match=r"tfprune\[export\]"), extra("experiments"), extra("export"):
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")

