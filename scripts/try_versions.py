@@ -1,13 +1,17 @@
-"""Tries an installed tfprune with other versions of Python, Keras and its backends, in fresh environments.
+"""Tries an installed tfprune with other versions of all that it needs, in fresh environments.
 
-  python scripts/try_versions.py                    # all of MATRIX; writes the table in docs/versions.md
-  python scripts/try_versions.py --only=jax         # the environments whose description has the word
-  python scripts/try_versions.py --sizes            # the size of site-packages with each extra
+  python scripts/try_versions.py                    # all; writes the tables in docs/versions.md
+  python scripts/try_versions.py --only=jax         # what has the word in its description; writes nothing
 
-Builds the wheel, and for each row of the table makes an environment with nothing but the wheel, its extra
-[runtime], Keras and one backend, in which `tests/support/journey.py` prunes, fits, saves, reloads, goes on,
-strips, summarizes, exports and runs. What cannot be installed is a row with its reason, never left out. Needs
-the Pythons of the matrix as `python3.11` and so on, and a package index.
+Builds the wheel, and makes an environment for each row of two tables:
+
+- MATRIX, Python, Keras and its backends: nothing but the wheel, its extra [runtime], Keras and one backend,
+  in which `tests/support/journey.py` prunes, fits, saves, goes on, strips, summarizes, exports and runs.
+- ENDS, both ends of the ranges of each extra: the wheel with the extra, the lowest versions that
+  `pyproject.toml` allows or the newest, in which `tests/support/extra_ways.py` does what the extra is for.
+
+What cannot be installed is a row with its reason, never left out. Needs the Pythons of the rows as
+`python3.11` and so on, and a package index.
 """
 
 import argparse
@@ -18,13 +22,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 JOURNEY = ROOT / "tests" / "support" / "journey.py"
+EXTRA_WAYS = ROOT / "tests" / "support" / "extra_ways.py"
 DOCUMENT = ROOT / "docs" / "versions.md"
 BEGIN, END = "<!-- Written by scripts/try_versions.py. -->", "<!-- End of what it writes. -->"
-SIZED = ("", "plot", "runtime", "export", "tfmot", "experiments", "all")
 MIB = 2**20
 
 
@@ -61,9 +70,56 @@ MATRIX = (
     Environment("3.12", "jax", ("jax==0.4.38",), ("3.5.0", "3.11.3", "")),
     Environment("3.13", "jax", ("jax",), ("3.11.3", "")),
     Environment("3.11", "torch", ("torch==2.13.0",), ("3.5.0", "3.11.3", "")),
+    Environment("3.13", "torch", ("torch==2.13.0",), ("",)),
     Environment("3.11", "tensorflow", ("tensorflow-cpu==2.16.1",), ("3.5.0", "3.8.0", "3.11.3", "")),
     Environment("3.12", "tensorflow", ("tensorflow-cpu==2.18.1",), ("3.8.0", "")),
     Environment("3.13", "tensorflow", ("tensorflow-cpu==2.21.0",), ("3.12.4", "")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """One end of the ranges of an extra.
+
+    Attributes:
+        extra: The extra; empty for the library alone.
+        lowest: Whether the lowest versions are tried, or the newest.
+        python: The version of Python.
+        backend: What is installed in addition, as Keras's backend; empty where the extra brings TensorFlow.
+    """
+
+    extra: str
+    lowest: bool
+    python: str
+    backend: str = ""
+
+    def describe(self) -> str:
+        """Returns the end in words."""
+        return f"{self.name}, {self.end}, Python {self.python}"
+
+    @property
+    def name(self) -> str:
+        """The extra as pip takes it."""
+        return f"[{self.extra}]" if self.extra else "none"
+
+    @property
+    def end(self) -> str:
+        """The end in a word."""
+        return "lowest" if self.lowest else "newest"
+
+
+ENDS = tuple(
+    End(extra, lowest, python, backend)
+    for extra, has_tensorflow in {
+        "": False,
+        "plot": False,
+        "runtime": False,
+        "export": True,
+        "experiments": True,
+        "all": True,
+    }.items()
+    for lowest, python, jax in ((True, "3.11", "jax==0.4.30"), (False, "3.13", "jax"))
+    for backend in ("" if has_tensorflow else jax,)
 )
 
 
@@ -118,14 +174,18 @@ class Sandbox:
         """
         run([str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
 
-    def go(self, backend: str) -> dict[str, str]:
-        """Goes the whole way; returns the installed versions.
+    def go(self, backend: str, script: Path = JOURNEY, *arguments: str) -> None:
+        """Goes the whole way, or that of another script.
 
         Raises:
             RuntimeError: The way ended before; the message is the last line of the traceback.
         """
-        printed = run([str(self.python), str(JOURNEY)], cwd=self.folder, backend=backend)
-        return json.loads(printed.splitlines()[-1])
+        run([str(self.python), str(script), *arguments], cwd=self.folder, backend=backend)
+
+    def versions(self) -> dict[str, str]:
+        """Returns the versions of all that is installed, by their names as pip shows them."""
+        listed = json.loads(run([str(self.python), "-m", "pip", "list", "--format=json"]))
+        return {canonicalize_name(package["name"]): package["version"] for package in listed}
 
     def site_packages_bytes(self) -> int:
         """Returns the bytes of all files of site-packages, without pip and setuptools."""
@@ -204,7 +264,8 @@ def try_environment(environment: Environment, wheel: Path, folder: Path) -> list
                     sandbox = Sandbox(folder, python_of(environment.python))
                 wanted = f"keras=={keras}" if keras else "keras"
                 sandbox.install("--upgrade", f"{wheel}[runtime]", wanted, *environment.packages)
-                versions = sandbox.go(environment.backend)
+                versions = sandbox.versions()
+                sandbox.go(environment.backend)
             except (OSError, RuntimeError) as error:
                 failure = str(error)
             rows.append(Row(environment, keras, versions, failure))
@@ -214,16 +275,55 @@ def try_environment(environment: Environment, wheel: Path, folder: Path) -> list
     return rows
 
 
-def measure_sizes(wheel: Path, folder: Path) -> list[list[str]]:
-    """Returns the size of site-packages with each extra, in fresh environments of the oldest Python."""
-    rows = []
-    for extra in SIZED:
-        sandbox = Sandbox(folder / (extra or "library"), python_of("3.11"))
-        sandbox.install(f"{wheel}[{extra}]" if extra else str(wheel))
-        rows.append([f"[{extra}]" if extra else "none", f"{sandbox.site_packages_bytes() / MIB:,.0f} MiB"])
-        print(" | ".join(rows[-1]), flush=True)
-        shutil.rmtree(sandbox.folder)
-    return rows
+def requirements(extra: str) -> Iterator[Requirement]:
+    """Yields the requirements of the library, of an extra, and of the extras that it takes in."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    yield from map(Requirement, project["dependencies"])
+    for requirement in map(Requirement, project["optional-dependencies"][extra] if extra else ()):
+        if requirement.name == "tfprune":
+            for part in sorted(requirement.extras):
+                yield from requirements(part)
+        else:
+            yield requirement
+
+
+def lowest_versions(extra: str) -> list[str]:
+    """Returns the lowest version of each package of an extra and of the library, as pip takes it."""
+    return sorted(
+        {
+            f"{requirement.name}=={part.version}"
+            for requirement in requirements(extra)
+            for part in requirement.specifier
+            if part.operator == ">="
+        }
+    )
+
+
+def try_end(end: End, wheel: Path, folder: Path) -> list[str]:
+    """Returns the row of one end of an extra's ranges; removes the environment."""
+    shown = sorted({requirement.name for requirement in requirements(end.extra)})
+    installed, size, result = dict.fromkeys(shown, "?"), "", "yes"
+    try:
+        sandbox = Sandbox(folder, python_of(end.python))
+        lowest = lowest_versions(end.extra) if end.lowest else []
+        sandbox.install(f"{wheel}{end.name if end.extra else ''}", *lowest)
+        size = f"{sandbox.site_packages_bytes() / MIB:,.0f} MiB"
+        if end.backend:
+            sandbox.install(f"{wheel}{end.name if end.extra else ''}", end.backend, *lowest)
+        installed = sandbox.versions()
+        backend = end.backend.partition("=")[0] or "tensorflow"
+        if end.extra:
+            sandbox.go(backend, EXTRA_WAYS, end.extra)
+        else:
+            sandbox.go(backend)
+    except (OSError, RuntimeError) as error:
+        result = str(error)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    versions = ", ".join(f"{name} {installed[name]}" for name in shown)
+    row = [end.name, end.end, end.python, size, versions, result]
+    print(" | ".join(row), flush=True)
+    return row
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -232,34 +332,35 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write_table(document: Path, table: str) -> None:
-    """Puts a table between the two marks of a document, in place of what is there."""
-    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+def write_tables(document: Path, tables: list[str]) -> None:
+    """Puts each table between its two marks of a document, in place of what is there."""
+    before, *parts = document.read_text(encoding="utf-8").split(BEGIN)
+    for table, part in zip(tables, parts, strict=True):
+        before += f"{BEGIN}\n\n{table}\n\n{END}{part.partition(END)[2]}"
+    document.write_text(before, encoding="utf-8")
 
 
 def main() -> None:
-    """Parses the command line and tries the matrix."""
+    """Parses the command line and tries what it names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="a word of the environments to try; no table is written")
-    parser.add_argument("--sizes", action="store_true", help="measure site-packages instead")
-    given = parser.parse_args()
+    parser.add_argument("--only", default="", help="a word of the rows to try; no table is written")
+    only = parser.parse_args().only
     with tempfile.TemporaryDirectory() as folder:
-        wheel = build_wheel(Path(folder))
-        if given.sizes:
-            print(markdown(["extra", "site-packages"], measure_sizes(wheel, Path(folder))))
-            return
-        chosen = [environment for environment in MATRIX if given.only in environment.describe()]
-        rows = [row for each in chosen for row in try_environment(each, wheel, Path(folder) / "environment")]
-    table = markdown(["Keras", "backend", "Python", "NumPy", "the whole way"], [row.cells() for row in rows])
-    if given.only:
-        print(table)
+        wheel, place = build_wheel(Path(folder)), Path(folder) / "environment"
+        matrix = [each for each in MATRIX if only in each.describe()]
+        rows = [row.cells() for each in matrix for row in try_environment(each, wheel, place)]
+        ends = [try_end(end, wheel, place) for end in ENDS if only in end.describe()]
+    tables = [
+        markdown(["Keras", "backend", "Python", "NumPy", "the whole way"], rows),
+        markdown(["extra", "versions", "Python", "site-packages", "packages", "what it is for"], ends),
+    ]
+    if only:
+        print("\n\n".join(tables))
     else:
-        write_table(DOCUMENT, table)
-    sys.exit(any(row.failure for row in rows))
+        write_tables(DOCUMENT, tables)
+    sys.exit(any(row[-1] != "yes" for row in rows + ends))
 
 
 if __name__ == "__main__":

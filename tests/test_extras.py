@@ -215,11 +215,13 @@ def test_the_runtime_names_its_extra():
     assert printed.splitlines()[-1] == f"tfprune.extras.MissingExtraError: {line}"
 
 
-@pytest.mark.parametrize("command", ["train", "export"])
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+@pytest.mark.parametrize("command", ["train --flagfile=demo_dense", "reproduce --profile=tiny --dry_run"])
 @pytest.mark.slow
-def test_a_command_without_tensorflow_is_one_line(command):
-    code = f"import tfprune.bin.{command} as binary; binary.run()"
-    printed, status = without(["tensorflow"], code)
+def test_a_command_without_tensorflow_is_one_line(command, backend):
+    name, *flags = command.split()
+    code = f"sys.argv[1:] = {flags}; import tfprune.bin.{name} as binary; binary.run()"
+    printed, status = without(["tensorflow"], code, KERAS_BACKEND=backend)
     assert printed == "error: tensorflow is not installed: it comes with the extra tfprune[experiments]\n"
     assert status == 2
 

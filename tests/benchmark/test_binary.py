@@ -182,13 +182,13 @@ def test_what_cannot_be_measured_is_named(benchmark, exported, experiment, chang
 
 def test_numbers_of_threads(monkeypatch):
     monkeypatch.setitem(os.environ, "KERAS_BACKEND", "tensorflow")
-    from tfprune import machine as processor
+    from tfprune.bin import benchmark
     from tfprune.bin.benchmark import parse_threads
 
-    monkeypatch.setattr(processor, "available_cores", lambda: 4)
+    monkeypatch.setattr(benchmark, "available_cores", lambda: 4)
     assert parse_threads(["1", "all"]) == (1, 4)
     assert parse_threads(["2", "2", "all", "4"]) == (2, 4)
-    monkeypatch.setattr(processor, "available_cores", lambda: 1)
+    monkeypatch.setattr(benchmark, "available_cores", lambda: 1)
     assert parse_threads(["1", "all"]) == (1,)
 
 

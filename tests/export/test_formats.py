@@ -14,7 +14,8 @@ from tests.support import networks
 from tfprune import runtime
 from tfprune.benchmark import contenders
 from tfprune.benchmark.measure import Plan, measure
-from tfprune.export import export_model, formats
+from tfprune.bin import benchmark
+from tfprune.export import export_model, formats, names
 from tfprune.export.formats import FORMATS, all_files, chosen_files, format_names
 from tfprune.export.formats.format import Timing
 from tfprune.export.formats.sparse import Sparse
@@ -53,6 +54,11 @@ class Packed(Sparse):
 
 
 @pytest.mark.slow
+def test_the_commands_know_the_names_before_they_load():
+    assert names.FORMATS == format_names()
+    assert benchmark.CONTENDERS == contenders.NAMES
+
+
 def test_a_new_format_is_exported_audited_and_timed(network, images, tmp_path, monkeypatch):
     model, masks = network
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, Packed))

@@ -4,10 +4,14 @@ import dataclasses
 
 import pytest
 
+from tfprune.data import datasets, pipeline
 from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import check_experiment
+from tfprune.models import resnet
+from tfprune.runs import config as names
 from tfprune.runs.config import ExperimentConfig
 from tfprune.settings import settings_of, without_effect
+from tfprune.sparsity import masks, patterns, regrowth, scores
 
 ODD = ExperimentConfig(
     experiment="odd",
@@ -132,3 +136,16 @@ def test_values_that_no_flagfile_and_no_disk_can_hold(settings, message):
     with pytest.raises(UserError) as caught:
         config.check()
     assert str(caught.value).startswith(message)
+
+
+def test_the_names_are_those_of_the_library():
+    """They are written in `config`, because flags are read before the library is loaded."""
+    assert names.DATASETS == datasets.DATASETS
+    assert names.POLICIES == pipeline.AUTOAUGMENT_CHOICES
+    assert names.MODELS == tuple(resnet.BLOCKS_PER_STAGE)
+    assert names.STEMS == resnet.STEMS
+    assert names.SCOPES == masks.SCOPES
+    assert names.SCORES == tuple(scores.SCORES)
+    assert names.GRANULARITIES == tuple(patterns.GRANULARITIES)
+    assert names.POOLING_TYPES == patterns.POOLING_TYPES
+    assert names.REGROWTHS == ("none", *regrowth.METHODS)

@@ -1,12 +1,10 @@
 """A network's whole way, with whatever versions are installed: run by path, in an environment of its own.
 
 Prunes, fits, saves, reloads, goes on, strips and summarizes; where the extra [runtime] is
-installed, exports and runs. Needs the installed package alone. Prints the versions as JSON at the end.
+installed, exports and runs. Needs the installed package alone.
 """
 
-import importlib.metadata
 import importlib.util
-import json
 import os
 import tempfile
 
@@ -59,10 +57,8 @@ def main() -> None:
     plain.save(path)
     loaded = keras.models.load_model(path)
     assert np.array_equal(plain.predict(images, verbose=0), loaded.predict(images, verbose=0))
-    run = importlib.util.find_spec("llvmlite") is not None
-    if run:
+    if importlib.util.find_spec("llvmlite") is not None:
         export_and_run(plain, images, os.path.join(folder, "model.tfprune"))
-    print(json.dumps({"runtime": run, **versions()}))
 
 
 def network() -> keras.Model:
@@ -91,11 +87,6 @@ def export_and_run(model: keras.Model, images: np.ndarray, path: str) -> None:
     export_sparse(model, path, "float32")
     outputs, expected = runtime.load(path)(images), model.predict(images, verbose=0)
     assert np.allclose(outputs, expected, atol=1e-4), np.abs(outputs - expected).max()
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of all installed packages, by their names in lower case."""
-    return {found.name.lower(): found.version for found in importlib.metadata.distributions()}
 
 
 if __name__ == "__main__":

@@ -18,12 +18,68 @@ from absl import flags
 from tfprune.bin.finished_run import FinishedRun
 from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
+from tfprune.bin.tensorflow_start import start_tensorflow
 from tfprune.errors import UserError, blame_flag
+from tfprune.machine import available_cores
+from tfprune.runs.folder import find_round
 from tfprune.settings import AT_LEAST_1, With, setting
+
+# The names of what `tfprune.benchmark.contenders` has, known before TensorFlow is loaded.
+CONTENDERS = (
+    "tfprune",
+    "saved_model",
+    "tflite_float32",
+    "tflite_float16",
+    "tflite_float16_sparse",
+    "tflite_int8",
+    "onnxruntime",
+    "pytorch",
+    "mnn",
+    "mnn_sparse",
+)
+
+
+@dataclass(frozen=True)
+class Flags(FinishedRun):
+    """The flags; each field is the flag of the same name."""
+
+    rounds: int = setting(
+        15, "How often each is timed in each setting.", group="measurement", rule=AT_LEAST_1
+    )
+    batch_sizes: tuple[str, ...] = setting(("1", "8"), "Images a call.", group="measurement")
+    threads: tuple[str, ...] = setting(
+        ("1", "all"), "Numbers of threads; all: the cores of this process.", group="measurement"
+    )
+    contenders: tuple[str, ...] = setting(
+        ("all",), "What to measure.", group="measurement", choices=lambda: ("all", *CONTENDERS)
+    )
+    zstd: bool = setting(
+        True, "Measures sizes with zstd -19, too: some seconds for each 10 MB.", group="measurement"
+    )
+    headline: bool = setting(
+        False, "Prints the result in a sentence; the tables are in the files.", group="output"
+    )
+    layers: bool = setting(
+        False,
+        "Prints where the time of model.tfprune goes, layer by layer.",
+        group="output",
+        only_with=(With("headline", (False,)),),
+    )
 
 
 def main() -> None:
     """Measures, prints and writes."""
+    values = flags.FLAGS
+    batch_sizes, threads = parse_batch_sizes(values.batch_sizes), parse_threads(values.threads)
+    run, found = find_round(values.output_dir, values.experiment, "experiment")
+    folder = run.export_folder(found.number)
+    if not (folder / "export.json").exists():
+        raise UserError(
+            f"--experiment={values.experiment}: {folder} has no exported files: run"
+            f" python -m tfprune.bin.export --experiment={values.experiment} first"
+        )
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exported files are TensorFlow's.
+    start_tensorflow()
     from tfprune.benchmark.contenders import chosen_contenders
     from tfprune.benchmark.files import write_benchmark
     from tfprune.benchmark.measure import Plan, measure
@@ -34,25 +90,16 @@ def main() -> None:
     from tfprune.export.network import keras_logits
     from tfprune.lock import hold
     from tfprune.quiet import native_stderr_captured
-    from tfprune.runs.folder import find_round
 
-    values = flags.FLAGS
     plan = Plan(
         rounds=values.rounds,
-        batch_sizes=parse_batch_sizes(values.batch_sizes),
-        threads=parse_threads(values.threads),
+        batch_sizes=batch_sizes,
+        threads=threads,
         contenders=tuple(values.contenders),
         zstd=values.zstd,
     )
     with blame_flag("contenders", ",".join(values.contenders)):
         chosen_contenders(plan.contenders)
-    run, found = find_round(values.output_dir, values.experiment, "experiment")
-    folder = run.export_folder(found.number)
-    if not (folder / "export.json").exists():
-        raise UserError(
-            f"--experiment={values.experiment}: {folder} has no exported files: run"
-            f" python -m tfprune.bin.export --experiment={values.experiment} first"
-        )
     _, dataset = load_run_data(run, values.data_dir)
     count = max(plan.batch_sizes)
     if count > len(dataset.test):
@@ -100,8 +147,6 @@ def parse_threads(texts: list[str]) -> tuple[int, ...]:
     Raises:
         UserError: Something else, or more than there are cores.
     """
-    from tfprune.machine import available_cores
-
     cores = available_cores()
     counts = [
         cores if text == "all" else int(text) if text.isascii() and text.isdigit() else 0 for text in texts
@@ -113,45 +158,9 @@ def parse_threads(texts: list[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(counts))
 
 
-def define() -> None:
-    """Defines the flags."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exported files are TensorFlow's.
-    from tfprune.benchmark.contenders import NAMES
-    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-
-    @dataclass(frozen=True)
-    class Flags(FinishedRun):
-        """The flags; each field is the flag of the same name."""
-
-        rounds: int = setting(
-            15, "How often each is timed in each setting.", group="measurement", rule=AT_LEAST_1
-        )
-        batch_sizes: tuple[str, ...] = setting(("1", "8"), "Images a call.", group="measurement")
-        threads: tuple[str, ...] = setting(
-            ("1", "all"), "Numbers of threads; all: the cores of this process.", group="measurement"
-        )
-        contenders: tuple[str, ...] = setting(
-            ("all",), "What to measure.", group="measurement", choices=lambda: ("all", *NAMES)
-        )
-        zstd: bool = setting(
-            True, "Measures sizes with zstd -19, too: some seconds for each 10 MB.", group="measurement"
-        )
-        headline: bool = setting(
-            False, "Prints the result in a sentence; the tables are in the files.", group="output"
-        )
-        layers: bool = setting(
-            False,
-            "Prints where the time of model.tfprune goes, layer by layer.",
-            group="output",
-            only_with=(With("headline", (False,)),),
-        )
-
-    define_settings(Flags)
-
-
 def run() -> None:
     """The command `tfprune-benchmark`."""
-    run_main(main, __doc__, define, ending="nothing of this measurement is kept")
+    run_main(main, __doc__, lambda: define_settings(Flags), ending="nothing of this measurement is kept")
 
 
 if __name__ == "__main__":

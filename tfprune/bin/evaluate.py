@@ -14,6 +14,8 @@ from absl import flags
 from tfprune.bin.finished_run import FinishedRun
 from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
+from tfprune.bin.tensorflow_start import start_tensorflow
+from tfprune.runs.folder import find_round
 from tfprune.settings import setting
 
 
@@ -26,12 +28,12 @@ class Flags(FinishedRun):
 
 def main() -> None:
     """Evaluates and prints."""
-    from tfprune import sparsity
-    from tfprune.experiments.evaluate import evaluate_round
-    from tfprune.runs.folder import find_round
-
     values = flags.FLAGS
     run, found = find_round(values.output_dir, values.experiment, "experiment")
+    start_tensorflow()
+    from tfprune import sparsity
+    from tfprune.experiments.evaluate import evaluate_round
+
     evaluation = evaluate_round(run, found, values.data_dir)
     print(
         f"{values.experiment} (round {found.number}): accuracy {evaluation.accuracy_percent:.2f} % on "
@@ -46,16 +48,9 @@ def main() -> None:
     )
 
 
-def define() -> None:
-    """Defines the flags."""
-    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-
-    define_settings(Flags)
-
-
 def run() -> None:
     """The command `tfprune-evaluate`."""
-    run_main(main, __doc__, define)
+    run_main(main, __doc__, lambda: define_settings(Flags))
 
 
 if __name__ == "__main__":

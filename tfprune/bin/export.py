@@ -18,20 +18,47 @@ from absl import flags
 from tfprune.bin.finished_run import FinishedRun
 from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
+from tfprune.bin.tensorflow_start import start_tensorflow
+from tfprune.export.names import FORMATS, SPARSE_WEIGHTS
 from tfprune.reading import json_of, reading
+from tfprune.runs.folder import find_round
 from tfprune.settings import AT_LEAST_1, Rule, With, setting
+
+
+@dataclass(frozen=True)
+class Flags(FinishedRun):
+    """The flags; each field is the flag of the same name."""
+
+    formats: tuple[str, ...] = setting(
+        FORMATS,
+        "What to write.",
+        group="export",
+        choices=lambda: FORMATS,
+        rule=Rule("at least one format", bool),
+    )
+    sparse_weights: str = setting(
+        SPARSE_WEIGHTS[0],
+        "How model.tfprune stores its weights.",
+        group="export",
+        choices=lambda: SPARSE_WEIGHTS,
+        only_with=(With("formats", ("sparse",)),),
+    )
+    audit_images: int = setting(
+        1000, "Test images of the audit, at most; the first ones.", group="export", rule=AT_LEAST_1
+    )
 
 
 def main() -> None:
     """Exports and prints the audit."""
+    values = flags.FLAGS
+    run, found = find_round(values.output_dir, values.experiment, "experiment")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exporters are TensorFlow's.
+    start_tensorflow()
     from tfprune.data.pipeline import first_test_inputs
     from tfprune.experiments.deployment import dense_ancestor, strip_round
     from tfprune.experiments.evaluate import load_run_data
     from tfprune.export import export_model, format_audit
-    from tfprune.runs.folder import find_round
 
-    values = flags.FLAGS
-    run, found = find_round(values.output_dir, values.experiment, "experiment")
     _, dataset = load_run_data(run, values.data_dir)
     network = strip_round(found)
     folder = run.export_folder(found.number)
@@ -66,40 +93,14 @@ def read_audit(ancestor: Path | None) -> dict | None:
     return audit
 
 
-def define() -> None:
-    """Defines the flags."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exporters are TensorFlow's.
-    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-    from tfprune.export.formats import SPARSE_WEIGHTS, format_names
-
-    @dataclass(frozen=True)
-    class Flags(FinishedRun):
-        """The flags; each field is the flag of the same name."""
-
-        formats: tuple[str, ...] = setting(
-            format_names(),
-            "What to write.",
-            group="export",
-            choices=format_names,
-            rule=Rule("at least one format", bool),
-        )
-        sparse_weights: str = setting(
-            SPARSE_WEIGHTS[0],
-            "How model.tfprune stores its weights.",
-            group="export",
-            choices=lambda: SPARSE_WEIGHTS,
-            only_with=(With("formats", ("sparse",)),),
-        )
-        audit_images: int = setting(
-            1000, "Test images of the audit, at most; the first ones.", group="export", rule=AT_LEAST_1
-        )
-
-    define_settings(Flags)
-
-
 def run() -> None:
     """The command `tfprune-export`."""
-    run_main(main, __doc__, define, ending="files of this export that are not whole are left out")
+    run_main(
+        main,
+        __doc__,
+        lambda: define_settings(Flags),
+        ending="files of this export that are not whole are left out",
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Collection
 from typing import Any
 
 from absl import flags
@@ -72,12 +73,22 @@ def setting_flags(registry: flags.FlagValues = flags.FLAGS) -> list[SettingFlag]
     return [flag for name in registry if isinstance(flag := registry[name], SettingFlag)]
 
 
-def parse_flags(arguments: list[str], registry: flags.FlagValues = flags.FLAGS) -> None:
+def names_in(arguments: list[str], registry: flags.FlagValues = flags.FLAGS) -> set[str]:
+    """Returns the names of the flags that a command line has, before its flagfiles are read."""
+    words = {word.lstrip("-").partition("=")[0] for word in arguments[1:] if word.startswith("-")}
+    return {name for name in registry if name in words or f"no{name}" in words}
+
+
+def parse_flags(
+    arguments: list[str], registry: flags.FlagValues = flags.FLAGS, typed: Collection[str] = ()
+) -> None:
     """Parses a command line whose flagfiles were read.
 
     Args:
         arguments: The program's name and its arguments.
         registry: The flags that there are.
+        typed: Names of the flags that have no effect only in error, with their defaults, too. A flagfile may
+            have any default.
 
     Raises:
         UserError: On a flag that there is not, a word that is no flag, a value that breaks the flag's rule, a
@@ -99,7 +110,7 @@ def parse_flags(arguments: list[str], registry: flags.FlagValues = flags.FLAGS) 
         if flag.required and not flag.present:
             raise UserError(f"--{flag.name}: must be given: {flag.help}")
     for owner in dict.fromkeys(flag.owner for flag in setting_flags(registry)):
-        check_effects(values_of(owner, registry), [flag for flag in registry if registry[flag].present])
+        check_effects(values_of(owner, registry), typed)
 
 
 def values_of(owner: type, registry: flags.FlagValues = flags.FLAGS) -> Any:

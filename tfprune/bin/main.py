@@ -8,7 +8,7 @@ from typing import NoReturn
 from absl import app, logging
 
 from tfprune.bin.flagfiles import with_flagfiles
-from tfprune.bin.flags import parse_flags, setting_flags
+from tfprune.bin.flags import names_in, parse_flags, setting_flags
 from tfprune.bin.help import help_text
 from tfprune.bin.interrupts import Interrupted, Interrupts, command_line
 from tfprune.errors import UserError
@@ -45,7 +45,7 @@ def run_main(
         if _HELP & set(arguments):
             print(help_text(documentation, setting_flags(), shutil.get_terminal_size((100, 24)).columns))
             sys.exit(0)
-        parse_flags(with_flagfiles(arguments))
+        parse_flags(with_flagfiles(arguments), typed=names_in(arguments))
         return arguments
 
     def call(arguments: list[str]) -> int:

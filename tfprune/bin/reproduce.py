@@ -20,8 +20,10 @@ from absl import flags
 from tfprune.bin.flagfiles import experiment_from_flagfiles, experiment_names, profile_flagfiles, shown
 from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
+from tfprune.bin.tensorflow_start import start_tensorflow
 from tfprune.errors import UserError
 from tfprune.runs.config import PATH, ExperimentConfig
+from tfprune.runs.devices import DeviceSettings
 from tfprune.settings import setting, settings_of, with_settings_of
 from tfprune.text import printable
 
@@ -35,15 +37,51 @@ _SET_HERE = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+@with_settings_of(DeviceSettings, only=("data_parallel",))
+@with_settings_of(ExperimentConfig, only=("output_dir", "data_dir"), only_with=())
+class Flags:
+    """The flags; each field is the flag of the same name."""
+
+    profile: str = setting(
+        "small",
+        "What to lay over every experiment. full: as in the paper, needs "
+        "an accelerator. scratch: no ImageNet weights, 32x32, wants one. small: hours on two cores. "
+        "tiny: digits, minutes.",
+        group="study",
+    )
+    experiments: tuple[str, ...] = setting(
+        (),
+        "Names of experiments. Empty: all that have a --paper_section. Those from which they "
+        "start are added.",
+        group="study",
+    )
+    seeds: tuple[str, ...] = setting(
+        ("0",),
+        "Seeds to run all experiments with; seed N other than 0 in folders EXPERIMENT_seedN.",
+        group="study",
+    )
+    extra_flagfile: str = setting(
+        "",
+        "A flagfile to lay over every experiment, over its profile.",
+        group="study",
+        role="place",
+        rule=PATH,
+    )
+    dry_run: bool = setting(
+        False, "Prints the order, what is done and the time left; runs nothing.", group="study"
+    )
+
+
 def main() -> None:
     """Plans the study, then prints or runs it."""
+    values = flags.FLAGS
+    runs = plan_study()
     from tfprune.experiments.devices import Devices
     from tfprune.experiments.study.run import Study
 
-    values = flags.FLAGS
     devices = Devices(data_parallel=values.data_parallel)
     devices.check()
-    runs = plan_study()
     print(f"profile {values.profile}, --output_dir={values.output_dir}", flush=True)
     if values.dry_run:
         print(Study(runs, devices=devices).table())
@@ -62,13 +100,16 @@ def plan_study() -> list[ExperimentConfig]:
     Raises:
         UserError: On flags or flagfiles that make no study.
     """
-    from tfprune.experiments.study.plan import plan_runs, with_parents
-
     values = flags.FLAGS
     seeds = parse_seeds(values.seeds)
     available = experiment_names()
     load = functools.cache(load_experiment)
     chosen = values.experiments or studied_experiments(available, load)
+    for name in chosen:
+        load(name)
+    start_tensorflow()  # All that is wrong with the flags and flagfiles was said before.
+    from tfprune.experiments.study.plan import plan_runs, with_parents
+
     experiments = with_parents(chosen, available, load)
     added = [name for name in experiments if name not in chosen]
     if values.experiments and added:
@@ -142,55 +183,12 @@ def warned_of(what: str) -> Iterator[None]:
         print(f"warning: {what} could not be written: {printable(str(error))}", file=sys.stderr, flush=True)
 
 
-def define() -> None:
-    """Defines the flags."""
-    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-    from tfprune.experiments.devices import Devices
-
-    @dataclasses.dataclass(frozen=True)
-    @with_settings_of(Devices, only=("data_parallel",))
-    @with_settings_of(ExperimentConfig, only=("output_dir", "data_dir"), only_with=())
-    class Flags:
-        """The flags; each field is the flag of the same name."""
-
-        profile: str = setting(
-            "small",
-            "What to lay over every experiment. full: as in the paper, needs "
-            "an accelerator. scratch: no ImageNet weights, 32x32, wants one. small: hours on two cores. "
-            "tiny: digits, minutes.",
-            group="study",
-        )
-        experiments: tuple[str, ...] = setting(
-            (),
-            "Names of experiments. Empty: all that have a --paper_section. Those from which they "
-            "start are added.",
-            group="study",
-        )
-        seeds: tuple[str, ...] = setting(
-            ("0",),
-            "Seeds to run all experiments with; seed N other than 0 in folders EXPERIMENT_seedN.",
-            group="study",
-        )
-        extra_flagfile: str = setting(
-            "",
-            "A flagfile to lay over every experiment, over its profile.",
-            group="study",
-            role="place",
-            rule=PATH,
-        )
-        dry_run: bool = setting(
-            False, "Prints the order, what is done and the time left; runs nothing.", group="study"
-        )
-
-    define_settings(Flags)
-
-
 def run() -> None:
     """The command `tfprune-reproduce`."""
     run_main(
         main,
         __doc__,
-        define,
+        lambda: define_settings(Flags),
         ending="the step that runs is the last, then the page is brought up to date; finished rounds and "
         "epochs are kept",
         again="to go on from there",

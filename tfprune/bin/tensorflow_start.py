@@ -1,26 +1,20 @@
 """Loads Keras and TensorFlow without their start-up notes, which would hide what a binary prints."""
 
 import os
-import sys
 
-from tfprune.extras import MissingExtraError, extra
+from tfprune.extras import extra
 from tfprune.quiet import native_stderr_captured
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-try:
+def start_tensorflow() -> None:
+    """Loads Keras and TensorFlow, before anything else does: it takes seconds.
+
+    Raises:
+        UserError: One of them, or the backend of Keras, cannot be had.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with native_stderr_captured(), extra("experiments"):
-        import keras  # noqa: F401
+        import tfprune.backend  # noqa: F401, I001  (says more than TensorFlow, which loads Keras, too)
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # Looking for devices has notes of its own.
-except MissingExtraError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-except (ImportError, ValueError) as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    print(
-        f"error: KERAS_BACKEND={backend}: must be tensorflow, jax or torch, and installed: {error}",
-        file=sys.stderr,
-    )
-    sys.exit(2)

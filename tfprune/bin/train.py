@@ -12,16 +12,22 @@ experiment is.
 
 from tfprune.bin.flags import define_settings, values_of
 from tfprune.bin.main import run_main
+from tfprune.bin.tensorflow_start import start_tensorflow
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.devices import DeviceSettings
 
 
 def main() -> None:
     """Runs the experiment and names the folder, if it wrote anything there."""
+    config = values_of(ExperimentConfig)
+    config.check()
+    values_of(DeviceSettings).check()
+    start_tensorflow()
     from tfprune.experiments.devices import Devices
     from tfprune.experiments.run import run_experiment
     from tfprune.runs.result import RoundResult
 
-    config, devices = values_of(ExperimentConfig), values_of(Devices)
+    devices = values_of(Devices)
     devices.check()
     finished: list[RoundResult] = []
     run_experiment(config, on_round=finished.append, devices=devices)
@@ -31,11 +37,8 @@ def main() -> None:
 
 def define() -> None:
     """Defines the flags."""
-    from tfprune.bin import tensorflow_start  # noqa: F401  (before anything that loads TensorFlow)
-    from tfprune.experiments.devices import Devices
-
     define_settings(ExperimentConfig)
-    define_settings(Devices)
+    define_settings(DeviceSettings)
 
 
 def run() -> None:

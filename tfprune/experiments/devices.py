@@ -2,10 +2,9 @@
 
 import contextlib
 import functools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import keras
 
@@ -13,17 +12,16 @@ from tfprune.data.splits import Dataset
 from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
-from tfprune.settings import With, check_effects, setting
+from tfprune.runs.devices import DeviceSettings
 
 # How long a process that ends waits for the others to end too. One that fails alone thereby ends them all.
 _SHUTDOWN_SECONDS = 60
 _HEARTBEAT_SECONDS = 60
-_DISTRIBUTED = (With("distributed"),)
 
 
 @dataclass(frozen=True)
-class Devices:
-    """The devices that share each batch; each field is the flag of the same name.
+class Devices(DeviceSettings):
+    """The devices that share each batch.
 
     Every device has the whole network and an equal share of each batch. Loss, gradients and BatchNorm's
     statistics are those of the whole batch, so that the result is one device's, to rounding. Where an
@@ -33,65 +31,22 @@ class Devices:
     process 0 alone writes them, prints and holds the folder.
     """
 
-    data_parallel: bool = setting(
-        False,
-        "All devices that this process sees share each batch (TensorFlow, JAX). The result is one device's, "
-        "to rounding.",
-        group="device",
-    )
-    distributed: bool = setting(
-        False,
-        "All devices of several processes share each batch (JAX). Start the same command once a process, "
-        "with one --output_dir that all of them see; process 0 writes and prints.",
-        group="device",
-    )
-    coordinator_address: str = setting(
-        "",
-        "HOST:PORT of process 0. Empty, without the next two: found out from Slurm, Open MPI or Cloud TPU.",
-        group="device",
-        only_with=_DISTRIBUTED,
-    )
-    process_count: int = setting(0, "Number of processes.", group="device", only_with=_DISTRIBUTED)
-    process_index: int = setting(-1, "Which process this is, from 0.", group="device", only_with=_DISTRIBUTED)
-
     def check(self) -> None:
-        """Checks the flags and that the backend can do what they ask for.
+        """Checks the settings, and that the backend can do what they ask for.
 
         Raises:
             UserError: With the flag, the value and the rule.
         """
         backend = keras.backend.backend()
         if self.distributed and backend != "jax":
-            self._refuse(
+            self.refuse(
                 "distributed", f"must be False with KERAS_BACKEND={backend}: several processes need jax"
             )
         if self.data_parallel and backend not in ("tensorflow", "jax"):
-            self._refuse(
+            self.refuse(
                 "data_parallel", f"must be False with KERAS_BACKEND={backend}: it needs tensorflow or jax"
             )
-        given = {
-            "coordinator_address": self.coordinator_address != "",
-            "process_count": self.process_count != 0,
-            "process_index": self.process_index != -1,
-        }
-        names = [name for name, is_given in given.items() if is_given]
-        check_effects(self)
-        if not names:
-            return
-        for name in given:
-            if name not in names:
-                others = " and ".join(f"--{other}" for other in names)
-                self._refuse(
-                    name, f"must be given too with {others}: all three, or none on a cluster that says"
-                )
-        if not re.fullmatch(r".+:\d+", self.coordinator_address):
-            self._refuse("coordinator_address", "must be HOST:PORT, where process 0 can be reached")
-        if self.process_count < 1:
-            self._refuse("process_count", "must be at least 1")
-        if not 0 <= self.process_index < self.process_count:
-            self._refuse(
-                "process_index", f"must be at least 0 and below --process_count={self.process_count}"
-            )
+        super().check()
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
@@ -189,9 +144,6 @@ class Devices:
     @property
     def _shared(self) -> bool:
         return self.data_parallel or self.distributed
-
-    def _refuse(self, name: str, rule: str) -> NoReturn:
-        raise UserError(f"--{name}={getattr(self, name)}: {rule}")
 
     def _connect(self) -> None:
         """Joins the other processes, once in the life of this process."""

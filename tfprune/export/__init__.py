@@ -19,4 +19,5 @@ __all__ = ["AuditError", "export_model", "export_sparse", "format_audit"]
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module("tfprune.backend")  # Before the modules that import Keras.
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -38,59 +38,16 @@ PRUNING_ENGINES = ("tfprune", "tfmot")
 AFTER_PRUNING = ("keep", "reset_removed", "recalibrate")
 
 
-# Names that a part of the library owns; read late, because the parts load Keras.
-def _datasets() -> tuple[str, ...]:
-    from tfprune.data.datasets import DATASETS
-
-    return DATASETS
-
-
-def _policies() -> tuple[str, ...]:
-    from tfprune.data.pipeline import AUTOAUGMENT_CHOICES
-
-    return AUTOAUGMENT_CHOICES
-
-
-def _models() -> tuple[str, ...]:
-    from tfprune.models.resnet import BLOCKS_PER_STAGE
-
-    return tuple(BLOCKS_PER_STAGE)
-
-
-def _stems() -> tuple[str, ...]:
-    from tfprune.models.resnet import STEMS
-
-    return STEMS
-
-
-def _scopes() -> tuple[str, ...]:
-    from tfprune.sparsity.masks import SCOPES
-
-    return SCOPES
-
-
-def _scores() -> tuple[str, ...]:
-    from tfprune.sparsity.scores import SCORES
-
-    return tuple(SCORES)
-
-
-def _granularities() -> tuple[str, ...]:
-    from tfprune.sparsity.patterns import GRANULARITIES
-
-    return tuple(GRANULARITIES)
-
-
-def _pooling_types() -> tuple[str, ...]:
-    from tfprune.sparsity.patterns import POOLING_TYPES
-
-    return POOLING_TYPES
-
-
-def _regrowths() -> tuple[str, ...]:
-    from tfprune.sparsity.regrowth import METHODS
-
-    return ("none", *METHODS)
+# The names that a part of the library has a thing for; here, so that flags know them before it is loaded.
+DATASETS = ("cifar10", "cifar100", "digits", "image_folder")
+POLICIES = ("cifar10", "imagenet", "svhn", "none")
+MODELS = ("resnet18", "resnet34")
+STEMS = ("imagenet", "cifar")
+SCOPES = ("layer", "global", "erk")
+SCORES = ("magnitude", "lamp", "random", "taylor", "fisher")
+GRANULARITIES = ("weight", "channel")
+POOLING_TYPES = ("AVG", "MAX")
+REGROWTHS = ("none", "set", "rigl")
 
 
 def _is_regular_expression(text: str) -> bool:
@@ -179,7 +136,7 @@ class ExperimentConfig:
         "(train, test) or (train, test, class names); each of the first two is (x, y) or (x, y, weights) of "
         "arrays, or a tf.data.Dataset of such.",
         group="data",
-        choices=_datasets,
+        choices=lambda: DATASETS,
         besides=FUNCTION,
     )
     data_dir: str = setting(
@@ -210,7 +167,7 @@ class ExperimentConfig:
         "cifar10",
         "Policy of AutoAugment, for images.",
         group="data",
-        choices=_policies,
+        choices=lambda: POLICIES,
         paper=Rule("AutoAugment", lambda policy: policy != "none"),
         words=lambda policy: "no AutoAugment" if policy == "none" else f"AutoAugment {policy}",
     )
@@ -219,7 +176,7 @@ class ExperimentConfig:
         "resnet34",
         "Architecture.",
         group="model",
-        choices=_models,
+        choices=lambda: MODELS,
         paper="resnet34",
         words=lambda model: model,
     )
@@ -234,7 +191,7 @@ class ExperimentConfig:
         "imagenet",
         "imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1.",
         group="model",
-        choices=_stems,
+        choices=lambda: STEMS,
         paper="imagenet",
         words=lambda stem: f"{stem} stem",
     )
@@ -300,7 +257,7 @@ class ExperimentConfig:
         "layer: every layer reaches the sparsity. global: all layers together, by one threshold. erk: all "
         "together, small layers less (Erdos-Renyi-Kernel, arXiv:1911.11134).",
         group="pruning",
-        choices=_scopes,
+        choices=lambda: SCOPES,
         words=lambda scope: f"scope {scope}",
         only_with=_PRUNING,
     )
@@ -337,7 +294,7 @@ class ExperimentConfig:
         "--scope=global), random numbers, |weight * gradient| (taylor), or weight^2 * gradient^2 (fisher). "
         "Training batches give the gradients.",
         group="pruning",
-        choices=_scores,
+        choices=lambda: SCORES,
         paper="magnitude",
         only_with=_PRUNING,
     )
@@ -352,7 +309,7 @@ class ExperimentConfig:
         "weight",
         "weight: single weights. channel: whole output channels, ranked by their L2 norm.",
         group="pruning",
-        choices=_granularities,
+        choices=lambda: GRANULARITIES,
         paper="weight",
         words=lambda granularity: f"whole {granularity}s",
         only_with=_PRUNING,
@@ -370,7 +327,7 @@ class ExperimentConfig:
         "AVG",
         "What ranks a block: its mean or its largest score.",
         group="pruning",
-        choices=_pooling_types,
+        choices=lambda: POOLING_TYPES,
         only_with=(With("block_size"),),
     )
     sparsity_m_by_n: tuple[int, ...] = setting(
@@ -387,7 +344,7 @@ class ExperimentConfig:
         "How the weights of --regime=sparse move: random ones grow (set, arXiv:1707.04780), or those with "
         "the largest gradients (rigl, arXiv:1911.11134).",
         group="pruning",
-        choices=_regrowths,
+        choices=lambda: REGROWTHS,
         only_with=(With("regime", ("sparse",)),),
     )
     drop_fraction: float = setting(

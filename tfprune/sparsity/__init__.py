@@ -1,5 +1,6 @@
 """Pruning for any Keras 3 model, with the names of `tfmot.sparsity.keras`."""
 
+import tfprune.backend  # noqa: F401  (before the modules that import Keras)
 from tfprune.network.kinds import PrunableLayer
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.batchnorm import recalibrate, reset_removed

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from tfprune.export.formats.format import Format
 from tfprune.export.formats.keras_file import KerasFile
 from tfprune.export.formats.saved_model import SavedModel
-from tfprune.export.formats.sparse import SPARSE_WEIGHTS, Sparse
+from tfprune.export.formats.sparse import Sparse
 from tfprune.export.formats.tflite import TFLite
+from tfprune.export.names import SPARSE_WEIGHTS
 
 FORMATS: tuple[type[Format], ...] = (KerasFile, SavedModel, TFLite, Sparse)
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfprune.export.formats.format import Format, Run, Timing
+from tfprune.export.names import SPARSE_WEIGHTS
 
 if TYPE_CHECKING:
     import keras
 
     from tfprune.export.network import Network
-
-SPARSE_WEIGHTS = ("float16", "float32")
 
 
 class Sparse(Format):
