@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tfprune.errors import UserError
 
-# Extra -> the modules that its packages bring and that are imported here. `all` has all of them.
+# Extra -> the modules that its packages bring and that are imported here.
 EXTRAS = {
     "plot": {"matplotlib"},
     "runtime": {"llvmlite"},
