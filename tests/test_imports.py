@@ -43,8 +43,8 @@ ALLOWED = {
     "sparsity": {"backend", "extras", "network", "files"},
     "data": {"extras", "reading", "errors", "text", "memory", "named"},
     "tfmot": {"network", "sparsity"},
-    "models": {"backend", "extras", "reading", "memory"},
-    "training": {"network", "files", "text", "settings", "reading", "lock", "errors"},
+    "models": {"backend", "extras", "reading", "memory", "named", "network", "text"},
+    "training": {"network", "files", "text", "settings", "reading", "lock", "errors", "named"},
     "runtime": {"extras", "files", "memory"},
     "runs": {
         "training",

@@ -57,6 +57,10 @@ ONLY_WITH = {
     "spare_ends": ("--regime=dense", "false", PRUNES),
     "score": ("", "magnitude", PRUNES),
     "gradient_batches": (f"{PRUNES} --score=lamp", "8", f"{PRUNES} --score=fisher"),
+    "width": ("--model=MobileNetV2", "64", "--model=resnet18"),
+    "stem": ("--model=mine:network", "imagenet", "--model=resnet34"),
+    "weights": ("--model=network.keras", "none", "--model=VGG16"),
+    "new_head": ("--model=mine:network", "true", "--model=network.keras"),
     "granularity": ("", "weight", PRUNES),
     "block_size": ("", "1,1", PRUNES),
     "block_pooling_type": (f"{PRUNES} --block_size=1,1", "AVG", "--block_size=1,2 --regime=one_shot"),
@@ -80,9 +84,9 @@ ONLY_WITH = {
 }
 ALWAYS = (
     "experiment output_dir seed init_from paper_section dataset train_examples test_examples image_size "
-    "autoaugment model width stem weights regime schedule epochs batch_size learning_rate "
+    "autoaugment model regime schedule epochs batch_size learning_rate "
     "head_learning_rate lr_schedule warmup_epochs weight_decay evaluate_every distill_from "
-    "mixed_precision data_parallel distributed"
+    "loss metrics mixed_precision data_parallel distributed"
 ).split()
 
 

@@ -29,6 +29,7 @@ def error_of(config):
 ONE_SHOT = {"regime": "one_shot", "target_sparsity": 0.5}
 ITERATIVE = {"regime": "iterative", "schedule": "geometric", "target_sparsity": 0.5}
 GRADUAL = {"regime": "gradual", "schedule": "polynomial", "target_sparsity": 0.5}
+OTHER = {"width": 64, "stem": "imagenet"}
 TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
 
 
@@ -44,7 +45,7 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({"data_dir": "~nobody_of_that_name/x"}, ["--data_dir=~nobody", "existing folder"]),
         ({"data_dir": "/tmp/\0"}, ["--data_dir=/tmp/", "existing folder"]),
         ({"data_dir": "/tmp/\udcff"}, ["--data_dir=/tmp/", "existing folder"]),
-        ({"weights": "x" * 256}, ["--weights=xxx", "existing .safetensors or .pth file"]),
+        ({"weights": "x" * 256}, ["--weights=xxx", "imagenet, none or an existing file"]),
         ({"weights": "~nobody_of_that_name/x.pth"}, ["--weights=~nobody", "existing"]),
         ({"init_from": "dense\u2028x"}, ["--init_from=dense", "one line of text in UTF-8"]),
         (
@@ -52,7 +53,13 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
             ["--layer_sparsity=a", "one line of text in UTF-8"],
         ),
         ({"autoaugment": "randaugment"}, ["--autoaugment=randaugment", "cifar10, imagenet, svhn, none"]),
-        ({"model": "resnet50"}, ["--model=resnet50", "resnet18", "resnet34"]),
+        ({"model": "resnet_50"}, ["--width=4: has no effect without --model=resnet18 or resnet34"]),
+        (
+            {**OTHER, "model": "resnet_50"},
+            ["--model=resnet_50", ".keras", "did you mean resnet34?"],
+        ),
+        ({**OTHER, "model": "mobilenetv2"}, ["--model=mobilenetv2", "did you mean MobileNetV2?"]),
+        ({**OTHER, "model": "my networks/a"}, ["--model=my networks/a", "keras.applications", "FUNCTION"]),
         ({"stem": "patch"}, ["--stem=patch", "imagenet, cifar"]),
         ({"regime": "lottery"}, ["--regime=lottery", "dense, one_shot, iterative, gradual, sparse"]),
         ({"schedule": "linear"}, ["--schedule=linear", "constant, polynomial, geometric"]),
@@ -131,7 +138,7 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({"init_from": "/round_00"}, ["--init_from=/round_00", "no experiment of that name"]),
         (
             {"weights": "/nowhere.safetensors"},
-            ["--weights=/nowhere.safetensors", "existing .safetensors or .pth file"],
+            ["--weights=/nowhere.safetensors", "imagenet, none or an existing file"],
         ),
         ({"weights": "resnet18"}, ["--weights=resnet18", "imagenet, none or an existing"]),
         ({"lr_schedule": "linear"}, ["--lr_schedule=linear", "step, cosine"]),

@@ -115,6 +115,9 @@ def test_every_flag_reaches_the_config(defined, tmp_path):
         distill_weight=0.26,
         distill_temperature=2.7,
         evaluate_every=28,
+        new_head=True,
+        loss=("mse",),
+        metrics=("mae", "mine.metrics:error"),
     )
     unchanged = [
         field.name for field in dataclasses.fields(config) if getattr(config, field.name) == field.default

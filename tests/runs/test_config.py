@@ -7,7 +7,7 @@ import pytest
 from tfprune.data import datasets, pipeline
 from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import check_experiment
-from tfprune.models import resnet
+from tfprune.models import catalog, resnet
 from tfprune.runs import config as names
 from tfprune.runs.config import ExperimentConfig
 from tfprune.settings import settings_of, without_effect
@@ -142,7 +142,8 @@ def test_the_names_are_those_of_the_library():
     """They are written in `config`, because flags are read before the library is loaded."""
     assert names.DATASETS == datasets.DATASETS
     assert names.POLICIES == pipeline.AUTOAUGMENT_CHOICES
-    assert names.MODELS == tuple(resnet.BLOCKS_PER_STAGE)
+    assert names.RESNETS == tuple(resnet.BLOCKS_PER_STAGE) == catalog.ResNet.names
+    assert names.MODELS == (*names.RESNETS, *catalog.EfficientNetLite0.names)
     assert names.STEMS == resnet.STEMS
     assert names.SCOPES == masks.SCOPES
     assert names.SCORES == tuple(scores.SCORES)

@@ -4,7 +4,7 @@ from tfprune.data.splits import Dataset, arrays_of
 from tfprune.experiments.devices import Devices
 from tfprune.experiments.environment import hardware
 from tfprune.memory import available_bytes, size_text
-from tfprune.models.resnet import resnet_size
+from tfprune.models.resnet import BLOCKS_PER_STAGE, resnet_size
 from tfprune.runs.config import ExperimentConfig
 
 # A weight and Adam's two moments of it, in float32.
@@ -26,7 +26,7 @@ def check_memory(config: ExperimentConfig, dataset: Dataset, devices: Devices) -
     Raises:
         UserError: If it cannot; the message names the flag and both sizes.
     """
-    if set(hardware()["devices"]) != {"cpu"}:
+    if config.model not in BLOCKS_PER_STAGE or set(hardware()["devices"]) != {"cpu"}:
         return
     weights, outputs = resnet_size(
         config.model,

@@ -3,7 +3,7 @@
 import keras
 
 from tfprune.files import Digest, digest, discarding, replacing
-from tfprune.network.saved import load_network
+from tfprune.network.saved import load_network, save_network
 from tfprune.runs.folder import RoundFolder
 
 
@@ -28,7 +28,6 @@ def save_model(folder: RoundFolder, model: keras.Model, keep: bool = True) -> Di
     Returns:
         What the round's result knows the file by.
     """
-    bare = keras.Model(model.inputs, model.outputs, name=model.name)
     with (replacing if keep else discarding)(folder.model_path) as temporary:
-        bare.save(temporary)
+        save_network(model, temporary)
         return digest(temporary)

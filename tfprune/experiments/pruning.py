@@ -7,9 +7,11 @@ import keras
 
 from tfprune import sparsity
 from tfprune.errors import UserError
+from tfprune.models.catalog import source_of
 from tfprune.runs.config import SPARSITY, ExperimentConfig
 from tfprune.settings import percent_hint
 from tfprune.sparsity import ConstantSparsity, GeometricDecay, PolynomialDecay, PruningSchedule
+from tfprune.sparsity.apply import parts_of
 
 
 def rule_options(config: ExperimentConfig) -> dict[str, Any]:
@@ -100,8 +102,13 @@ def _check_m_by_n(config: ExperimentConfig, m: int, n: int) -> None:
         config.refuse("target_sparsity", f"must be {m / n:.4g} {given}")
 
 
-def wrap(config: ExperimentConfig, network: keras.Model) -> keras.Model:
-    """Wraps the layers that `--prune_layers` selects; by default every convolution, as the paper.
+def wrap(config: ExperimentConfig, network: keras.Model, keep_zeros: bool | None) -> keras.Model:
+    """Wraps the layers that `--prune_layers` selects; wrappers that are there keep their masks.
+
+    Args:
+        config: The experiment.
+        network: The network.
+        keep_zeros: As for `prune_low_magnitude`.
 
     Raises:
         UserError: If none is selected, or one does not have what the flags ask for.
@@ -110,20 +117,35 @@ def wrap(config: ExperimentConfig, network: keras.Model) -> keras.Model:
         wrapped = sparsity.prune_low_magnitude(
             network,
             None,
-            layers=config.prune_layers or keras.layers.Conv2D,
-            spare_ends=config.spare_ends,
+            **selection(config),
+            keep_zeros=keep_zeros,
             seed=config.seed,
             **rule_options(config),
         )
     except ValueError as error:
         raise UserError(f"{selecting_flags(config)}: {error}") from error
-    names = [wrapper.layer.name for wrapper in sparsity.pruned_layers(wrapped)]
+    parts = parts_of(sparsity.pruned_layers(wrapped))
+    # A schedule in steps is a whole layer's.
+    by_steps = config.regime in ("gradual", "sparse")
+    paths = {path for part in parts for path in (part.paths[:1] if by_steps else part.paths)}
     for pattern in layer_targets(config) if config.layer_sparsity else ():
-        if not any(re.fullmatch(pattern, name) for name in names):
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            names = dict.fromkeys(part.paths[0] for part in parts)
             config.refuse(
                 "layer_sparsity", f"{pattern!r} must match a layer to prune; there are: {', '.join(names)}"
             )
     return wrapped
+
+
+def selection(config: ExperimentConfig) -> dict[str, Any]:
+    """Returns the arguments of `prune_low_magnitude` that say what is pruned.
+
+    Where `--prune_layers` is empty these are the convolutions of tfprune's own networks, as in the paper, and
+    all that can be pruned of others.
+    """
+    convolutions = source_of(config.model).convolutions_alone
+    layers = config.prune_layers or (keras.layers.Conv2D if convolutions else None)
+    return {"layers": layers, "spare_ends": config.spare_ends}
 
 
 def selecting_flags(config: ExperimentConfig) -> str:

@@ -3,18 +3,27 @@
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfprune import sparsity
-from tfprune.data.splits import Dataset
-from tfprune.errors import UserError, blame_flag
+from tfprune.data.splits import ArraySpec, Dataset, map_arrays
+from tfprune.errors import FileError, UserError, blame_flag
 from tfprune.experiments.networks import load_model
 from tfprune.experiments.pruning import selecting_flags, wrap
-from tfprune.models.resnet import build_resnet
-from tfprune.models.weights import load_backbone
+from tfprune.experiments.transfer import MisfitError, copy, masks_by_variable, paired, weighted_layers
+from tfprune.models.catalog import Wanted, source_of
+from tfprune.network.ending import head_layers
+from tfprune.network.graph import all_layers, is_built
+from tfprune.network.kinds import prunable
+from tfprune.reading import reason_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, find_round
 from tfprune.runs.result import RoundResult
+from tfprune.settings import without_effect
+
+# A share of zeros that no training leaves.
+_SPARSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -45,32 +54,37 @@ def find_start(config: ExperimentConfig) -> Start | None:
 
 
 def build_network(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
-    """Returns the plain network with random weights, the dataset's statistics in its first layer.
+    """Returns the plain network, before `--weights`; with the dataset's statistics in a ResNet's first layer.
 
     Raises:
-        UserError: On a model that cannot be built, with its flags.
+        UserError: On a network that cannot be built for the data, with the flags.
     """
+    inputs = dataset.spec.inputs
+    wanted = Wanted(
+        classes=len(dataset.class_names) if dataset.class_names else None,
+        input_shape=inputs.shape if isinstance(inputs, ArraySpec) else None,
+        mean=dataset.mean,
+        std=dataset.std,
+        seed=config.seed,
+        width=config.width,
+        stem=config.stem,
+        new_head=config.new_head,
+    )
     try:
-        return build_resnet(
-            config.model,
-            classes=len(dataset.class_names),
-            image_size=config.image_size,
-            width=config.width,
-            stem=config.stem,
-            mean=dataset.mean,
-            std=dataset.std,
-            seed=config.seed,
-        )
+        return source_of(config.model).build(wanted)
+    except FileError as error:
+        raise UserError(f"{config.flag('model')}: {error}") from error
     except ValueError as error:
-        flags = f"--model={config.model} --width={config.width} --stem={config.stem}"
-        raise UserError(f"{flags} --image_size={config.image_size}: {error}") from error
+        flags = _model_flags(config, "model", "width", "stem", "image_size")
+        raise UserError(f"{flags}: {error}") from error
 
 
 def build_start(config: ExperimentConfig, dataset: Dataset, start: Start | None = None) -> keras.Model:
     """Returns the network of round 0, wrapped for pruning where the experiment needs it.
 
     With `--init_from`, weights and masks are the other run's; the head is a fresh one if that run was on
-    another dataset. Else the weights are those of `--weights`.
+    another dataset. Else the weights are those of `--weights`, and a network that was pruned already keeps
+    its masks.
 
     Args:
         config: The experiment.
@@ -81,66 +95,112 @@ def build_start(config: ExperimentConfig, dataset: Dataset, start: Start | None 
         UserError: If weights or masks do not fit; the message names the flag and the layer.
     """
     network = build_network(config, dataset)
+    if not is_built(network):
+        _build(config, network, dataset)
     if start is None:
         if config.weights != "none":
             with blame_flag("weights", config.weights):
-                load_backbone(network, config.weights)
-        return network if config.regime == "dense" else wrap(config, network)
+                source_of(config.model).load_weights(network, config.weights)
+        return _wrapped(config, network, _pruned_before(network), config.flag("model"))
 
     with blame_flag("init_from", config.init_from):
         source = load_model(start.folder)
-    masked = {w.layer.name for w in sparsity.pruned_layers(source)}
-    if config.regime != "dense":
-        network = wrap(config, network)
-        lost = masked - {w.layer.name for w in sparsity.pruned_layers(network)}
-        if lost:
-            raise UserError(
-                f"{selecting_flags(config)}: must select every layer that --init_from="
-                f"{config.init_from} has pruned; misses {', '.join(sorted(lost))}"
-            )
-    elif masked:
-        # Dense training of a pruned network: its masks stay as they are.
-        network = sparsity.prune_low_magnitude(network, None, layers=lambda layer: layer.name in masked)
-    new_head = start.config.dataset != config.dataset
-    _copy_weights(config, source, network, skip={"head"} if new_head else set())
+    head = head_layers(network) if start.config.dataset != config.dataset else []
+    try:
+        pairs = paired(source, network, but=[part for layer in head for part in all_layers(layer)])
+    except MisfitError as error:
+        raise UserError(
+            f"{config.flag('init_from')}: a checkpoint of another architecture: {error}, unlike "
+            f"{_model_flags(config, 'model', 'width', 'stem')}"
+        ) from error
+    masks = masks_by_variable(source)
+    names = {id(variable): part.name for part in weighted_layers(network) for variable in part.variables}
+    masked = {id(new): names[id(new)] for old, new in pairs if id(old) in masks}
+    network = _wrapped(config, network, masked, config.flag("init_from"))
+    copy(pairs, masks, into=masks_by_variable(network))
     return network
 
 
-def _layers_by_name(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, list[keras.Variable]]]:
-    """Maps each layer that has weights, unwrapped, to itself and its masks."""
-    found = {}
-    for layer in model.layers:
-        wrapped = isinstance(layer, sparsity.PruneLowMagnitude)
-        inner, masks = (layer.layer, layer.masks) if wrapped else (layer, [])
-        if inner.weights:
-            found[inner.name] = (inner, masks)
-    return found
+def _build(config: ExperimentConfig, network: keras.Model, dataset: Dataset) -> None:
+    """Makes the weights of a network that makes them when it sees its first example.
 
-
-def _copy_weights(config: ExperimentConfig, source: keras.Model, target: keras.Model, skip: set[str]) -> None:
-    """Copies weights and masks by layer name, all checked before the first is written."""
-    sources, targets = _layers_by_name(source), _layers_by_name(target)
-    flag = f"--init_from={config.init_from}: a checkpoint of another architecture"
-    unknown = sorted((sources.keys() ^ targets.keys()) - skip)
-    if unknown:
-        where = "has no" if unknown[0] in targets else "has a"
+    Raises:
+        UserError: If it cannot take one.
+    """
+    example = map_arrays(
+        lambda spec: np.zeros((1, *(size or 1 for size in spec.shape)), spec.dtype), dataset.spec.inputs
+    )
+    try:
+        network(example)
+    except Exception as error:
         raise UserError(
-            f"{flag}: it {where} layer {unknown[0]!r}, unlike --model={config.model} --stem={config.stem}"
+            f"{config.flag('model')}: does not take the examples of {config.flag('dataset')}: "
+            f"{reason_of(error)}"
+        ) from error
+
+
+def _pruned_before(network: keras.Model) -> dict[int, str]:
+    """Returns the weights of a network that are pruned: those with masks, or where many are zero.
+
+    Returns:
+        The id of the variable -> its layer's name.
+    """
+    wrappers = sparsity.pruned_layers(network)
+    if wrappers:
+        return {
+            id(kernel.variable): wrapper.layer.name for wrapper in wrappers for kernel, _ in wrapper.pruned
+        }
+    return {
+        id(kernel.variable): kernel.layer.name
+        for kernel in prunable(network)
+        if np.mean(ops.convert_to_numpy(kernel.variable) == 0) > _SPARSE
+    }
+
+
+def _wrapped(
+    config: ExperimentConfig, network: keras.Model, masked: dict[int, str], flag: str
+) -> keras.Model:
+    """Wraps what the experiment prunes; for `dense` what is pruned already, whose masks stay.
+
+    Args:
+        config: The experiment.
+        network: The network, as it comes.
+        masked: The weights that are pruned already, id -> name of the layer.
+        flag: Where they come from.
+
+    Raises:
+        UserError: If one of these would not be pruned.
+    """
+    if config.regime == "dense":
+        if not masked:
+            return network
+        return sparsity.prune_low_magnitude(
+            network,
+            None,
+            layers=lambda layer: any(id(variable) in masked for variable in layer.variables),
+            keep_zeros=True,
         )
-    pairs = []
-    for name in (name for name in targets if name not in skip):
-        (old, old_masks), (new, new_masks) = sources[name], targets[name]
-        for theirs, ours in zip(old.weights, new.weights, strict=True):
-            if theirs.shape != ours.shape:
-                raise UserError(
-                    f"{flag}: its {name}/{ours.name} has shape {tuple(theirs.shape)}, "
-                    f"--width={config.width} --stem={config.stem} needs {tuple(ours.shape)}"
-                )
-            pairs.append((theirs, ours))
-        if old_masks:
-            pairs += zip(old_masks, new_masks, strict=True)
-    for theirs, ours in pairs:
-        ours.assign(ops.convert_to_numpy(theirs))
+    before = {id(wrapper) for wrapper in sparsity.pruned_layers(network)}
+    network = wrap(config, network, keep_zeros=True if masked else None)
+    wrapped = {
+        id(kernel.variable)
+        for wrapper in sparsity.pruned_layers(network)
+        if id(wrapper) not in before
+        for kernel, _ in wrapper.pruned
+    }
+    lost = sorted({name for variable, name in masked.items() if variable not in wrapped})
+    if lost:
+        raise UserError(
+            f"{selecting_flags(config)}: must select every layer that {flag} has pruned; "
+            f"misses {', '.join(lost)}"
+        )
+    return network
+
+
+def _model_flags(config: ExperimentConfig, *names: str) -> str:
+    """Returns those of some flags that matter for the model, as they are written."""
+    idle = without_effect(config, names)
+    return " ".join(config.flag(name) for name in names if name not in idle)
 
 
 def masks_sparsity(model: keras.Model) -> float:

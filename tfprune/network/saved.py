@@ -1,9 +1,11 @@
 """Loads a network from Keras's file, of which nothing is believed."""
 
 import io
+import json
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 from keras import ops
@@ -45,6 +47,32 @@ def load_network(path: Path, advice: str, compile: bool = False) -> keras.Model:
             model = keras.models.load_model(path, compile=compile)
         _check_model(model)
     return model
+
+
+def save_network(model: keras.Model, path: Path) -> None:
+    """Writes a model as a `.keras` file, whole, but as if it had never been compiled.
+
+    Args:
+        model: Of any class that Keras can save.
+        path: The file.
+    """
+    attributes = vars(model)
+    hidden = {name: attributes.pop(name) for name in ("optimizer",) if name in attributes}
+    compiled, attributes["compiled"] = model.compiled, False
+    try:
+        model.save(path)
+    finally:
+        attributes.update(hidden, compiled=compiled)
+
+
+def compiled_with(path: Path) -> dict[str, Any] | None:
+    """Returns what a `.keras` file was compiled with, as Keras writes it; None if it was not compiled.
+
+    Args:
+        path: A file that `load_network` has loaded.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(_CONFIG)).get("compile_config") or None
 
 
 def _check_sizes(archive: zipfile.ZipFile) -> None:

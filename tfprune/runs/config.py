@@ -41,7 +41,8 @@ AFTER_PRUNING = ("keep", "reset_removed", "recalibrate")
 # The names that a part of the library has a thing for; here, so that flags know them before it is loaded.
 DATASETS = ("cifar10", "cifar100", "digits", "image_folder")
 POLICIES = ("cifar10", "imagenet", "svhn", "none")
-MODELS = ("resnet18", "resnet34")
+RESNETS = ("resnet18", "resnet34")
+MODELS = (*RESNETS, "efficientnet_lite0")
 STEMS = ("imagenet", "cifar")
 SCOPES = ("layer", "global", "erk")
 SCORES = ("magnitude", "lamp", "random", "taylor", "fisher")
@@ -94,6 +95,13 @@ _M_BY_N = Rule(
 )
 
 _PRUNING = (With("regime", tuple(regime for regime in REGIMES if regime != "dense")),)
+_RESNET = (With("model", RESNETS),)
+_FILE = Rule("FILE.keras", lambda model: model.endswith(".keras"))
+_NAME = Rule("NAME", str.isidentifier)
+_OTHER_MODEL = Rule(
+    f"a network of keras.applications such as MobileNetV2, {_FILE.text} or {FUNCTION.text}",
+    lambda model: any(rule.holds(model) for rule in (_NAME, _FILE, FUNCTION)),
+)
 _BY_STEPS = (With("regime", ("gradual", "sparse")),)
 _DISTILLING = (With("distill_from"),)
 
@@ -174,9 +182,11 @@ class ExperimentConfig:
 
     model: str = setting(
         "resnet34",
-        "Architecture.",
+        "Architecture. A function, importable from the current folder, returns a model and gets those of the "
+        "arguments classes, input_shape, image_size, seed, mean and std that it names.",
         group="model",
         choices=lambda: MODELS,
+        besides=_OTHER_MODEL,
         paper="resnet34",
         words=lambda model: model,
     )
@@ -186,6 +196,7 @@ class ExperimentConfig:
         group="model",
         rule=AT_LEAST_1,
         paper=64,
+        only_with=_RESNET,
     )
     stem: str = setting(
         "imagenet",
@@ -194,12 +205,22 @@ class ExperimentConfig:
         choices=lambda: STEMS,
         paper="imagenet",
         words=lambda stem: f"{stem} stem",
+        only_with=_RESNET,
     )
     weights: str = setting(
         "imagenet",
-        "Where to start: imagenet (downloaded once, about 87 MB), none (random), or the path of a "
-        ".safetensors or .pth file with torchvision's tensor names. With --init_from it is recorded alone.",
+        "Where to start: imagenet (downloaded once; of efficientnet_lite0 from the extra pretrained), none "
+        "(random), or a path: for tfprune's networks of a .safetensors or .pth file with the published "
+        "tensor names, for keras.applications of a .weights.h5 file of the network without its top. "
+        "With --init_from it is recorded alone.",
         group="model",
+        only_with=(With("model", (_NAME,)),),
+    )
+    new_head: bool = setting(
+        False,
+        "Gives the network of a file a fresh last layer, for the classes of --dataset.",
+        group="model",
+        only_with=(With("model", (_FILE,)),),
     )
 
     regime: str = setting(
@@ -412,6 +433,23 @@ class ExperimentConfig:
         rule=ABOVE_0,
         only_with=_DISTILLING,
     )
+    loss: tuple[str, ...] = setting(
+        (),
+        "A loss of Keras, such as mean_squared_error, or package.module:function; of several outputs one "
+        "each, OUTPUT:LOSS,... Empty: the one that a compiled file has, or else follows from outputs and "
+        "labels.",
+        group="training",
+        paper=(),
+        words=lambda losses: f"loss {' '.join(losses)}",
+    )
+    metrics: tuple[str, ...] = setting(
+        (),
+        "Metrics, in the same form; the first one is the run's figure. One of your own says by its attribute "
+        "higher_is_better which way is better. Empty: as for --loss.",
+        group="training",
+        paper=(),
+        words=lambda metrics: f"metrics {' '.join(metrics)}",
+    )
     mixed_precision: str = setting(
         "none",
         "Type of activations; weights stay float32.",
@@ -455,9 +493,9 @@ class ExperimentConfig:
         except SettingError as error:
             self.refuse(error.name, f"must be {error.rule}")
         check_effects(self)
-        is_path = self.weights not in ("imagenet", "none")
-        if is_path and not self.init_from and not os.path.isfile(os.path.expanduser(self.weights)):
-            self.refuse("weights", "must be imagenet, none or an existing .safetensors or .pth file")
+        is_path = self.weights not in ("imagenet", "none") and not self.init_from
+        if is_path and not os.path.isfile(os.path.expanduser(self.weights)):
+            self.refuse("weights", "must be imagenet, none or an existing file")
         if len(self.epochs) not in (1, self.training_rounds):
             self.refuse(
                 "epochs",

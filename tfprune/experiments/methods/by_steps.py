@@ -6,7 +6,7 @@ import keras
 
 from tfprune import sparsity
 from tfprune.experiments.methods.method import Begun, Method, Round
-from tfprune.experiments.pruning import layer_targets, rising, rule_options
+from tfprune.experiments.pruning import layer_targets, rising, rule_options, selection
 from tfprune.sparsity import ConstantSparsity, PruningSchedule
 from tfprune.sparsity.regrowth import METHODS
 from tfprune.sparsity.schedules import LAST_STEP
@@ -52,11 +52,10 @@ class Gradual(Method):
     def begin(self, model: keras.Model, current: Round) -> Begun:
         """Gives the pruned layers their schedule; masks stay."""
         schedule = self.schedule(current.start, current.steps)
-        names = {wrapper.layer.name for wrapper in sparsity.pruned_layers(model)}
         model = sparsity.prune_low_magnitude(
             model,
             schedule,
-            layers=lambda layer: layer.name in names,
+            **selection(self.config),
             regrowth=self._regrowth(),
             **rule_options(self.config),
         )

@@ -1,10 +1,12 @@
 """Ways of pruning. A new one is a class of `Method` in a file of its own and a line here."""
 
+from tfprune.errors import blame_flag
 from tfprune.experiments.methods.at_once import Iterative, OneShot
 from tfprune.experiments.methods.by_steps import Gradual, Sparse
 from tfprune.experiments.methods.dense import Dense
 from tfprune.experiments.methods.method import Method
 from tfprune.experiments.tfmot.method import Tfmot
+from tfprune.models.catalog import source_of
 from tfprune.runs.config import ExperimentConfig
 
 # By --regime.
@@ -32,4 +34,6 @@ def check_experiment(config: ExperimentConfig) -> None:
         UserError: With the flag, the value and the rule.
     """
     config.check()
+    with blame_flag("model", config.model):
+        source_of(config.model)
     method_of(config).check()
