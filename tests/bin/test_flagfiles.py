@@ -29,7 +29,6 @@ def write(folder, **files):
         ["p", "--a=1", "--flagfile=outer.flags", "--b=2"],
         ["p", "--flagfile", "outer.flags", "-flagfile=inner.flags"],
         ["p", "-flagfile", "inner.flags"],
-        ["p", "--flagfile="],
         ["p", "--", "--flagfile=nowhere.flags"],
         ["p", "positional", "--c"],
         ["p"],
@@ -39,14 +38,11 @@ def test_the_lines_are_those_that_absl_reads(folder, arguments):
     write(
         folder,
         outer="# note\n\n  \n--x=1\n--flagfile=inner.flags\n// other note\n-flagfile=inner.flags\n--y=2  \n",
-        inner="--z=a b,c\r\n--flagfile=\n--nothing",
+        inner="--z=a b,c\r\n--nothing",
     )
     registry = flags.FlagValues()
     expected = [arguments[0], *registry.read_flags_from_files(arguments[1:], force_gnu=False)]
-    found = with_flagfiles(arguments)
-    assert [argument for argument in found if argument != "--flagfile="] == [
-        argument for argument in expected if argument != "--flagfile="
-    ]
+    assert with_flagfiles(arguments) == expected
 
 
 def test_a_flagfile_beside_itself_is_no_circle(folder):
@@ -74,6 +70,19 @@ def test_a_name_of_a_file_that_is_there_is_the_file(folder):
 def test_no_other_path_is_one_of_tfprunes(name):
     with pytest.raises(FileError, match=f"^{name}: not a readable flagfile: No such file or directory; "):
         with_flagfiles(["p", f"--flagfile={name}"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--flagfile"], ["--flagfile="], ["-flagfile", ""], ["--flagfile", " "]]
+)
+def test_a_flagfile_without_a_name_is_an_error(arguments):
+    with pytest.raises(UserError, match="^-+flagfile=? *: must have a file, as --flagfile=FILE$"):
+        with_flagfiles(["p", *arguments])
+
+
+def test_a_misspelt_name_of_tfprunes_is_asked_about():
+    with pytest.raises(FileError, match=r"; did you mean demo_dense\?$"):
+        with_flagfiles(["p", "--flagfile=demo_dens"])
 
 
 def test_a_path_in_a_flagfile_is_relative_to_it(folder, monkeypatch):
@@ -118,7 +127,8 @@ def deep(folder):
             "it includes itself, by way of /",
         ),
         ({"a": "--flagfile=b.flags", "b": "-flagfile=../link/a.flags"}, "a.flags", "it includes itself"),
-        ({"a": "--flagfile"}, "a.flags", "--flagfile must stand in a line with its file"),
+        ({"a": "--flagfile"}, "a.flags", "--flagfile: must have a file, as --flagfile=FILE"),
+        ({"a": "--flagfile= "}, "a.flags", "--flagfile=: must have a file, as --flagfile=FILE"),
         ({}, "pipe", "it is a pipe, not a file"),
         ({}, ".", "it is a folder, not a file"),
         ({}, "n" * 300, "File name too long"),

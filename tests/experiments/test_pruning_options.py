@@ -404,6 +404,11 @@ BAD = [
         "--layer_sparsity=x:80: must be REGEX:SPARSITY, a regular expression of layer names and a sparsity "
         "in [0, 1); did you mean 0.8?",
     ),
+    (
+        {**ONE_SHOT, "layer_sparsity": ("x:80%",)},
+        "--layer_sparsity=x:80%: must be REGEX:SPARSITY, a regular expression of layer names and a sparsity "
+        "in [0, 1); did you mean 0.8?",
+    ),
     ({**ONE_SHOT, "layer_sparsity": ("x:1",)}, "--layer_sparsity=x:1: must be REGEX:SPARSITY"),
     ({**ONE_SHOT, "layer_sparsity": ("x:nan",)}, "--layer_sparsity=x:nan: must be REGEX:SPARSITY"),
     ({**ONE_SHOT, "layer_sparsity": ("a:0.1", "0.5")}, "--layer_sparsity=0.5: must be REGEX:SPARSITY"),

@@ -22,7 +22,9 @@ def pruned() -> tuple[keras.Model, dict[str, np.ndarray]]:
     """Returns a stripped network of uint8 images, half of it zero, and its masks."""
     inputs = keras.Input((8, 8, 3), dtype="uint8")
     scaled = keras.layers.Rescaling(1 / 255)(inputs)
-    model = prune_low_magnitude(keras.Model(inputs, journey.network()(scaled)), None)
+    network = journey.network()
+    network.get_layer("head").bias.assign([0.0, 10.0, 20.0, 30.0])  # So that int8 changes no prediction.
+    model = prune_low_magnitude(keras.Model(inputs, network(scaled)), None)
     prune_to(model, 0.5)
     return strip_pruning(model), {
         path.removesuffix("/kernel"): mask for path, mask in masks_of(model).items()

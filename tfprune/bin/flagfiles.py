@@ -17,6 +17,7 @@ from tfprune.text import did_you_mean
 FLAGS_FOLDER = Path(__file__).resolve().parent.parent / "flags"
 _PROFILES = "profiles"
 _MOST_FILES = 1000
+_FLAG = ("--flagfile", "-flagfile")
 
 
 def with_flagfiles(arguments: Sequence[str]) -> list[str]:
@@ -39,7 +40,7 @@ def with_flagfiles(arguments: Sequence[str]) -> list[str]:
         argument = rest.pop(0)
         if argument == "--":
             return [*expanded, argument, *rest]
-        if argument in ("--flagfile", "-flagfile") and rest:
+        if argument in _FLAG and rest:
             argument += f"={rest.pop(0)}"
         expanded += _lines(argument, (), counter)
     return expanded
@@ -54,12 +55,13 @@ def _lines(argument: str, within: tuple[str, ...], counter: Iterator[int]) -> li
         counter: Counts the flagfiles.
     """
     name, equals, value = argument.partition("=")
-    if name not in ("--flagfile", "-flagfile") or (equals and not value.strip()):
+    if name not in _FLAG:
         return [argument]
-    if not equals and within:
-        raise ValueError(f"{name} must stand in a line with its file, as {name}=PATH")
+    if not value.strip():
+        raise UserError(f"{argument}: must have a file, as --flagfile=FILE")
     path = _path_of(value.strip(), os.path.dirname(within[-1]) if within else "")
-    with reading(path, "flagfile", "it must have a --name=value a line, in UTF-8"):
+    hint = "" if os.path.exists(path) else did_you_mean(value.strip(), experiment_names())
+    with reading(path, "flagfile", f"it must have a --name=value a line, in UTF-8{hint}"):
         if os.path.realpath(path) in within:
             raise ValueError(f"it includes itself, by way of {' and '.join(within)}")
         if next(counter) > _MOST_FILES:

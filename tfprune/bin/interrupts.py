@@ -83,9 +83,13 @@ class Interrupts:
             pass
 
 
+def program() -> list[str]:
+    """Returns the words that started this process, without flags: `python -m MODULE`, or the command."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["python", "-m", module.name] if module else [os.path.basename(sys.argv[0])]
+
+
 def command_line() -> str:
     """Returns the command that started this process, to be typed again."""
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    start = ["python", "-m", module.name] if module else [os.path.basename(sys.argv[0])]
     backend = os.environ.get("KERAS_BACKEND")
-    return shlex.join([*([f"KERAS_BACKEND={backend}"] if backend else []), *start, *sys.argv[1:]])
+    return shlex.join([*([f"KERAS_BACKEND={backend}"] if backend else []), *program(), *sys.argv[1:]])

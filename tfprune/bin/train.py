@@ -10,17 +10,23 @@ each batch among all devices, --distributed among those of several processes; ne
 experiment is.
 """
 
+from tfprune.bin.flagfiles import experiment_names
 from tfprune.bin.flags import define_settings, values_of
+from tfprune.bin.interrupts import program
 from tfprune.bin.main import run_main
 from tfprune.bin.tensorflow_start import start_tensorflow
+from tfprune.errors import UserError
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.devices import DeviceSettings
+from tfprune.runs.folder import find_round
+from tfprune.settings import settings_of
 
 
 def main() -> None:
     """Runs the experiment and names the folder, if it wrote anything there."""
     config = values_of(ExperimentConfig)
     config.check()
+    check_start(config)
     values_of(DeviceSettings).check()
     start_tensorflow()
     from tfprune.experiments.devices import Devices
@@ -33,6 +39,26 @@ def main() -> None:
     run_experiment(config, on_round=finished.append, devices=devices)
     if finished:
         print(f"{config.experiment}: wrote {config.folder}")
+
+
+def check_start(config: ExperimentConfig) -> None:
+    """Checks that the runs from which a new run starts are there, before anything is loaded.
+
+    Raises:
+        UserError: If one is not; where tfprune has a flagfile of its name, with the command that makes it.
+    """
+    for name, said in settings_of(config).items():
+        reference = getattr(config, name)
+        if said.role != "reference" or not reference or config.folder.exists():
+            continue
+        try:
+            find_round(config.output_dir, reference, name)
+        except UserError as error:
+            start = reference.partition("/")[0]
+            first = (
+                f"; first: {' '.join(program())} --flagfile={start}" if start in experiment_names() else ""
+            )
+            raise UserError(f"{error}{first}") from error
 
 
 def define() -> None:

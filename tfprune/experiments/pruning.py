@@ -8,8 +8,7 @@ import keras
 from tfprune import sparsity
 from tfprune.errors import UserError
 from tfprune.models.catalog import source_of
-from tfprune.runs.config import SPARSITY, ExperimentConfig
-from tfprune.settings import percent_hint
+from tfprune.runs.config import ExperimentConfig
 from tfprune.sparsity import ConstantSparsity, GeometricDecay, PolynomialDecay, PruningSchedule
 from tfprune.sparsity.apply import parts_of
 
@@ -45,37 +44,12 @@ def rising(
     return GeometricDecay(start, target, 0, end_step, frequency=frequency)
 
 
-def layer_targets(config: ExperimentConfig) -> dict[str, float]:
-    """Returns {regular expression of layer names: sparsity at the end}; the last entry is for all others.
-
-    Raises:
-        UserError: On an entry of --layer_sparsity that is not REGEX:SPARSITY.
-    """
-    targets = {}
-    for entry in config.layer_sparsity:
-        pattern, colon, number = entry.rpartition(":")
-        try:
-            re.compile(pattern)
-            target = float(number)
-        except (re.error, ValueError):
-            target = -1.0
-        if not colon or not pattern or not SPARSITY.holds(target):
-            raise UserError(
-                f"--layer_sparsity={entry}: must be REGEX:SPARSITY, a regular expression of layer names and "
-                f"a sparsity {SPARSITY.text}{percent_hint(target, SPARSITY)}"
-            )
-        targets.setdefault(pattern, target)  # The first counts.
-    targets.setdefault(".*", config.target_sparsity)
-    return targets
-
-
 def check_patterns(config: ExperimentConfig) -> None:
     """Checks that the settings that say what goes together can all be met.
 
     Raises:
         UserError: With the flag, the value and the rule.
     """
-    layer_targets(config)
     # Weights go in one kind of group; alone where they move.
     given = f"{config.flag('regrowth')}, which moves single weights" if config.regrowth != "none" else ""
     for name, default, in_words in (
@@ -128,7 +102,7 @@ def wrap(config: ExperimentConfig, network: keras.Model, keep_zeros: bool | None
     # A schedule in steps is a whole layer's.
     by_steps = config.regime in ("gradual", "sparse")
     paths = {path for part in parts for path in (part.paths[:1] if by_steps else part.paths)}
-    for pattern in layer_targets(config) if config.layer_sparsity else ():
+    for pattern in config.layer_targets() if config.layer_sparsity else ():
         if not any(re.fullmatch(pattern, path) for path in paths):
             names = dict.fromkeys(part.paths[0] for part in parts)
             config.refuse(

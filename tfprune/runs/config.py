@@ -23,6 +23,7 @@ from tfprune.settings import (
     With,
     check_effects,
     check_settings,
+    percent_hint,
     setting,
     settings_of,
     to_text,
@@ -493,6 +494,7 @@ class ExperimentConfig:
         except SettingError as error:
             self.refuse(error.name, f"must be {error.rule}")
         check_effects(self)
+        self.layer_targets()
         is_path = self.weights not in ("imagenet", "none") and not self.init_from
         if is_path and not os.path.isfile(os.path.expanduser(self.weights)):
             self.refuse("weights", "must be imagenet, none or an existing file")
@@ -507,6 +509,29 @@ class ExperimentConfig:
                 self.settings(number)
             except SettingError as error:
                 self.refuse(error.name, f"must be {error.rule}")
+
+    def layer_targets(self) -> dict[str, float]:
+        """Returns {regular expression of layer names: sparsity at the end}; the last entry is for all others.
+
+        Raises:
+            UserError: On an entry of `layer_sparsity` that is not REGEX:SPARSITY.
+        """
+        targets = {}
+        for entry in self.layer_sparsity:
+            pattern, _, number = entry.rpartition(":")
+            try:
+                target = value_of(number, float)
+                hint = percent_hint(target, SPARSITY)
+            except ValueError as error:
+                target, hint = -1.0, "".join(str(error).partition("; ")[1:])
+            if not pattern or not _is_regular_expression(pattern) or not SPARSITY.holds(target):
+                raise UserError(
+                    f"--layer_sparsity={entry}: must be REGEX:SPARSITY, a regular expression of layer names "
+                    f"and a sparsity {SPARSITY.text}{hint}"
+                )
+            targets.setdefault(pattern, target)  # The first counts.
+        targets.setdefault(".*", self.target_sparsity)
+        return targets
 
     def refuse(self, name: str, rule: str) -> NoReturn:
         """Raises the `UserError` of a flag whose value breaks a rule."""

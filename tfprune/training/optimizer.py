@@ -118,7 +118,10 @@ class TorchAdam(keras.optimizers.Optimizer):
         multipliers = self._match_multipliers([variable.path for variable in variables])
         super().build(variables)
         self._multipliers = multipliers
-        self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
+        self._momentums, self._velocities = [], []
+        for variable in variables:  # In this order in saved files.
+            self._momentums.append(self.add_variable_from_reference(variable, "momentum"))
+            self._velocities.append(self.add_variable_from_reference(variable, "velocity"))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable; see the class for the formula.

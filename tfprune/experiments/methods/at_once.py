@@ -7,7 +7,7 @@ import keras
 
 from tfprune import sparsity
 from tfprune.experiments.methods.method import Begun, Method, Round
-from tfprune.experiments.pruning import layer_targets, rising
+from tfprune.experiments.pruning import rising
 from tfprune.training.fit import compile_for_training
 
 
@@ -26,7 +26,7 @@ class Iterative(Method):
 
     def levels_by_layer(self, start: float, number: int) -> dict[str, float]:
         """Returns {regular expression of layer names: sparsity} of a round, for `--layer_sparsity`."""
-        targets = layer_targets(self.config)
+        targets = self.config.layer_targets()
         return {
             pattern: self._level(min(start, target), target, number) for pattern, target in targets.items()
         }

@@ -6,7 +6,7 @@ import keras
 
 from tfprune import sparsity
 from tfprune.experiments.methods.method import Begun, Method, Round
-from tfprune.experiments.pruning import layer_targets, rising, rule_options, selection
+from tfprune.experiments.pruning import rising, rule_options, selection
 from tfprune.sparsity import ConstantSparsity, PruningSchedule
 from tfprune.sparsity.regrowth import METHODS
 from tfprune.sparsity.schedules import LAST_STEP
@@ -36,7 +36,7 @@ class Gradual(Method):
             return self.ramp(start, self.config.target_sparsity, self.ramp_steps(steps))
         return {
             pattern: self.ramp(min(start, target), target, self.ramp_steps(steps))
-            for pattern, target in layer_targets(self.config).items()
+            for pattern, target in self.config.layer_targets().items()
         }
 
     def ramp_steps(self, steps: int) -> int:
