@@ -85,13 +85,13 @@ class End:
         extra: The extra; empty for the library alone.
         lowest: Whether the lowest versions are tried, or the newest.
         python: The version of Python.
-        backend: What is installed in addition, as Keras's backend; empty where the extra brings TensorFlow.
+        backend: Keras's backend.
     """
 
     extra: str
     lowest: bool
     python: str
-    backend: str = ""
+    backend: str
 
     def describe(self) -> str:
         """Returns the end in words."""
@@ -108,18 +108,20 @@ class End:
         return "lowest" if self.lowest else "newest"
 
 
+# The backends of Keras with which the extras are tried; only JAX is none of their packages.
+BACKEND_OF = {
+    "": "jax",
+    "plot": "jax",
+    "runtime": "jax",
+    "export": "tensorflow",
+    "experiments": "tensorflow",
+    "all": "tensorflow",
+    "pretrained": "torch",
+}
 ENDS = tuple(
-    End(extra, lowest, python, backend)
-    for extra, has_tensorflow in {
-        "": False,
-        "plot": False,
-        "runtime": False,
-        "export": True,
-        "experiments": True,
-        "all": True,
-    }.items()
-    for lowest, python, jax in ((True, "3.11", "jax==0.4.30"), (False, "3.13", "jax"))
-    for backend in ("" if has_tensorflow else jax,)
+    End(extra, lowest, "3.11" if lowest else "3.13", backend)
+    for extra, backend in BACKEND_OF.items()
+    for lowest in (True, False)
 )
 
 
@@ -308,14 +310,14 @@ def try_end(end: End, wheel: Path, folder: Path) -> list[str]:
         lowest = lowest_versions(end.extra) if end.lowest else []
         sandbox.install(f"{wheel}{end.name if end.extra else ''}", *lowest)
         size = f"{sandbox.site_packages_bytes() / MIB:,.0f} MiB"
-        if end.backend:
-            sandbox.install(f"{wheel}{end.name if end.extra else ''}", end.backend, *lowest)
+        if end.backend == "jax":
+            jax = "jax==0.4.30" if end.lowest else "jax"
+            sandbox.install(f"{wheel}{end.name if end.extra else ''}", jax, *lowest)
         installed = sandbox.versions()
-        backend = end.backend.partition("=")[0] or "tensorflow"
         if end.extra:
-            sandbox.go(backend, EXTRA_WAYS, end.extra)
+            sandbox.go(end.backend, EXTRA_WAYS, end.extra)
         else:
-            sandbox.go(backend)
+            sandbox.go(end.backend)
     except (OSError, RuntimeError) as error:
         result = str(error)
     finally:

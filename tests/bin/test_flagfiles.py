@@ -72,9 +72,7 @@ def test_no_other_path_is_one_of_tfprunes(name):
         with_flagfiles(["p", f"--flagfile={name}"])
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--flagfile"], ["--flagfile="], ["-flagfile", ""], ["--flagfile", " "]]
-)
+@pytest.mark.parametrize("arguments", [["--flagfile"], ["--flagfile="], ["-flagfile", ""], ["-flagfile= "]])
 def test_a_flagfile_without_a_name_is_an_error(arguments):
     with pytest.raises(UserError, match="^-+flagfile=? *: must have a file, as --flagfile=FILE$"):
         with_flagfiles(["p", *arguments])

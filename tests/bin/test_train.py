@@ -41,6 +41,15 @@ def test_a_backend_that_is_none(binary, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_start_that_is_not_there_is_named_with_the_command_that_makes_it(binary, tmp_path):
+    done = binary("train", "--flagfile=demo_one_shot", f"--output_dir={tmp_path}")
+    assert_one_line(done, "--init_from=demo_dense: there is no experiment of that name")
+    assert done.stderr.endswith("; first: python -m tfprune.bin.train --flagfile=demo_dense\n")
+    done = binary("train", "--flagfile=demo_one_shot", f"--output_dir={tmp_path}", "--init_from=mine")
+    assert_one_line(done, "--init_from=mine: there is no experiment of that name")
+    assert "first: " not in done.stderr
+
+
 def test_a_truncated_start(binary, runs, tmp_path):
     here = type(runs)(tmp_path)
     path = here.copy(runs.dense, "cut").folder / "round_00" / "model.keras"

@@ -74,6 +74,16 @@ def tfmot() -> None:
     command("train", "--flagfile=demo_one_shot", *SHORT, *flags)
 
 
+def pretrained() -> None:
+    """Builds EfficientNet-Lite0 with its published weights."""
+    from tfprune.models import build_efficientnet_lite0, load_backbone
+
+    network = build_efficientnet_lite0(classes=4, image_size=32)
+    before = np.asarray(network.get_layer("stem_conv").kernel)
+    load_backbone(network, "imagenet")
+    assert not np.array_equal(before, np.asarray(network.get_layer("stem_conv").kernel))
+
+
 def command(name: str, *flags: str) -> None:
     """Runs one of the installed commands; its last line is the error if it fails."""
     program = os.path.join(os.path.dirname(sys.executable), f"tfprune-{name}")
@@ -83,12 +93,12 @@ def command(name: str, *flags: str) -> None:
 
 
 WAYS = {
-    "": (),
     "plot": (plot,),
     "runtime": (runtime,),
     "export": (runtime, export),
     "experiments": (plot, runtime, export, experiments),
     "all": (plot, runtime, export, experiments, tfmot),
+    "pretrained": (pretrained,),
 }
 
 
