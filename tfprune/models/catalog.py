@@ -173,7 +173,7 @@ class Application(Source):
             )(x)
         try:
             backbone = applications()[self.name](
-                include_top=False, weights=None, input_tensor=x, pooling="avg", name=self.name
+                include_top=False, weights=None, input_tensor=x, pooling="avg"
             )
         except ValueError as error:
             raise ValueError(f"{self.name} takes no such images: {' '.join(str(error).split())}") from error

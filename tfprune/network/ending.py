@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from tfprune.network.graph import Graph, Step, computed_graph, evaluate, inner_layers, walk
+from tfprune.reading import reason_of
 
 # What leaves each number what it was, or all that an activation says of them.
 _PASSING = {
@@ -127,7 +128,7 @@ def replace_head(model: keras.Model, units: int) -> keras.Model:
         units: Its outputs.
 
     Raises:
-        ValueError: If the model has no such last layer.
+        ValueError: If the model has no such last layer, or what follows it needs another number of outputs.
     """
     graph = computed_graph(model)
     heads = head_layers(model)
@@ -156,7 +157,12 @@ def replace_head(model: keras.Model, units: int) -> keras.Model:
         made.update(map(id, outputs))
         return outputs
 
-    outputs = evaluate(graph, graph.inputs, call)
+    try:
+        outputs = evaluate(graph, graph.inputs, call)
+    except Exception as error:
+        raise ValueError(
+            f"what follows the last layer takes no {units} outputs: {reason_of(error)}"
+        ) from error
     return keras.Model(model.inputs, outputs[0], name=model.name)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -44,7 +45,13 @@ def load_network(path: Path, advice: str, compile: bool = False) -> keras.Model:
         with warnings.catch_warnings():
             # Of a part that the file has not, or not whole: it would begin anew.
             warnings.filterwarnings("error", "Skipping ")
-            model = keras.models.load_model(path, compile=compile)
+            try:
+                model = keras.models.load_model(path, compile=compile)
+            except TypeError as error:  # With the whole configuration in its message.
+                unknown = re.search(r"Could not locate (class|function) '([^']+)'", str(error))
+                if unknown:
+                    raise ValueError(f"its {unknown[1]} {unknown[2]!r} is not known") from error
+                raise
         _check_model(model)
     return model
 

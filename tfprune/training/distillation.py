@@ -1,9 +1,12 @@
 """Knowledge distillation: a network that learns from labels and from another network's outputs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+from tfprune.network.ending import activations
 
 
 class DistillationLoss(keras.losses.Loss):
@@ -36,7 +39,7 @@ class DistilledModel(keras.Model):
     teacher in evaluation too, whose loss is the mixed one.)
 
     Args:
-        student: A functional classifier of logits, compiled.
+        student: A classifier with one output, logits or softmax, compiled.
         teacher: One of the same inputs and classes, without pruning wrappers; its `trainable` becomes False.
         weight: Of the teacher's part, in (0, 1].
         temperature: Above 0.
@@ -55,24 +58,34 @@ class DistilledModel(keras.Model):
         if not temperature > 0.0:
             raise ValueError(f"`temperature` must be above 0. Received: temperature={temperature}")
         for what, ours, theirs in (
-            ("inputs", student.input_shape, teacher.input_shape),
-            ("outputs", student.output_shape, teacher.output_shape),
+            ("inputs", _shape(student, "input_shape"), _shape(teacher, "input_shape")),
+            ("outputs", _shape(student, "output_shape"), _shape(teacher, "output_shape")),
         ):
-            if ours != theirs:
+            if ours != theirs and None not in (ours, theirs):
                 raise ValueError(
                     f"`teacher` must have the student's {what}, {ours}. Received: a teacher of {theirs}"
                 )
-        super().__init__(student.inputs, student.outputs, name=student.name)
+        super().__init__(name=student.name)
+        self._student = student
+        self.built = True
         teacher.trainable = False
         # In a function, which Keras does not look into: the teacher is no layer of this model.
         self._networks = lambda: (student, teacher)
+        self._to_logits = tuple(map(_logits_of, self._networks()))
         self._weight, self._distillation_loss = weight, DistillationLoss(temperature)
+        config = student.get_compile_config()
         self.compile(
             optimizer=student.optimizer,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
             jit_compile=student.jit_compile,
+            **{
+                name: keras.saving.deserialize_keras_object(config[name])
+                for name in ("loss", "metrics", "loss_weights")
+            },
         )
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Returns the student's outputs."""
+        return self._student(inputs, training=training, mask=mask)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -96,9 +109,22 @@ class DistilledModel(keras.Model):
         if not training:
             return loss
         _, teacher = self._networks()
-        taught = self._distillation_loss(teacher(x, training=False), y_pred)
+        student_logits, teacher_logits = self._to_logits
+        taught = self._distillation_loss(teacher_logits(teacher(x, training=False)), student_logits(y_pred))
         return (1.0 - self._weight) * loss + self._weight * taught
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Saves the student, with the optimizer."""
         self._networks()[0].save(*args, **kwargs)
+
+
+def _shape(model: keras.Model, name: str) -> Any:
+    """Returns a shape of a model; None if only its `call` knows it."""
+    return getattr(model, name, None)
+
+
+def _logits_of(model: keras.Model) -> Callable[[Any], Any]:
+    """Returns a function from a model's outputs to logits: softmax of them gives the same probabilities."""
+    if activations(model) != ["softmax"]:
+        return lambda outputs: outputs
+    return lambda outputs: ops.log(ops.maximum(outputs, keras.config.epsilon()))

@@ -1,6 +1,7 @@
 """One fit and one evaluation. Nothing here knows of pruning, which comes in as a callback."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.network.batch_norm import batch_norm_synchronized, over_replicas
+from tfprune.network.ending import head_layers
 from tfprune.training.callbacks import (
     DeviceCallbackList,
     EpochTensorBoard,
@@ -15,6 +17,7 @@ from tfprune.training.callbacks import (
     Throughput,
 )
 from tfprune.training.checkpoint import EpochCheckpoint
+from tfprune.training.goal import CLASSIFY, Goal
 from tfprune.training.optimizer import TorchAdam
 from tfprune.training.progress import Progress
 from tfprune.training.rate import RecordLearningRate, make_schedule
@@ -24,22 +27,33 @@ from tfprune.training.settings import TrainingSettings
 TrainBatches = Callable[[int, int], Any]
 
 
-def compile_for_training(model: keras.Model, settings: TrainingSettings) -> None:
-    """Compiles a classifier of logits with cross-entropy, accuracy and a fresh optimizer.
+def compile_for_training(model: keras.Model, settings: TrainingSettings, goal: Goal = CLASSIFY) -> None:
+    """Compiles a model with the loss and metrics of its goal and a fresh optimizer.
 
-    The optimizer is Adam with PyTorch's L2 and epsilon; variables of the layer `head` learn at
+    The optimizer is Adam with PyTorch's L2 and epsilon; the variables of the model's head learn at
     `settings.head_factor` times the rate.
     """
     model.compile(
         optimizer=TorchAdam(
             settings.learning_rate,
             weight_decay=settings.weight_decay,
-            learning_rate_multipliers={"(.*/)?head/.*": settings.head_factor},
+            learning_rate_multipliers=_head_multiplier(model, settings.head_factor),
         ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        loss=goal.loss(),
+        metrics=goal.metrics(),
         jit_compile=False if _on_tensorflow_cpu() else "auto",
+        **goal.options,
     )
+
+
+def _head_multiplier(model: keras.Model, factor: float) -> dict[str, float]:
+    """Returns the multiplier of the head's learning rate, by a regular expression of its variables."""
+    head = head_layers(model)
+    if [layer.name for layer in head] == ["head"]:
+        return {"(.*/)?head/.*": factor}
+    paths = [re.escape(variable.path) for layer in head for variable in layer.trainable_variables]
+    # A file's optimizer looks for the paths anew: none need be found where there is nothing to multiply.
+    return {"|".join(paths): factor} if paths and factor != 1.0 else {}
 
 
 def _on_tensorflow_cpu() -> bool:
