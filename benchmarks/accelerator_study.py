@@ -195,7 +195,7 @@ def run_study() -> int:
         for path in sorted(output.glob("*/round_*/result.json")):
             result = json.loads(path.read_text(encoding="utf-8"))
             print(
-                f"{path.parent.parent.name} {path.parent.name}: accuracy {result['accuracy_percent']:.2f} %, "
+                f"{path.parent.parent.name} {path.parent.name}: accuracy {result['metric_at_end']:.2f} %, "
                 f"{result['images_per_second']} images/s, waited {result.get('data_wait_percent')} % for data"
             )
 

@@ -38,9 +38,7 @@ KINDS: dict[Any, Kind] = {
     int: Kind("a whole number", lambda value: type(value) is int, int),
     float: Kind("a number", is_number, float),
     str: Kind("a string", lambda value: isinstance(value, str), str),
-    dict[str, float]: _object(
-        "an object of numbers of at least 0", lambda value: is_number(value) and value >= 0
-    ),
+    dict[str, float]: _object("an object of numbers", is_number),
     dict[str, str]: _object("an object of strings", lambda value: isinstance(value, str)),
     dict[str, Any]: _object(
         "an object of numbers, strings and lists of them",

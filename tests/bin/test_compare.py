@@ -52,7 +52,7 @@ def test_it_prints_every_round_and_names_its_files(finished, run_compare):
         assert run.path.name in output
         last = run.read_config().last_round
         for number in range(min(1, last), last + 1):
-            assert f" {run.round(number).read_result().accuracy_percent:.1f} " in output
+            assert f" {run.round(number).read_result().metric_at_end:.1f} " in output
     for suffix in ("md", "csv", "png"):
         path = finished.output_dir / f"comparison.{suffix}"
         assert path.stat().st_size > 100
@@ -69,7 +69,7 @@ def test_html_adds_a_page(finished, run_compare):
     text = page.read_text()
     for run in (finished.dense, finished.one_shot, finished.iterative):
         last = run.round(run.read_config().last_round).read_result()
-        assert f'<span class="whole">{last.accuracy_percent:.1f}</span>' in text
+        assert f'<span class="whole">{last.metric_at_end:.1f}</span>' in text
 
 
 def test_an_unknown_experiment_is_named(finished, run_compare):

@@ -29,7 +29,7 @@ def run_evaluate(runs, monkeypatch, capsys):
 def test_it_prints_the_accuracy_that_training_recorded(runs, run_evaluate):
     result = runs.one_shot.round(1).read_result()
     output = run_evaluate("one_shot")
-    accuracy = f"{result.accuracy_percent:.2f} %"
+    accuracy = f"{result.metric_at_end:.2f} %"
     assert f"one_shot (round 1): accuracy {accuracy} on 100 test images; recorded {accuracy}" in output
     assert f"sparsity {result.sparsity:.4f} of the pruned kernels" in output
     assert f"{result.sparsity_all_parameters:.4f} of all " in output
@@ -38,9 +38,9 @@ def test_it_prints_the_accuracy_that_training_recorded(runs, run_evaluate):
 
 def test_it_evaluates_the_round_that_is_asked_for(runs, run_evaluate):
     result = runs.one_shot.round(0).read_result()
-    assert result.accuracy_percent != runs.one_shot.round(1).read_result().accuracy_percent
+    assert result.metric_at_end != runs.one_shot.round(1).read_result().metric_at_end
     output = run_evaluate("one_shot/round_00", summary=True)
-    accuracy = f"{result.accuracy_percent:.2f} %"
+    accuracy = f"{result.metric_at_end:.2f} %"
     assert f"(round 0): accuracy {accuracy} on 100 test images; recorded {accuracy}" in output
     assert "stem_conv" in output
 
@@ -53,8 +53,8 @@ def test_it_measures_and_does_not_repeat_the_record(runs, run_evaluate, tmp_path
     swapped.model_path.write_bytes(runs.dense.round(0).model_path.read_bytes())
     swapped.write_result(dataclasses.replace(result, network=digest(swapped.model_path)))
     output = run_evaluate("swapped", output_dir=str(tmp_path))
-    measured = runs.dense.round(0).read_result().accuracy_percent
-    recorded = runs.one_shot.round(1).read_result().accuracy_percent
+    measured = runs.dense.round(0).read_result().metric_at_end
+    recorded = runs.one_shot.round(1).read_result().metric_at_end
     assert measured != recorded
     assert f"accuracy {measured:.2f} % on 100 test images; recorded {recorded:.2f} %" in output
 

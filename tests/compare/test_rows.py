@@ -214,6 +214,7 @@ OTHER = {
     float: lambda value: value / 2 + 0.125,
     str: lambda value: {"imagenet": "cifar", "cifar10": "digits"}.get(value, "other"),
     bool: lambda value: not value,
+    tuple: lambda value: (*value, "mean_squared_error"),
 }
 
 

@@ -127,7 +127,7 @@ def assert_same_experiment(ours, theirs, name):
                 # Adam divides rounding by the gradient's size, which may be small.
                 np.testing.assert_allclose(values[key], value, atol=5e-5, err_msg=key)
         result, other = (read_result(path / "result.json", number) for path in (ours_round, theirs_round))
-        for same in ("sparsity", "accuracy_percent", "accuracy_after_pruning_percent", "steps"):
+        for same in ("sparsity", "metric_at_end", "metric_after_pruning", "steps"):
             assert getattr(result, same) == getattr(other, same)
         if result.epochs:
             history, expected_history = (

@@ -263,7 +263,7 @@ def test_sparse_keeps_its_count_while_the_masks_move(runs, regrowth):
         assert not kernel[~mask].any(), name
     result = run.round(1).read_result()
     assert (result.config.regrowth, result.config.drop_fraction) == (regrowth, 0.5)
-    assert result.accuracy_after_pruning_percent is None
+    assert result.metric_after_pruning is None
     assert result.target_sparsity == 0.75
 
 
@@ -314,7 +314,7 @@ def test_a_comparison_says_how_each_was_pruned(runs, tmp_path):
     for name in ("rigl", "set"):
         assert re.search(rf"\b{name}: resnet18, width 4, .* start \({name}\), scope erk", text), text
     row = next(line.split() for line in comparison.text.splitlines() if line.startswith("rigl "))
-    accuracy = RunFolder(here.config("rigl").folder).round(1).read_result().accuracy_percent
+    accuracy = RunFolder(here.config("rigl").folder).round(1).read_result().metric_at_end
     # Nothing was pruned before the training: there is no accuracy right after it, nor a dense network.
     assert row == ["rigl", "1/1", f"{accuracy:.1f}", "0.7500"]
     header, *lines = comparison.csv_path.read_text().splitlines()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 # The keys that every result has, for whatever reads them.
 RESULT_KEYS = set(
     "experiment paper_section dataset regime round backend seed target_sparsity sparsity "
-    "sparsity_all_parameters accuracy_before_percent accuracy_after_pruning_percent accuracy_percent "
+    "sparsity_all_parameters metric metric_before metric_after_pruning metric_at_end "
     "epochs steps train_seconds images_per_second data_wait_percent versions layers hardware device_count "
     "seconds".split()
 )
@@ -104,26 +104,26 @@ def test_the_recorded_accuracies_are_the_networks(runs, name):
         result = run.round(number).read_result()
         model = load_model(run.round(number))
         accuracy = measured_accuracy_percent(model)
-        assert result.accuracy_percent == pytest.approx(accuracy, abs=1e-4)
+        assert result.metric_at_end == pytest.approx(accuracy, abs=1e-4)
         if result.epochs:
             last = history_of(run.round(number))[-1]
             assert 100 * float(last["val_accuracy"]) == pytest.approx(accuracy, abs=1e-4)
         if previous is not None:
-            assert result.accuracy_before_percent == previous
-        previous = result.accuracy_percent
+            assert result.metric_before == previous
+        previous = result.metric_at_end
 
 
 def test_the_dense_network_learns(runs):
     result = runs.dense.round(0).read_result()
-    assert result.accuracy_before_percent < 30
-    assert result.accuracy_percent > 50
-    assert result.accuracy_after_pruning_percent is None
+    assert result.metric_before < 30
+    assert result.metric_at_end > 50
+    assert result.metric_after_pruning is None
     assert result.sparsity == result.sparsity_all_parameters == result.target_sparsity == 0.0
 
 
 def test_a_round_starts_from_the_other_runs_network(runs):
     start = runs.one_shot.round(0)
-    assert start.read_result().accuracy_percent == runs.dense.round(0).read_result().accuracy_percent
+    assert start.read_result().metric_at_end == runs.dense.round(0).read_result().metric_at_end
     dense = load_model(runs.dense.round(0))
     for layer in load_model(start).layers:
         wrapped = isinstance(layer, sparsity.PruneLowMagnitude)
@@ -204,7 +204,7 @@ def test_the_accuracy_right_after_pruning_is_before_any_training(runs):
         result = runs.iterative.round(number).read_result()
         sparsity.prune_to(model, result.target_sparsity, scope="global")
         after = measured_accuracy_percent(model)
-        assert result.accuracy_after_pruning_percent == pytest.approx(after, abs=1e-4)
+        assert result.metric_after_pruning == pytest.approx(after, abs=1e-4)
 
 
 def test_a_round_trains_what_it_kept(runs):
@@ -217,7 +217,7 @@ def test_a_round_trains_what_it_kept(runs):
 def test_gradual_ends_at_its_target_in_one_fit(runs):
     result = runs.gradual.round(1).read_result()
     assert result.target_sparsity == 0.85
-    assert result.accuracy_after_pruning_percent is None
+    assert result.metric_after_pruning is None
     kernels = kernels_of(runs.gradual.round(1))
     assert removed(kernels) == round(0.85 * total(kernels))
 

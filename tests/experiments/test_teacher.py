@@ -91,7 +91,7 @@ def test_batchnorm_after_pruning_reaches_the_round(runs):
         run = runs.run(f"batchnorm_{choice}", **flags, batchnorm_after_pruning=choice)
         result, state = run.round(1).read_result(), state_of(run.round(1))
         assert result.sparsity == pytest.approx(0.97, abs=1e-3)
-        after[choice] = result.accuracy_after_pruning_percent
+        after[choice] = result.metric_after_pruning
         betas[choice] = np.concatenate([value for name, value in state.items() if name.endswith("/beta")])
     assert after["recalibrate"] != after["keep"]
     # Four steps of Adam move a beta little: from 0, or from where the dense network had it.

@@ -192,9 +192,9 @@ def test_one_shot_is_what_our_engine_makes_of_it(runs):
     assert result.config.pruning_engine == "tfmot"
     added = result.versions.items() - other.versions.items()
     assert dict(added) == {name: version(name) for name in ("tensorflow-model-optimization", "tf-keras")}
-    for name in ("sparsity", "target_sparsity", "accuracy_before_percent", "accuracy_after_pruning_percent"):
+    for name in ("sparsity", "target_sparsity", "metric_before", "metric_after_pruning"):
         assert getattr(result, name) == getattr(other, name), name
-    assert result.accuracy_percent == pytest.approx(measured_accuracy_percent(load_model(theirs.round(1))))
+    assert result.metric_at_end == pytest.approx(measured_accuracy_percent(load_model(theirs.round(1))))
     header = [(run.round(1).path / "history.csv").read_text().splitlines()[0] for run in (ours, theirs)]
     assert header[0] == header[1]
     assert len(loss_history(theirs.round(1))) == 3
@@ -231,7 +231,7 @@ def test_gradual_ends_at_the_target(gradual):
     result = gradual.round(1).read_result()
     assert result.steps == 12
     measured = measured_accuracy_percent(load_model(gradual.round(1)))
-    assert result.accuracy_percent == pytest.approx(measured)
+    assert result.metric_at_end == pytest.approx(measured)
 
 
 def interrupting(epoch, step):

@@ -112,6 +112,6 @@ def test_a_result_without_a_checksum_is_of_an_older_format(run):
         run.round(1).read_result()
     path.write_text(json.dumps({**content, "format": 2}))
     with pytest.raises(
-        FileError, match="it has format 2, and this version of tfprune reads format 3: run the"
+        FileError, match="it has format 2, and this version of tfprune reads format 4: run the"
     ):
         run.round(1).read_result()

@@ -25,7 +25,7 @@ def test_reads_rounds_in_order(folder):
     runs = read_runs(folder.path)
     assert [run.experiment for run in runs] == ["a", "b"]
     assert all(run.finished for run in runs)
-    assert runs[0].rounds[0].accuracy_percent == 90.5
+    assert runs[0].rounds[0].metric_at_end == 90.5
     assert runs[0].rounds[0].versions == {"keras": "3.15.1"}
     assert [result.sparsity for result in runs[1].rounds] == [0.0, 0.5, 0.75]
     assert runs[1].rounds[2].config.init_from == "a"

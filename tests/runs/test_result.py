@@ -7,13 +7,14 @@ import pytest
 from tests.support.run_folders import RunFolders, round_result, write_round
 from tfprune.errors import FileError
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.metric import Metric
 from tfprune.runs.paper import Difference
 from tfprune.runs.result import FORMAT, LayerZeros, RoundResult
 
 # What design and readers of the file rely on.
 AT_LEAST = (
     "experiment paper_section dataset regime round backend seed target_sparsity sparsity "
-    "sparsity_all_parameters accuracy_before_percent accuracy_after_pruning_percent accuracy_percent epochs "
+    "sparsity_all_parameters metric metric_before metric_after_pruning metric_at_end figures epochs "
     "steps train_seconds images_per_second versions"
 ).split()
 
@@ -56,7 +57,7 @@ def test_a_result_is_read_as_it_was_written():
         config,
         1,
         sparsity=0.4,
-        accuracy_after_pruning_percent=10.0,
+        metric_after_pruning=10.0,
         layers=(LayerZeros("stem_conv", 6, 0), LayerZeros("b", 4, 4)),
         versions={"keras": "3.15.1"},
         seconds={"train": 3.5},
@@ -141,7 +142,7 @@ def test_bytes_that_are_no_text_name_the_file(folders):
         read(path)
 
 
-@pytest.mark.parametrize("key", ["round", "sparsity", "accuracy_percent", "backend", "train_examples"])
+@pytest.mark.parametrize("key", ["round", "sparsity", "metric_at_end", "backend", "train_examples"])
 def test_what_every_round_has_may_not_miss(folders, key):
     path = folders.dense("a", 90.0)
     content = json.loads(path.read_text())
@@ -153,9 +154,9 @@ def test_what_every_round_has_may_not_miss(folders, key):
 
 def test_what_a_round_did_not_do_may_miss(folders):
     path = folders.dense("a", 90.0)
-    change(path, images_per_second=None, accuracy_before_percent=None, width=None)
+    change(path, images_per_second=None, metric_before=None, width=None)
     result = read(path)
-    assert result.images_per_second is None and result.accuracy_before_percent is None
+    assert result.images_per_second is None and result.metric_before is None
     assert result.config.width == 64  # A setting that is younger than the file has its default.
 
 
@@ -189,11 +190,11 @@ def test_what_a_round_did_not_do_may_miss(folders):
         ("sparsity", 150, r"in \[0, 1\]"),
         ("sparsity_all_parameters", -1e-9, r"in \[0, 1\]"),
         ("target_sparsity", 1.01, r"in \[0, 1\]"),
-        ("accuracy_percent", -3, r"in \[0, 100\]"),
-        ("accuracy_percent", 101, r"in \[0, 100\]"),
-        ("accuracy_percent", [90], "number"),
-        ("accuracy_before_percent", -0.1, r"in \[0, 100\]"),
-        ("accuracy_after_pruning_percent", "10", "number"),
+        ("metric_at_end", -3, r"in \[0, 100\]"),
+        ("metric_at_end", 101, r"in \[0, 100\]"),
+        ("metric_at_end", [90], "number"),
+        ("metric_before", -0.1, r"in \[0, 100\]"),
+        ("metric_after_pruning", "10", "number"),
         ("data_wait_percent", 100.5, r"in \[0, 100\]"),
         ("train_seconds", -1, "at least 0"),
         ("images_per_second", -1, "at least 0"),
@@ -207,8 +208,13 @@ def test_what_a_round_did_not_do_may_miss(folders):
         ("differences", "width=16", "list"),
         ("versions", "3.15", "object"),
         ("versions", {"keras": 3.15}, "object of strings"),
-        ("seconds", {"train": -1}, "object of numbers of at least 0"),
-        ("seconds", {"train": "1"}, "object of numbers of at least 0"),
+        ("seconds", {"train": -1}, "at least 0 each"),
+        ("seconds", {"train": "1"}, "object of numbers"),
+        ("figures", {"loss": "1"}, "object of numbers"),
+        ("metric", "accuracy", "{name, in_percent, higher_is_better}"),
+        ("metric", {"name": "", "in_percent": True, "higher_is_better": True}, "{name, in_percent"),
+        ("metric", {"name": "mae", "in_percent": 1, "higher_is_better": True}, "{name, in_percent"),
+        ("metric", {"name": "mae", "in_percent": True}, "{name, in_percent"),
         ("seconds", [1], "object"),
         ("hardware", {"cores": {"many": 1}}, "object of numbers, strings and lists"),
         ("hardware", {"devices": [["cpu"]]}, "object of numbers, strings and lists"),
@@ -231,7 +237,20 @@ def test_wrong_values_name_file_and_key(folders, key, value, rule):
         read(path)
 
 
-@pytest.mark.parametrize("key", ["learning_rate", "accuracy_percent", "train_examples", "steps"])
+def test_a_metric_that_is_no_share_has_values_of_any_size_and_sign(folders):
+    error = Metric("mean_absolute_error", in_percent=False, higher_is_better=False)
+    values = {"metric_before": -3.5, "metric_after_pruning": 2e6, "metric_at_end": 101.0}
+    path = folders.dense("a", 0.0, metric=error, figures={"loss": -2.0, error.name: 101.0}, **values)
+    result = read(path)
+    assert result.metric == error
+    assert {name: getattr(result, name) for name in values} == values
+    assert result.figures == {"loss": -2.0, "mean_absolute_error": 101.0}
+    change(path, metric={"name": "precision", "in_percent": True, "higher_is_better": True})
+    with pytest.raises(FileError, match=r"`metric_after_pruning` must be in \[0, 100\]"):
+        read(path)
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "metric_at_end", "train_examples", "steps"])
 @pytest.mark.parametrize(
     ("number", "reason"),
     [

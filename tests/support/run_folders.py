@@ -9,6 +9,7 @@ from tfprune.files import Digest
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.differences import paper_differences
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.metric import ACCURACY
 from tfprune.runs.paper import STUDY
 from tfprune.runs.result import RoundResult, ancestry_of
 from tfprune.settings import settings_of
@@ -67,7 +68,8 @@ def round_result(config: ExperimentConfig, number: int, **measured: Any) -> Roun
         "test_examples_available": test,
         "sparsity": sparsity,
         "sparsity_all_parameters": sparsity,
-        "accuracy_percent": 50.0 + number,
+        "metric": ACCURACY,
+        "metric_at_end": 50.0 + number,
         "epochs": epochs,
         "steps": epochs * -(-used["train"] // config.batch_size),
         "train_seconds": 2.0 * epochs,
@@ -110,12 +112,12 @@ class RunFolders:
 
         Args:
             experiment: Its name.
-            accuracy: At its end, in percent.
+            accuracy: At its end, in percent; the value of its metric, if it has another.
             **values: Settings, and measured values of its round.
         """
         settings, measured = _split(values)
         config = self.config(experiment, regime="dense", **settings)
-        return write_round(config, 0, accuracy_percent=accuracy, **measured)
+        return write_round(config, 0, **{"metric_at_end": accuracy, **measured})
 
     def one_shot(
         self,
@@ -163,8 +165,8 @@ class RunFolders:
             reached = {
                 "target_sparsity": sparsity,
                 "sparsity": sparsity,
-                "accuracy_after_pruning_percent": after_pruning,
-                "accuracy_percent": accuracy,
+                "metric_after_pruning": after_pruning,
+                "metric_at_end": accuracy,
             }
             path = write_round(config, number, **{**reached, **measured})
         return path

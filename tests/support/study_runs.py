@@ -66,9 +66,9 @@ def interrupt(config, number, epochs):
     figures = {"train_seconds": 1.0, "images_per_second": 1.0, "val_accuracy": 0.5}
     history = [{"epoch": epoch + 1, **figures} for epoch in range(epochs)]
     notes = {
-        "accuracy_before_percent": 50.0,
+        "metric_before": 50.0,
         "target_sparsity": 0.0,
-        "accuracy_after_pruning_percent": None,
+        "metric_after_pruning": None,
     }
     model = f"checkpoint_{epochs:04d}.keras"
     state = {"model": model, "epochs_done": epochs, "history": history, "notes": notes}

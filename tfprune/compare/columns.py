@@ -107,7 +107,7 @@ def _sparsity(figure: float, row: Row) -> str:
 GAIN = Column(
     "gain_percent_points",
     "gain",
-    lambda row: row.result.accuracy_percent,
+    lambda row: row.result.metric_at_end,
     cell=lambda figure, row: words.number(figure, signed=True),
     has_spread=True,
     in_summary=False,
@@ -123,7 +123,7 @@ EXCESS = Column(
 )
 
 COLUMNS = (
-    Column("accuracy_percent", "accuracy", lambda row: row.result.accuracy_percent, has_spread=True),
+    Column("accuracy_percent", "accuracy", lambda row: row.result.metric_at_end, has_spread=True),
     Column(
         "drop_percent_points",
         "drop",
@@ -142,7 +142,7 @@ COLUMNS = (
     Column(
         "accuracy_after_pruning_percent",
         "pruned",
-        lambda row: row.result.accuracy_after_pruning_percent,
+        lambda row: row.result.metric_after_pruning,
         has_spread=True,
         in_summary=False,
     ),

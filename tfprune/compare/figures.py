@@ -130,7 +130,7 @@ def draw_accuracy(axes: Axes, experiments: Sequence[Experiment], marks: dict[str
         axes,
         experiments,
         marks,
-        lambda row: row.result.accuracy_percent,
+        lambda row: row.result.metric_at_end,
         paper,
         lambda row: row.accuracy_percent,
         "%",
@@ -162,7 +162,7 @@ def draw_right_after_pruning(axes: Axes, experiments: Sequence[Experiment], mark
         axes,
         experiments,
         marks,
-        lambda row: row.result.accuracy_after_pruning_percent,
+        lambda row: row.result.metric_after_pruning,
         [],
         lambda row: 0.0,
         "%",
@@ -312,10 +312,10 @@ def _our_steps(experiment: Experiment) -> list[_Step]:
     steps = []
     for level in experiment.levels:
         if not steps:
-            before = level.spread(lambda row: row.result.accuracy_before_percent)
+            before = level.spread(lambda row: row.result.metric_before)
             start = experiment.level(0).spread(lambda row: row.start_accuracy_percent)
             steps.append((0.0, before or start, "before"))
-        pruned = level.spread(lambda row: row.result.accuracy_after_pruning_percent)
+        pruned = level.spread(lambda row: row.result.metric_after_pruning)
         steps += [
             (level.number - 0.5, pruned, _PRUNED),
             (float(level.number), level.accuracy, "after training"),
@@ -462,7 +462,7 @@ def step_pictures(experiments: Sequence[Experiment], marks: dict[str, Mark]) -> 
     """Returns the accuracy through the steps of pruning: the one-shot runs of a dataset together."""
     groups: dict[tuple[str, str], list[Experiment]] = {}
     for experiment in experiments:
-        if any(row.result.accuracy_after_pruning_percent is not None for row in experiment.rows):
+        if any(row.result.metric_after_pruning is not None for row in experiment.rows):
             single = experiment.regime != "iterative"
             groups.setdefault((experiment.dataset, "" if single else experiment.name), []).append(experiment)
     pictures = []

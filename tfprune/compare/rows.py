@@ -74,8 +74,8 @@ class Row:
     @property
     def start_accuracy_percent(self) -> float | None:
         """Accuracy of the network before the round did anything."""
-        before = self.result.accuracy_before_percent
-        return self.result.accuracy_percent if self.is_start and before is None else before
+        before = self.result.metric_before
+        return self.result.metric_at_end if self.is_start and before is None else before
 
     @property
     def difference_percent_points(self) -> float | None:
@@ -83,16 +83,16 @@ class Row:
 
         For another setting the difference would measure the setting.
         """
-        if not self.in_paper_setting or self.paper is None or self.result.accuracy_percent is None:
+        if not self.in_paper_setting or self.paper is None or self.result.metric_at_end is None:
             return None
-        return self.result.accuracy_percent - self.paper.accuracy_percent
+        return self.result.metric_at_end - self.paper.accuracy_percent
 
     @property
     def drop_percent_points(self) -> float | None:
         """The dense network's accuracy less this one's; negative where this one is higher."""
-        if self.baseline_accuracy_percent is None or self.result.accuracy_percent is None:
+        if self.baseline_accuracy_percent is None or self.result.metric_at_end is None:
             return None
-        return self.baseline_accuracy_percent - self.result.accuracy_percent
+        return self.baseline_accuracy_percent - self.result.metric_at_end
 
     @property
     def excess_drop_percent_points(self) -> float | None:
@@ -153,7 +153,7 @@ class Level:
     @property
     def accuracy(self) -> Spread | None:
         """The accuracy after training, in percent."""
-        return self.spread(lambda row: row.result.accuracy_percent)
+        return self.spread(lambda row: row.result.metric_at_end)
 
     @property
     def excess(self) -> Spread | None:
@@ -185,11 +185,11 @@ def gain_over(ours: Level, theirs: Level) -> Spread | None:
         Mean and spread of the differences within equal seeds; without a common seed, the difference of the
         means; `None` where an accuracy is missing.
     """
-    by_seed = {row.result.config.seed: row.result.accuracy_percent for row in theirs.rows}
+    by_seed = {row.result.config.seed: row.result.metric_at_end for row in theirs.rows}
     pairs = spread(
-        row.result.accuracy_percent - by_seed[row.result.config.seed]
+        row.result.metric_at_end - by_seed[row.result.config.seed]
         for row in ours.rows
-        if row.result.accuracy_percent is not None and by_seed.get(row.result.config.seed) is not None
+        if row.result.metric_at_end is not None and by_seed.get(row.result.config.seed) is not None
     )
     if pairs is not None:
         return pairs
@@ -412,9 +412,9 @@ def _baseline(run: Run, result: RoundResult, known: dict[str, Run]) -> tuple[str
                 and not other.sparsity
                 and other.config.dataset == result.config.dataset
                 and other.test_examples == result.test_examples
-                and other.accuracy_percent is not None
+                and other.metric_at_end is not None
             ):
-                return ancestor.experiment, other.accuracy_percent
+                return ancestor.experiment, other.metric_at_end
         ancestor = known.get(_parent(ancestor) or "")
     return None
 
@@ -430,7 +430,7 @@ def _add_dense_peers(rows: Sequence[Row]) -> list[Row]:
         for row in rows
         if row.result.config.paper_section == BASELINE
         and row.is_dense
-        and row.result.accuracy_percent is not None
+        and row.result.metric_at_end is not None
     }
     filled = []
     for row in rows:
@@ -439,7 +439,7 @@ def _add_dense_peers(rows: Sequence[Row]) -> list[Row]:
             row = dataclasses.replace(
                 row,
                 baseline_experiment=peer.experiment,
-                baseline_accuracy_percent=peer.result.accuracy_percent,
+                baseline_accuracy_percent=peer.result.metric_at_end,
             )
         filled.append(row)
     return filled

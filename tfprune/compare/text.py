@@ -274,7 +274,7 @@ def to_csv(experiments: Sequence[Experiment]) -> str:
 
 # Of a result besides its columns, its config, and what is no single value.
 _MEASURED = (
-    "sparsity_all_parameters accuracy_before_percent train_examples train_examples_available test_examples "
+    "sparsity_all_parameters metric_before train_examples train_examples_available test_examples "
     "test_examples_available epochs steps train_seconds images_per_second data_wait_percent backend"
 ).split()
 

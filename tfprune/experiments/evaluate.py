@@ -47,4 +47,4 @@ def evaluate_round(run: RunFolder, found: RoundFolder, data_dir: str) -> Evaluat
     model = load_model(found)
     compile_for_training(model, config.settings(found.number))
     batches = Batches(config, dataset).test
-    return Evaluation(model, len(dataset.test), accuracy_percent(model, batches), result.accuracy_percent)
+    return Evaluation(model, len(dataset.test), accuracy_percent(model, batches), result.metric_at_end)

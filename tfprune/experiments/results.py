@@ -12,6 +12,7 @@ from tfprune.data.splits import Dataset
 from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.differences import paper_differences
+from tfprune.runs.metric import Metric
 from tfprune.runs.result import LayerZeros, RoundResult, ancestry_of
 from tfprune.training.callbacks import mean_data_wait_percent
 
@@ -25,7 +26,8 @@ def make_result(
     model: keras.Model,
     notes: dict[str, Any],
     history: list[dict[str, float]],
-    accuracy: float,
+    metric: Metric,
+    at_end: float,
     **measured: Any,
 ) -> RoundResult:
     """Returns the result of a round.
@@ -37,10 +39,12 @@ def make_result(
         teacher_result: Result of the round that `--distill_from` names, or None.
         number: The round.
         model: The network at its end.
-        notes: target_sparsity, accuracy_before_percent, accuracy_after_pruning_percent.
+        notes: target_sparsity, metric_before, metric_after_pruning.
         history: One row an epoch.
-        accuracy: At the round's end, on the test split, in percent.
-        **measured: Further fields of `RoundResult`: `network`, `device_count`, `hardware`, `seconds`.
+        metric: By what the experiment is judged.
+        at_end: Its value at the round's end, on the test split.
+        **measured: Further fields of `RoundResult`: `network`, `figures`, `device_count`, `hardware`,
+            `seconds`.
     """
     used = {"train": len(dataset.train), "test": len(dataset.test)}
     available = {"train": dataset.train.available, "test": dataset.test.available}
@@ -61,7 +65,8 @@ def make_result(
         test_examples_available=available["test"],
         sparsity=summary.sparsity if sparsity.pruned_layers(model) else 0.0,
         sparsity_all_parameters=summary.sparsity_all_parameters,
-        accuracy_percent=accuracy,
+        metric=metric,
+        metric_at_end=at_end,
         layers=tuple(
             LayerZeros(v.layer, v.parameters, v.parameters - v.nonzeros)
             for v in summary.variables

@@ -20,6 +20,7 @@ from tfprune.experiments.teacher import distilled, load_teacher
 from tfprune.experiments.unfinished import read_unfinished
 from tfprune.files import make_folder
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.metric import ACCURACY
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import remove_checkpoint
 from tfprune.training.fit import accuracy_percent, compile_for_training
@@ -67,7 +68,7 @@ class Rounds:
         """Brings a round to its end, or goes on where the round was interrupted."""
         config, folder, writes = self.config, self._run.round(number), self._devices.writes
         self._seconds = dict.fromkeys(("prune", "train", "evaluate"), 0.0)
-        checkpoint = read_unfinished(config, folder)
+        checkpoint = read_unfinished(config, folder, ACCURACY)
         if checkpoint:
             model = checkpoint.load_model()
             self._log(f"round {number}: goes on after epoch {checkpoint.epochs_done}")
@@ -77,7 +78,7 @@ class Rounds:
             history = []
         if writes:
             make_folder(folder.path)
-        accuracy = notes["accuracy_before_percent"]
+        accuracy = notes["metric_before"]
         if number >= min(1, config.last_round):
             accuracy = self._fit(model, number, history, notes)
         self._network = model
@@ -90,6 +91,7 @@ class Rounds:
             model,
             notes,
             history,
+            ACCURACY,
             accuracy,
             network=save_model(folder, model, keep=writes),
             device_count=self._devices.count,
@@ -116,14 +118,14 @@ class Rounds:
         self._log(f"starts at accuracy {accuracy:.2f} %, sparsity {level:.4f}")
         return model, {
             "target_sparsity": level,
-            "accuracy_before_percent": accuracy,
-            "accuracy_after_pruning_percent": None,
+            "metric_before": accuracy,
+            "metric_after_pruning": None,
         }
 
     def _begin(self, number: int) -> tuple[keras.Model, dict[str, Any]]:
         """Takes the network of the round before, prunes it or makes it ready to be pruned in training."""
         folder = self._run.round(number - 1)
-        before = folder.read_result().accuracy_percent
+        before = folder.read_result().metric_at_end
         model = self._network or load_model(folder)
         with self._timed("prune"):
             begun = self._method.begin(model, self._round(number))
@@ -137,9 +139,9 @@ class Rounds:
                 f"accuracy {before:.2f} % -> {after:.2f} %"
             )
         return begun.model, {
-            "accuracy_before_percent": before,
+            "metric_before": before,
             "target_sparsity": begun.target_sparsity,
-            "accuracy_after_pruning_percent": after,
+            "metric_after_pruning": after,
         }
 
     def _fit(
@@ -166,7 +168,7 @@ class Rounds:
                     writes=self._devices.writes,
                 )
         except NonFiniteLossError as error:
-            checkpoint = read_unfinished(self.config, self._run.round(number))
+            checkpoint = read_unfinished(self.config, self._run.round(number), ACCURACY)
             kept = checkpoint.model_path if checkpoint else "none, it was the first epoch"
             raise UserError(
                 f"{self.config.experiment} round {number}: {error}. Last good checkpoint: {kept}. "

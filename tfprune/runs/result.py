@@ -2,7 +2,7 @@
 
 ```
 {
-  "format": 3,
+  "format": 4,
   "config": {...},         every setting of the experiment, by its flag's name
   "differences": [...],    where the run departs from the section of the study that it names
   "network": {...},        size and checksum of the network that the result is of
@@ -24,12 +24,15 @@ from tfprune.files import Digest, write_json
 from tfprune.reading import json_of, reading
 from tfprune.records import KINDS, Kind, reject, values_of
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.metric import Metric
 from tfprune.runs.paper import Difference
 from tfprune.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, PERCENT, Rule, measured
 
-FORMAT = 3
+FORMAT = 4
+_OF_METRIC = {"metric_before", "metric_after_pruning", "metric_at_end"}
 
 _DIGEST = Rule("empty or 16 hexadecimal digits", lambda text: re.fullmatch("([0-9a-f]{16})?", text))
+_SECONDS = Rule("at least 0 each", lambda seconds: all(value >= 0 for value in seconds.values()))
 _NAME = Rule("a name in lower case", lambda name: re.fullmatch("[a-z][a-z0-9_]*", name))
 
 
@@ -46,7 +49,7 @@ class LayerZeros:
 class RoundResult:
     """The result of one finished round; None stands where it did nothing of the kind.
 
-    Accuracies are top-1 on the test images, in percent; sparsities are in [0, 1].
+    Values of the metric are those on the test data, in percent where it says so; sparsities are in [0, 1].
 
     Attributes:
         config: The whole experiment.
@@ -55,16 +58,18 @@ class RoundResult:
         network: The file of the network that the result is of.
         ancestry: A digest of the experiments that the run started from and learned from, as `ancestry_of`
             makes it; empty without any.
-        train_examples: Training images used.
-        test_examples: Test images used.
-        train_examples_available: Training images that the dataset has.
-        test_examples_available: Test images that the dataset has.
+        train_examples: Training examples used.
+        test_examples: Test examples used.
+        train_examples_available: Training examples that the dataset has.
+        test_examples_available: Test examples that the dataset has.
         target_sparsity: The level asked.
         sparsity: The level reached, of the pruned kernels.
         sparsity_all_parameters: The fraction of zeros among all trainable parameters.
-        accuracy_before_percent: Of the network that the round began with.
-        accuracy_after_pruning_percent: Right after pruning.
-        accuracy_percent: At the round's end.
+        metric: By what the run is judged.
+        metric_before: Its value for the network that the round began with.
+        metric_after_pruning: Right after pruning.
+        metric_at_end: At the round's end.
+        figures: The loss and all metrics at the round's end, by Keras's names and as Keras has them.
         layers: The pruned layers.
         epochs: Epochs trained.
         steps: Training steps.
@@ -90,16 +95,18 @@ class RoundResult:
     target_sparsity: float | None = measured(FRACTION, default=None)
     sparsity: float = measured(FRACTION)
     sparsity_all_parameters: float = measured(FRACTION)
-    accuracy_before_percent: float | None = measured(PERCENT, default=None)
-    accuracy_after_pruning_percent: float | None = measured(PERCENT, default=None)
-    accuracy_percent: float = measured(PERCENT)
+    metric: Metric = measured()
+    metric_before: float | None = measured(default=None)
+    metric_after_pruning: float | None = measured(default=None)
+    metric_at_end: float = measured()
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
     layers: tuple[LayerZeros, ...] = ()
     epochs: int = measured(AT_LEAST_0, default=0)
     steps: int = measured(AT_LEAST_0, default=0)
     train_seconds: float = measured(AT_LEAST_0, default=0.0)
     images_per_second: float | None = measured(AT_LEAST_0, default=None)
     data_wait_percent: float | None = measured(PERCENT, default=None)
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = measured(_SECONDS, default_factory=dict)
     backend: str = measured(_NAME)
     device_count: int = measured(AT_LEAST_1, default=1)
     hardware: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -120,13 +127,14 @@ class RoundResult:
         measured = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("config", "differences", "network", "layers")
+            if field.name not in ("config", "differences", "network", "metric", "layers")
         }
         return {
             "format": FORMAT,
             "config": self.config.to_json(),
             "differences": [difference.to_json() for difference in self.differences],
             "network": dataclasses.asdict(self.network),
+            "metric": dataclasses.asdict(self.metric),
             **measured,
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
         }
@@ -151,16 +159,26 @@ class RoundResult:
         return result
 
     @classmethod
-    def measured_of(cls, content: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    def measured_of(cls, content: dict[str, Any], names: Collection[str], metric: Metric) -> dict[str, Any]:
         """Returns what JSON says of some fields, by name, each of its type and in its range.
+
+        Args:
+            content: A JSON object.
+            names: The fields.
+            metric: That of their round.
 
         Raises:
             ValueError: On a value that no round can have, or one that is missing.
         """
-        return values_of(cls, content, names, _KINDS)
+        values = values_of(cls, content, names, _KINDS)
+        for name in _OF_METRIC & values.keys():
+            metric.check(name, values[name])
+        return values
 
     def _check_together(self) -> None:
         """Checks that the values of a round agree with each other."""
+        for name in sorted(_OF_METRIC):
+            self.metric.check(name, getattr(self, name))
         if self.round > self.rounds:
             reject("round", self.round, f"must be at most {self.rounds}, the experiment's last")
         for split in ("train", "test"):
@@ -217,6 +235,12 @@ def _is_layer(value: Any) -> bool:
     return type(weights) is int and type(zeros) is int and 0 <= zeros <= weights
 
 
+def _is_metric(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+        return False
+    return all(type(value.get(key)) is bool for key in ("in_percent", "higher_is_better"))
+
+
 def _is_digest(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("sha256"), str):
         return False
@@ -231,6 +255,11 @@ _KINDS = {
         "{bytes, sha256}, at least 1 and 64 hexadecimal digits",
         _is_digest,
         lambda value: Digest(value["bytes"], value["sha256"]),
+    ),
+    Metric: Kind(
+        "{name, in_percent, higher_is_better}, a string, true or false, true or false",
+        _is_metric,
+        lambda value: Metric(value["name"], value["in_percent"], value["higher_is_better"]),
     ),
     tuple[LayerZeros, ...]: Kind(
         "a list of {layer, weights, zeros}, zeros <= weights",

@@ -348,8 +348,8 @@ def _decided(duel: Duel) -> Duel:
     levels = [None if one.target_sparsity is None else round(one.target_sparsity, 4) for one in (last, other)]
     if levels[0] != levels[1]:
         return dataclasses.replace(duel, state="unequal")
-    theirs = {row.result.config.seed: row.result.accuracy_percent for row in other.rows}
-    pairs = [(row.result.accuracy_percent, theirs.get(row.result.config.seed)) for row in last.rows]
+    theirs = {row.result.config.seed: row.result.metric_at_end for row in other.rows}
+    pairs = [(row.result.metric_at_end, theirs.get(row.result.config.seed)) for row in last.rows]
     wins = sum(None not in pair and pair[0] > pair[1] for pair in pairs)
     return dataclasses.replace(duel, state="decided", gain=gain_over(last, other), wins=wins)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tfprune.experiments.unfinished import read_unfinished
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.metric import ACCURACY
 from tfprune.runs.result import RoundResult
 
 
@@ -48,7 +49,7 @@ class RunState:
     @property
     def accuracy_percent(self) -> float | None:
         """The accuracy of the last finished round."""
-        return self.results[max(self.results)].accuracy_percent if self.results else None
+        return self.results[max(self.results)].metric_at_end if self.results else None
 
     @property
     def _training_rounds(self) -> range:
@@ -80,6 +81,6 @@ def read_state(config: ExperimentConfig) -> RunState:
     epochs = 0
     unfinished = next((folder for folder in rounds if not folder.finished), None)
     if unfinished:
-        checkpoint = read_unfinished(config, unfinished)
+        checkpoint = read_unfinished(config, unfinished, ACCURACY)
         epochs = checkpoint.epochs_done if checkpoint else 0
     return RunState(config, (run.path / "flags.txt").exists(), results, epochs)
