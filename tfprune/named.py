@@ -67,6 +67,19 @@ def call_named(text: str, function: Callable, offered: dict[str, Any]) -> Any:
     Raises:
         ValueError: If it cannot be called, needs another argument, or raises; one line with the place.
     """
+    given = arguments_for(text, function, offered)
+    try:
+        return function(**given)
+    except Exception as error:
+        raise ValueError(f"{text} fails: {_told(error)}") from error
+
+
+def arguments_for(text: str, function: Callable, offered: dict[str, Any]) -> dict[str, Any]:
+    """Returns those of the offered arguments that a function names; arguments as for `call_named`.
+
+    Raises:
+        ValueError: If it is no function, or needs another argument.
+    """
     if not callable(function):
         raise ValueError(f"{text} must be a function. Received: {type(function).__name__}")
     try:
@@ -87,11 +100,7 @@ def call_named(text: str, function: Callable, offered: dict[str, Any]) -> Any:
             f"{text} must take no arguments but {', '.join(offered)}, or have defaults for them. "
             f"Received: {', '.join(needed)}"
         )
-    given = {name: value for name, value in offered.items() if takes_any or name in by_name}
-    try:
-        return function(**given)
-    except Exception as error:
-        raise ValueError(f"{text} fails: {_told(error)}") from error
+    return {name: value for name, value in offered.items() if takes_any or name in by_name}
 
 
 def _told(error: Exception) -> str:

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tfprune.data import datasets, pipeline
+from tfprune.data import datasets, pipeline, statistics
 from tfprune.errors import FileError
 
 
@@ -57,16 +57,16 @@ def test_subset_is_fixed_and_a_larger_one_begins_with_it():
 def test_statistics_are_numpys():
     rng = np.random.default_rng(0)
     # More images than are counted at a time.
-    images = rng.integers(0, 256, (datasets._CHUNK + 300, 5, 3, 3)).astype(np.uint8) // np.uint8([1, 2, 9])
-    mean, std = datasets.channel_statistics(images)
+    images = rng.integers(0, 256, (statistics._CHUNK + 300, 5, 3, 3)).astype(np.uint8) // np.uint8([1, 2, 9])
+    mean, std = statistics.channel_statistics(images)
     np.testing.assert_allclose(mean, images.mean(axis=(0, 1, 2), dtype=np.float64), rtol=1e-13)
     np.testing.assert_allclose(std, images.std(axis=(0, 1, 2), dtype=np.float64), rtol=1e-12)
-    assert datasets.channel_statistics(np.full((2, 4, 4, 3), 9, np.uint8)) == ((9, 9, 9), (0, 0, 0))
+    assert statistics.channel_statistics(np.full((2, 4, 4, 3), 9, np.uint8)) == ((9, 9, 9), (0, 0, 0))
 
 
 def test_statistics_are_of_the_training_examples_used():
     dataset = datasets.load("digits", train_examples=100)
-    assert (dataset.mean, dataset.std) == datasets.channel_statistics(dataset.train.inputs)
+    assert (dataset.mean, dataset.std) == statistics.channel_statistics(dataset.train.inputs)
     assert dataset.mean[0] == pytest.approx(dataset.train.inputs.mean())
 
 
@@ -97,7 +97,7 @@ def test_image_folder(image_folder):
             count = len(list((image_folder / name / class_name).iterdir()))
             assert np.sum(split.labels == label) == count > 0
     assert dataset.train.labels.dtype == np.int32
-    assert (dataset.mean, dataset.std) == datasets.channel_statistics(dataset.train.inputs)
+    assert (dataset.mean, dataset.std) == statistics.channel_statistics(dataset.train.inputs)
 
 
 def test_image_folder_images_are_their_files(image_folder):
@@ -269,7 +269,7 @@ def test_cifar100(cifar_data_dir):
 def test_another_backend_reads_the_same_batches(image_folder):
     program = f"""
 import json, keras
-from tfprune.data import datasets, pipeline
+from tfprune.data import datasets, pipeline, statistics
 from tfprune.errors import FileError
 dataset = datasets.load("image_folder", {str(image_folder)!r}, image_size=8)
 batches = pipeline.train_batches(

@@ -1,29 +1,29 @@
-"""Image classification datasets, held in memory as uint8."""
+"""The datasets that can be trained on, by name."""
 
 import contextlib
-import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tfprune.data.image_files import class_files, read_image
+from tfprune.data.own import load_own
 from tfprune.data.resize import resize
-from tfprune.data.splits import Dataset, Split
+from tfprune.data.splits import Dataset, Split, chosen_examples
+from tfprune.data.statistics import channel_statistics
 from tfprune.errors import FileError
 from tfprune.extras import extra
 from tfprune.memory import available_bytes, size_text
+from tfprune.named import is_named
 from tfprune.reading import reason_of
 from tfprune.text import printable
 
 _TFDS_DATASETS = ("cifar10", "cifar100")
 
 DATASETS = (*_TFDS_DATASETS, "digits", "image_folder")
-
-# Images whose values are counted at a time, to bound the memory that it takes.
-_CHUNK = 1024
 
 
 def load(
@@ -33,8 +33,10 @@ def load(
     train_examples: int = 0,
     test_examples: int = 0,
     image_size: int = 0,
+    seed: int = 0,
+    log: Callable[[str], Any] = print,
 ) -> Dataset:
-    """Loads a dataset into memory.
+    """Loads a dataset.
 
     - `cifar10`, `cifar100`: through TensorFlow Datasets; downloaded where not prepared under
       `data_dir`.
@@ -43,16 +45,21 @@ def load(
     - `image_folder`: `data_dir/{train,test}/<class>/*.png|jpg`, read by `image_files.read_image`.
       Images may differ in size, so they are resized to `image_size` here, and the statistics are of
       the resized images.
+    - `package.module:function`: what the function returns: `(train, test)` or `(train, test, class names)`,
+      with train and test each (x, y) or (x, y, weights) of arrays, or a `tf.data.Dataset` of them. It is
+      called with those of this function's arguments that it names, but for `name` and `log`.
 
     Args:
-        name: One of `DATASETS`.
-        data_dir: Folder of the prepared TensorFlow Datasets, or the image folder. None or empty:
-            TensorFlow Datasets' default (`~/tensorflow_datasets`).
+        name: One of `DATASETS`, or the name of a function.
+        data_dir: Folder of the prepared TensorFlow Datasets, the image folder, or a function's argument.
+            None or empty: TensorFlow Datasets' default (`~/tensorflow_datasets`), or the function's.
         train_examples: How many training examples to use: the first ones of one fixed shuffle, the
-            same in every run. 0: all of them, in the dataset's order.
+            same in every run; of a `tf.data.Dataset` the first ones. 0: all of them, in the dataset's order.
         test_examples: The same for the test split.
         image_size: Side in pixels of the network's images. `image_folder` is resized here, the others when
             batches are made; 0 leaves theirs as they are.
+        seed: A function's argument.
+        log: Receives a line every ten seconds of a pass over examples that are not held in memory.
 
     Returns:
         The dataset, with statistics computed exactly from the training examples used.
@@ -61,10 +68,10 @@ def load(
         FileError: A prepared dataset or an image that cannot be read, a class without images, or other
             classes in train than in test.
         ValueError: Unknown name, a folder that does not exist, more examples asked for than there
-            are, or images that the memory does not hold.
+            are, images that the memory does not hold, or a function that fails or returns no dataset.
         OSError: The dataset is not prepared and cannot be downloaded.
     """
-    if name not in DATASETS:
+    if name not in DATASETS and not is_named(name):
         raise ValueError(f"Unknown dataset {name!r}. The datasets are: {', '.join(DATASETS)}")
     for argument, examples in (("train_examples", train_examples), ("test_examples", test_examples)):
         if examples < 0:
@@ -73,6 +80,16 @@ def load(
         raise ValueError(f"`data_dir` must be an existing folder. Received: data_dir={data_dir}")
     folder = Path(os.path.expanduser(data_dir)) if data_dir else None
 
+    if is_named(name):
+        return load_own(
+            name,
+            folder,
+            train_examples=train_examples,
+            test_examples=test_examples,
+            image_size=image_size,
+            seed=seed,
+            log=log,
+        )
     if name == "digits":
         train, test, class_names = _load_digits(train_examples, test_examples)
     elif name == "image_folder":
@@ -81,48 +98,6 @@ def load(
         train, test, class_names = _load_tfds(name, folder, train_examples, test_examples)
     mean, std = channel_statistics(train.inputs)
     return Dataset(name, train, test, class_names, mean, std, image_size)
-
-
-def channel_statistics(
-    images: np.ndarray,
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Computes the mean and standard deviation of each channel, exactly.
-
-    Values are counted, and their sums and squares taken in whole numbers, so that the order and
-    number of images cost no precision.
-
-    Args:
-        images: uint8 array of shape [examples, height, width, 3].
-
-    Returns:
-        Mean and population standard deviation of each channel, in 0 to 255.
-    """
-    counts = np.zeros((3, 256), np.int64)
-    offsets = (np.arange(3) * 256).astype(np.uint16)
-    for start in range(0, len(images), _CHUNK):
-        values = images[start : start + _CHUNK] + offsets
-        counts += np.bincount(values.ravel(), minlength=3 * 256).reshape(3, 256)
-    statistics = []
-    for channel in counts.tolist():
-        pixels = sum(channel)
-        total = sum(value * count for value, count in enumerate(channel))
-        squares = sum(value * value * count for value, count in enumerate(channel))
-        variance = (pixels * squares - total * total) / pixels**2
-        statistics.append((total / pixels, math.sqrt(variance)))
-    mean, std = zip(*statistics, strict=True)
-    return mean, std
-
-
-def _chosen(split: str, available: int, examples: int) -> np.ndarray:
-    """Returns the indices of the examples to use of a split."""
-    if examples > available:
-        raise ValueError(
-            f"`{split}_examples` must be at most {available}, the number of {split} examples. "
-            f"Received: {split}_examples={examples}"
-        )
-    if examples == 0:
-        return np.arange(available)
-    return np.random.default_rng(0).permutation(available)[:examples]
 
 
 def _load_digits(train_examples: int, test_examples: int) -> tuple[Split, Split, tuple[str, ...]]:
@@ -137,7 +112,7 @@ def _load_digits(train_examples: int, test_examples: int) -> tuple[Split, Split,
     parts = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     splits = []
     for split, part, examples in zip(("train", "test"), parts, (train_examples, test_examples), strict=True):
-        used = part[_chosen(split, len(part), examples)]
+        used = part[chosen_examples(split, len(part), examples)]
         splits.append(Split(images[used], labels[used], len(part)))
     return *splits, tuple(str(name) for name in digits.target_names)
 
@@ -168,7 +143,7 @@ def _load_tfds(
             encoded = builder.as_dataset(
                 split=split, batch_size=-1, decoders={"image": tfds.decode.SkipDecoding()}
             )
-        used = _chosen(split, len(encoded["label"]), examples)
+        used = chosen_examples(split, len(encoded["label"]), examples)
         with _reading_prepared(folder):
             images = (
                 tf.data.Dataset.from_tensor_slices(tf.gather(encoded["image"], used))
@@ -215,7 +190,7 @@ def _load_image_folder(
 
     def read(split: str, files: dict[str, list[Path]], examples: int) -> Split:
         labelled = [(path, label) for label, paths in enumerate(files.values()) for path in paths]
-        used = _chosen(split, len(labelled), examples)
+        used = chosen_examples(split, len(labelled), examples)
         needed, left = 3 * len(used) * image_size**2, available_bytes()
         if needed > left:
             raise ValueError(

@@ -104,6 +104,7 @@ class Dataset:
         mean: Mean of each channel over all pixels of `train`, in 0 to 255; None if its inputs are no images.
         std: Standard deviation (of the population) of each channel over all pixels of `train`, or None.
         image_size: Side in pixels to which images are resized for the network; 0: they stay as they are.
+        arguments: Names of the settings that the function that gave it was called with.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Dataset:
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     image_size: int = 0
+    arguments: frozenset[str] = frozenset()
 
     @property
     def is_images(self) -> bool:
@@ -142,6 +144,32 @@ def are_images(spec: DataSpec) -> bool:
         and len(inputs.shape) == 3
         and inputs.shape[2] == 3
     )
+
+
+def are_classes(spec: DataSpec) -> bool:
+    """Returns whether labels are whole numbers of classes, one an example."""
+    return spec.labels == ArraySpec((), "int32")
+
+
+def chosen_examples(split: str, available: int, examples: int) -> np.ndarray:
+    """Returns the numbers of the examples to use of a split that is held in memory.
+
+    Args:
+        split: `"train"` or `"test"`.
+        available: How many there are.
+        examples: How many to use: the first ones of one fixed shuffle. 0: all, in their order.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    if examples > available:
+        raise ValueError(
+            f"`{split}_examples` must be at most {available}, the number of {split} examples. "
+            f"Received: {split}_examples={examples}"
+        )
+    if examples == 0:
+        return np.arange(available)
+    return np.random.default_rng(0).permutation(available)[:examples]
 
 
 def map_arrays(change: Callable[[Any], Any], tree: Any) -> Any:

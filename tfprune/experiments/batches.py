@@ -14,20 +14,30 @@ from tfprune.data.splits import Dataset
 from tfprune.errors import FileError, UserError
 from tfprune.runs.config import ExperimentConfig
 
+# The settings of images, and their values that do nothing.
+_OF_IMAGES = {"image_size": 0, "autoaugment": "none"}
 
-def load_dataset(config: ExperimentConfig) -> Dataset:
+
+def load_dataset(config: ExperimentConfig, log: Callable[[str], Any] = print) -> Dataset:
     """Loads the experiment's data.
 
+    Args:
+        config: The experiment.
+        log: Receives a line now and then while examples that are not held in memory are looked at.
+
     Raises:
-        UserError: On data that is not there, with the flag.
+        UserError: On data that is not there or not what it must be, or settings of images without images;
+            with the flag.
     """
     try:
-        return datasets.load(
+        dataset = datasets.load(
             config.dataset,
             config.data_dir or None,
             train_examples=config.train_examples,
             test_examples=config.test_examples,
             image_size=config.image_size,
+            seed=config.seed,
+            log=log,
         )
     except (ValueError, OSError) as error:
         if isinstance(error, FileError):
@@ -36,6 +46,15 @@ def load_dataset(config: ExperimentConfig) -> Dataset:
             arguments = ("image_size", "train_examples", "test_examples", "data_dir")
             name = next((name for name in arguments if f"`{name}`" in str(error)), "dataset")
         raise UserError(f"--{name}={getattr(config, name)}: {error}") from error
+    if not dataset.is_images:
+        for name, off in _OF_IMAGES.items():
+            value, default = getattr(config, name), ExperimentConfig.__dataclass_fields__[name].default
+            if value not in (off, default) and name not in dataset.arguments:
+                config.refuse(
+                    name,
+                    f"has no effect on {config.dataset}: its inputs are no uint8 images [n, height, width, 3]",
+                )
+    return dataset
 
 
 @dataclass(frozen=True)
