@@ -169,7 +169,7 @@ REFUSED = {
     "nothing": (lambda: None, "must return .*Received: NoneType"),
     "one part": (lambda: ((X, Y),), "must return .*Received: tuple of 1"),
     "no labels": (lambda: (X, X), "must return .*Received as train: numpy.ndarray"),
-    "sizes": (lambda: ((X, Y[:-1]), (X, Y)), "all arrays of train must have as many examples. Received: 20 in x, 19 in y"),
+    "sizes": (lambda: ((X, Y[:-1]), (X, Y)), "must have as many examples. Received: 20 in x, 19 in y"),
     "empty": (lambda: ((X[:0], Y[:0]), (X, Y)), "train must have at least one example"),
     "empty stream": (lambda: ((X, Y), of_tensors(X, Y).take(0)), "test must have at least one example"),
     "strings": (lambda: ((np.array(["a"] * 20), Y), (X, Y)), "x of train must be numbers"),

@@ -51,8 +51,7 @@ def load_dataset(config: ExperimentConfig, log: Callable[[str], Any] = print) ->
             value, default = getattr(config, name), ExperimentConfig.__dataclass_fields__[name].default
             if value not in (off, default) and name not in dataset.arguments:
                 config.refuse(
-                    name,
-                    f"has no effect on {config.dataset}: its inputs are no uint8 images [n, height, width, 3]",
+                    name, f"has no effect on {config.dataset}: no uint8 images [n, height, width, 3]"
                 )
     return dataset
 
