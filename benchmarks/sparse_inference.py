@@ -139,7 +139,12 @@ def measure_network(sparsity: float, split: str) -> dict[str, Any]:
     title = f"{model.name} {split} {sparsity:g}"
     with tempfile.TemporaryDirectory() as folder, native_stderr_captured():
         export_model(
-            model, masks, folder, images=images, formats=("tflite", "sparse"), progress=lambda line: None
+            model,
+            folder,
+            inputs=images,
+            masks=masks,
+            formats=("tflite", "sparse"),
+            progress=lambda line: None,
         )
         record = measure(
             folder,

@@ -59,7 +59,7 @@ ALLOWED = {
     },
     "experiments": _LIBRARY | {"runs"},
     "compiler": {"backend", "errors", "network", "sparsity", "runtime"},
-    "export": {"network", "runtime", "compiler", *_LEAVES},
+    "export": {"network", "sparsity", "runtime", "compiler", *_LEAVES},
     "compare": {"runs", *_LEAVES},
     "benchmark": {"runtime", "export", *_LEAVES},
     "bin": _LIBRARY | {"runs", "runtime", "experiments", "export", "benchmark", "compare"},

@@ -51,9 +51,9 @@ def exported(runs, here):
     network = strip_round(copied.round(1))
     folder = copied.path / "export"
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
-    quiet = {"images": images, "formats": ["tflite"], "progress": lambda line: None}
-    export_model(network.model, network.masks, str(folder), **quiet)
-    write_file(compile_model(deployable_copy(network.model)), folder / "model.tfprune")
+    quiet = {"inputs": images, "formats": ["tflite"], "progress": lambda line: None}
+    export_model(network, str(folder), **quiet)
+    write_file(compile_model(deployable_copy(network)), folder / "model.tfprune")
     return folder
 
 
@@ -109,7 +109,7 @@ def test_an_exported_run_is_measured(benchmark, exported):
 def test_a_wrong_network_is_not_timed_and_an_absent_peer_is_named(benchmark, exported, runs, monkeypatch):
     from tfprune.benchmark import contenders
 
-    other = keras.models.clone_model(strip_round(runs.one_shot.round(1)).model)
+    other = keras.models.clone_model(strip_round(runs.one_shot.round(1)))
     right = (exported / "model.tfprune").read_bytes()
     monkeypatch.setattr(contenders, "_importable", lambda name: name != "onnxruntime")
     try:

@@ -98,11 +98,11 @@ def exported_twice(network, images, tmp_path_factory, tensorflow_backend):
 
     model, masks = network
     folder = tmp_path_factory.mktemp("export")
-    arguments = {"images": images, "progress": lambda line: None}
-    export_model(model, masks, str(folder), formats=["saved_model"], **arguments)
+    arguments = {"inputs": images, "progress": lambda line: None}
+    export_model(model, str(folder), masks=masks, formats=["saved_model"], **arguments)
     (folder / "benchmark.json").write_text("{}")
     with watched(folder) as disk:
-        audit = export_model(model, masks, str(folder), **arguments)
+        audit = export_model(model, str(folder), masks=masks, **arguments)
     return folder, audit, disk
 
 

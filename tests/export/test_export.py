@@ -128,7 +128,7 @@ def test_the_sparse_runtime_gives_the_networks_logits(exported, make_network, im
 
     model, masks = make_network()
     arguments = {"formats": ("sparse",), "sparse_weights": "float32", "progress": quietly}
-    exact = export_model(model, masks, str(tmp_path), images=images, **arguments)["artifacts"][
+    exact = export_model(model, str(tmp_path), masks=masks, inputs=images, **arguments)["artifacts"][
         "model.tfprune"
     ]
     assert exact["weights"] == "float32"
@@ -138,16 +138,22 @@ def test_the_sparse_runtime_gives_the_networks_logits(exported, make_network, im
     np.testing.assert_allclose(logits, model.predict(images, verbose=0), atol=1e-4)
 
 
-def test_a_layer_that_the_sparse_runtime_cannot_run_is_refused_before_anything_is_written(images, tmp_path):
+def test_what_the_sparse_runtime_cannot_run_is_left_out_or_refused_before_anything_is_written(
+    images, tmp_path
+):
     image = keras.Input((16, 16, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(image)
     x = keras.layers.UpSampling2D(name="up")(x)
     model = keras.Model(image, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
-    with pytest.raises(UserError, match=r"layer 'up' \(UpSampling2D\)"):
-        export_model(model, {}, str(tmp_path), images=images, progress=quietly)
+    with pytest.raises(UserError, match=r"layer 'up' \(UpSampling2D\).*Leave 'sparse' out of the formats"):
+        export_model(model, str(tmp_path), inputs=images, formats=("keras", "sparse"), progress=quietly)
     assert not os.listdir(tmp_path)
-    others = ("keras", "tflite")
-    assert export_model(model, {}, str(tmp_path), images=images, formats=others, progress=quietly)["passed"]
+    lines = []
+    audit = export_model(model, str(tmp_path), inputs=images, progress=lines.append)
+    assert audit["passed"] and set(audit["left_out"]) == {"model.tfprune"}
+    assert "layer 'up' (UpSampling2D)" in audit["left_out"]["model.tfprune"]
+    assert any(line.startswith("model.tfprune: left out: ") for line in lines)
+    assert "model.tfprune" in format_audit(audit) and not (tmp_path / "model.tfprune").exists()
 
 
 def test_tflite_takes_one_image_or_many_by_signature(exported, images):
@@ -159,15 +165,15 @@ def test_tflite_takes_one_image_or_many_by_signature(exported, images):
 
 
 def test_dense_network_and_ratio_to_it(make_network, images, tmp_path):
-    tflite = {"images": images, "formats": ("tflite",), "progress": quietly}
+    tflite = {"inputs": images, "formats": ("tflite",), "progress": quietly}
     dense_model, _ = make_network(sparsity=0)
-    dense = export_model(dense_model, {}, str(tmp_path / "dense"), **tflite)
+    dense = export_model(dense_model, str(tmp_path / "dense"), masks={}, **tflite)
     assert dense["sparsity"] == 0
     assert all(entry["zeros"]["masked"] == 0 for entry in dense["artifacts"].values())
 
     model, masks = make_network()
     folder = str(tmp_path / "pruned")
-    audit = export_model(model, masks, folder, dense_audit=dense, **tflite)
+    audit = export_model(model, folder, masks=masks, dense_audit=dense, **tflite)
     for name, entry in audit["artifacts"].items():
         other = dense["artifacts"][name]
         assert entry["bytes_to_dense_artifact"] == entry["bytes"] / other["bytes"]
@@ -192,23 +198,23 @@ def test_networks_that_are_not_the_dense_ancestor_are_not_compared(
     _, audit = exported
     model, masks = network
     other = audit | {"sparsity": 0} | change
-    arguments = {"images": images, "formats": ("keras",), "progress": quietly}
-    pruned = export_model(model, masks, str(tmp_path), dense_audit=other, **arguments)
+    arguments = {"inputs": images, "formats": ("keras",), "progress": quietly}
+    pruned = export_model(model, str(tmp_path), masks=masks, dense_audit=other, **arguments)
     assert pruned["dense_comparison"].startswith(reason)
     assert pruned["artifacts"]["model.keras"]["bytes_to_dense_artifact"] is None
 
 
 def test_a_mask_that_claims_too_much_fails_and_a_good_rerun_recovers(make_network, images, tmp_path):
     model, masks = make_network()
-    arguments = {"images": images, "formats": ("keras",), "progress": quietly}
-    export_model(model, masks, str(tmp_path), **arguments)
+    arguments = {"inputs": images, "formats": ("keras",), "progress": quietly}
+    export_model(model, str(tmp_path), masks=masks, **arguments)
     before = (tmp_path / "model.keras").read_bytes()
 
     kept = tuple(np.argwhere(masks["conv2"] == 1)[0])
     wrong = masks | {"conv2": masks["conv2"].copy()}
     wrong["conv2"][kept] = 0
     with pytest.raises(AuditError) as raised:
-        export_model(model, wrong, str(tmp_path), **arguments)
+        export_model(model, str(tmp_path), masks=wrong, **arguments)
     message = str(raised.value)
     assert isinstance(raised.value, UserError)
     assert "model.keras: layer 'conv2': 1 masked weights are not zero, the rule is 0" in message
@@ -218,7 +224,7 @@ def test_a_mask_that_claims_too_much_fails_and_a_good_rerun_recovers(make_networ
     assert failed["passed"] is False
     assert "FAILED" in format_audit(failed)
 
-    export_model(model, masks, str(tmp_path), **arguments)
+    export_model(model, str(tmp_path), masks=masks, **arguments)
     assert shown(tmp_path) == ["export.json", "model.keras"]
 
 
@@ -226,8 +232,8 @@ def test_an_interrupted_export_leaves_no_audit_and_a_rerun_cleans_up(
     make_network, images, tmp_path, monkeypatch
 ):
     model, masks = make_network()
-    arguments = {"images": images, "progress": quietly}
-    export_model(model, masks, str(tmp_path), formats=("keras", "saved_model"), **arguments)
+    arguments = {"inputs": images, "progress": quietly}
+    export_model(model, str(tmp_path), masks=masks, formats=("keras", "saved_model"), **arguments)
 
     # What a killed process leaves, for nothing runs after it.
     (tmp_path / ".unfinished").mkdir()
@@ -240,10 +246,10 @@ def test_an_interrupted_export_leaves_no_audit_and_a_rerun_cleans_up(
     with monkeypatch.context() as patched:
         patched.setattr(KerasFile, "write", fail)
         with pytest.raises(OSError, match="disk full"):
-            export_model(model, masks, str(tmp_path), formats=("keras",), **arguments)
+            export_model(model, str(tmp_path), masks=masks, formats=("keras",), **arguments)
     assert shown(tmp_path) == ["model.keras", "saved_model"]
 
-    export_model(model, masks, str(tmp_path), formats=("keras",), **arguments)
+    export_model(model, str(tmp_path), masks=masks, formats=("keras",), **arguments)
     assert shown(tmp_path) == ["export.json", "model.keras"]
 
 
@@ -263,7 +269,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_audit(
 
     monkeypatch.setattr(KerasFile, "write", fail)
     with pytest.raises(UserError) as caught:
-        export_model(model, masks, str(tmp_path), images=images, formats=("keras",), progress=quietly)
+        export_model(model, str(tmp_path), masks=masks, inputs=images, formats=("keras",), progress=quietly)
     assert str(caught.value) == f"{tmp_path}: cannot be written: {full}; export the round again once it can"
     assert "noise" not in capfd.readouterr().err
     assert shown(tmp_path) == []
@@ -273,7 +279,7 @@ def test_a_folder_whose_name_is_no_text_is_one_line(make_network, images, tmp_pa
     model, masks = make_network()
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     with pytest.raises(UserError, match=r"/\udcff: must be a path in UTF-8"):
-        export_model(model, masks, folder, images=images, formats=("keras",), progress=quietly)
+        export_model(model, folder, masks=masks, inputs=images, formats=("keras",), progress=quietly)
     assert not os.listdir(tmp_path)
 
 
@@ -285,8 +291,8 @@ def sizes_said(folder):
 def test_a_kill_at_any_write_leaves_no_audit_of_other_files(make_network, images, tmp_path, monkeypatch):
     """The folder before and after each call that gives or takes a name is what a kill there leaves."""
     model, masks = make_network()
-    arguments = {"images": images, "formats": ("keras", "sparse"), "progress": quietly}
-    export_model(model, masks, str(tmp_path / "export"), sparse_weights="float32", **arguments)
+    arguments = {"inputs": images, "formats": ("keras", "sparse"), "progress": quietly}
+    export_model(model, str(tmp_path / "export"), masks=masks, sparse_weights="float32", **arguments)
     (tmp_path / "export" / "benchmark.json").write_text("{}")
     before = os.path.getsize(tmp_path / "export" / "model.tfprune")
     moments = []
@@ -304,7 +310,7 @@ def test_a_kill_at_any_write_leaves_no_audit_of_other_files(make_network, images
             keep()
 
         monkeypatch.setattr(os, name, watched)
-    export_model(model, masks, str(tmp_path / "export"), sparse_weights="float16", **arguments)
+    export_model(model, str(tmp_path / "export"), masks=masks, sparse_weights="float16", **arguments)
     monkeypatch.undo()
     with_audit = [folder for folder in moments if (folder / "export.json").exists()]
     without = [folder for folder in moments if folder not in with_audit]
@@ -315,7 +321,7 @@ def test_a_kill_at_any_write_leaves_no_audit_of_other_files(make_network, images
     measured = [folder for folder in moments if (folder / "benchmark.json").exists()]
     assert measured and {os.path.getsize(folder / "model.tfprune") for folder in measured} == {before}
     for folder in (moments[0], without[0], without[len(without) // 2], without[-1]):
-        audit = export_model(model, masks, str(folder), **arguments)
+        audit = export_model(model, str(folder), masks=masks, **arguments)
         assert audit["passed"] and shown(folder) == ["export.json", "model.keras", "model.tfprune"]
 
 
@@ -326,13 +332,13 @@ def test_a_second_export_into_a_folder_is_told_who_writes_there(make_network, im
 
     def at_once(file, network, path):
         with pytest.raises(UserError) as caught:
-            export_model(model, masks, str(tmp_path), **arguments)
+            export_model(model, str(tmp_path), masks=masks, **arguments)
         refused.append(str(caught.value))
         write(file, network, path)
 
-    arguments = {"images": images, "formats": ("keras",), "progress": quietly}
+    arguments = {"inputs": images, "formats": ("keras",), "progress": quietly}
     monkeypatch.setattr(KerasFile, "write", at_once)
-    audit = export_model(model, masks, str(tmp_path), **arguments)
+    audit = export_model(model, str(tmp_path), masks=masks, **arguments)
     assert len(refused) == 1 and refused[0].startswith(f"{tmp_path} is in use by process {os.getpid()} on ")
     assert audit["passed"] and shown(tmp_path) == ["export.json", "model.keras"]
     assert json.loads((tmp_path / "export.json").read_text()) == audit
@@ -351,7 +357,9 @@ def test_mixed_precision_and_compiled_models_are_exported_as_plain_float32(image
         keras.config.set_dtype_policy(policy)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(images, np.arange(len(images)) % 10, verbose=0)
-    export_model(model, {}, str(tmp_path), images=images, formats=("keras", "saved_model"), progress=quietly)
+    export_model(
+        model, str(tmp_path), masks={}, inputs=images, formats=("keras", "saved_model"), progress=quietly
+    )
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert model.compiled and not loaded.compiled
     assert {layer.compute_dtype for layer in loaded.layers[1:]} == {"float32"}
@@ -362,9 +370,12 @@ def test_mixed_precision_and_compiled_models_are_exported_as_plain_float32(image
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": np.zeros((4, 16, 16, 3), "float32")}, "`images` must be uint8"),
-        ({"images": np.zeros((0, 16, 16, 3), "uint8")}, "at least one"),
-        ({"images": np.zeros((4, 8, 16, 3), "uint8")}, r"\[n, \*\(16, 16, 3\)\]"),
+        ({"inputs": np.full((4, 16, 16, 3), 0.5)}, "`inputs` must be uint8"),
+        ({"inputs": np.zeros((0, 16, 16, 3), "uint8")}, "at least one"),
+        (
+            {"inputs": np.zeros((4, 8, 16, 3), "uint8")},
+            r"uint8 \[n, 16, 16, 3\], at least one, for .*Received: uint8 \[4, 8, 16, 3\]",
+        ),
         ({"formats": ("tflite", "onnx")}, "`formats` must name some of .*onnx"),
         ({"formats": ()}, "`formats` must name some of"),
         ({"sparse_weights": "int8"}, "`sparse_weights` must be one of .*'int8'"),
@@ -375,24 +386,17 @@ def test_mixed_precision_and_compiled_models_are_exported_as_plain_float32(image
 )
 def test_bad_arguments(network, images, tmp_path, change, message):
     model, masks = network
-    arguments = {"masks": masks, "images": images, "formats": ("keras",)} | change
+    arguments = {"masks": masks, "inputs": images, "formats": ("keras",)} | change
     with pytest.raises(ValueError, match=message):
         export_model(model, out_dir=str(tmp_path), **arguments)
     assert not os.listdir(tmp_path)
-
-
-def test_models_with_other_inputs_are_refused(images, tmp_path):
-    pixels = keras.Input((16, 16, 3))
-    logits = keras.layers.Dense(10)(keras.layers.Flatten()(pixels))
-    with pytest.raises(ValueError, match="must take uint8 images"):
-        export_model(keras.Model(pixels, logits), {}, str(tmp_path), images=images)
 
 
 def test_other_backends_are_refused(network, images, tmp_path, monkeypatch):
     model, masks = network
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(UserError, match="KERAS_BACKEND=tensorflow.*KERAS_BACKEND=jax"):
-        export_model(model, masks, str(tmp_path), images=images)
+        export_model(model, str(tmp_path), masks=masks, inputs=images)
 
 
 def test_logits_that_are_not_finite_are_refused(make_network, images, tmp_path):
@@ -400,7 +404,7 @@ def test_logits_that_are_not_finite_are_refused(make_network, images, tmp_path):
     bias = model.get_layer("head").bias
     bias.assign(np.full(bias.shape, np.nan))
     with pytest.raises(AuditError, match="not all finite"):
-        export_model(model, masks, str(tmp_path), images=images)
+        export_model(model, str(tmp_path), masks=masks, inputs=images)
 
 
 def test_format_audit(exported):

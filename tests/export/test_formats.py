@@ -63,8 +63,8 @@ def test_a_new_format_is_exported_audited_and_timed(network, images, tmp_path, m
     model, masks = network
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, Packed))
     assert format_names() == ("keras", "saved_model", "tflite", "sparse", "packed")
-    arguments = {"images": images, "progress": lambda line: None}
-    audit = export_model(model, masks, str(tmp_path), formats=("sparse", "packed"), **arguments)
+    arguments = {"inputs": images, "progress": lambda line: None}
+    audit = export_model(model, str(tmp_path), masks=masks, formats=("sparse", "packed"), **arguments)
     entry = audit["artifacts"]["model.packed"]
     assert entry["passed"] and entry["packed_by"] == "zlib" and entry["format"] == "packed"
     assert entry["zeros"] == audit["artifacts"]["model.tfprune"]["zeros"]
@@ -91,9 +91,9 @@ def test_a_new_format_is_exported_audited_and_timed(network, images, tmp_path, m
 def test_a_format_left_out_of_a_later_export_is_removed(network, images, tmp_path, monkeypatch):
     model, masks = network
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, Packed))
-    arguments = {"images": images[:4], "progress": lambda line: None}
-    export_model(model, masks, str(tmp_path), formats=("packed",), **arguments)
-    export_model(model, masks, str(tmp_path), formats=("keras",), **arguments)
+    arguments = {"inputs": images[:4], "progress": lambda line: None}
+    export_model(model, str(tmp_path), masks=masks, formats=("packed",), **arguments)
+    export_model(model, str(tmp_path), masks=masks, formats=("keras",), **arguments)
     assert "model.packed" not in os.listdir(tmp_path)
 
 

@@ -52,9 +52,9 @@ def pruned(cifar_data_dir, tmp_path_factory):
 
 def test_the_same_logits_and_predictions_on_1000_images(pruned, tmp_path):
     network, images = pruned
-    expected = keras_logits(network.model, images)
+    expected = keras_logits(network, images)
     assert len(np.unique(expected.argmax(1))) > 3  # It has learnt to tell some classes apart.
-    graph = compile_model(network.model)
+    graph = compile_model(network)
     runtime.write_file(graph, tmp_path / "model.tfprune", "float32")
     for threads in (1, 2):
         logits = runtime.load(tmp_path / "model.tfprune", threads)(images)
@@ -64,8 +64,8 @@ def test_the_same_logits_and_predictions_on_1000_images(pruned, tmp_path):
 
 def test_float16_moves_the_logits_by_its_rounding_alone(pruned, tmp_path):
     network, images = pruned
-    expected = keras_logits(network.model, images[:200])
-    runtime.write_file(compile_model(network.model), tmp_path / "model.tfprune", "float16")
+    expected = keras_logits(network, images[:200])
+    runtime.write_file(compile_model(network), tmp_path / "model.tfprune", "float16")
     logits = runtime.load(tmp_path / "model.tfprune")(images[:200])
     difference = np.abs(logits - expected).max() / np.abs(expected).max()
     assert 1e-6 < difference < 5e-3

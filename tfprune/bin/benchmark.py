@@ -107,7 +107,7 @@ def main() -> None:
             f"--batch_sizes={','.join(values.batch_sizes)}: the run has {len(dataset.test)} test images"
         )
     images = first_test_inputs(dataset, count)
-    model = strip_round(found).model
+    model = strip_round(found)
     with hold(folder, f"--experiment={values.experiment}"), native_stderr_captured():
         try:
             record = measure(

@@ -55,19 +55,18 @@ def main() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exporters are TensorFlow's.
     start_tensorflow()
     from tfprune.data.pipeline import first_test_inputs
-    from tfprune.experiments.deployment import dense_ancestor, strip_round
+    from tfprune.experiments.deployment import dense_ancestor
     from tfprune.experiments.evaluate import load_run_data
+    from tfprune.experiments.networks import load_model
     from tfprune.export import export_model, format_audit
 
     _, dataset = load_run_data(run, values.data_dir)
-    network = strip_round(found)
     folder = run.export_folder(found.number)
     dense_audit = read_audit(dense_ancestor(run))
     audit = export_model(
-        network.model,
-        network.masks,
-        folder,
-        images=first_test_inputs(dataset, values.audit_images),
+        load_model(found),
+        str(folder),
+        inputs=first_test_inputs(dataset, values.audit_images),
         formats=values.formats,
         sparse_weights=values.sparse_weights,
         dense_audit=dense_audit,

@@ -47,8 +47,7 @@ def compile_model(model: keras.Model) -> Graph:
         name = getattr(model, "name", model)
         raise UserError(
             f"model {name!r}: the sparse runtime takes built functional and Sequential models"
-            f" without a `call` of their own. Received: {type(model).__name__}."
-            " Leave 'sparse' out of the formats"
+            f" without a `call` of their own. Received: {type(model).__name__}"
         )
     height, width, channels = _image_shape(functional)
     draft = Draft()
@@ -93,6 +92,4 @@ def _image_shape(functional: keras.Model) -> tuple[int, int, int]:
 
 
 def _refuse_model(model: keras.Model, rule: str) -> UserError:
-    return UserError(
-        f"model {model.name!r}: the sparse runtime cannot run it: {rule}. Leave 'sparse' out of the formats"
-    )
+    return UserError(f"model {model.name!r}: the sparse runtime cannot run it: {rule}")

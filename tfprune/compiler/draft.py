@@ -98,8 +98,7 @@ class Call:
     def refuse(self, rule: str) -> UserError:
         """Makes the error that names the layer and the rule that it breaks."""
         return UserError(
-            f"layer {self.name!r} ({type(self.operation).__name__}): the sparse runtime cannot run it:"
-            f" {rule}. Leave 'sparse' out of the formats"
+            f"layer {self.name!r} ({type(self.operation).__name__}): the sparse runtime cannot run it: {rule}"
         )
 
 

@@ -1,11 +1,8 @@
-"""A finished round as the export needs it: stripped network, masks, the dense network it came from."""
+"""A finished round as the export and the benchmark need it: its network, and the dense one it came from."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
-from keras import ops
 
 from tfprune import sparsity
 from tfprune.errors import FileError, UserError
@@ -13,31 +10,13 @@ from tfprune.experiments.networks import load_model
 from tfprune.runs.folder import RoundFolder, RunFolder, find_round
 
 
-@dataclass(frozen=True)
-class StrippedNetwork:
-    """A network without pruning wrappers.
-
-    Attributes:
-        model: The plain network, removed weights exactly zero.
-        masks: Name of a pruned layer -> boolean mask of its kernel's shape, True where the weight stays.
-    """
-
-    model: keras.Model
-    masks: dict[str, np.ndarray]
-
-
-def strip_round(found: RoundFolder) -> StrippedNetwork:
-    """Loads a finished round's network and strips it.
+def strip_round(found: RoundFolder) -> keras.Model:
+    """Returns a finished round's network without wrappers, its removed weights exactly zero.
 
     Raises:
         UserError: If the model file is damaged.
     """
-    model = load_model(found)
-    masks = {
-        wrapper.layer.name: np.asarray(ops.convert_to_numpy(wrapper.masks[0]))
-        for wrapper in sparsity.pruned_layers(model)
-    }
-    return StrippedNetwork(sparsity.strip_pruning(model), masks)
+    return sparsity.strip_pruning(load_model(found))
 
 
 def dense_ancestor(run: RunFolder) -> Path | None:

@@ -36,7 +36,7 @@ Make = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a network is trained for, and by what it is judged.
+    """The goal of a network's training, and by what it is judged.
 
     Attributes:
         goal: The loss and metrics.
@@ -58,7 +58,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a file was compiled with, as Keras writes it in its configuration.
+    """The loss and metrics that a file was compiled with, as Keras writes them in its configuration.
 
     Attributes:
         loss, metrics, loss_weights: As they were given to `compile`.

@@ -1,9 +1,10 @@
 """Holds an exported file against the network and the masks that it was made from, by rules.
 
-Files with float32 weights must give the network's logits, others its predictions; every removed weight must
-be exactly zero in the file; a format may check more.
+Files with float32 weights must give the network's outputs, others its predictions or outputs close to its
+own; every removed weight must be exactly zero in the file; a format may check more.
 """
 
+import dataclasses
 import os
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from tfprune.errors import UserError
 from tfprune.export.formats.format import Format
 from tfprune.export.network import Network, in_batches
+from tfprune.export.signature import BATCH_SIZE, Arrays, Port, by_name
 from tfprune.export.sizes import artifact_bytes, gzip_bytes
 from tfprune.quiet import native_stderr_captured
 from tfprune.text import text_table
@@ -26,7 +28,7 @@ _HEADER = (
     "to float32",
     "gzip",
     "to float32",
-    "logit diff.",
+    "difference",
     "equal pred.",
     "zeros checked",
     "",
@@ -46,8 +48,76 @@ class AuditError(UserError):
         self.failures = failures
 
 
+@dataclasses.dataclass(frozen=True)
+class OutputRule:
+    """The rule for an output of a file.
+
+    An output of integers or booleans must be equal. Any other must be close to the network's where the
+    weights are float32. Smaller weights move it: there it must be close, or have its largest value of the
+    last axis in the same place. A network of images with classes, run on real images, is held to these places
+    alone: they are its predictions.
+
+    Attributes:
+        weights: How the file's weights are stored, as in `Format.weights`.
+        largest_difference: How far smaller weights may move the output, relative to the largest.
+        exact: Whether it is of integers or booleans.
+        predictions: Whether its predictions are judged: `"alone"`, `"too"` or `"none"`.
+        noun: What its values are called.
+    """
+
+    weights: str
+    largest_difference: float
+    exact: bool = False
+    predictions: str = "alone"
+    noun: str = "logit"
+
+    def __str__(self) -> str:
+        equal = f">= {MIN_EQUAL_PREDICTIONS_PERCENT:g} %"
+        if self.exact:
+            return f"equal values {equal}"
+        if self.weights != "float32" and self.predictions == "alone":
+            return f"equal predictions {equal}"
+        close = f"largest {self.noun} difference <= {self._most:g} of the largest {self.noun}"
+        return f"{close}, or equal predictions {equal}" if self._either else close
+
+    @property
+    def _most(self) -> float:
+        return MAX_LOGIT_DIFFERENCE if self.weights == "float32" else self.largest_difference
+
+    @property
+    def _either(self) -> bool:
+        return self.weights != "float32" and self.predictions == "too"
+
+    def failure(self, measured: dict[str, float | None]) -> str | None:
+        """Returns the measured value and the rule; None if the rule holds.
+
+        Args:
+            measured: The return value of `compare_outputs`.
+        """
+        relative = measured["largest_logit_difference_relative"]
+        percent = measured["equal_predictions_percent"]
+        by_place = self.exact or (self.weights != "float32" and self.predictions == "alone")
+        equal = percent is not None and percent >= MIN_EQUAL_PREDICTIONS_PERCENT
+        close = relative <= self._most  # A NaN is not.
+        if equal if by_place else close or (self._either and equal):
+            return None
+        shown = [] if by_place else [f"{relative:.3g} of the largest {self.noun}"]
+        shown += [f"{percent:.2f} % equal"] if by_place or self._either else []
+        return f"measured {', '.join(shown)}, the rule is {self}"
+
+
+def rule_for(file: Format, output: Port, network: Network) -> OutputRule:
+    """Returns the rule for an output of a file."""
+    signature = network.signature
+    exact = "float" not in output.dtype
+    has_classes = not exact and len(output.shape) > 1 and (output.shape[-1] or 0) > 1
+    predictions = "none" if not has_classes else "alone" if signature.images and signature.examples else "too"
+    noun = "logit" if signature.images else "output"
+    return OutputRule(file.weights, file.largest_difference, exact, predictions, noun)
+
+
 def audit_file(
-    file: Format, folder: str, network: Network, images: np.ndarray, reference: np.ndarray
+    file: Format, folder: str, network: Network, inputs: Arrays, reference: Arrays
 ) -> dict[str, Any]:
     """Measures one exported file and applies the rules to it.
 
@@ -55,25 +125,27 @@ def audit_file(
         file: The file.
         folder: The folder where it lies.
         network: The network that it was made from.
-        images: uint8 test images `[n, height, width, 3]`.
-        reference: The network's logits for them, `[n, classes]`.
+        inputs: The examples, an array or arrays by input.
+        reference: The network's outputs for them, an array or arrays by output.
 
     Returns:
         The file's entry of `export.json` without the ratios (see `export_model`).
     """
     path = os.path.join(folder, file.name)
     with native_stderr_captured():
-        measured, failures = _measure_logits(file, path, images, reference)
+        measured, failures = _measure_outputs(file, path, network, inputs, reference)
         layers, found = _count_zeros(file, path, network)
-        further, others = file.findings(path, network)
+        further, others = file.findings(path, network) if not failures or measured else ({}, [])
     failures += found + others
+    rules = {output.name: str(rule_for(file, output, network)) for output in network.signature.outputs}
     return {
         "format": file.group,
         "weights": file.weights,
         "bytes": artifact_bytes(path),
         "gzip_bytes": gzip_bytes(path),
-        **measured,
-        "rule": rule_for(file.weights),
+        **_worst(measured),
+        **({"outputs": measured} if len(measured) > 1 else {}),
+        "rule": _joined(rules),
         "zeros": _sum_counts(list(layers.values())),
         "layers": layers,
         **further,
@@ -82,58 +154,36 @@ def audit_file(
     }
 
 
-def rule_for(weights: str) -> str:
-    """Returns the rule for the logits of a file, in words.
+def compare_outputs(values: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
+    """Compares an output of a file with the network's.
 
     Args:
-        weights: As in `Format.weights`.
-    """
-    if weights == "float32":
-        return f"largest logit difference <= {MAX_LOGIT_DIFFERENCE:g} of the largest logit"
-    return f"equal predictions >= {MIN_EQUAL_PREDICTIONS_PERCENT:g} %"
-
-
-def compare_logits(logits: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Compares a file's logits with the network's.
-
-    Args:
-        logits: The file's, `[n, classes]`.
-        reference: The network's, `[n, classes]`, finite.
+        values: The file's, `[n, ...]`.
+        reference: The network's, of the same shape, finite.
 
     Returns:
-        `largest_logit_difference`, the same over the largest absolute reference logit
-        (`largest_logit_difference_relative`), and `equal_predictions_percent`. A logit that is
-        not finite differs infinitely, and its image counts as predicted otherwise.
+        `largest_logit_difference`, the same over the largest absolute reference value
+        (`largest_logit_difference_relative`), and `equal_predictions_percent`: the share of places where the
+        largest value of the last axis is the same one; of equal values, if they are no floating-point
+        numbers; None if that axis has a single value. A value that is not finite differs infinitely, and its
+        place counts as predicted otherwise.
     """
-    finite = np.isfinite(logits)
-    difference = np.abs(np.where(finite, logits, np.inf) - reference).max()
+    if reference.dtype.kind in "biu":
+        equal = values == reference
+        values, reference = values.astype(np.float64), reference.astype(np.float64)
+    elif reference.ndim > 1 and reference.shape[-1] > 1:
+        equal = (values.argmax(-1) == reference.argmax(-1)) & np.isfinite(values).all(-1)
+    else:
+        equal = None
+    finite = np.isfinite(values)
+    difference = np.abs(np.where(finite, values, np.inf) - reference).max()
     largest = np.abs(reference).max()
     relative = difference / largest if largest > 0 else (0.0 if difference == 0 else np.inf)
-    equal = (logits.argmax(1) == reference.argmax(1)) & finite.all(1)
     return {
         "largest_logit_difference": float(difference),
         "largest_logit_difference_relative": float(relative),
-        "equal_predictions_percent": float(100.0 * equal.mean()),
+        "equal_predictions_percent": None if equal is None else float(100.0 * equal.mean()),
     }
-
-
-def logits_failure(weights: str, measured: dict[str, float]) -> str | None:
-    """Applies `rule_for(weights)`.
-
-    Args:
-        weights: As in `Format.weights`.
-        measured: The return value of `compare_logits`.
-
-    Returns:
-        None if the rule holds, else the measured value and the rule.
-    """
-    relative = measured["largest_logit_difference_relative"]
-    percent = measured["equal_predictions_percent"]
-    if weights == "float32":
-        passed, text = relative <= MAX_LOGIT_DIFFERENCE, f"{relative:.3g} of the largest logit"
-    else:
-        passed, text = percent >= MIN_EQUAL_PREDICTIONS_PERCENT, f"{percent:.2f} % equal"
-    return None if passed else f"measured {text}, the rule is {rule_for(weights)}"
 
 
 def zeros_failure(path: str, counts: list[dict[str, int]], most: int) -> str | None:
@@ -165,9 +215,9 @@ def format_audit(audit: dict[str, Any]) -> str:
         audit: The return value of `export_model`, or a parsed `export.json`.
 
     Returns:
-        Lines without a trailing newline. "to float32" is the share of the dense network's float32
-        weights, uncompressed; where the audit knows the dense network's own files, columns with
-        the share of these, raw to raw and gzipped to gzipped, follow each.
+        Lines without a trailing newline, the last of them of what was left out. "to float32" is the share of
+        the dense network's float32 weights, uncompressed; where the audit knows the dense network's own
+        files, columns with the share of these, raw to raw and gzipped to gzipped, follow each.
     """
     entries = audit["artifacts"]
     with_dense = any(entry["bytes_to_dense_artifact"] is not None for entry in entries.values())
@@ -181,23 +231,59 @@ def format_audit(audit: dict[str, Any]) -> str:
     title = (
         f"{audit['parameters']:,} parameters, {audit['dense_weights_bytes']:,} bytes as dense"
         f" float32; {100 * audit['sparsity_all_weights']:.2f} % of them removed"
-        f" ({100 * audit['sparsity']:.2f} % of the masked kernels); {audit['images']} test images"
+        f" ({100 * audit['sparsity']:.2f} % of the masked kernels); {_examples(audit)}"
     )
-    return "\n".join([title, *text_table(header, rows)])
+    left_out = [f"left out: {name}: {reason}" for name, reason in audit["left_out"].items()]
+    return "\n".join([title, *text_table(header, rows), *left_out])
 
 
-def _measure_logits(
-    file: Format, path: str, images: np.ndarray, reference: np.ndarray
-) -> tuple[dict[str, float | None], list[str]]:
+def _measure_outputs(
+    file: Format, path: str, network: Network, inputs: Arrays, reference: Arrays
+) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+    """Returns what was measured of each output, and a line for each broken rule."""
+    signature = network.signature
+    first = signature.outputs[0].name
     try:
-        logits = in_batches(file.load(path), images)
+        found = in_batches(file.load_for_audit(path, network), inputs, signature.batch_size or BATCH_SIZE)
     except _REFUSALS as error:
         return {}, [f"its runtime does not run it: {error}"]
-    measured = compare_logits(logits, reference)
-    failure = logits_failure(file.weights, measured)
-    # JSON knows no infinity.
-    finite = {key: value if np.isfinite(value) else None for key, value in measured.items()}
-    return finite, [failure] if failure else []
+    found, expected = by_name(found, first), by_name(reference, first)
+    measured, failures = {}, []
+    for output in signature.outputs:
+        name, several = output.name, f"output {output.name!r}: " if len(signature.outputs) > 1 else ""
+        shape = np.shape(found.get(name))
+        if shape != expected[name].shape:
+            failures.append(f"{several}its shape is {list(shape)}, the rule is {list(expected[name].shape)}")
+            continue
+        values = compare_outputs(found[name], expected[name])
+        failure = rule_for(file, output, network).failure(values)
+        failures += [f"{several}{failure}"] if failure else []
+        # JSON knows no infinity.
+        measured[name] = {
+            key: value if value is not None and np.isfinite(value) else None for key, value in values.items()
+        }
+    return measured, failures
+
+
+def _worst(measured: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
+    """Returns the worst of all outputs in each measure; what was infinite is None."""
+    if not measured:
+        return {}
+    worst = {}
+    for key in next(iter(measured.values())):
+        values = [values[key] for values in measured.values()]
+        if key == "equal_predictions_percent":
+            worst[key] = min((value for value in values if value is not None), default=None)
+        else:
+            worst[key] = None if None in values else max(values)
+    return worst
+
+
+def _joined(rules: dict[str, str]) -> str:
+    """Returns the rules in a line: one for all outputs, or one for each."""
+    if len(set(rules.values())) == 1:
+        return next(iter(rules.values()))
+    return "; ".join(f"{name}: {rule}" for name, rule in rules.items())
 
 
 def _count_zeros(file: Format, path: str, network: Network) -> tuple[dict[str, dict[str, int]], list[str]]:
@@ -229,6 +315,12 @@ def _counts(values: np.ndarray, masked: np.ndarray) -> dict[str, int]:
 def _sum_counts(counts: list[dict[str, int]]) -> dict[str, int]:
     keys = ("weights", "zeros", "masked", "masked_zero")
     return {key: sum(count[key] for count in counts) for key in keys}
+
+
+def _examples(audit: dict[str, Any]) -> str:
+    if "images" in audit and not audit["random_inputs"]:
+        return f"{audit['images']} test images"
+    return f"{audit['examples']} {'random ' if audit['random_inputs'] else ''}examples"
 
 
 def _row(name: str, entry: dict[str, Any]) -> list[str]:

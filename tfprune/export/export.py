@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import keras
 import numpy as np
 
 from tfprune.errors import UserError
-from tfprune.export.audit import AuditError, audit_file
+from tfprune.export.audit import AuditError, audit_file, compare_outputs
 from tfprune.export.dense_audit import check_dense_audit
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
-from tfprune.export.network import Network, deployable_copy, keras_logits
+from tfprune.export.network import Deployable, Network, in_batches, keras_run
+from tfprune.export.signature import BATCH_SIZE, Arrays, Port, Signature, by_name, count_of, part_of
 from tfprune.extras import extra
 from tfprune.files import make_folder, put, remove, remove_temporaries, write_json, writing
 from tfprune.lock import hold
+from tfprune.network.copying import computes_in_float32
 from tfprune.quiet import native_stderr_captured
 
 with extra("export"):
@@ -31,20 +33,28 @@ FAILED_AUDIT_FILE = "export_failed.json"
 _MEASUREMENTS = ("benchmark.json", "benchmark.csv", "benchmark.png")
 _UNFINISHED = ".unfinished"
 _SOURCES = ".sources"
+# How far a copy in float32 may be from the model, relative to the largest output: rounding, and that of the
+# model's own precision.
+_COPY_DIFFERENCE = 1e-3
+_OTHER_PRECISION_DIFFERENCE = 0.25
 
 
 def export_model(
     model: keras.Model,
-    masks: dict[str, np.ndarray],
     out_dir: str,
     *,
-    images: np.ndarray,
+    inputs: Any = None,
+    masks: Mapping[str, np.ndarray] | None = None,
     formats: Sequence[str] | None = None,
     sparse_weights: str = "float16",
     dense_audit: dict[str, Any] | None = None,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Exports a network and audits every artifact on real images.
+    """Exports a network, wrapped or stripped, and audits every file on examples.
+
+    ```python
+    export_model(pruned, "export", inputs=x_test[:1000])
+    ```
 
     Everything is written and audited in a temporary folder below `out_dir`. Only when all pass do
     the artifacts replace those of an earlier export, and `export.json` comes last. While
@@ -54,35 +64,40 @@ def export_model(
 
     The audit (`export.json`) holds
 
-    - `passed`, `model`, `input_shape`, `parameters`, `images`, `largest_logit` (absolute, of the
-      network), `versions`;
+    - `passed`, `model`, `parameters`, `versions`; `inputs` and `outputs` (by name, `shape` and `dtype`);
+      `examples`, how many, and `random_inputs`, whether they were made up; of a network of images,
+      `images` (also how many) and `input_shape`; `largest_logit`, the largest absolute value of the outputs;
     - `sparsity` (removed share of the masked kernels), `sparsity_all_weights` (of all weights,
-      trainable or not);
+      trainable or not); `all_zero`, kernels of which nothing is left and for which nothing could be searched;
     - `dense_weights_bytes`: the weights as float32, four bytes each, trainable or not. Pruning
       does not change their number, so this is the dense network's size too;
     - `artifacts`: for each name `format`, `weights`, `bytes`, `gzip_bytes`,
       `largest_logit_difference` (absolute), `largest_logit_difference_relative` (to
       `largest_logit`), `equal_predictions_percent`, `rule`, `passed`, `failures`, `zeros` and
-      `layers` (counts of `weights`, `zeros`, `masked`, `masked_zero`; in total, by layer), and
+      `layers` (counts of `weights`, `zeros`, `masked`, `masked_zero`; in total, by kernel), and
       the ratios `bytes_to_dense_weights`, `gzip_to_dense_weights` (to `dense_weights_bytes`),
       `bytes_to_dense_artifact`, `gzip_to_dense_artifact` (to the artifact of the same name in
       `dense_audit`, raw to raw and gzipped to gzipped; null where `dense_comparison` says "none"
       and why: no `dense_audit`, or of a network that is not this one's dense ancestor by its
       parameters and sparsity). The first pair compares
       with the usual float32 file, and so counts the smaller number format as a gain; the second
-      shows what the zeros alone gain. `saved_model` also has `variables_bytes` and
-      `stored_to_weights_bytes` (1 when each weight is stored once).
+      shows what the zeros alone gain. Where there are several outputs, the measures are the worst of
+      them, and `outputs` has those of each. `saved_model` also has `variables_bytes` and
+      `stored_to_weights_bytes` (1 when each weight is stored once), a TFLite file that takes a fixed number
+      of examples `examples_a_call`;
+    - `left_out`: name of an artifact that could not be made -> why.
 
     Args:
-        model: A stripped functional or Sequential model with one uint8 input `[n, h, w, 3]` and
-            logits `[n, classes]`. It is not changed. Mixed precision is exported as float32.
-        masks: Path of a layer (its name; within nested models the names joined with `/`) to the
-            0/1 mask of its kernel. Empty for a dense network.
+        model: A built model of any class, with any dense inputs and outputs, wrapped by `prune_low_magnitude`
+            or not. It is not changed. Mixed precision is exported as float32.
         out_dir: Where to write; made if missing.
-        images: uint8 test images `[n, h, w, 3]`, at least one.
+        inputs: Examples for the audit, as for `Model.predict`: an array, a list, or a dictionary. None:
+            random ones, normal numbers, and integers in the range of the embeddings that read them.
+        masks: Name of a kernel, as in `tfprune.sparsity.masks_of`, to its 0/1 mask; `/kernel` at the end of a
+            name may be left out. None: those of the wrappers, and the zeros of the kernels without a wrapper.
         formats: Some of `tfprune.export.formats.format_names()`: `"keras"`, `"saved_model"`, `"tflite"`,
-            `"sparse"` (`model.tfprune`, for `tfprune.runtime`); all by default. Artifacts of other formats
-            from an earlier export are removed.
+            `"sparse"` (`model.tfprune`, for `tfprune.runtime`). None: all that can hold the model; `left_out`
+            has the others. Artifacts of other formats from an earlier export are removed.
         sparse_weights: How `model.tfprune` stores its weights: `"float16"` or `"float32"`. Either way it
             computes in float32.
         dense_audit: The parsed `export.json` of the dense network this one was pruned from.
@@ -93,22 +108,26 @@ def export_model(
 
     Raises:
         AuditError: An artifact failed.
-        UserError: The Keras backend is not TensorFlow, the sparse runtime cannot run a layer, another
+        UserError: The Keras backend is not TensorFlow, a format of `formats` cannot hold the model, another
             process writes into the folder, or it cannot be written, or its name is not UTF-8.
         ValueError: An argument does not fit the model or the list above.
     """
     folder = Path(out_dir)
     _check_path(folder)
     work = folder / _UNFINISHED
-    network = Network(deployable_copy(model), masks, str(work / _SOURCES))
-    _check_images(images, network.model)
-    dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, network.model)
     files = chosen_files(format_names() if formats is None else formats, sparse_weights)
-    reference = keras_logits(network.model, images)
-    if not np.isfinite(reference).all():
-        raise AuditError(["the network itself: its logits are not all finite"])
+    deployable = Deployable(model, inputs)
+    signature = Signature(deployable.model, inputs)
+    masks = deployable.masks if masks is None else masks
+    network = Network(deployable.model, masks, str(work / _SOURCES), signature, deployable.not_copied)
+    dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, network.model)
+    examples = signature.arrays()
+    reference = _reference(model, network, examples)
+    left_out = LeftOut(files, formats is not None, progress)
     for file in files:
-        file.check(network)
+        with left_out.unless_possible(file):
+            file.check(network)
+    left_out.check()
 
     disk = functools.partial(writing, folder, "export the round again once it can", tf.errors.OpError)
     with contextlib.ExitStack() as held:
@@ -123,13 +142,16 @@ def export_model(
         try:
             entries = {}
             with native_stderr_captured(), disk():
-                for file in files:
-                    file.write(network, str(work / file.name))
-            for file in files:
-                entry = audit_file(file, str(work), network, images, reference)
+                for file in left_out.others():
+                    with left_out.unless_possible(file):
+                        file.write(network, str(work / file.name))
+            left_out.check()
+            for file in left_out.others():
+                entry = audit_file(file, str(work), network, examples, reference)
                 entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
                 progress(_progress_line(file, entry))
-            audit = _describe(network, images, reference)
+            audit = _describe(network, examples, reference)
+            audit |= {"all_zero": deployable.all_zero, "left_out": left_out.reasons}
             audit |= {"dense_comparison": dense_comparison, "artifacts": entries}
             failures = [line for entry in entries.values() for line in entry["failures"]]
             audit = {"passed": not failures} | audit
@@ -138,12 +160,88 @@ def export_model(
                 raise AuditError(failures)
             for file in all_files():
                 remove(folder / file.name)
-            for file in files:
+            for file in left_out.others():
                 put(work / file.name, folder / file.name)
             write_json(folder / AUDIT_FILE, audit)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return audit
+
+
+class LeftOut:
+    """The files of an export that cannot be made, and why.
+
+    Where the formats were not asked for, those that cannot hold the network are left out, and said. Where
+    they were, that is an error, unless other files of the same format can be made.
+
+    Args:
+        files: All files.
+        asked: Whether their formats were asked for.
+        progress: Receives a line for each that is left out.
+
+    Attributes:
+        reasons: Name of a file -> why it is left out.
+    """
+
+    def __init__(self, files: Sequence[Format], asked: bool, progress: Callable[[str], None]) -> None:
+        """Leaves out nothing yet."""
+        self._files, self._asked, self._progress = files, asked, progress
+        self.reasons: dict[str, str] = {}
+
+    def others(self) -> list[Format]:
+        """Returns the files that are not left out."""
+        return [file for file in self._files if file.name not in self.reasons]
+
+    @contextlib.contextmanager
+    def unless_possible(self, file: Format) -> Iterator[None]:
+        """Leaves a file out if a `UserError` is raised inside."""
+        try:
+            yield
+        except UserError as error:
+            self.reasons[file.name] = str(error)
+            self._progress(f"{file.name}: left out: {error}")
+
+    def check(self) -> None:
+        """Checks that what is left out may be.
+
+        Raises:
+            UserError: A format that was asked for has no file, or nothing is left at all.
+        """
+        left = {file.group for file in self.others()}
+        for file in self._files:
+            if file.group not in left and (self._asked or not left):
+                raise UserError(f"{self.reasons[file.name]}. Leave {file.group!r} out of the formats")
+
+
+def _reference(model: keras.Model, network: Network, examples: Arrays) -> Arrays:
+    """Returns the network's outputs.
+
+    Raises:
+        AuditError: They are not all finite, or differ from call to call.
+        UserError: The network is a copy of the model that does something else.
+    """
+    signature = network.signature
+    size = signature.batch_size or BATCH_SIZE
+    run = keras_run(network.model, signature)
+    reference = in_batches(run, examples, size)
+    first, name = part_of(examples, slice(0, size)), signature.outputs[0].name
+    again = by_name(run(first), name)
+    own = signature.unpack(model(signature.pack(first), training=False))
+    for key, values in by_name(reference, name).items():
+        if not np.isfinite(values).all():
+            noun = "logits" if signature.images else f"values of output {key!r}"
+            raise AuditError([f"the network itself: its {noun} are not all finite"])
+        if not np.allclose(values[:size], again[key], rtol=1e-3, atol=1e-3 * np.abs(values).max()):
+            raise AuditError([f"the network itself: two calls with the same inputs differ in output {key!r}"])
+        most = _COPY_DIFFERENCE if computes_in_float32(model) else _OTHER_PRECISION_DIFFERENCE
+        theirs = np.asarray(keras.ops.convert_to_numpy(own[key]), values.dtype)
+        difference = compare_outputs(theirs, values[:size])["largest_logit_difference_relative"]
+        if np.isfinite(difference) and difference > most:
+            raise UserError(
+                f"{type(model).__name__} made from its configuration, which `get_config` returns, does"
+                f" something else: output {key!r} differs by {difference:.2g} of the largest"
+            )
+    return reference
 
 
 def _dense_artifacts(dense_audit: dict[str, Any] | None, network: keras.Model) -> tuple[dict[str, Any], str]:
@@ -172,27 +270,36 @@ def _ratios(
     }
 
 
-def _describe(network: Network, images: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    masks = network.masks
+def _describe(network: Network, examples: Arrays, reference: Arrays) -> dict[str, Any]:
+    masks, signature = network.masks, network.signature
     removed = sum(int((np.asarray(mask) == 0).sum()) for mask in masks.values())
     masked = sum(int(np.size(mask)) for mask in masks.values())
     parameters = network.model.count_params()
+    count = count_of(examples)
+    outputs = by_name(reference, signature.outputs[0].name).values()
     return {
         "model": network.model.name,
-        "input_shape": list(network.model.inputs[0].shape[1:]),
+        "inputs": _ports(signature.inputs),
+        "outputs": _ports(signature.outputs),
+        **({"input_shape": list(signature.inputs[0].shape[1:]), "images": count} if signature.images else {}),
         "parameters": parameters,
         "dense_weights_bytes": 4 * parameters,
         "weights_bytes": network.weights_bytes,
         "sparsity": removed / masked if masked else 0.0,
         "sparsity_all_weights": removed / parameters,
-        "images": len(images),
-        "largest_logit": float(np.abs(reference).max()),
+        "examples": count,
+        "random_inputs": not signature.examples,
+        "largest_logit": max(float(np.abs(values.astype(np.float64)).max()) for values in outputs),
         "versions": {
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
             "ai_edge_litert": ai_edge_litert.__version__,
         },
     }
+
+
+def _ports(ports: Sequence[Port]) -> dict[str, Any]:
+    return {port.name: {"shape": list(port.shape), "dtype": port.dtype} for port in ports}
 
 
 def _progress_line(file: Format, entry: dict[str, Any]) -> str:
@@ -205,14 +312,3 @@ def _check_path(folder: Path) -> None:
         str(folder).encode()
     except UnicodeEncodeError:
         raise UserError(f"{folder}: must be a path in UTF-8, which is what TensorFlow can write to") from None
-
-
-def _check_images(images: np.ndarray, network: keras.Model) -> None:
-    expected = tuple(network.inputs[0].shape[1:])
-    shape = np.shape(images)
-    fits = len(shape) == 4 and all(size in (None, got) for size, got in zip(expected, shape[1:], strict=True))
-    if not fits or images.dtype != np.uint8 or not len(images):
-        raise ValueError(
-            f"`images` must be uint8 images [n, *{expected}], at least one."
-            f" Received: {getattr(images, 'dtype', type(images))} {shape}"
-        )

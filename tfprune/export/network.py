@@ -1,19 +1,23 @@
-"""The network as it is exported: float32, uncompiled, one uint8 image input, one logits output."""
+"""The network as it is exported: float32, uncompiled, without wrappers, its masks and what it takes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfprune.compiler.compile import compile_model
 from tfprune.errors import UserError
+from tfprune.export.signature import BATCH_SIZE, Arrays, Signature, by_name, count_of, part_of
 from tfprune.extras import extra
-from tfprune.network.graph import calls
+from tfprune.network.copying import classes_of, computes_in_float32, copy_in_float32
+from tfprune.network.graph import calls, is_graph
+from tfprune.network.kinds import Kernel
 from tfprune.runtime.graph import Graph
-
-# Large enough to amortise a call, small enough for 224 x 224 activations.
-BATCH_SIZE = 32
+from tfprune.sparsity import pruned_layers, strip_pruning
+from tfprune.sparsity.model_masks import kernel_names
 
 
 class Network:
@@ -21,26 +25,42 @@ class Network:
 
     Args:
         model: The network, as `deployable_copy` returns it.
-        masks: Path of a layer (see `layers_by_path`) to the mask of its kernel: 0 for a removed weight, 1 for
-            a kept one, in the kernel's shape.
+        masks: Name of a kernel to its mask: 0 for a removed weight, 1 for a kept one, in the kernel's shape.
+            The name is the one in `tfprune.sparsity.masks_of`, without a `/kernel` at its end.
         work: A folder for the network's SavedModel.
+        signature: What it takes and returns; found if left out.
+        not_copied: As in `Deployable`.
 
     Attributes:
-        kernels: Path of a layer to the weight that its mask belongs to.
+        kernels: Name to the kernel, for each mask.
         weights_bytes: The bytes of all weights, trainable or not, as they are in memory.
 
     Raises:
-        ValueError: A mask names no layer, fits no weight of the layer, or holds other values.
+        ValueError: A mask names no kernel, does not fit it, or holds other values.
     """
 
-    def __init__(self, model: keras.Model, masks: dict[str, np.ndarray], work: str) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        masks: Mapping[str, np.ndarray],
+        work: str,
+        signature: Signature | None = None,
+        not_copied: str = "",
+    ) -> None:
         """Finds the masked weights."""
         self.model = model
-        self.masks = masks
-        self.kernels = masked_kernels(model, masks)
+        self.signature = signature or Signature(model)
+        self.not_copied = not_copied
+        self.masks = dict(masks)
+        self.kernels = masked_kernels(model, self.masks)
         self.weights_bytes = sum(int(np.asarray(weight).nbytes) for weight in model.weights)
-        self._saved_model = os.path.join(work, "network")
+        self._work = work
         self._graph: Graph | None = None
+
+    @property
+    def classes(self) -> dict[str, type]:
+        """Returns the classes without which its `.keras` file cannot be loaded, by name."""
+        return classes_of(self.model)
 
     def compiled(self) -> Graph:
         """Returns the network as a graph of the sparse runtime.
@@ -52,108 +72,148 @@ class Network:
             self._graph = compile_model(self.model)
         return self._graph
 
-    def saved_model(self) -> str:
-        """Returns the folder of the network's SavedModel."""
-        if not os.path.exists(self._saved_model):
-            write_saved_model(self.model, self._saved_model)
-        return self._saved_model
+    def saved_model(self, batch_size: int | None = None) -> str:
+        """Returns the folder of the network's SavedModel.
+
+        Args:
+            batch_size: The number of examples of a call of it; None for that of the model, mostly any.
+        """
+        folder = os.path.join(self._work, f"network_{batch_size or 'any'}")
+        if not os.path.exists(folder):
+            write_saved_model(self.model, folder, self.signature, batch_size)
+        return folder
 
     def allowed_copies(self) -> dict[str, int]:
         """Returns how many stored tensors may match each masked kernel: 1 in an ordinary network.
 
         A layer that is called several times may be stored once a call in a TFLite file, with the
-        BatchNorm behind each call folded in; layers with equal kernels match each other's tensors.
+        BatchNorm behind each call folded in; equal kernels match each other's tensors.
 
         Returns:
-            Path of a layer to the number of calls of all layers with that kernel.
+            Name to the number of calls of all layers with that kernel.
         """
-        layers = layers_by_path(self.model)
-        with_kernel = [layer for layer in layers.values() if getattr(layer, "kernel", None) is not None]
+        values = {
+            name: ops.convert_to_numpy(each.variable) for name, each in named_kernels(self.model).items()
+        }
+        layers = {name: each.layer for name, each in named_kernels(self.model).items()}
         allowed = {}
-        for path, kernel in self.kernels.items():
+        for name, kernel in self.kernels.items():
+            own = ops.convert_to_numpy(kernel.variable)
             alike = [
-                layer
-                for layer in with_kernel
-                if layer.kernel is not kernel
-                and layer.kernel.shape == kernel.shape
-                and np.array_equal(layer.kernel, kernel)
+                other
+                for other, array in values.items()
+                if layers[other] is not kernel.layer
+                and array.shape == own.shape
+                and np.array_equal(array, own)
             ]
-            allowed[path] = sum(max(1, calls(layer)) for layer in [layers[path], *alike])
+            allowed[name] = sum(max(1, calls(layer)) for layer in [kernel.layer, *map(layers.get, alike)])
         return allowed
 
 
-def deployable_copy(model: keras.Model) -> keras.Model:
-    """Copies a model with its weights into a float32 network without an optimizer.
+class Deployable:
+    """A network as it is exported, with what of it is known from its wrappers.
+
+    Attributes:
+        model: The network without wrappers.
+        masks: The masks of the wrappers, and the zeros of other kernels that have some, by the names of
+            `Network`.
+        all_zero: Names of the kernels without wrappers that have no other weights than zeros, and no mask: no
+            file could be searched for them.
+        not_copied: Why it is the given model itself, which no file can be made of that needs its
+            configuration; empty if it is a copy.
+    """
+
+    def __init__(self, model: keras.Model, inputs: Any = None) -> None:
+        """Copies the model; arguments as for `deployable_copy`."""
+        _check_backend()
+        self.masks: dict[str, np.ndarray] = {}
+        self.all_zero: list[str] = []
+        self.not_copied = ""
+        wrapped = bool(pruned_layers(model))
+        try:
+            self.model = copy_in_float32(model, lambda copy: _call_once(copy, inputs))
+        except ValueError as error:
+            if wrapped or not computes_in_float32(model):
+                what = "strip it first, with `strip_pruning`" if wrapped else "make it in float32"
+                raise UserError(f"the model cannot be copied for the export: {error}; {what}") from error
+            self.model, self.not_copied = model, str(error)
+        masks = {
+            id(pruned.kernel.variable): np.array(ops.convert_to_numpy(pruned.mask), bool)
+            for wrapper in pruned_layers(self.model)
+            for pruned in wrapper.pruned
+        }
+        self.model = strip_pruning(self.model) if wrapped else self.model
+        for name, kernel in named_kernels(self.model).items():
+            kept = ops.convert_to_numpy(kernel.variable) != 0
+            if id(kernel.variable) in masks:
+                self.masks[name] = masks[id(kernel.variable)]
+            elif not kept.any():
+                self.all_zero.append(name)
+            elif not kept.all():
+                self.masks[name] = kept
+
+
+def deployable_copy(model: keras.Model, inputs: Any = None) -> keras.Model:
+    """Copies a model with its weights into a float32 network without wrappers and without an optimizer.
 
     A network trained in mixed precision computes in float16 or bfloat16; its weights are float32,
     and so is what is exported. An optimizer would triple the size of the `.keras` file.
 
     Args:
-        model: A stripped functional or Sequential model: one uint8 input `[n, height, width, 3]`,
-            one output `[n, classes]`, and no pruning wrappers.
+        model: A built model. It is not changed.
+        inputs: What it is called with; needed by a model with a `call` of its own.
 
     Returns:
-        A functional model with the same layers, names and weights.
+        A model with the same class, layers, names and weights; the model itself if it is of a class that
+        cannot be made from its configuration.
 
     Raises:
-        UserError: The backend is not TensorFlow.
-        ValueError: The model has another input or output.
+        UserError: The backend is not TensorFlow, or the model cannot be copied and cannot be exported as it
+            is.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise UserError(
-            "export works on the TensorFlow backend only: set KERAS_BACKEND=tensorflow."
-            f" Received: KERAS_BACKEND={keras.backend.backend()}"
-        )
-    _check_signature(model)
-    copy = keras.models.clone_model(model, clone_function=_clone_in_float32, recursive=True)
-    copy.set_weights(model.get_weights())
-    # `clone_model` compiles the copy as the original was; a model over its tensors is not compiled.
-    return keras.Model(copy.inputs[0], copy.outputs[0], name=model.name)
+    return Deployable(model, inputs).model
 
 
-def layers_by_path(model: keras.Model) -> dict[str, keras.Layer]:
-    """Returns the layers of a model, those of nested models as `"nested/layer"`.
-
-    Args:
-        model: A functional or Sequential model.
-
-    Returns:
-        The layers, keyed by their names joined with `/`; the model's own name is left out.
-    """
-    found = {}
-    for layer in model.layers:
-        found[layer.name] = layer
-        if isinstance(layer, keras.Model):
-            inner = layers_by_path(layer)
-            found |= {f"{layer.name}/{path}": inner_layer for path, inner_layer in inner.items()}
-    return found
+def named_kernels(model: keras.Model) -> dict[str, Kernel]:
+    """Returns the kernels of a model without wrappers by the names of `Network`."""
+    return {name.removesuffix("/kernel"): kernel for name, kernel in kernel_names(model).items()}
 
 
-def masked_kernels(model: keras.Model, masks: dict[str, np.ndarray]) -> dict[str, keras.Variable]:
-    """Finds the weight that each mask belongs to.
+def masked_kernels(model: keras.Model, masks: Mapping[str, np.ndarray]) -> dict[str, Kernel]:
+    """Finds the kernel that each mask belongs to.
 
     Args:
         model: The network.
-        masks: Layer path (see `layers_by_path`) to the mask of its kernel: 0 for a removed weight,
-            1 for a kept one, in the kernel's shape.
+        masks: As for `Network`. A name may also have the kernel's own name where it is `kernel`, and be that
+            of a layer, for the only one of its weights that has the mask's shape.
 
     Returns:
-        Layer path to the weight.
+        Name to the kernel.
 
     Raises:
-        ValueError: A mask names no layer, fits no weight of it, or holds other values.
+        ValueError: A mask names no kernel, does not fit it, or holds other values.
     """
-    layers = layers_by_path(model)
-    kernels = {}
-    for path, mask in masks.items():
-        if path not in layers:
-            raise ValueError(
-                f"`masks` must be keyed by the model's layers: {sorted(layers)}. Received: {path!r}"
-            )
+    kernels = named_kernels(model)
+    found = {}
+    for name, mask in masks.items():
         if not np.isin(mask, (0, 1)).all():
-            raise ValueError(f"a mask must hold only 0 and 1. Received: another value for {path!r}")
-        kernels[path] = _weight_of_shape(layers[path], path, tuple(np.shape(mask)))
-    return kernels
+            raise ValueError(f"a mask must hold only 0 and 1. Received: another value for {name!r}")
+        short = name.removesuffix("/kernel")
+        of_layer = [kernel for path, kernel in kernels.items() if path.rpartition("/")[0] == name]
+        candidates = [kernels[short]] if short in kernels else of_layer
+        if not candidates:
+            raise ValueError(
+                f"`masks` must be keyed by the model's kernels: {sorted(kernels)}. Received: {name!r}"
+            )
+        fitting = [each for each in candidates if tuple(each.variable.shape) == np.shape(mask)]
+        if len(fitting) != 1:
+            shapes = {each.name: tuple(each.variable.shape) for each in candidates}
+            raise ValueError(
+                f"the mask of {name!r} must have the shape of exactly one weight of the layer:"
+                f" {shapes}. Received: {np.shape(mask)}"
+            )
+        found[name] = fitting[0]
+    return found
 
 
 def weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
@@ -178,12 +238,13 @@ def weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
     return found
 
 
-def write_saved_model(model: keras.Model, folder: str) -> None:
+def write_saved_model(
+    model: keras.Model, folder: str, signature: Signature | None = None, batch_size: int | None = None
+) -> None:
     """Writes a SavedModel that holds each weight once.
 
-    Its signature `serving_default` takes `image`, uint8 `[n, height, width, 3]` with any n, and
-    returns `{"logits": float32 [n, classes]}`. `tf.saved_model.load(folder).weights` maps
-    each weight's name (see `weights_by_name`) to its variable.
+    Its signature `serving_default` takes the inputs and returns the outputs by their names in `signature`.
+    `tf.saved_model.load(folder).weights` maps each weight's name (see `weights_by_name`) to its variable.
 
     `model.export` tracks the variables along two paths of objects and stores each under both; a
     module with one dictionary of the TensorFlow variables does not. It has to be these and not
@@ -192,99 +253,101 @@ def write_saved_model(model: keras.Model, folder: str) -> None:
     Args:
         model: The network.
         folder: The folder to write.
+        signature: What it takes and returns; found if left out.
+        batch_size: The number of examples of a call; None for that of the model, mostly any.
     """
     with extra("export"):
         import tensorflow as tf
 
-    image_shape = (None, *model.inputs[0].shape[1:])
+    signature = signature or Signature(model)
 
-    @tf.function(input_signature=[tf.TensorSpec(image_shape, tf.uint8, name="image")])
-    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": model(image, training=False)}
+    @tf.function
+    def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return signature.unpack(model(signature.pack(inputs), training=False))
 
+    specs = {
+        port.name: tf.TensorSpec((batch_size or port.shape[0], *port.shape[1:]), port.dtype, name=port.name)
+        for port in signature.inputs
+    }
     module = tf.Module()
     module.weights = {name: weight.value for name, weight in weights_by_name(model).items()}
     module.serve = serve
-    tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+    tf.saved_model.save(module, folder, signatures={"serving_default": serve.get_concrete_function(**specs)})
 
 
-def keras_run(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+def keras_run(model: keras.Model, signature: Signature | None = None) -> Callable[[Arrays], Arrays]:
     """Returns a network in inference mode as a function of arrays.
 
     Args:
         model: The network.
+        signature: What it takes and returns; found if left out.
 
     Returns:
-        A function from uint8 images `[n, height, width, 3]` to float32 logits `[n, classes]`.
+        A function from a batch, an array or arrays by input, to an array or arrays by output.
     """
     with extra("export"):
         import tensorflow as tf
 
-    step = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
-    return lambda images: step(tf.constant(images)).numpy()
+    signature = signature or Signature(model)
+    name = signature.inputs[0].name
+
+    @tf.function(reduce_retracing=True)
+    def step(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return signature.unpack(model(signature.pack(inputs), training=False))
+
+    def run(batch: Arrays) -> Arrays:
+        given = {key: tf.constant(array) for key, array in by_name(batch, name).items()}
+        return one_or_all({key: value.numpy() for key, value in step(given).items()})
+
+    return run
 
 
-def in_batches(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
-    """Returns the logits of many images, `BATCH_SIZE` images a call.
+def one_or_all(named: dict[str, Any]) -> Any:
+    """Returns arrays by name, a single one as it is."""
+    return next(iter(named.values())) if len(named) == 1 else named
+
+
+def in_batches(run: Callable[[Arrays], Arrays], inputs: Arrays, batch_size: int = BATCH_SIZE) -> Arrays:
+    """Returns the outputs for many examples, a batch a call.
 
     Args:
-        run: A function from images to logits.
-        images: uint8 `[n, height, width, 3]`.
+        run: A function from a batch to outputs.
+        inputs: The examples, an array or arrays by input.
+        batch_size: Examples a call.
 
     Returns:
-        float32 `[n, classes]`.
+        An array or arrays by output.
     """
-    starts = range(0, len(images), BATCH_SIZE)
-    return np.concatenate([run(images[start : start + BATCH_SIZE]) for start in starts])
+    starts = range(0, count_of(inputs), batch_size)
+    parts = [run(part_of(inputs, slice(start, start + batch_size))) for start in starts]
+    if isinstance(parts[0], dict):
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return np.concatenate(parts)
 
 
-def keras_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Returns the network's logits in inference mode.
+def keras_logits(model: keras.Model, inputs: Arrays) -> Arrays:
+    """Returns the outputs of a network in inference mode.
 
     Args:
         model: The network.
-        images: uint8 `[n, height, width, 3]`.
+        inputs: The examples, as its calls take them; `[n, height, width, 3]` of a network of images.
 
     Returns:
-        float32 `[n, classes]`.
+        An array, `[n, classes]` of a network of images, or arrays by output.
     """
-    return in_batches(keras_run(model), images)
+    signature = Signature(model, inputs)
+    return in_batches(keras_run(model, signature), signature.arrays(), signature.batch_size or BATCH_SIZE)
 
 
-def _weight_of_shape(layer: keras.Layer, path: str, shape: tuple[int, ...]) -> keras.Variable:
-    kernel = getattr(layer, "kernel", None)
-    if kernel is not None and tuple(kernel.shape) == shape:
-        return kernel
-    fitting = [weight for weight in layer.weights if tuple(weight.shape) == shape]
-    if len(fitting) != 1:
-        shapes = {weight.name: tuple(weight.shape) for weight in layer.weights}
-        raise ValueError(
-            f"the mask of {path!r} must have the shape of exactly one weight of the layer:"
-            f" {shapes}. Received: {shape}"
+def _check_backend() -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise UserError(
+            "export works on the TensorFlow backend only: set KERAS_BACKEND=tensorflow."
+            f" Received: KERAS_BACKEND={keras.backend.backend()}"
         )
-    return fitting[0]
 
 
-def _clone_in_float32(layer: keras.Layer) -> keras.Layer:
-    config = layer.get_config()
-    if "dtype" in config:
-        config["dtype"] = "float32"
-    return layer.__class__.from_config(config)
-
-
-def _check_signature(model: keras.Model) -> None:
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError(
-            "an exported model must have one input and one output."
-            f" Received: {len(model.inputs)} inputs, {len(model.outputs)} outputs"
-        )
-    image, logits = model.inputs[0], model.outputs[0]
-    if image.dtype != "uint8" or len(image.shape) != 4 or image.shape[-1] != 3:
-        raise ValueError(
-            "an exported model must take uint8 images [n, height, width, 3]."
-            f" Received: {image.dtype} {tuple(image.shape)}"
-        )
-    if len(logits.shape) != 2:
-        raise ValueError(
-            f"an exported model must return logits [n, classes]. Received: {tuple(logits.shape)}"
-        )
+def _call_once(copy: keras.Model, inputs: Any) -> None:
+    """Gives a model with a `call` of its own its variables."""
+    if inputs is not None and not is_graph(copy):
+        copy(keras.tree.map_structure(lambda array: np.asarray(array)[:1], inputs), training=False)

@@ -76,6 +76,12 @@ def computed_graph(model: Any) -> Any:
     return graph if computes_it else None
 
 
+def input_structure(model: Any) -> Any:
+    """Returns the symbolic inputs of a model as its calls take them; None for a model without a graph."""
+    graph = functional(model)
+    return None if graph is None else graph._inputs_struct
+
+
 def producer(tensor: keras.KerasTensor) -> keras.Operation:
     """Returns the layer or operation whose output a symbolic tensor is."""
     return tensor._keras_history.operation

@@ -379,6 +379,20 @@ def prunable(layer: keras.layers.Layer) -> list[Kernel]:
     return list({id(kernel.variable): kernel for kernel in found}.values())
 
 
+def all_kernels(layer: keras.layers.Layer) -> list[Kernel]:
+    """Returns the kernels of a built layer and of all inside it, each once: those that are left alone too.
+
+    Of a layer whose kind is not known, they are what it says may be pruned, and the variables that may be
+    kernels.
+    """
+    found = {id(kernel.variable): kernel for kernel in prunable(layer)}
+    for part in all_layers(layer):
+        known = {id(kernel.variable): kernel for kernel in kernels(part)}
+        for variable in possible_kernels(part):
+            found.setdefault(id(variable), known.get(id(variable)) or _guess(part, variable))
+    return list(found.values())
+
+
 @dataclass(frozen=True)
 class Placed:
     """A kernel, or a layer, in a layer.

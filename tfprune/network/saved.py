@@ -78,7 +78,7 @@ def compiled_with(path: Path) -> dict[str, Any] | None:
     Args:
         path: A file that `load_network` has loaded.
     """
-    with zipfile.ZipFile(path) as archive:
+    with reading(path, "Keras model", "save it anew"), zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(_CONFIG)).get("compile_config") or None
 
 

@@ -1,12 +1,13 @@
 """`masks_of` and `set_masks`: the masks of a model as data that can be held, saved, compared and set."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfprune.network import kinds
 from tfprune.network.graph import inner_layers, is_graph
 from tfprune.sparsity.apply import apply_masks, pruned_layers
 from tfprune.sparsity.wrapper import PrunedKernel, unwrapped
@@ -69,6 +70,24 @@ def set_masks(model: keras.layers.Layer, masks: Mapping[str, Any]) -> None:
     apply_masks(pruned_layers(model), getattr(model, "optimizer", None))
 
 
+def kernel_names(model: keras.layers.Layer) -> dict[str, kinds.Kernel]:
+    """Returns all kernels of a model without wrappers, by the names that `masks_of` gives their masks."""
+    paths = _paths(model)
+    return _named((f"{paths[id(kernel.layer)]}/{kernel.name}", kernel) for kernel in kinds.all_kernels(model))
+
+
+def _named(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns values by their names; those of sibling layers, or variables, of the same name are numbered."""
+    named: dict[str, Any] = {}
+    for path, value in found:
+        name, copies = path, 1
+        while name in named:
+            copies += 1
+            name = f"{path}_{copies}"
+        named[name] = value
+    return named
+
+
 def _checked(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     values = np.asarray(mask)
     if values.shape != shape:
@@ -91,19 +110,11 @@ def _pruned_kernels(model: keras.layers.Layer) -> dict[str, PrunedKernel]:
     if not all(wrapper.built for wrapper in wrappers):
         raise ValueError(f"The model must be built before it has masks. Received: model={model!r}")
     paths = _paths(model)
-    found: dict[str, PrunedKernel] = {}
     # Wrappers of layers that share a variable share its mask.
     masks: dict[int, PrunedKernel] = {}
     for pruned in (pruned for wrapper in wrappers for pruned in wrapper.pruned):
         masks.setdefault(id(pruned.mask), pruned)
-    for pruned in masks.values():
-        path = name = f"{paths[id(pruned.kernel.layer)]}/{pruned.kernel.name}"
-        copies = 1
-        while name in found:  # Sibling layers, or variables, of the same name.
-            copies += 1
-            name = f"{path}_{copies}"
-        found[name] = pruned
-    return found
+    return _named((f"{paths[id(each.kernel.layer)]}/{each.kernel.name}", each) for each in masks.values())
 
 
 def _paths(model: keras.layers.Layer) -> dict[int, str]:

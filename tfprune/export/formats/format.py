@@ -10,8 +10,12 @@ import numpy as np
 if TYPE_CHECKING:
     from tfprune.export.network import Network
 
-# Takes uint8 images [n, height, width, 3], returns float32 logits [n, classes].
-Run = Callable[[np.ndarray], np.ndarray]
+# Takes a batch of examples and returns the outputs: an array, or arrays by name where there are several. A
+# network of images takes uint8 [n, height, width, 3] and returns float32 logits [n, classes].
+Run = Callable[[Any], Any]
+# How far float16 weights may move the outputs, relative to the largest. Random inputs and some tens of layers
+# stay well below.
+LARGEST_DIFFERENCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +30,7 @@ class Timing:
         modules: The modules that must be importable.
         packages: The packages to install for them, with blanks between.
         largest_difference: The largest difference of its logits from the network's, relative to the largest
-            logit. One that differs more is another network, and is not timed. Random pixels and float16
-            weights through some tens of layers stay well below.
+            logit. One that differs more is another network, and is not timed.
         own_process: Whether a runtime has its threads once for a whole process, so that the benchmark
             must run each setting in another one.
     """
@@ -37,7 +40,7 @@ class Timing:
     kind: str
     modules: tuple[str, ...]
     packages: str
-    largest_difference: float = 0.02
+    largest_difference: float = LARGEST_DIFFERENCE
     own_process: bool = False
 
 
@@ -101,6 +104,15 @@ class Format(abc.ABC):
             A function that takes a batch of any size.
         """
 
+    def load_for_audit(self, path: str, network: "Network") -> Run:
+        """Loads the file as `load` does; what its users have besides the file comes from the network.
+
+        Args:
+            path: The file.
+            network: The network that it was made from.
+        """
+        return self.load(path)
+
     def load_batch(self, path: str, threads: int, batch_size: int) -> Run:
         """Loads the file for batches of one size, on the runtime's fastest way.
 
@@ -114,6 +126,11 @@ class Format(abc.ABC):
         """
         return self.load(path, threads)
 
+    @property
+    def largest_difference(self) -> float:
+        """Returns the largest difference of its outputs from the network's, relative to the largest."""
+        return self.timing.largest_difference if self.timing else LARGEST_DIFFERENCE
+
     @abc.abstractmethod
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
         """Decodes the stored copies of each masked kernel.
@@ -123,8 +140,7 @@ class Format(abc.ABC):
             network: The network that it was made from.
 
         Returns:
-            Layer path to the stored copies of its kernel, in the kernel's layout (see
-            `Network.allowed_copies`).
+            Name to the stored copies of the kernel, in its layout (see `Network.allowed_copies`).
 
         Raises:
             RuntimeError: The file is not what the format writes; also ValueError and OSError.

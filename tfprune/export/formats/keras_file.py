@@ -4,9 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfprune.errors import UserError
 from tfprune.export.formats.format import Format, Run
 
 if TYPE_CHECKING:
+    import keras
+
     from tfprune.export.network import Network
 
 
@@ -18,6 +21,11 @@ class KerasFile(Format):
 
     group = "keras"
     name = "model.keras"
+
+    def check(self, network: "Network") -> None:
+        """Refuses a model that its own configuration does not make again."""
+        if network.not_copied:
+            raise UserError(network.not_copied)
 
     def write(self, network: "Network", path: str) -> None:
         """Saves the network."""
@@ -31,12 +39,21 @@ class KerasFile(Format):
 
         return keras_run(keras.saving.load_model(path, compile=False))
 
+    def load_for_audit(self, path: str, network: "Network") -> Run:
+        """Loads the file with the classes at hand that its users import."""
+        from tfprune.export.network import keras_run
+
+        return keras_run(self._loaded(path, network), network.signature)
+
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
         """Takes the kernels of the loaded network."""
-        import keras
-
         from tfprune.export.network import masked_kernels
 
-        loaded = keras.saving.load_model(path, compile=False)
-        found = masked_kernels(loaded, network.masks)
-        return {layer: [np.asarray(kernel)] for layer, kernel in found.items()}
+        found = masked_kernels(self._loaded(path, network), network.masks)
+        return {name: [np.asarray(kernel.variable)] for name, kernel in found.items()}
+
+    def _loaded(self, path: str, network: "Network") -> "keras.Model":
+        import keras
+
+        # Code in the file is the code of the model that was just written.
+        return keras.saving.load_model(path, network.classes, compile=False, safe_mode=False)

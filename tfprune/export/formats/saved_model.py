@@ -42,9 +42,13 @@ class SavedModel(Format):
             tf.config.threading.set_inter_op_parallelism_threads(1)
         loaded = tf.saved_model.load(path)
         signature = loaded.signatures["serving_default"]
+        (first, *_) = signature.structured_input_signature[1]
 
-        def run(images: np.ndarray, keep: object = loaded) -> np.ndarray:
-            return signature(image=tf.constant(images))["logits"].numpy()
+        def run(batch: Any, keep: object = loaded) -> Any:
+            named = batch if isinstance(batch, dict) else {first: batch}
+            found = signature(**{name: tf.constant(array) for name, array in named.items()})
+            outputs = {name: value.numpy() for name, value in found.items()}
+            return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
         return run
 
@@ -57,7 +61,9 @@ class SavedModel(Format):
 
         stored = tf.saved_model.load(path).weights
         names = {id(weight): name for name, weight in weights_by_name(network.model).items()}
-        return {layer: [stored[names[id(kernel)]].numpy()] for layer, kernel in network.kernels.items()}
+        return {
+            name: [stored[names[id(kernel.variable)]].numpy()] for name, kernel in network.kernels.items()
+        }
 
     def findings(self, path: str, network: "Network") -> tuple[dict[str, Any], list[str]]:
         """Checks that each weight is stored once."""

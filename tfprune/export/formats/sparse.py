@@ -59,14 +59,13 @@ class Sparse(Format):
 
         convolutions = [node for node in read_file(path).nodes if isinstance(node, Conv)]
         found = {}
-        for layer, kernel in network.kernels.items():
+        for name, kernel in network.kernels.items():
+            layer, shape = name.removesuffix(f"/{kernel.name}"), kernel.variable.shape
             # A separable convolution is two, `layer/depthwise` and `layer/pointwise`.
             own = [node for node in convolutions if node.name == layer or node.name.startswith(f"{layer}/")]
-            size = int(np.prod(kernel.shape))
+            size = int(np.prod(shape))
             # A dense layer's kernel and a depthwise one have other axes in the file.
-            found[layer] = [
-                np.asarray(node.kernel).reshape(kernel.shape) for node in own if node.kernel.size == size
-            ]
+            found[name] = [np.asarray(node.kernel).reshape(shape) for node in own if node.kernel.size == size]
         return found
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfprune.export.formats.format import Format, Run, Timing
+from tfprune.errors import UserError
+from tfprune.export.formats.format import LARGEST_DIFFERENCE, Format, Run, Timing
 from tfprune.extras import extra
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Conversion:
     quantized: bool = True
     float16: bool = False
     sparse: bool = False
-    largest_difference: float = 0.02
+    largest_difference: float = LARGEST_DIFFERENCE
 
 
 CONVERSIONS = (
@@ -75,8 +77,22 @@ class TFLite(Format):
         return [cls(conversion) for conversion in CONVERSIONS]
 
     def write(self, network: "Network", path: str) -> None:
-        """Converts the network's SavedModel."""
-        flatbuffer = convert_to_tflite(network.saved_model(), self.conversion)
+        """Converts the network's SavedModel; for one example a call where only that can be converted.
+
+        Loops over time steps, as in recurrent layers, are such: the sizes in them must be known.
+
+        Raises:
+            UserError: TFLite has no operation for something in the network.
+        """
+        try:
+            flatbuffer = convert_to_tflite(network.saved_model(), self.conversion)
+        except Exception as error:  # The converter has its own.
+            if network.signature.batch_size is not None:
+                raise UserError(_reason(error)) from error
+            try:
+                flatbuffer = convert_to_tflite(network.saved_model(batch_size=1), self.conversion)
+            except Exception as again:
+                raise UserError(_reason(again)) from again
         with open(path, "wb") as file:
             file.write(flatbuffer)
 
@@ -87,7 +103,22 @@ class TFLite(Format):
 
         interpreter = Interpreter(path, num_threads=threads or os.cpu_count())
         runner = interpreter.get_signature_runner("serving_default")
-        return lambda images: runner(image=images)["logits"].copy()
+        inputs = runner.get_input_details()
+        one_by_one = any(_is_for_one(details) for details in inputs.values())
+        (first, *_) = inputs
+
+        def run(batch: Any) -> Any:
+            named = batch if isinstance(batch, dict) else {first: batch}
+            if one_by_one:
+                count = len(next(iter(named.values())))
+                examples = [{name: array[i : i + 1] for name, array in named.items()} for i in range(count)]
+                parts = [_copied(runner(**example)) for example in examples]
+                outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            else:
+                outputs = _copied(runner(**named))
+            return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+        return run
 
     def load_batch(self, path: str, threads: int, batch_size: int) -> Run:
         """Loads the file with its tensors allocated once for the batch."""
@@ -95,7 +126,10 @@ class TFLite(Format):
             from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(path, num_threads=threads)
-        source = interpreter.get_input_details()[0]
+        sources = interpreter.get_input_details()
+        if len(sources) > 1 or len(interpreter.get_output_details()) > 1 or _is_for_one(sources[0]):
+            return self.load(path, threads)
+        (source,) = sources
         interpreter.resize_tensor_input(source["index"], [batch_size, *source["shape"][1:]])
         interpreter.allocate_tensors()
         result = interpreter.get_output_details()[0]["index"]
@@ -114,9 +148,39 @@ class TFLite(Format):
         with open(path, "rb") as file:
             candidates = read_weights(file.read())
         return {
-            layer: matching_weights(np.asarray(kernel), candidates)
-            for layer, kernel in network.kernels.items()
+            name: matching_weights(np.asarray(kernel.variable), kernel.output_axes, candidates)
+            for name, kernel in network.kernels.items()
         }
+
+    def findings(self, path: str, network: "Network") -> tuple[dict[str, Any], list[str]]:
+        """Tells how many examples a call of the file takes where that is not any number."""
+        with extra("export"):
+            from ai_edge_litert.interpreter import Interpreter
+
+        inputs = Interpreter(path).get_input_details()
+        sizes = [int(size) for details in inputs for size in details["shape_signature"][:1] if size != -1]
+        return ({"examples_a_call": sizes[0]} if sizes else {}), []
+
+
+def _is_for_one(details: dict[str, Any]) -> bool:
+    """Returns whether an input takes one example a call, and the batch axis is not open."""
+    return list(details["shape_signature"][:1]) == [1]
+
+
+def _copied(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns outputs that the next call does not overwrite."""
+    return {name: array.copy() for name, array in outputs.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Returns why the converter did not convert, in one line."""
+    text = str(error)
+    missing = re.search(r"(?:Flex|Custom|Select TF) ops?: *([\w, ]+)", text)
+    if missing:
+        return f"TFLite has no operation for TensorFlow's {missing[1].strip()}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    shown = re.sub(r"^.*error: ", "", lines[0]) if lines else type(error).__name__
+    return f"TFLite's converter does not take it: {shown[:200]}"
 
 
 def convert_to_tflite(saved_model_folder: str, conversion: Conversion) -> bytes:

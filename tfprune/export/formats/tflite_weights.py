@@ -6,7 +6,9 @@ Schema: tensorflow/compiler/mlir/lite/schema/schema.fbs.
 """
 
 import dataclasses
+import itertools
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,75 +24,52 @@ _NUMPY_TYPES = {
     schema.TensorType.UINT8: np.uint8,
 }
 
-# Operator -> position of the weights among its inputs, and their layout.
-_WEIGHT_OPERANDS = {
-    schema.BuiltinOperator.CONV_2D: (1, "OHWI"),
-    schema.BuiltinOperator.DEPTHWISE_CONV_2D: (1, "1HWC"),
-    schema.BuiltinOperator.TRANSPOSE_CONV: (1, "OHWI_transposed"),
-    schema.BuiltinOperator.FULLY_CONNECTED: (1, "OI"),
-    schema.BuiltinOperator.BATCH_MATMUL: (1, "IO"),
-}
-
-# These hand a constant on in another encoding.
-_DECODERS = (schema.BuiltinOperator.DEQUANTIZE, schema.BuiltinOperator.DENSIFY)
-
 # The right tensor differs from the kernel by a factor for each output channel (BatchNorm, folded
 # in) and by rounding; int8 leaves a cosine above 0.99. Unrelated tensors are near 0.
 MIN_SIMILARITY = 0.95
 
 
+# Some layers compute with slices of their kernel, such as the gates of a ConvLSTM and groups of channels.
+_MOST_SLICES = 8
+
+
 @dataclasses.dataclass(frozen=True)
 class TFLiteWeights:
-    """A constant that an operator uses as its weights.
+    """A constant of two axes or more that may be the weights of an operator.
 
     Attributes:
         name: The tensor's name in the file.
         values: The decoded values, float32, in the file's layout.
-        layout: `"OHWI"` (convolution), `"1HWC"` (depthwise), `"OHWI_transposed"` (transposed
-            convolution), `"OI"` (fully connected) or `"IO"` (batch matrix product).
     """
 
     name: str
     values: np.ndarray
-    layout: str
 
 
 def read_weights(flatbuffer: bytes) -> list[TFLiteWeights]:
-    """Decodes every constant that an operator of the file uses as weights.
+    """Decodes every constant of a file that may be weights: numbers in two axes or more.
 
     Args:
         flatbuffer: The file.
 
     Returns:
-        One entry a tensor, in the order of the operators; a tensor used twice appears once.
+        One entry for each that is stored, in the order of the file; one that is used twice appears once.
 
     Raises:
-        ValueError: The file is not whole, or stores a weight in an encoding not known here.
+        ValueError: The file is not whole, or a constant is not what its encoding says.
     """
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer))
     except struct.error as error:
         raise ValueError(f"not a whole TFLite file: {error}") from error
-    found: dict[tuple[int, int], TFLiteWeights] = {}
-    for number, graph in enumerate(model.subgraphs):
-        codes = [model.operatorCodes[op.opcodeIndex].builtinCode for op in graph.operators]
-        source = {
-            op.outputs[0]: op.inputs[0]
-            for op, code in zip(graph.operators, codes, strict=True)
-            if code in _DECODERS
-        }
-        for op, code in zip(graph.operators, codes, strict=True):
-            if code not in _WEIGHT_OPERANDS:
+    found: dict[int, TFLiteWeights] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.buffer in found or tensor.type not in _NUMPY_TYPES or np.size(tensor.shape) < 2:
                 continue
-            position, layout = _WEIGHT_OPERANDS[code]
-            index = op.inputs[position]
-            while index in source:
-                index = source[index]
-            tensor = graph.tensors[index]
             data = _buffer(model, tensor, flatbuffer)
-            if data is not None and (number, index) not in found:
-                name = tensor.name.decode()
-                found[number, index] = TFLiteWeights(name, decode_tensor(tensor, data), layout)
+            if data is not None:
+                found[tensor.buffer] = TFLiteWeights(tensor.name.decode(), decode_tensor(tensor, data))
     return list(found.values())
 
 
@@ -191,53 +170,64 @@ def expand_sparse(
     return dense
 
 
-def matching_weights(kernel: np.ndarray, candidates: list[TFLiteWeights]) -> list[np.ndarray]:
+def matching_weights(
+    kernel: np.ndarray, output_axes: Sequence[int], candidates: Sequence[TFLiteWeights]
+) -> list[np.ndarray]:
     """Returns the stored weights that are a given kernel.
 
-    The weights are told by shape and content, not by name: the converter's names are made of name scopes,
-    with numbers appended, and of what was fused. For each output channel the stored values must be
-    the kernel's times a factor.
+    The weights are told by content, not by name or layout: the converter's names are made of name scopes,
+    with numbers appended, and of what was fused, and its layouts differ from operator to operator. For each
+    output channel the stored values must be the kernel's times a factor.
 
     Args:
         kernel: The Keras layer's kernel.
+        output_axes: Its axes that number output channels; empty if a factor can be that of the whole alone.
         candidates: The file's weights.
 
     Returns:
         The values of each match, in the kernel's layout. How many there may be is for the caller
-        to judge.
+        to judge. A kernel that is stored in slices alone is one match.
     """
+    matches = _matches(kernel, output_axes, candidates)
+    if matches or not kernel.ndim:
+        return matches
+    for count in range(2, _MOST_SLICES + 1):
+        if kernel.shape[-1] % count == 0:
+            slices = np.split(kernel, count, axis=-1)
+            found = [_matches(part, output_axes, candidates) for part in slices]
+            if all(found):
+                return [np.concatenate([part[0] for part in found], axis=-1)]
+    return []
+
+
+def _matches(
+    kernel: np.ndarray, output_axes: Sequence[int], candidates: Sequence[TFLiteWeights]
+) -> list[np.ndarray]:
     matches = []
     for candidate in candidates:
-        values = in_keras_layout(candidate, kernel.shape)
-        if values is not None and _similarity(kernel, values, candidate.layout) >= MIN_SIMILARITY:
+        layouts = in_keras_layouts(candidate.values, kernel.shape)
+        rated = [(_similarity(kernel, values, output_axes), values) for values in layouts]
+        similarity, values = max(rated, key=lambda pair: pair[0], default=(0.0, None))
+        if similarity >= MIN_SIMILARITY:
             matches.append(values)
     return matches
 
 
-def in_keras_layout(weights: TFLiteWeights, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Transposes stored weights to the layout of a Keras kernel.
+def in_keras_layouts(values: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Returns stored weights in each layout in which they can be a kernel of a shape.
+
+    Operators have axes of size 1 more or less than the layer, in another order; where they have joined axes,
+    as matrix products have those of heads of attention, the order of what was joined is the kernel's.
 
     Args:
-        weights: The stored weights.
+        values: The stored weights.
         shape: The kernel's shape.
-
-    Returns:
-        The values in that shape, or None if they cannot be a kernel of it.
     """
-    values = weights.values
-    if weights.layout == "1HWC":
-        values = values[0]
-        fits = len(shape) == 4 and values.shape == (*shape[:2], shape[2] * shape[3])
-        return values.reshape(shape) if fits else None
-    if weights.layout == "OHWI":
-        values = values.transpose(1, 2, 3, 0)
-    elif weights.layout == "OHWI_transposed":
-        values = values.transpose(1, 2, 0, 3)
-    elif weights.layout == "OI":
-        values = values.T
-    # A Conv1D gains a leading 1; a 1x1 convolution may become a matrix product.
-    same = _without_leading_ones(values.shape) == _without_leading_ones(shape)
-    return values.reshape(shape) if same else None
+    if values.size != np.prod(shape, dtype=np.int64):
+        return []
+    stored, wanted = values.squeeze(), tuple(size for size in shape if size != 1)
+    orders = map(stored.transpose, itertools.permutations(range(stored.ndim)))
+    return [order.reshape(shape) for order in orders if stored.ndim != len(wanted) or order.shape == wanted]
 
 
 def _integers(values: np.ndarray | list[int] | None) -> list[int]:
@@ -253,25 +243,17 @@ def _buffer(model: schema.ModelT, tensor: schema.TensorT, flatbuffer: bytes) -> 
     return None
 
 
-def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    sizes = list(shape)
-    while sizes and sizes[0] == 1:
-        sizes.pop(0)
-    return tuple(sizes)
+def _similarity(kernel: np.ndarray, values: np.ndarray, output_axes: Sequence[int]) -> float:
+    """Returns the absolute cosine of each output channel, averaged by the channels' norms.
 
-
-def _similarity(kernel: np.ndarray, values: np.ndarray, layout: str) -> float:
-    """Returns the absolute cosine of each channel, averaged by the channels' norms.
-
-    A channel without any weight left in the kernel, or scaled to zero, says nothing.
+    A channel without any weight left in the kernel, or scaled to zero, says nothing; channels of one weight
+    each are compared as a whole.
     """
-    axes = {"1HWC": (0, 1), "OHWI_transposed": (0, 1, 3)}.get(layout, tuple(range(kernel.ndim - 1)))
+    outputs = {axis % kernel.ndim for axis in output_axes}
+    axes = tuple(axis for axis in range(kernel.ndim) if axis not in outputs)
+    if np.prod([kernel.shape[axis] for axis in axes], dtype=np.int64) == 1:
+        axes = tuple(range(kernel.ndim))
     kernel, values = kernel.astype(np.float64), values.astype(np.float64)
     product = np.abs((kernel * values).sum(axes))
-    norms = np.linalg.norm(_flat(kernel, axes), axis=0) * np.linalg.norm(_flat(values, axes), axis=0)
+    norms = np.sqrt((kernel * kernel).sum(axes) * (values * values).sum(axes))
     return float(product.sum() / norms.sum()) if norms.sum() > 0 else 0.0
-
-
-def _flat(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    moved = np.moveaxis(array, axes, range(len(axes)))
-    return moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
