@@ -17,7 +17,7 @@ from tfprune.training.callbacks import (
     mean_data_wait_percent,
 )
 from tfprune.training.checkpoint import read_checkpoint
-from tfprune.training.fit import accuracy_percent, compile_for_training, fit
+from tfprune.training.fit import compile_for_training, evaluate, fit
 from tfprune.training.progress import Progress
 from tfprune.training.settings import TrainingSettings
 
@@ -101,7 +101,7 @@ def test_the_last_rows_accuracy_is_the_models(tmp_path):
     x, y = data(1)
     accuracy = 100 * float(np.mean(np.argmax(model.predict(x, verbose=0), axis=1) == y))
     assert 100 * history[-1]["val_accuracy"] == pytest.approx(accuracy, abs=1e-4)
-    assert accuracy_percent(model, test_batches()) == pytest.approx(accuracy, abs=1e-4)
+    assert 100 * evaluate(model, test_batches())["accuracy"] == pytest.approx(accuracy, abs=1e-4)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model(x))
     assert history[-1]["val_loss"] == pytest.approx(float(loss), rel=1e-5)
 

@@ -8,9 +8,11 @@ from tfprune.data.splits import Dataset
 from tfprune.experiments.batches import Batches, load_dataset
 from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.networks import load_model
+from tfprune.experiments.own import compiled_of
+from tfprune.experiments.task import task_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, RunFolder
-from tfprune.training.fit import accuracy_percent, compile_for_training
+from tfprune.training.fit import compile_for_training, evaluate
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ def evaluate_round(run: RunFolder, found: RoundFolder, data_dir: str) -> Evaluat
     config, dataset = load_run_data(run, data_dir)
     prepare_backend(config)
     model = load_model(found)
-    compile_for_training(model, config.settings(found.number))
-    batches = Batches(config, dataset).test
-    return Evaluation(model, len(dataset.test), accuracy_percent(model, batches), result.metric_at_end)
+    batches = Batches(config, dataset)
+    task = task_of(config, model, batches, compiled_of(config, run))
+    compile_for_training(model, config.settings(found.number), task.goal)
+    value = task.value(evaluate(model, batches.test))
+    return Evaluation(model, len(dataset.test), value, result.metric_at_end)

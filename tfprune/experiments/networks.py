@@ -2,6 +2,7 @@
 
 import keras
 
+from tfprune.experiments.own import know_own
 from tfprune.files import Digest, digest, discarding, replacing
 from tfprune.network.saved import load_network, save_network
 from tfprune.runs.folder import RoundFolder
@@ -12,8 +13,9 @@ def load_model(folder: RoundFolder) -> keras.Model:
 
     Raises:
         FileError: If it is not the network that the round's result is of, or as `load_network`.
+        UserError: If it needs a module of the user's own that is gone.
     """
-    folder.check_network()
+    know_own(folder.check_network().config)
     return load_network(folder.model_path, "install the Keras that `versions` of its result.json names")
 
 

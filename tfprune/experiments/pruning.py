@@ -1,5 +1,6 @@
 """The pruning settings, as arguments of the library."""
 
+import math
 import re
 from typing import Any
 
@@ -120,6 +121,21 @@ def selection(config: ExperimentConfig) -> dict[str, Any]:
     convolutions = source_of(config.model).convolutions_alone
     layers = config.prune_layers or (keras.layers.Conv2D if convolutions else None)
     return {"layers": layers, "spare_ends": config.spare_ends}
+
+
+def pruned_words(model: keras.Model) -> str:
+    """Returns which layers of a model are pruned, and how many of its weights: `4 layers, 1,200 of ...`."""
+    wrappers = sparsity.pruned_layers(model)
+    if not wrappers:
+        return "nothing"
+    names = [wrapper.layer.name for wrapper in wrappers]
+    shown = names if len(names) <= 6 else [*names[:3], "...", *names[-2:]]
+    weights = sum(math.prod(part.shape) for part in parts_of(wrappers))
+    total = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return (
+        f"{len(names)} layer{'' if len(names) == 1 else 's'}, {weights:,} of {total:,} weights "
+        f"({', '.join(shown)})"
+    )
 
 
 def selecting_flags(config: ExperimentConfig) -> str:

@@ -14,16 +14,18 @@ from tfprune.experiments.devices import Devices
 from tfprune.experiments.environment import hardware
 from tfprune.experiments.methods.method import Method, Round
 from tfprune.experiments.networks import load_model, save_model
+from tfprune.experiments.own import compiled_of, is_own, keep_compiled, know_own, try_out
+from tfprune.experiments.pruning import pruned_words
 from tfprune.experiments.results import make_result
 from tfprune.experiments.start import Start, build_start, masks_sparsity
-from tfprune.experiments.teacher import distilled, load_teacher
+from tfprune.experiments.task import Task, task_of
+from tfprune.experiments.teacher import check_teacher, distilled, load_teacher
 from tfprune.experiments.unfinished import read_unfinished
 from tfprune.files import make_folder
 from tfprune.runs.folder import RunFolder
-from tfprune.runs.metric import ACCURACY
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import remove_checkpoint
-from tfprune.training.fit import accuracy_percent, compile_for_training
+from tfprune.training.fit import compile_for_training, evaluate
 from tfprune.training.progress import Progress
 
 
@@ -51,7 +53,10 @@ class Rounds:
         self._run = RunFolder(self.config.folder)
         self._print = log
         self._log = lambda text: log(f"{self.config.experiment} {text}")
-        self._teacher = load_teacher(self.config, len(batches.dataset.class_names))
+        know_own(self.config)
+        self._teacher = load_teacher(self.config)
+        self._compiled = compiled_of(self.config, self._run)
+        self._task: Task | None = None
         self._network: keras.Model | None = None
         self._first: keras.Model | None = None
 
@@ -61,16 +66,26 @@ class Rounds:
         Raises:
             UserError: If it does not fit.
         """
-        self._first = build_start(self.config, self._batches.dataset, self._start)
-        self._method.check_start(self._first, Round(1, masks_sparsity(self._first), self._batches))
+        config, batches = self.config, self._batches
+        self._first = model = build_start(config, batches.dataset, self._start)
+        task = self._task_of(model)
+        check_teacher(config, self._teacher, task)
+        self._method.check_start(model, Round(1, masks_sparsity(model), batches, task))
+        if is_own(config):
+            try_out(config, model, task, batches)
+
+    def keep(self) -> None:
+        """Writes what a later process needs to know of the start besides the flags."""
+        keep_compiled(self.config, self._run, self._compiled)
 
     def do_round(self, number: int) -> None:
         """Brings a round to its end, or goes on where the round was interrupted."""
         config, folder, writes = self.config, self._run.round(number), self._devices.writes
         self._seconds = dict.fromkeys(("prune", "train", "evaluate"), 0.0)
-        checkpoint = read_unfinished(config, folder, ACCURACY)
+        checkpoint = read_unfinished(config, folder, self._task and self._task.headline)
         if checkpoint:
             model = checkpoint.load_model()
+            read_unfinished(config, folder, self._task_of(model).headline)
             self._log(f"round {number}: goes on after epoch {checkpoint.epochs_done}")
             history, notes = checkpoint.history, checkpoint.notes
         else:
@@ -78,9 +93,10 @@ class Rounds:
             history = []
         if writes:
             make_folder(folder.path)
-        accuracy = notes["metric_before"]
+        task = self._task_of(model)
         if number >= min(1, config.last_round):
-            accuracy = self._fit(model, number, history, notes)
+            self._figures = self._fit(model, number, history, notes)
+        at_end = task.value(self._figures)
         self._network = model
         result = make_result(
             config,
@@ -91,8 +107,9 @@ class Rounds:
             model,
             notes,
             history,
-            ACCURACY,
-            accuracy,
+            task.headline,
+            at_end,
+            figures=self._figures,
             network=save_model(folder, model, keep=writes),
             device_count=self._devices.count,
             hardware=hardware(),
@@ -104,8 +121,7 @@ class Rounds:
         self._devices.wait_for_all(f"{config.experiment} round {number}")  # The others read it now.
         if history:  # What a start is worth was said when it began.
             self._log(
-                f"round {number} of {config.last_round}: accuracy {accuracy:.2f} %, "
-                f"sparsity {result.sparsity:.4f}"
+                f"round {number} of {config.last_round}: {self._text(at_end)}, sparsity {result.sparsity:.4f}"
             )
 
     def _begin_start(self) -> tuple[keras.Model, dict[str, Any]]:
@@ -113,12 +129,15 @@ class Rounds:
         if self._first is None:
             self.build_start()
         model, self._first = self._first, None
-        compile_for_training(model, self.config.settings(0))
-        accuracy, level = self._evaluate(model), masks_sparsity(model)
-        self._log(f"starts at accuracy {accuracy:.2f} %, sparsity {level:.4f}")
+        task = self._task_of(model)
+        compile_for_training(model, self.config.settings(0), task.goal)
+        self._figures = self._evaluate(model)
+        value, level = task.value(self._figures), masks_sparsity(model)
+        self._log(f"{task.words}; prunes {pruned_words(model)}")
+        self._log(f"starts at {self._text(value)}, sparsity {level:.4f}")
         return model, {
             "target_sparsity": level,
-            "metric_before": accuracy,
+            "metric_before": value,
             "metric_after_pruning": None,
         }
 
@@ -127,16 +146,17 @@ class Rounds:
         folder = self._run.round(number - 1)
         before = folder.read_result().metric_at_end
         model = self._network or load_model(folder)
+        headline = self._task_of(model).headline
         with self._timed("prune"):
             begun = self._method.begin(model, self._round(number))
         after = None
         if begun.prunes_by:
             self._log(f"round {number}: prunes by {begun.prunes_by}")
         else:
-            after = self._evaluate(begun.model)
+            after = self._task_of(model).value(self._evaluate(begun.model))
             self._log(
                 f"round {number} of {self.config.last_round}: pruned to {masks_sparsity(begun.model):.4f}, "
-                f"accuracy {before:.2f} % -> {after:.2f} %"
+                f"{headline.name} {headline.text(before)} -> {headline.text(after)}"
             )
         return begun.model, {
             "metric_before": before,
@@ -146,8 +166,8 @@ class Rounds:
 
     def _fit(
         self, model: keras.Model, number: int, history: list[dict[str, float]], notes: dict[str, Any]
-    ) -> float:
-        """Trains up to the round's last epoch; returns the accuracy."""
+    ) -> dict[str, float]:
+        """Trains up to the round's last epoch; returns the figures of its network."""
         current, folder = self._round(number), self._run.round(number).path
         waiting = WaitingTime()
         try:
@@ -168,23 +188,33 @@ class Rounds:
                     writes=self._devices.writes,
                 )
         except NonFiniteLossError as error:
-            checkpoint = read_unfinished(self.config, self._run.round(number), ACCURACY)
+            checkpoint = read_unfinished(self.config, self._run.round(number), current.task.headline)
             kept = checkpoint.model_path if checkpoint else "none, it was the first epoch"
             raise UserError(
                 f"{self.config.experiment} round {number}: {error}. Last good checkpoint: {kept}. "
                 f"A lower --learning_rate (now {self.config.learning_rate}) may help"
             ) from error
         with self._timed("evaluate"):
-            return self._method.accuracy_percent(model, history, current)
+            return self._method.figures(model, history, current)
 
     def _round(self, number: int) -> Round:
         """Describes a round that trains to the method; `dense`, of round 0, has no start to be asked for."""
         start = self._run.round(0).read_result().sparsity if number else 0.0
-        return Round(number, start, self._batches)
+        return Round(number, start, self._batches, self._task)
 
-    def _evaluate(self, model: keras.Model) -> float:
+    def _task_of(self, model: keras.Model) -> Task:
+        """Returns what the experiment's networks are trained for, which the first one that comes says."""
+        if self._task is None:
+            self._task = task_of(self.config, model, self._batches, self._compiled)
+        return self._task
+
+    def _text(self, value: float) -> str:
+        """Returns a value of the headline with its name."""
+        return f"{self._task.headline.name} {self._task.headline.text(value)}"
+
+    def _evaluate(self, model: keras.Model) -> dict[str, float]:
         with self._timed("evaluate"):
-            return accuracy_percent(model, self._batches.test)
+            return evaluate(model, self._batches.test)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -198,6 +228,9 @@ class Rounds:
         return Progress(
             f"{config.experiment} round {number} of {last}" if last else config.experiment,
             batch_size=config.batch_size,
+            metric=self._task.headline.name,
+            in_percent=self._task.headline.in_percent,
+            noun=self._batches.dataset.noun,
             later_epochs=sum(config.settings(later).epochs for later in range(number + 1, last + 1)),
             log=self._print,
         )

@@ -94,6 +94,7 @@ def run_experiment(
             if devices.writes:
                 run.make(config)
                 take()
+                rounds.keep()
                 run.claim(config)
         for folder in folders:
             if folder.finished:

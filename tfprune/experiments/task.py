@@ -22,6 +22,7 @@ from tfprune.training.by_name import (
     loss_named,
     metric_named,
 )
+from tfprune.training.fit import percent
 from tfprune.training.goal import Goal
 from tfprune.training.output import Output, output_of
 
@@ -49,6 +50,11 @@ class Task:
     headline: Metric
     outputs: tuple[Output, ...]
     words: str
+
+    def value(self, figures: dict[str, float]) -> float:
+        """Returns the headline's value among the figures of an evaluation, in percent where it is a share."""
+        value = float(figures[self.headline.name])
+        return percent(value) if self.headline.in_percent else value
 
     @property
     def classes(self) -> Output | None:

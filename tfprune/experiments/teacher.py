@@ -7,6 +7,7 @@ import keras
 from tfprune import sparsity
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.networks import load_model
+from tfprune.experiments.task import Task
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import find_round
 from tfprune.runs.result import RoundResult
@@ -21,16 +22,12 @@ class Teacher:
     result: RoundResult
 
 
-def load_teacher(config: ExperimentConfig, classes: int) -> Teacher | None:
+def load_teacher(config: ExperimentConfig) -> Teacher | None:
     """Loads the network that `--distill_from` names; returns None if it names none.
 
-    Args:
-        config: The experiment.
-        classes: Number of classes of the dataset.
-
     Raises:
-        UserError: If there is no such finished round, it is damaged, or it is of another dataset, image size
-            or number of classes.
+        UserError: If there is no such finished round, it is damaged, or it is of another dataset or image
+            size.
     """
     if not config.distill_from:
         return None
@@ -44,12 +41,27 @@ def load_teacher(config: ExperimentConfig, classes: int) -> Teacher | None:
             )
     with blame_flag("distill_from", config.distill_from):
         network = sparsity.strip_pruning(load_model(found))
-    if network.output_shape[-1] != classes:
-        raise UserError(
-            f"{config.flag('distill_from')}: must be a run with {classes} classes; "
-            f"it has {network.output_shape[-1]}"
-        )
     return Teacher(network, found.read_result())
+
+
+def check_teacher(config: ExperimentConfig, teacher: Teacher | None, task: Task) -> None:
+    """Checks that the student's outputs can be learned from the teacher's.
+
+    Raises:
+        UserError: If the student does not say one of several classes, or the teacher one of as many.
+    """
+    if teacher is None:
+        return
+    student = task.classes
+    if student is None:
+        config.refuse(
+            "distill_from",
+            "must be empty: what can be learned from another network are the classes of one output, and "
+            f"{config.flag('model')} has {'; '.join(map(str, task.outputs))}",
+        )
+    theirs = getattr(teacher.network, "output_shape", None)
+    if isinstance(theirs, tuple) and theirs[-1] != student.size:
+        config.refuse("distill_from", f"must be a run with {student.size} classes; it has {theirs[-1]}")
 
 
 def distilled(config: ExperimentConfig, student: keras.Model, teacher: Teacher | None) -> keras.Model:

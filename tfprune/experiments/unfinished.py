@@ -16,13 +16,15 @@ _FIGURES = {"train_seconds": AT_LEAST_0, "images_per_second": ABOVE_0}
 _FURTHER = {"data_wait_percent": PERCENT}
 
 
-def read_unfinished(config: ExperimentConfig, folder: RoundFolder, metric: Metric) -> Checkpoint | None:
+def read_unfinished(
+    config: ExperimentConfig, folder: RoundFolder, metric: Metric | None
+) -> Checkpoint | None:
     """Returns the checkpoint of a round's unfinished fit, or None if there is none.
 
     Args:
         config: The experiment.
         folder: The round's.
-        metric: By what the experiment is judged.
+        metric: By what the experiment is judged; None where it is not known yet, and not checked.
 
     Raises:
         FileError: If it is damaged, or the round cannot have left it.
@@ -34,7 +36,7 @@ def read_unfinished(config: ExperimentConfig, folder: RoundFolder, metric: Metri
     return found
 
 
-def _check(found: Checkpoint, epochs: int, metric: Metric) -> None:
+def _check(found: Checkpoint, epochs: int, metric: Metric | None) -> None:
     RoundResult.measured_of(found.notes, NOTES, metric)
     if found.notes["metric_before"] is None:
         raise ValueError("`metric_before` must be a number. Received: None")
@@ -43,11 +45,11 @@ def _check(found: Checkpoint, epochs: int, metric: Metric) -> None:
     if found.epochs_done > epochs:
         rule = f"must be at most {epochs}, as the flags say"
         raise ValueError(f"`epochs_done` {rule}. Received: epochs_done={found.epochs_done}")
-    on_test = f"val_{metric.name}"
+    rules = _FIGURES | _FURTHER
+    on_test = f"val_{metric.name}" if metric else "val_loss"
     if found.epochs_done == epochs and on_test not in found.history[-1]:
         raise ValueError(f"`{on_test}` of the last epoch is missing")
-    rules = _FIGURES | _FURTHER
-    if metric.in_percent:
+    if metric and metric.in_percent:
         rules |= dict.fromkeys((metric.name, on_test), FRACTION)
     for row in found.history:
         if missing := _FIGURES.keys() - row.keys():

@@ -159,19 +159,21 @@ class RoundResult:
         return result
 
     @classmethod
-    def measured_of(cls, content: dict[str, Any], names: Collection[str], metric: Metric) -> dict[str, Any]:
+    def measured_of(
+        cls, content: dict[str, Any], names: Collection[str], metric: Metric | None
+    ) -> dict[str, Any]:
         """Returns what JSON says of some fields, by name, each of its type and in its range.
 
         Args:
             content: A JSON object.
             names: The fields.
-            metric: That of their round.
+            metric: That of their round; None if it is not known.
 
         Raises:
             ValueError: On a value that no round can have, or one that is missing.
         """
         values = values_of(cls, content, names, _KINDS)
-        for name in _OF_METRIC & values.keys():
+        for name in _OF_METRIC & values.keys() if metric else ():
             metric.check(name, values[name])
         return values
 

@@ -1,5 +1,6 @@
 """Losses and metrics by their names: Keras's, and `package.module:name` of the user's own."""
 
+import contextlib
 import functools
 import inspect
 import re
@@ -52,6 +53,20 @@ def metric_named(name: str, output: Output) -> Callable[[], keras.metrics.Metric
                 f"{name} needs probabilities, and the network gives logits: end it with a sigmoid"
             )
     return lambda: as_metric(make())
+
+
+def make_known(entry: str) -> None:
+    """Makes Keras find the loss or the metric of the user's own that an entry of a flag names, if it does.
+
+    Args:
+        entry: `package.module:name`, perhaps after `OUTPUT:`. One of Keras's, `OUTPUT:name`, looks the same
+            as one whose module is gone: neither is an error here.
+    """
+    after_output = entry.partition(":")[2]
+    name = after_output if is_named(after_output) else entry
+    if is_named(name):
+        with contextlib.suppress(ValueError):
+            _own(name, object)
 
 
 def as_metric(found: Any) -> keras.metrics.Metric:
@@ -148,7 +163,7 @@ def _own(name: str, base: type) -> Callable[[], Any]:
     found = load_named(name)
     cls = found if inspect.isclass(found) else type(found)
     known = issubclass(cls, base)
-    if not (known or inspect.isfunction(found)):
+    if not known and not inspect.isfunction(found):
         raise ValueError(f"{name} must be a function or of the class {base.__name__}. Received: {found!r}")
     _register(cls if known else found, name)
     if inspect.isclass(found):

@@ -93,8 +93,8 @@ def fit(
         writes: False in a process that shares the fit with another, which writes the files.
 
     Returns:
-        One row an epoch: epoch (from 1), accuracy and loss in training, val_accuracy and val_loss on the
-        test batches (as fractions; not in epochs without), learning_rate, train_seconds,
+        One row an epoch: epoch (from 1), the loss and the metrics in training, the same with `val_` before
+        their names on the test batches (not in epochs without), learning_rate, train_seconds,
         images_per_second, data_wait_percent.
 
     Raises:
@@ -135,9 +135,10 @@ def fit(
     return history
 
 
-def accuracy_percent(model: keras.Model, test_batches: Any) -> float:
-    """Returns the top-1 accuracy of a compiled classifier, in percent."""
-    return percent(model.evaluate(test_batches, verbose=0, return_dict=True)["accuracy"])
+def evaluate(model: keras.Model, test_batches: Any) -> dict[str, float]:
+    """Returns the loss and the metrics of a compiled model on the test batches, by Keras's names."""
+    figures = model.evaluate(test_batches, verbose=0, return_dict=True)
+    return {name: float(value) for name, value in figures.items()}
 
 
 def percent(fraction: float) -> float:

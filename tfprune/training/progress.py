@@ -12,7 +12,7 @@ from tfprune.text import duration
 
 _SECONDS_BETWEEN_LINES = 0.5
 # What a narrow terminal does without, the first first.
-_DISPENSABLE = ("waited", "test", "accuracy", "loss", "speed", "all")
+_DISPENSABLE = ("waited", "test", "metric", "loss", "speed", "all")
 
 
 class Progress(keras.callbacks.Callback):
@@ -29,6 +29,9 @@ class Progress(keras.callbacks.Callback):
     Args:
         label: Name of the fit; the line's first words.
         batch_size: Examples a step.
+        metric: The name of the metric that is shown.
+        in_percent: Whether it is shown in percent.
+        noun: The word for examples.
         later_epochs: Epochs of fits of the same kind that will follow, whose time is told too.
         log: Receives each line. Where it is `print`, or a partial of it, and standard output is a terminal,
             the one line is written there instead.
@@ -39,12 +42,16 @@ class Progress(keras.callbacks.Callback):
         label: str,
         *,
         batch_size: int,
+        metric: str = "accuracy",
+        in_percent: bool = True,
+        noun: str = "images",
         later_epochs: int = 0,
         log: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
         self._label, self._log = label, log
         self._batch_size, self._later_epochs = batch_size, later_epochs
+        self._metric, self._in_percent, self._noun = metric, in_percent, noun
         self._rewrites = getattr(log, "func", log) is print and sys.stdout.isatty()
         self._shown = 0
         self._next_line = 0.0
@@ -94,12 +101,12 @@ class Progress(keras.callbacks.Callback):
         parts = {"label": f"{self._label}, epoch {self._epoch + 1} of {self._epochs}{place}:"}
         for name, key, form in (
             ("loss", "loss", lambda value: f"loss {value:.3f}"),
-            ("accuracy", "accuracy", lambda value: f"accuracy {100 * value:.1f} %"),
-            ("test", "val_accuracy", lambda value: f"test {100 * value:.1f} %"),
-            ("speed", "images_per_second", lambda value: f"{value:,.{value < 10:d}f} images/s"),
+            ("metric", self._metric, lambda value: f"{self._metric} {self._text(value)}"),
+            ("test", f"val_{self._metric}", lambda value: f"test {self._text(value)}"),
+            ("speed", "images_per_second", lambda value: f"{value:,.{value < 10:d}f} {self._noun}/s"),
             ("waited", "data_wait_percent", lambda value: f"waited {value:.0f} % for data"),
         ):
-            if key in figures:
+            if key in figures and not (name == "metric" and key == "loss"):  # It stands there already.
                 parts[name] = form(figures[key])
         if self._done > 0:
             seconds = (time.perf_counter() - self._start) / self._done
@@ -109,6 +116,9 @@ class Progress(keras.callbacks.Callback):
                 steps += self._later_epochs * self._steps
                 parts["all"] = f"{duration(seconds * steps)} with the rounds to come"
         return parts
+
+    def _text(self, value: float) -> str:
+        return f"{100 * value:.1f} %" if self._in_percent else f"{value:.4g}"
 
     def _rewrite(self, parts: dict[str, str]) -> None:
         """Writes over the line before, in a width that does not wrap."""

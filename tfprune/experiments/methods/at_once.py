@@ -34,7 +34,7 @@ class Iterative(Method):
     def begin(self, model: keras.Model, current: Round) -> Begun:
         """Prunes the network to the round's level and brings its BatchNorm up to date."""
         config = self.config
-        compile_for_training(model, current.settings)
+        compile_for_training(model, current.settings, current.task.goal)
         level = self.level(current.start, current.number)
         sparsity.prune_to(
             model,

@@ -59,7 +59,7 @@ class Gradual(Method):
             regrowth=self._regrowth(),
             **rule_options(self.config),
         )
-        compile_for_training(model, current.settings)
+        compile_for_training(model, current.settings, current.task.goal)
         return Begun(model, self.config.target_sparsity, f"{schedule} in {current.steps} steps")
 
     def ramp(self, start: float, target: float, end_step: int) -> PruningSchedule:

@@ -8,8 +8,9 @@ import keras
 from tfprune import sparsity
 from tfprune.experiments.batches import Batches
 from tfprune.experiments.pruning import check_patterns
+from tfprune.experiments.task import Task
 from tfprune.runs.config import ExperimentConfig
-from tfprune.training.fit import fit, percent
+from tfprune.training.fit import fit
 from tfprune.training.settings import TrainingSettings
 
 
@@ -21,11 +22,13 @@ class Round:
         number: From 1; 0 for the only round of `dense`.
         start: Sparsity of the masks that the experiment started from.
         batches: The experiment's.
+        task: What the network is trained for.
     """
 
     number: int
     start: float
     batches: Batches
+    task: Task
 
     @property
     def steps(self) -> int:
@@ -58,7 +61,7 @@ class Method:
 
     These are called in this order: `check`, before anything is read or written; `prepare`; `check_start`,
     with the starting network, before the run folder is made; then, in each round, `begin`, `fit` and
-    `accuracy_percent`. A round that continues from a checkpoint leaves `begin` out. A method keeps nothing
+    `figures`. A round that continues from a checkpoint leaves `begin` out. A method keeps nothing
     from one round to the next: all state is in the network.
 
     Args:
@@ -165,6 +168,10 @@ class Method:
             )
         ]
 
-    def accuracy_percent(self, model: keras.Model, history: list[dict[str, float]], current: Round) -> float:
-        """Returns the accuracy of a round's network after its fit: the last epoch's, on the test split."""
-        return percent(history[-1]["val_accuracy"])
+    def figures(
+        self, model: keras.Model, history: list[dict[str, float]], current: Round
+    ) -> dict[str, float]:
+        """Returns the loss and metrics of a round's network on the test split: those of its last epoch."""
+        return {
+            name.removeprefix("val_"): value for name, value in history[-1].items() if name.startswith("val_")
+        }

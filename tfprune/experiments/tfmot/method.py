@@ -8,10 +8,10 @@ import keras
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.methods.by_steps import Gradual
 from tfprune.experiments.methods.method import Begun, Method, Round
-from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.config import RESNETS, ExperimentConfig
 from tfprune.settings import to_text
 from tfprune.sparsity import ConstantSparsity, PruningSchedule
-from tfprune.training.fit import accuracy_percent, compile_for_training
+from tfprune.training.fit import compile_for_training, evaluate
 
 _REGIMES = ("one_shot", "iterative", "gradual")
 # Settings of which tfmot knows the default only, in pruning and in training.
@@ -25,6 +25,8 @@ _BEYOND = (
     "lr_schedule",
     "warmup_epochs",
     "distill_from",
+    "loss",
+    "metrics",
 )
 
 
@@ -53,6 +55,10 @@ class Tfmot(Method):
             names = f"{', '.join(_REGIMES[:-1])} or {_REGIMES[-1]}"
             config.refuse("regime", f"must be {names} {engine}, which trains nothing else")
         self._asked.check()
+        if config.model not in RESNETS:
+            config.refuse(
+                "model", f"must be {' or '.join(RESNETS)} {engine}, which has no other network's twin"
+            )
         if config.scope != "layer":
             config.refuse("scope", f"must be layer {engine}, which has no other: pass --scope=layer")
         if config.regime == "gradual" and config.schedule != "polynomial":
@@ -87,7 +93,7 @@ class Tfmot(Method):
 
     def begin(self, model: keras.Model, current: Round) -> Begun:
         """Compiles the network; prunes, by tfmot, where the round prunes at once."""
-        compile_for_training(model, current.settings)
+        compile_for_training(model, current.settings, current.task.goal)
         schedule, level = self._schedule(current), self.level(current.start, current.number)
         if isinstance(self._asked, Gradual):
             return Begun(model, level, f"{schedule} in {current.steps} steps")
@@ -105,9 +111,11 @@ class Tfmot(Method):
         """
         _engine().fit(model, current.settings, schedule=self._schedule(current), **arguments)
 
-    def accuracy_percent(self, model: keras.Model, history: list[dict[str, float]], current: Round) -> float:
-        """Returns the accuracy of what came back from the twin, whose own figure is in the history."""
-        return accuracy_percent(model, current.batches.test)
+    def figures(
+        self, model: keras.Model, history: list[dict[str, float]], current: Round
+    ) -> dict[str, float]:
+        """Returns the figures of what came back from the twin, whose own are in the history."""
+        return evaluate(model, current.batches.test)
 
     def _schedule(self, current: Round) -> PruningSchedule:
         """Returns the schedule, in steps, by which tfmot prunes in a round: ours, equal to tfmot's own.
