@@ -84,6 +84,7 @@ def try_out(config: ExperimentConfig, model: keras.Model, task: Task, batches: B
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         try:
+            model.optimizer.build(model.trainable_variables)
             model.save(path)
             again = load_network(path, OWN_CLASSES, compile=True)
         except Exception as error:

@@ -20,8 +20,8 @@ from tfprune.network.saved import load_network
 from tfprune.text import did_you_mean
 
 OWN_CLASSES = (
-    "a class of your own is known after `@keras.saving.register_keras_serializable()` in a module that was "
-    "imported: name a function there that returns the model, --model=package.module:function"
+    "a class or function of your own needs @keras.saving.register_keras_serializable() and a module that is "
+    "imported: that of --model=PACKAGE.MODULE:FUNCTION, a function that returns the model"
 )
 
 
