@@ -76,7 +76,10 @@ def compiled_with(path: Path) -> dict[str, Any] | None:
     """Returns what a `.keras` file was compiled with, as Keras writes it; None if it was not compiled.
 
     Args:
-        path: A file that `load_network` has loaded.
+        path: The file.
+
+    Raises:
+        FileError: If it is no such file.
     """
     with reading(path, "Keras model", "save it anew"), zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(_CONFIG)).get("compile_config") or None

@@ -80,6 +80,6 @@ def read_state(config: ExperimentConfig) -> RunState:
     epochs = 0
     unfinished = next((folder for folder in rounds if not folder.finished), None)
     if unfinished:
-        checkpoint = read_unfinished(config, unfinished, None)
+        checkpoint = read_unfinished(config, unfinished)
         epochs = checkpoint.epochs_done if checkpoint else 0
     return RunState(config, (run.path / "flags.txt").exists(), results, epochs)
