@@ -81,8 +81,9 @@ def compiled_with(path: Path) -> dict[str, Any] | None:
     Raises:
         FileError: If it is no such file.
     """
-    with reading(path, "Keras model", "save it anew"), zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read(_CONFIG)).get("compile_config") or None
+    with reading(path, "Keras model", "save it anew"):
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(_CONFIG)).get("compile_config") or None
 
 
 def _check_sizes(archive: zipfile.ZipFile) -> None:
