@@ -138,7 +138,8 @@ def deep(folder):
         ({"a": "--widht=4"}, "a.flags", "widht"),
         ({"a": "--width=4\x1b[2J"}, "a.flags", "width"),
         ({"a": "--width=" + "9" * 5000}, "a.flags", "width"),
-        ({"a": "--experiment=e\nwords"}, "a.flags", "not a flag: words"),
+        ({"a": "--experiment=e\nwords"}, "a.flags", "a.flags: not a readable flagfile: not a flag: words; "),
+        ({"a": "--seed 3"}, "a.flags", "a.flags: not a readable flagfile: not a flag: --seed 3; "),
         ({"a": "--experiment=e\n--epochs=1,x"}, "a.flags", "--epochs=1,x"),
     ],
 )

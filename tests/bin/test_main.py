@@ -20,6 +20,7 @@ from tfprune.settings import setting
 @dataclass
 class Flags:
     number: int = setting(1, "A number.", group="numbers")
+    sure: bool = setting(False, "Whether it is sure.", group="numbers")
 
 def main():
     {body}
@@ -88,6 +89,13 @@ def test_any_other_error_keeps_its_traceback():
         (["--flagfile=/dev/zero"], "/dev/zero: not a readable flagfile: it is a device, not a file"),
         (["--number"], "--number: must have a value, as --number=VALUE"),
         (["three", "four"], "not a flag: three four; flags are written --name=value"),
+        ([""], "not a flag: ''; flags are written --name=value"),
+        (["--nosure=true"], "--nosure=true: must have no value"),
+        (["--verbosity=3"], "--verbosity=3: there is no such flag"),
+        (["-v", "3"], "-v: there is no such flag"),
+        (["--only_check_args"], "--only_check_args: there is no such flag"),
+        (["--nologtostderr"], "--nologtostderr: there is no such flag"),
+        (["--undefok=nubmer", "--nubmer=3"], "--undefok=nubmer: there is no such flag"),
     ],
 )
 def test_bad_flags_are_one_line_and_status_2(arguments, part):

@@ -55,6 +55,8 @@ def _lines(argument: str, within: tuple[str, ...], counter: Iterator[int]) -> li
         counter: Counts the flagfiles.
     """
     name, equals, value = argument.partition("=")
+    if within and (not name.startswith("-") or " " in name):
+        raise ValueError(f"not a flag: {argument}")
     if name not in _FLAG:
         return [argument]
     if not value.strip():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Collection
 from typing import Any
 
@@ -94,6 +95,7 @@ def parse_flags(
         UserError: On a flag that there is not, a word that is no flag, a value that breaks the flag's rule, a
             required flag that is missing, or a flag that has no effect.
     """
+    _refuse_flags_of_absl(arguments, registry)
     try:
         _, *words = registry(arguments)
     except flags.UnrecognizedFlagError as error:
@@ -104,13 +106,25 @@ def parse_flags(
         text = str(error).removeprefix("flag ")
         name = text.removeprefix("Missing value for flag ")
         raise UserError(text if name == text else f"{name}: must have a value, as {name}=VALUE") from error
+    except ValueError as error:
+        raise UserError(str(error).replace(" does not take an argument", ": must have no value")) from error
     if words:
-        raise UserError(f"not a flag: {' '.join(words)}; flags are written --name=value")
+        raise UserError(f"not a flag: {shlex.join(words)}; flags are written --name=value")
     for flag in setting_flags(registry):
         if flag.required and not flag.present:
             raise UserError(f"--{flag.name}: must be given: {flag.help}")
     for owner in dict.fromkeys(flag.owner for flag in setting_flags(registry)):
         check_effects(values_of(owner, registry), typed)
+
+
+def _refuse_flags_of_absl(arguments: list[str], registry: flags.FlagValues) -> None:
+    """Refuses what absl would take in silence, without an effect or with another, such as `--verbosity=1`."""
+    for word in arguments[1 : arguments.index("--") if "--" in arguments else None]:
+        name = word.lstrip("-").partition("=")[0]
+        names = {name, name.removeprefix("no")} if word.startswith("-") else set()
+        of_absl = {name for name in registry if not isinstance(registry[name], SettingFlag)} | {"undefok"}
+        if names & of_absl:
+            raise UserError(f"{word}: there is no such flag")
 
 
 def values_of(owner: type, registry: flags.FlagValues = flags.FLAGS) -> Any:

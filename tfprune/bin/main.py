@@ -42,7 +42,7 @@ def run_main(
 
     def parse(arguments: list[str]) -> list[str]:
         define()
-        if _HELP & set(arguments):
+        if _HELP & {word.partition("=")[0] for word in arguments}:
             print(help_text(documentation, setting_flags(), shutil.get_terminal_size((100, 24)).columns))
             sys.exit(0)
         parse_flags(with_flagfiles(arguments), typed=names_in(arguments))
