@@ -41,7 +41,7 @@ ALLOWED = {
     "named": {"text"},
     "network": {"backend", "extras", "reading", "memory"},
     "sparsity": {"backend", "extras", "network", "files"},
-    "data": {"extras", "reading", "errors", "text", "memory", "named"},
+    "data": {"extras", "reading", "errors", "text", "memory", "machine", "named"},
     "tfmot": {"network", "sparsity"},
     "models": {"backend", "extras", "reading", "memory", "named", "network", "text"},
     "training": {"network", "files", "text", "settings", "reading", "lock", "errors", "named"},

@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tfprune.data import datasets, pipeline, statistics
+from tfprune.data import image_folder as image_folder_module
 from tfprune.errors import FileError
 
 
@@ -155,13 +156,46 @@ def test_image_folder_without_images(tmp_path):
         datasets.load("image_folder", tmp_path, image_size=8)
 
 
-def test_image_folder_that_the_memory_does_not_hold(image_folder, monkeypatch):
-    message = r"`image_size` must be smaller, or `train_examples`: 30 train images take 900 GB of memory"
-    monkeypatch.setattr(datasets, "available_bytes", lambda: 9e11 - 1)
-    with pytest.raises(ValueError, match=rf"{message}, .*Received: image_size=100000"):
+def test_images_that_the_memory_does_not_hold_are_read_when_they_are_used(image_folder, monkeypatch):
+    """The batches, the statistics and what is told: half of the memory is a split's, and no more."""
+    held = datasets.load("image_folder", image_folder, image_size=8)
+    image = 8 * 8 * 3
+    told = []
+    for images_left, is_held in ((2 * 30, True), (2 * 30 - 1, False)):
+        monkeypatch.setattr(image_folder_module, "available_bytes", lambda n=images_left: n * image)
+        monkeypatch.setattr(image_folder_module, "_TOGETHER", 7 * image)
+        loaded = datasets.load("image_folder", image_folder, image_size=8, log=told.append)
+        assert isinstance(loaded.train.inputs, np.ndarray) == is_held
+        assert isinstance(loaded.test.inputs, np.ndarray)
+        assert loaded.is_images and loaded.spec == held.spec
+        assert (loaded.mean, loaded.std) == (held.mean, held.std)
+        options = {"image_size": 8, "batch_size": 7, "autoaugment": "cifar10", "seed": 1, "epochs": 2}
+        for ours, theirs in zip(
+            pipeline.train_batches(loaded.train, **options).as_numpy_iterator(),
+            pipeline.train_batches(held.train, **options).as_numpy_iterator(),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            np.testing.assert_array_equal(ours[1], theirs[1])
+    assert told == [
+        "30 train images would take 5.76 kB of the 11.3 kB of memory that are left: each is read from its "
+        "file when it is used"
+    ]
+
+
+def test_an_image_that_the_memory_does_not_hold(image_folder, monkeypatch):
+    monkeypatch.setattr(image_folder_module, "available_bytes", lambda: 3e10 - 1)
+    with pytest.raises(ValueError, match=r"must be smaller: an image takes 30.0 GB .*image_size=100000"):
         datasets.load("image_folder", image_folder, image_size=100_000)
-    monkeypatch.setattr(datasets, "available_bytes", lambda: 30 * 8 * 8 * 3)
-    assert len(datasets.load("image_folder", image_folder, image_size=8).train) == 30
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_broken_image_is_found_when_the_folder_is_loaded(copied_folder, monkeypatch, split):
+    monkeypatch.setattr(image_folder_module, "available_bytes", lambda: 8 * 8 * 3)
+    path = next((copied_folder / split / "odd").glob("*.png"))
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(FileError, match=f"^{path}: not a readable image: "):
+        datasets.load("image_folder", copied_folder, image_size=8)
 
 
 def test_image_folder_needs_a_folder_and_a_size(image_folder):
@@ -269,7 +303,7 @@ def test_cifar100(cifar_data_dir):
 def test_another_backend_reads_the_same_batches(image_folder):
     program = f"""
 import json, keras
-from tfprune.data import datasets, pipeline, statistics
+from tfprune.data import datasets, pipeline
 from tfprune.errors import FileError
 dataset = datasets.load("image_folder", {str(image_folder)!r}, image_size=8)
 batches = pipeline.train_batches(

@@ -2,23 +2,20 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfprune.data.image_files import class_files, read_image
+from tfprune.data.image_folder import load_image_folder
 from tfprune.data.own import load_own
-from tfprune.data.resize import resize
+from tfprune.data.reasons import tensorflow_reason
 from tfprune.data.splits import Dataset, Split, chosen_examples
 from tfprune.data.statistics import channel_statistics
 from tfprune.errors import FileError
 from tfprune.extras import extra
-from tfprune.memory import available_bytes, size_text
 from tfprune.named import is_named
-from tfprune.reading import reason_of
 from tfprune.text import printable
 
 _TFDS_DATASETS = ("cifar10", "cifar100")
@@ -44,7 +41,7 @@ def load(
       values (0 to 16) scaled to 0 to 255; a fixed stratified split of 80 to 20. Needs no files.
     - `image_folder`: `data_dir/{train,test}/<class>/*.png|jpg`, read by `image_files.read_image`.
       Images may differ in size, so they are resized to `image_size` here, and the statistics are of
-      the resized images.
+      the resized images. Those that do not fit into memory are read again for each batch.
     - `package.module:function`: what the function returns: `(train, test)` or `(train, test, class names)`,
       with train and test each (x, y) or (x, y, weights) of arrays, or a `tf.data.Dataset` of them. It is
       called with those of this function's arguments that it names, but for `name` and `log`.
@@ -68,7 +65,7 @@ def load(
         FileError: A prepared dataset or an image that cannot be read, a class without images, or other
             classes in train than in test.
         ValueError: Unknown name, a folder that does not exist, more examples asked for than there
-            are, images that the memory does not hold, or a function that fails or returns no dataset.
+            are, an image that the memory does not hold, or a function that fails or returns no dataset.
         OSError: The dataset is not prepared and cannot be downloaded.
     """
     if name not in DATASETS and not is_named(name):
@@ -90,10 +87,16 @@ def load(
             seed=seed,
             log=log,
         )
+    if name == "image_folder":
+        return load_image_folder(
+            folder,
+            train_examples=train_examples,
+            test_examples=test_examples,
+            image_size=image_size,
+            log=log,
+        )
     if name == "digits":
         train, test, class_names = _load_digits(train_examples, test_examples)
-    elif name == "image_folder":
-        train, test, class_names = _load_image_folder(folder, train_examples, test_examples, image_size)
     else:
         train, test, class_names = _load_tfds(name, folder, train_examples, test_examples)
     mean, std = channel_statistics(train.inputs)
@@ -165,49 +168,7 @@ def _reading_prepared(folder: Path) -> Iterator[None]:
         yield
     # TensorFlow and TensorFlow Datasets raise many unrelated types.
     except Exception as error:
-        # Without the place in TensorFlow's graph.
-        reason = re.sub(r"^\{\{.*?\}\} | \[Op:.*$", "", reason_of(error))
         raise FileError(
-            f"{printable(str(folder))}: not a readable dataset: {reason}; remove the folder and prepare the "
-            "dataset anew"
+            f"{printable(str(folder))}: not a readable dataset: {tensorflow_reason(error)}; remove the "
+            "folder and prepare the dataset anew"
         ) from error
-
-
-def _load_image_folder(
-    root: Path | None, train_examples: int, test_examples: int, image_size: int
-) -> tuple[Split, Split, tuple[str, ...]]:
-    if root is None:
-        raise ValueError("`data_dir` must name the folder for image_folder. Received: nothing")
-    if image_size < 1:
-        raise ValueError(
-            f"`image_size` must be at least 1 for image_folder. Received: image_size={image_size}"
-        )
-
-    def listed(split: str) -> dict[str, list[Path]]:
-        if not (root / split).is_dir():
-            raise FileError(f"{root} must have the folders train and test. Missing: {split}")
-        return class_files(root / split)
-
-    def read(split: str, files: dict[str, list[Path]], examples: int) -> Split:
-        labelled = [(path, label) for label, paths in enumerate(files.values()) for path in paths]
-        used = chosen_examples(split, len(labelled), examples)
-        needed, left = 3 * len(used) * image_size**2, available_bytes()
-        if needed > left:
-            raise ValueError(
-                f"`image_size` must be smaller, or `{split}_examples`: {len(used):,} {split} images take "
-                f"{size_text(needed)} of memory, and {size_text(left)} are left. "
-                f"Received: image_size={image_size}"
-            )
-        images = np.empty((len(used), image_size, image_size, 3), np.uint8)
-        labels = np.empty(len(used), np.int32)
-        for row, index in enumerate(used):
-            path, labels[row] = labelled[index]
-            resize(read_image(path), out=images[row])
-        return Split(images, labels, len(labelled))
-
-    train_files, test_files = listed("train"), listed("test")
-    if train_files.keys() != test_files.keys():
-        different = sorted(train_files.keys() ^ test_files.keys())
-        raise FileError(f"{root}/train and {root}/test must have the same classes. Only in one: {different}")
-    train, test = read("train", train_files, train_examples), read("test", test_files, test_examples)
-    return train, test, tuple(train_files)

@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import threading
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,9 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 _KIND = "image"
 _ADVICE = "convert it to an opaque 8-bit PNG or JPEG, or remove it"
+
+# Python's filters of warnings are those of all threads.
+_WARNINGS = threading.Lock()
 
 # How far a profile may move 8-bit levels and still count as sRGB: a step of rounding.
 _SAME_LEVELS = 1
@@ -48,10 +52,11 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         FileError: If the file is damaged, no such image, too large for Pillow
             (`PIL.Image.MAX_IMAGE_PIXELS`), or cannot be converted without a guess.
     """
-    with reading(path, _KIND, _ADVICE), warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with reading(path, _KIND, _ADVICE):
         try:
-            image = Image.open(path, formats=FORMATS)
+            with _WARNINGS, warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = Image.open(path, formats=FORMATS)
         except UnidentifiedImageError as error:
             raise ValueError(f"its content is none of {', '.join(FORMATS)}, or damaged") from error
         with image:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.data.reasons import tensorflow_reason
 from tfprune.data.splits import (
     ArraySpec,
     Dataset,
@@ -290,7 +291,7 @@ def _pass_over(batches: tf.data.Dataset, split: str) -> Iterator[Any]:
     try:
         yield from batches.as_numpy_iterator()
     except Exception as error:  # Of TensorFlow, or of what it calls.
-        raise ValueError(f"{split} cannot be read: {reason_of(error)}") from error
+        raise ValueError(f"{split} cannot be read: {tensorflow_reason(error)}") from error
 
 
 def _check_finite(array: np.ndarray, what: str, first: int) -> None:

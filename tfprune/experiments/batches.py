@@ -1,7 +1,8 @@
 """The data of an experiment and the batches that its rounds make of it."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from tfprune.data import datasets
 from tfprune.data.pipeline import test_batches, train_batches
+from tfprune.data.reasons import is_of_reading, tensorflow_reason
 from tfprune.data.splits import Dataset
 from tfprune.errors import FileError, UserError
 from tfprune.runs.config import ExperimentConfig
@@ -54,6 +56,24 @@ def load_dataset(config: ExperimentConfig, log: Callable[[str], Any] = print) ->
                     name, f"has no effect on {config.dataset}: no uint8 images [n, height, width, 3]"
                 )
     return dataset
+
+
+@contextlib.contextmanager
+def reading_data(config: ExperimentConfig) -> Iterator[None]:
+    """Turns what goes wrong while batches are read into one line.
+
+    Raises:
+        UserError: `--dataset=NAME: cannot be read any more: REASON`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_of_reading(error):
+            raise
+        raise UserError(
+            f"{config.flag('dataset')}: cannot be read any more: {tensorflow_reason(error)}; finished rounds "
+            "and epochs are kept"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfprune.data.splits import Dataset
+from tfprune.data.splits import Dataset, Stream
 from tfprune.errors import UserError
 from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
@@ -119,6 +119,12 @@ class Devices(DeviceSettings):
                 f"must be a multiple of the {count} devices that share each batch: pass "
                 f"--batch_size={fitting}",
             )
+        if self.shard[1] > 1 and any(isinstance(s, Stream) for s in (dataset.train, dataset.test)):
+            config.refuse(
+                "dataset",
+                "must return arrays with --distributed: each process would have a tf.data.Dataset in "
+                "an order of its own",
+            )
         for name, split, flag in (
             ("training", dataset.train, "train_examples"),
             ("test", dataset.test, "test_examples"),
@@ -130,7 +136,7 @@ class Devices(DeviceSettings):
                 config.refuse(
                     flag,
                     f"must leave a last batch that {count} devices share evenly, but of {len(split):,} "
-                    f"{name} images in batches of {config.batch_size} the last has {last}: {advice}",
+                    f"{name} {dataset.noun} in batches of {config.batch_size} the last has {last}: {advice}",
                 )
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ from tfprune.experiments.own import compiled_of
 from tfprune.experiments.task import task_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, RunFolder
+from tfprune.settings import without_effect
 from tfprune.training.fit import compile_for_training, evaluate
 
 
@@ -29,11 +30,13 @@ def load_run_data(run: RunFolder, data_dir: str) -> tuple[ExperimentConfig, Data
     """Returns a run's config and data; `data_dir`, if not empty, is where the data is now.
 
     Raises:
-        UserError: On a damaged run folder, or data that is not there.
+        UserError: On a damaged run folder, data that is not there, or a `data_dir` that has no effect.
     """
     config = run.read_config()
     if data_dir:
         config = replace(config, data_dir=data_dir)
+        if needed := without_effect(config).get("data_dir"):
+            config.refuse("data_dir", f"has no effect on a run of {config.dataset}, only with {needed}")
     return config, load_dataset(config)
 
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfprune.errors import FileError
-from tfprune.experiments.batches import Batches, load_dataset
+from tfprune.experiments.batches import Batches, load_dataset, reading_data
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.memory import check_memory
@@ -81,7 +81,7 @@ def run_experiment(
         method = method_of(config)
         method.prepare()
         prepare_backend(config)
-        batches = Batches(config, load_dataset(config), devices.shard)
+        batches = Batches(config, load_dataset(config, log), devices.shard)
         devices.check_experiment(config, batches.dataset)
         check_memory(config, batches.dataset, devices)
         log(
@@ -102,7 +102,8 @@ def run_experiment(
                     remove_checkpoint(folder.path)
                 log(f"{config.experiment} round {folder.number}: finished already")
             else:
-                rounds.do_round(folder.number)
+                with reading_data(config):
+                    rounds.do_round(folder.number)
                 on_round(folder.read_result())
         return [folder.read_result() for folder in folders]
 

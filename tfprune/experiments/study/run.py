@@ -141,7 +141,8 @@ class Study:
         """Loads each dataset that is still needed once: missing data is an error now, not in hours."""
         needed: dict[tuple, list[ExperimentConfig]] = {}
         for config in (state.config for state in states if not state.finished):
-            key = (config.dataset, config.data_dir, config.train_examples, config.test_examples)
+            names = ("dataset", "data_dir", "train_examples", "test_examples", "image_size")
+            key = tuple(getattr(config, name) for name in names)
             needed.setdefault(key, []).append(config)
         for configs in needed.values():
             dataset = load_dataset(configs[0])
