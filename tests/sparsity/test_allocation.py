@@ -173,7 +173,7 @@ def test_a_schedule_for_each_name(four):
 
 def test_a_name_that_no_layer_has_is_an_error(four):
     schedule = ConstantSparsity(0.5, 0)
-    with pytest.raises(ValueError, match="first, second, third, fourth. Received: 'secon'"):
+    with pytest.raises(ValueError, match="fourth, fourth/kernel. Received: 'secon'"):
         prune_low_magnitude(four(), {"first": schedule, "secon": schedule})
 
 
@@ -202,8 +202,8 @@ def test_prune_to_a_sparsity_for_each_name(four):
     [
         ({}, "`pruning_schedule` must have at least one entry"),
         ({"(": None}, "`pruning_schedule` must be a valid regular expression"),
-        ({"fifth": ConstantSparsity(0.5, 0)}, "must match a layer that can be pruned.*'fifth'"),
-        ({"norm": None}, "must match a layer that can be pruned.*'norm'"),
+        ({"fifth": ConstantSparsity(0.5, 0)}, "must match a layer or a kernel that can be pruned.*'fifth'"),
+        ({"norm": None}, "must match a layer or a kernel that can be pruned.*'norm'"),
         ({"first": 0.5}, "`pruning_schedule` must be a schedule.*0.5"),
     ],
 )

@@ -6,7 +6,11 @@ import pytest
 from keras import layers
 
 from tfprune.sparsity import (
+    ByEpoch,
+    ConstantSparsity,
+    PolynomialDecay,
     PruneLowMagnitude,
+    UpdatePruningStep,
     masks_of,
     prune_low_magnitude,
     prune_to,
@@ -171,3 +175,97 @@ def test_a_misspelt_name_to_spare_is_an_error_before_anything_is_changed():
     prune_low_magnitude(model, None, spare="r")  # Of a layer that nothing can be pruned in, too.
     with pytest.raises(ValueError, match="Nothing to prune"):
         prune_low_magnitude(model, None, spare="a/kernel")
+
+
+@pytest.mark.slow
+def test_schedules_reach_inside_layers(tmp_path):
+    early, late, none = ConstantSparsity(0.5, 0), PolynomialDecay(0.0, 0.75, 1, 2, frequency=1), None
+    schedules = {
+        "attention/(query|key)": early,
+        "attention/value/kernel": late,
+        "reader/.*/recurrent_kernel": late,
+        "steps/head": none,
+        "last": early,
+    }
+    model = prune_low_magnitude(make(), schedules)
+    assert chosen(model) == {
+        *("attention/query/kernel", "attention/key/kernel", "attention/value/kernel"),
+        *(f"reader/{way}_lstm/lstm_cell/recurrent_kernel" for way in ("forward", "backward")),
+        *("steps/head/kernel", "last/kernel"),
+    }
+    x, y = np.ones((2, 5, 8)), np.ones((2, 5, 2))
+
+    def found(model):
+        return {f"{v.layer}/{v.variable}".split("/")[-2]: v.sparsity for v in summarize(model).counted}
+
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="leaves sparsity 0.00 in layers 'attention/value/kernel', 'reader'"):
+        model.fit(x, y, batch_size=2, verbose=0, callbacks=[UpdatePruningStep()])
+    assert found(model) == {
+        "query": 0.5,
+        "key": 0.5,
+        "value": 0.0,
+        "lstm_cell": 0.0,
+        "head": 0.0,
+        "last": 0.5,
+    }
+
+    model.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    model.fit(x, y, batch_size=2, verbose=0, callbacks=[UpdatePruningStep()])
+    assert found(model) == {
+        "query": 0.5,
+        "key": 0.5,
+        "value": 0.75,
+        "lstm_cell": 0.75,
+        "head": 0.0,
+        "last": 0.5,
+    }
+
+
+def test_a_kernel_of_its_own_schedule_keeps_it_when_others_are_chosen():
+    early, late = ConstantSparsity(0.5, 0), ConstantSparsity(0.25, 5)
+    model = prune_low_magnitude(make(), {"attention/query": early, "attention/key": early})
+    model = prune_low_magnitude(model, late, layers="attention/value|last")
+    attention, last = pruned_layers(model)
+    # By the numbers that Keras gives the layers inside.
+    names = [kernel.layer.name for kernel, _ in attention.pruned]
+    schedules = dict(zip(names, (rule.pruning_schedule for rule in attention.rule_of_each), strict=True))
+    assert schedules == {"query": early, "key": early, "value": late}
+    assert last.pruning_schedule is late
+
+
+def test_a_mapping_by_epochs_reaches_inside_layers():
+    model = prune_low_magnitude(
+        make(), {"attention/query": ByEpoch(0.5, 1), "attention/key": ByEpoch(0.25, 2)}
+    )
+    model.compile("sgd", "mse")
+    x, y = np.ones((2, 5, 8)), np.ones((2, 5, 2))
+    model.fit(x, y, batch_size=1, epochs=2, verbose=0, callbacks=[UpdatePruningStep()])
+    assert {v.variable: v.sparsity for v in summarize(model).counted} == {
+        "query/kernel": 0.5,
+        "key/kernel": 0.25,
+    }
+
+
+def test_schedules_without_their_kernels_are_an_error():
+    layer = keras.layers.Dense(4, name="a")
+    layer.build((None, 3))
+    with pytest.raises(
+        ValueError, match=r"one schedule for each of `kernels`. Received: kernels=\[0\], schedul"
+    ):
+        PruneLowMagnitude(layer, kernels=[0], schedules=[None, None])
+    with pytest.raises(ValueError, match="`schedules` is for `PruneLowMagnitude`"):
+        prune_low_magnitude(layer, schedules=[None])
+
+
+def test_frozen_kernels_inside_layers_are_told_and_left_out():
+    def frozen():
+        model = make()
+        model.get_layer("attention").query_dense.trainable = False
+        return model
+
+    with pytest.warns(UserWarning, match="not trained .`trainable=False`.: layer 'attention/query'"):
+        assert chosen(prune_low_magnitude(frozen(), None)) == ALL
+    model = prune_low_magnitude(frozen(), None, prune_frozen=False)
+    assert chosen(model) == ALL - {"attention/query/kernel"}

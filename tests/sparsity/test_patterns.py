@@ -294,7 +294,6 @@ class Table(layers.Embedding):
         (Vector, {"granularity": "channel"}, "layer 'it', variable 'scale', which has none"),
         (Vector, {"sparsity_m_by_n": (2, 4)}, "layer 'it', variable 'scale', which has none"),
         (Table, {"sparsity_m_by_n": (2, 4)}, "layer 'it', variable 'embeddings', which has none"),
-        (lambda name: layers.Reshape((4, 1)), {"block_size": (2, 2)}, "Nothing to prune"),
     ],
 )
 def test_a_layer_that_a_pattern_does_not_fit_is_an_error_that_names_it(make, options, message):

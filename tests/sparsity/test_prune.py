@@ -458,7 +458,17 @@ def test_a_custom_layer_says_what_may_be_pruned(to_numpy):
 def test_a_lora_kernel_is_left_alone(mlp):
     model = mlp()
     model.get_layer("first").enable_lora(2)
-    assert inner_names(prune_low_magnitude(model)) == ["second"]
+    with pytest.warns(UserWarning, match="Left dense, because LoRA adds a dense product .*: layer 'first'"):
+        assert inner_names(prune_low_magnitude(model)) == ["second"]
+
+
+def test_lora_in_a_wrapped_layer_is_an_error(mlp):
+    model = prune_low_magnitude(mlp(), None)
+    prune_to(model, 0.5)
+    model.get_layer("prune_low_magnitude_first").enable_lora(2)
+    for act in (lambda: model(np.ones((1, 10))), lambda: prune_to(model, 0.75), lambda: summarize(model)):
+        with pytest.raises(ValueError, match="strip the model first, then enable LoRA"):
+            act()
 
 
 @pytest.mark.slow
@@ -501,3 +511,47 @@ def test_losses_and_labels_keyed_by_output_names_work_as_before():
 def test_what_makes_no_sense_is_an_error_that_says_so(function, message, mlp):
     with pytest.raises(ValueError, match=message):
         function(mlp())
+
+
+IGNORED = {"name": "pruned", "trainable": False, "input_shape": (4,), "batch_input_shape": (None, 4)}
+
+
+@pytest.mark.parametrize("argument", IGNORED)
+def test_arguments_of_a_single_layer_are_ignored_for_a_model_and_a_list_with_a_warning(argument, mlp):
+    for to_prune in (mlp(), [layers.Dense(3, name="first"), layers.Dense(2, name="second")]):
+        with pytest.warns(UserWarning, match=f"Ignored, because they are for a single layer: {argument}="):
+            wrapped = prune_low_magnitude(to_prune, **{argument: IGNORED[argument]})
+        wrapped = wrapped if isinstance(wrapped, list) else pruned_layers(wrapped)
+        assert [layer.name for layer in wrapped] == [
+            f"prune_low_magnitude_{name}" for name in ("first", "second")
+        ]
+        assert all(layer.trainable for layer in wrapped)
+
+
+def test_other_arguments_are_never_ignored(mlp):
+    assert prune_low_magnitude(layers.Dense(3), name="pruned").name == "pruned"
+    assert {layer.seed for layer in pruned_layers(prune_low_magnitude(mlp(), seed=3))} == {3}
+    for to_prune in (mlp(), [layers.Dense(3)], layers.Dense(3)):
+        with pytest.raises(ValueError, match="sheldule"):
+            prune_low_magnitude(to_prune, sheldule=None)
+        with pytest.raises(ValueError, match="`kernels` is for `PruneLowMagnitude`: give `layers`"):
+            prune_low_magnitude(to_prune, kernels=[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.Sequential([keras.Input((4,)), layers.ReLU(), layers.BatchNormalization()]),
+        lambda: [layers.Dropout(0.5), layers.ReLU()],
+        list,
+    ],
+)
+def test_a_model_or_a_list_without_kernels_stays_as_it_is_with_a_warning(make):
+    to_prune = make()
+    with pytest.warns(UserWarning, match="Nothing is pruned: there is no kernel or embedding table in"):
+        result = prune_low_magnitude(to_prune)
+    before, after = (each if isinstance(each, list) else each.layers for each in (to_prune, result))
+    assert len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
+    for argument in ({"layers": ".*"}, {"spare": layers.Dense}, {"spare_ends": True}):
+        with pytest.raises(ValueError, match="Nothing to prune"):
+            prune_low_magnitude(to_prune, **argument)

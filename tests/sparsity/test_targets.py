@@ -94,6 +94,26 @@ def test_a_fit_that_ends_early_says_so_with_both_numbers_and_one_that_arrives_is
     assert stripped(model, recwarn) == []
 
 
+@pytest.mark.parametrize("options", OPTIONS[:6], ids=str)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_fit_that_arrives_by_rounding_or_is_beyond_is_silent(wrapped, fit, recwarn, options, ahead):
+    # At step 20 of 21 with power 3, of 140 weights none is missing.
+    end = 10 * STEPS if ahead else 4 * STEPS + 1
+    model = wrapped(PolynomialDecay(0.0, 0.5, 0, end, frequency=1), **options)
+    if ahead:
+        prune_to(model, 0.6)
+    assert fit(model, UpdatePruningStep()) == []
+    assert stripped(model, recwarn) == []
+
+
+@pytest.mark.parametrize("frequency", [3, 7, 100])
+def test_a_last_step_that_the_frequency_misses_is_reached(wrapped, fit, recwarn, frequency):
+    model = wrapped(PolynomialDecay(0.0, 0.9, 0, 4 * STEPS, frequency=frequency))
+    assert fit(model, UpdatePruningStep()) == []
+    assert stripped(model, recwarn) == []
+    assert summarize(model).sparsity == 0.9
+
+
 def test_only_the_layers_that_are_short_are_named(wrapped, fit):
     late = PolynomialDecay(0.0, 0.8, 0, 100, frequency=2)
     model = wrapped({"first": ConstantSparsity(0.5, 0), "second": late})

@@ -459,6 +459,11 @@ def unknown_kernels(layer: keras.layers.Layer) -> dict[str, str]:
     return found
 
 
+def lora_layers(layer: keras.layers.Layer) -> list[str]:
+    """Returns the names of the layers, of this one and those inside it, whose kernel is a sum with LoRA."""
+    return [part.name for part in all_layers(layer) if getattr(part, "lora_enabled", False)]
+
+
 def left_alone(layer: keras.layers.Layer) -> dict[str, str]:
     """Returns why kernels of a layer and of the layers inside it are not pruned.
 

@@ -15,6 +15,7 @@ from tfprune.sparsity import scores
 from tfprune.sparsity.masks import Ranked, all_finite, check_scores, new_masks
 from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.regrowth import drop_and_grow
+from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.scores import Gradients, Score, Tensor
 from tfprune.sparsity.wrapper import PruneLowMagnitude, description
 
@@ -27,15 +28,6 @@ def pruned_layers(model: keras.layers.Layer) -> list[PruneLowMagnitude]:
     return [layer for layer in layers if isinstance(layer, PruneLowMagnitude)]
 
 
-def pruned_together(layers: Iterable[PruneLowMagnitude]) -> dict[str, list[PruneLowMagnitude]]:
-    """Returns the layers with masks and a schedule that share their rule, by the rule's key."""
-    groups: dict[str, list[PruneLowMagnitude]] = {}
-    for layer in layers:
-        if layer.masks and layer.pruning_schedule is not None:
-            groups.setdefault(layer.rule.key, []).append(layer)
-    return groups
-
-
 @dataclass(frozen=True)
 class Part:
     """One prunable variable of a wrapper.
@@ -44,6 +36,7 @@ class Part:
         layer: The wrapper.
         variable: The variable.
         mask: Its mask.
+        rule: The arguments by which it is pruned.
         pattern: The groups in which its weights go.
         name: Its name, for errors.
         paths: The names that it can be chosen by: its layer's, and paths inside that layer.
@@ -52,6 +45,7 @@ class Part:
     layer: PruneLowMagnitude
     variable: keras.Variable
     mask: keras.Variable
+    rule: Rule
     pattern: Pattern
     name: str
     paths: tuple[str, ...]
@@ -67,12 +61,24 @@ def parts_of(layers: Iterable[PruneLowMagnitude]) -> list[Part]:
     found: dict[int, Part] = {}
     for layer in layers:
         paths = kinds.paths(layer.layer)
-        for kernel, mask in layer.pruned:
+        for (kernel, mask), rule in zip(layer.pruned, layer.rule_of_each, strict=True):
             own = paths[id(kernel.variable)]
             name = description(layer.layer, own)
-            pattern = layer.rule.pattern_of(kernel, name)
-            found.setdefault(id(mask), Part(layer, kernel.variable, mask, pattern, name, own))
+            pattern = rule.pattern_of(kernel, name)
+            found.setdefault(id(mask), Part(layer, kernel.variable, mask, rule, pattern, name, own))
     return list(found.values())
+
+
+def pruned_together(layers: Iterable[PruneLowMagnitude]) -> dict[str, list[Part]]:
+    """Returns the variables that have a schedule, those of equal rules together, by the rule's key."""
+    groups: dict[str, list[Part]] = {}
+    keys: dict[int, str] = {}
+    for part in parts_of(layer for layer in layers if layer.masks):
+        if part.rule.pruning_schedule is not None:
+            if id(part.rule) not in keys:
+                keys[id(part.rule)] = part.rule.key
+            groups.setdefault(keys[id(part.rule)], []).append(part)
+    return groups
 
 
 def set_sparsity(
@@ -129,7 +135,7 @@ def regrow(
     if any(not np.array_equal(new, ranked.mask()) for new, ranked in zip(masks, start, strict=True)):
         _change(start, new_masks(start, sparsity, scope), optimizer)
         return
-    rule = parts[0].layer.rule
+    rule = parts[0].rule
     schedule = rule.pruning_schedule
     share = rule.regrowth.share(step, schedule.begin_step, schedule.end_step)
     moving = _ranked(parts, gradients)
@@ -220,7 +226,7 @@ def _ranked(
     """Returns variables ranked by `score`, or else by that of each layer."""
     few = sum(math.prod(part.shape) for part in parts) <= _FEW_WEIGHTS
     return [
-        (_KeptRanked if few else _Ranked)(part, gradients, score or scores.get(part.layer.rule.score))
+        (_KeptRanked if few else _Ranked)(part, gradients, score or scores.get(part.rule.score))
         for part in parts
     ]
 
@@ -230,7 +236,7 @@ class _Ranked(Ranked):
 
     def __init__(self, part: Part, gradients: Mapping[int, Gradients] | None, score: Score) -> None:
         self.part, self.name, self.shape, self.pattern = part, part.name, part.shape, part.pattern
-        self.min_density = part.layer.rule.min_density
+        self.min_density = part.rule.min_density
         self._gradients, self._score = gradients, score
         self.watches = score not in scores.SCORES.values()
 
@@ -246,13 +252,13 @@ class _Ranked(Ranked):
         if values.shape != self.shape:
             raise ValueError(
                 f"`score` must return an array of the weights' shape {self.shape}. Received: "
-                f"shape {values.shape} from {self.part.layer.rule.score!r} for {self.name}"
+                f"shape {values.shape} from {self.part.rule.score!r} for {self.name}"
             )
         return check_scores(values, self.name)
 
     def growth_scores(self, step: int) -> np.ndarray:
         """Returns the scores by which removed weights grow, checked."""
-        regrowth = self.part.layer.rule.regrowth
+        regrowth = self.part.rule.regrowth
         growth = np.asarray(regrowth.growth_scores(self._tensor(regrowth.needs_gradients), step), np.float32)
         if not all_finite(growth):
             raise ValueError(f"Gradients must be finite. Received: NaN or infinity in {self.name}")

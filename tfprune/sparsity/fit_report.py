@@ -9,8 +9,7 @@ from typing import Any
 
 import keras
 
-from tfprune.sparsity.apply import pruned_together
-from tfprune.sparsity.targets import Shortfall, shortfalls, target_of, target_step_of
+from tfprune.sparsity.targets import Shortfall, late, shortfalls, target_of, target_step_of
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -62,15 +61,13 @@ class FitReport:
 
     def warn_of_the_end(self, last_step: int) -> None:
         """Warns of schedules that get to their target after the fit's last step."""
-        for layers in pruned_together(self._layers).values():
-            schedule = layers[0].pruning_schedule
-            if target_of(schedule) and (target_step_of(schedule) or 0) > last_step:
-                warnings.warn(
-                    f"This fit ends at step {last_step}: {schedule!r} gets to {target_of(schedule):g} at "
-                    f"step {target_step_of(schedule)}. Train for longer, end the schedule earlier, or count "
-                    "in epochs: `ByEpoch(target_sparsity, epoch)`.",
-                    stacklevel=3,
-                )
+        for schedule in late(self._layers, last_step):
+            warnings.warn(
+                f"This fit ends at step {last_step}: {schedule!r} gets to {target_of(schedule):g} at "
+                f"step {target_step_of(schedule)}. Train for longer, end the schedule earlier, or count "
+                "in epochs: `ByEpoch(target_sparsity, epoch)`.",
+                stacklevel=3,
+            )
 
     def _warn_of_shortfalls(self, steps: tuple[int, int], never_fired: Sequence[Any]) -> None:
         before, after = steps

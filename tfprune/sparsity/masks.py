@@ -139,6 +139,24 @@ def have_reached(
     )
 
 
+def would_reach(
+    masks: Sequence[np.ndarray], patterns: Sequence[Pattern], at: float, sparsity: float, scope: str
+) -> bool:
+    """Returns whether masks that are pruned to `at`, whatever the scores, are as sparse as at `sparsity`.
+
+    Rounding to whole weights makes two sparsities the same. The arguments are those of `have_reached`.
+    """
+    if scope == "global":
+        size = sum(mask.size for mask in masks)
+        return kept_count(size, at, len(masks)) <= kept_count(size, sparsity, len(masks))
+    each = erk_sparsities([mask.shape for mask in masks], at) if scope == "erk" else repeat(at)
+    pruned = [
+        pattern.select(np.zeros(mask.shape, np.float32), mask, share)
+        for mask, pattern, share in zip(masks, patterns, each, strict=False)
+    ]
+    return have_reached(pruned, patterns, sparsity, scope)
+
+
 def _select_together(tensors: Sequence[Ranked], sparsity: float) -> Iterator[np.ndarray]:
     """Yields the masks by one ranking of all tensors' groups."""
     least = sum(_least_groups(math.prod(tensor.shape), tensor.min_density) for tensor in tensors)

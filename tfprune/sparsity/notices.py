@@ -11,11 +11,13 @@ class Notices:
     Attributes:
         zeros: Layer -> (weights that are zero and stay so, all weights of its kernels).
         frozen: The layers that are not trained.
+        lora: The layers that stay dense because they have LoRA weights.
         dense: Layer -> the weights of an unknown class that stay dense, in words.
     """
 
     zeros: dict[str, tuple[int, int]] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
+    lora: list[str] = field(default_factory=list)
     dense: dict[str, str] = field(default_factory=dict)
 
     def count_zeros(self, layer: str, counts: tuple[int, int]) -> None:
@@ -37,6 +39,12 @@ class Notices:
                 f"Pruned, but not trained (`trainable=False`): {_names(self.frozen)}. No training makes up "
                 "for what they lose. `prune_frozen=False` leaves them out; True is the same without a "
                 "warning."
+            )
+        if self.lora:
+            _warn(
+                f"Left dense, because LoRA adds a dense product to their kernels: {_names(self.lora)}. Save "
+                "and load the model, which merges the product, and wrap it then; or enable LoRA after "
+                "`strip_pruning`."
             )
         for layer, weights in self.dense.items():
             _warn(

@@ -2,9 +2,8 @@
 
 import functools
 import numbers
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ from tfprune.network import kinds
 from tfprune.network.graph import walk
 from tfprune.network.rebuild import rebuild
 from tfprune.sparsity.apply import Part, apply_masks, parts_of, pruned_layers, set_sparsity
-from tfprune.sparsity.choice import Choice, Selection, compile_name, names_in
+from tfprune.sparsity.choice import Choice, Chosen, Selection, check_names, first_match, is_whole, names_in
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.masks import check_scope
 from tfprune.sparsity.notices import Notices
@@ -63,10 +62,12 @@ def prune_low_magnitude(
 
     Args:
         to_prune: A model (nested models are entered), a layer, or a list of layers. Layers that are wrapped
-            already keep their masks and take the new arguments.
+            already keep their masks and take the new arguments. A model or a list in which nothing can be
+            pruned stays as it is, with a warning.
         pruning_schedule: A `PruningSchedule`, or None: the masks change in `prune_to` alone. For a schedule
             of each layer's own, a mapping from regular expressions to schedules or None: the first that
-            matches the whole name of a layer counts, and a layer that none matches is left as it is.
+            matches the whole name of a layer, or the path of a layer or a kernel inside it, counts, and what
+            none matches is left as it is.
             Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`.
         block_size: (height, width) of the blocks that are removed together: weights along the last axis but
             one, and along the last. In a convolution's kernel these are the channels, at each position.
@@ -98,13 +99,15 @@ def prune_low_magnitude(
             that was pruned and stripped. False: all weights are there. Default: True where over a
             hundredth of the weights are zero, with a warning. Tensors of zeros alone, and layers that are
             wrapped already, stay as they are.
-        prune_frozen: False: layers that are not trained (`trainable=False`) are left out. Default: True, with
-            a warning where there are such, because no training makes up for what they lose.
-        **kwargs: For each `PruneLowMagnitude`.
+        prune_frozen: False: layers, and kernels inside layers, that are not trained (`trainable=False`) are
+            left out. Default: True, with a warning where there are such, because no training makes up for
+            what they lose.
+        **kwargs: For the `PruneLowMagnitude` of a single layer, such as its `name`. For a model or a list
+            `seed` alone; the arguments of a Keras layer are ignored, as tfmot does, with a warning.
 
     Warns:
         UserWarning: Of zeros and frozen layers, as above, and of selected layers that stay dense because
-            their class is not known.
+            their class is not known, or because they have LoRA weights.
 
     Returns:
         A model, a `PruneLowMagnitude`, or a list of layers.
@@ -113,7 +116,7 @@ def prune_low_magnitude(
         ValueError: If `to_prune` cannot be pruned, `layers` selects no prunable layer, or an argument is out
             of range.
     """
-    schedule_of = _schedules(pruning_schedule)
+    choose = Choice(layers, spare, pruning_schedule)
     pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
 
     def rule_of(schedule: Any) -> Rule:
@@ -132,7 +135,7 @@ def prune_low_magnitude(
         raise ValueError(
             f"`pruning_policy` must be a `PruningPolicy` or None. Received: pruning_policy={pruning_policy!r}"
         )
-    choose = Choice(layers, spare)
+    kwargs = _arguments_of_wrappers(to_prune, kwargs)
     if pruning_policy is not None and isinstance(to_prune, keras.Model):
         pruning_policy.ensure_model_supports_pruning(to_prune)
     ends: list[keras.layers.Layer] = []
@@ -140,7 +143,13 @@ def prune_low_magnitude(
         found = _prunable_layers(to_prune)
         ends = [found[0], found[-1]] if found else []
     matched: list[str] = []
-    trained = _trained_variables(to_prune)
+    models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
+    trained = {
+        id(variable)
+        for model in models
+        if isinstance(model, keras.layers.Layer)
+        for variable in model.trainable_variables
+    }
     notices = Notices()
     fresh: list[PruneLowMagnitude] = []
     # A clone function may wrap every layer: one that has nothing to prune gets a wrapper without masks.
@@ -149,37 +158,49 @@ def prune_low_magnitude(
         alone = None
 
     def may_be_wrapped(layer: keras.layers.Layer) -> bool:
-        return (
-            not any(layer is end for end in ends)
-            and schedule_of(layer.name) is not _NOT_NAMED
-            and (pruning_policy is None or pruning_policy.allow_pruning(layer))
+        return not any(layer is end for end in ends) and (
+            pruning_policy is None or pruning_policy.allow_pruning(layer)
         )
 
     @functools.cache  # A layer met twice, in a list or in two nested models, gets one wrapper and one mask.
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         inner = unwrapped(layer)
         chosen = choose(inner) if may_be_wrapped(inner) else []
-        if chosen == []:
+        if not chosen:
             return layer
         notices.dense.update(kinds.unknown_kernels(inner))
+        notices.lora += kinds.lora_layers(inner)
         if not (is_prunable(inner) or inner is alone):
             return layer
-        if _is_frozen(inner, trained):
-            notices.frozen.append(inner.name)
+        frozen = [each for each in chosen if _is_frozen(each.place, trained)]
+        if frozen:
+            notices.frozen += [inner.name] if len(frozen) == len(chosen) else [_path(each) for each in frozen]
             if prune_frozen is False:
-                return layer
+                chosen = [each for each in chosen if each not in frozen]
+                if not chosen:
+                    return layer
         matched.append(inner.name)
-        rule = rule_of(schedule_of(inner.name))
         inside = pruned_layers(inner)
         if inside:  # Such as `TimeDistributed(prune_low_magnitude(...))`: its masks are there already.
             for wrapper in inside:
-                wrapper.rule = rule
+                wrapper.rules = [rule_of(_schedule_inside(wrapper, chosen))]
             return layer
         again = isinstance(layer, PruneLowMagnitude)
         own = {"seed": layer.seed, **kwargs} if again else kwargs
-        if again and chosen is not None:  # What has a mask keeps it.
-            chosen = None if layer.kernels is None else sorted({*chosen, *layer.kernels})
-        wrapper = PruneLowMagnitude(inner, **rule.arguments(), kernels=chosen, **own)
+        numbers, schedules = None, [chosen[0].schedule]
+        if not is_whole(inner, chosen):
+            by_number = {each.number: each.schedule for each in chosen}
+            if again:  # What has a mask keeps it, and its schedule.
+                by_number = {**layer.schedules_by_number, **by_number}
+            numbers = sorted(by_number)
+            schedules = [by_number[number] for number in numbers]
+        wrapper = PruneLowMagnitude(
+            inner,
+            **rule_of(schedules[0]).arguments(),
+            kernels=numbers,
+            schedules=schedules if numbers is not None else None,
+            **own,
+        )
         if again and layer.built:
             new = {id(kernel.variable): mask for kernel, mask in wrapper.pruned}
             for kernel, mask in layer.pruned:
@@ -189,14 +210,14 @@ def prune_low_magnitude(
             fresh.append(wrapper)
         return wrapper
 
-    models = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
     if isinstance(spare, str) and all(isinstance(model, keras.layers.Layer) for model in models):
         found = [unwrapped(layer) for model in models for layer in _layers_of(model)]
-        names = dict.fromkeys(name for layer in found for name in names_in(layer))
-        _check_names("spare", [spare], list(names), "a layer or a kernel")
+        names = [name for layer in found for name in names_in(layer)]
+        check_names("spare", [spare], names, "a layer or a kernel")
     if isinstance(pruning_schedule, Mapping):
-        names = [layer.name for model in models for layer in _prunable_layers(model)]
-        _check_names("pruning_schedule", pruning_schedule, names, "a layer that can be pruned")
+        found = [layer for model in models for layer in _prunable_layers(model)]
+        names = [name for layer in found for name in names_in(layer)]
+        check_names("pruning_schedule", pruning_schedule, names, "a layer or a kernel that can be pruned")
     with one_mask_a_variable():
         if isinstance(to_prune, (list, tuple)):
             result = [wrap(layer) for layer in to_prune]
@@ -212,10 +233,15 @@ def prune_low_magnitude(
                 "`to_prune` must be a Keras 3 model, a layer or a list of layers. "
                 f"Received: to_prune={to_prune!r} of type {type(to_prune)}"
             )
+    anything = layers is spare is None and not spare_ends and not notices.frozen
     if not matched and pruning_policy is not None:
         warnings.warn(
             f"Nothing is pruned: `pruning_policy` {pruning_policy!r} allows no layer that can be.",
             stacklevel=2,
+        )
+    elif not matched and anything and not _is_single_layer(to_prune):
+        warnings.warn(
+            f"Nothing is pruned: there is no kernel or embedding table in {to_prune!r}.", stacklevel=2
         )
     elif not matched:
         raise ValueError(
@@ -262,7 +288,7 @@ def prune_to(
     """
     if isinstance(sparsity, Mapping):
         sparsity = {name: check_sparsity(f"sparsity[{name!r}]", value) for name, value in sparsity.items()}
-        sparsity_of = _first_match("sparsity", sparsity)
+        sparsity_of = first_match("sparsity", sparsity)
     else:
         if not isinstance(sparsity, numbers.Real):
             raise ValueError(
@@ -289,14 +315,14 @@ def prune_to(
     for part in parts:
         target = sparsity_of(*part.paths)
         if target is not None:
-            part.layer.rule.check_sparsity(target)
-            groups.setdefault((scope or part.layer.rule.scope, target), []).append(part)
+            part.rule.check_sparsity(target)
+            groups.setdefault((scope or part.rule.scope, target), []).append(part)
     if isinstance(sparsity, Mapping):
-        paths = dict.fromkeys(path for part in parts for path in part.paths)
-        _check_names("sparsity", sparsity, list(paths), "a pruned layer")
+        paths = [path for part in parts for path in part.paths]
+        check_names("sparsity", sparsity, paths, "a pruned layer")
     gradients = None
     if gradient_data is not None and any(
-        part.layer.rule.score_needs_gradients for group in groups.values() for part in group
+        part.rule.score_needs_gradients for group in groups.values() for part in group
     ):
         batches = first_batches(gradient_data, 0, gradient_batches)
         gradients = GradientMeter(model, wrappers).measure(batches)
@@ -355,44 +381,44 @@ def _keep_output_names(model: keras.Model, wrapped: keras.Model) -> None:
             wrapped.compile_from_config(model.get_compile_config())
 
 
-_NOT_NAMED = object()
+# The arguments of a Keras layer, of Keras 2 too. tfmot hands them to the wrapper of a single layer alone.
+_OF_LAYERS = (
+    *(
+        "activity_regularizer",
+        "autocast",
+        "batch_input_shape",
+        "batch_shape",
+        "batch_size",
+        "dtype",
+        "dynamic",
+    ),
+    *("input_dim", "input_shape", "name", "trainable", "weights"),
+)
 
 
-def _schedules(pruning_schedule: Any) -> Callable[[str], Any]:
-    """Turns a schedule, or a mapping of them, into a function from a layer's name to its schedule."""
-    if not isinstance(pruning_schedule, Mapping):
-        return lambda name: pruning_schedule
-    return _first_match("pruning_schedule", pruning_schedule, _NOT_NAMED)
+def _is_single_layer(to_prune: Any) -> bool:
+    return isinstance(to_prune, keras.layers.Layer) and not isinstance(to_prune, keras.Model)
 
 
-def _first_match(argument: str, values: Mapping[str, Any], otherwise: Any = None) -> Callable[..., Any]:
-    """Turns {regular expression: value} into a function from names to the first value that matches one.
-
-    The function returns `otherwise` where nothing matches.
-
-    Raises:
-        ValueError: On no entry, or a regular expression that is not valid.
-    """
-    if not values:
-        raise ValueError(f"`{argument}` must have at least one entry. Received: {argument}={values!r}")
-    patterns = [(compile_name(argument, pattern), value) for pattern, value in values.items()]
-    return lambda *names: next(
-        (value for pattern, value in patterns if any(map(pattern.fullmatch, names))), otherwise
-    )
-
-
-def _check_names(argument: str, values: Iterable[str], names: list[str], kind: str) -> None:
-    """Checks that each regular expression matches a layer's name, lest a misspelt one be ignored.
+def _arguments_of_wrappers(to_prune: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments that are handed on to the wrappers; warns of those that are not.
 
     Raises:
-        ValueError: On a regular expression that matches none of `names`; the message lists them, and `kind`
-            says what they are names of.
+        ValueError: On an argument of the wrapper that other arguments stand for.
     """
-    for pattern in values:
-        if not any(re.fullmatch(pattern, name) for name in names):
+    for name in ("kernels", "schedules"):
+        if name in kwargs:
             raise ValueError(
-                f"Each entry of `{argument}` must match {kind}: {', '.join(names)}. Received: {pattern!r}"
+                f"`{name}` is for `PruneLowMagnitude`: give `layers`, `spare` or a mapping of schedules. "
+                f"Received: {name}={kwargs[name]!r}"
             )
+    if _is_single_layer(to_prune):
+        return kwargs
+    ignored = {name: value for name, value in kwargs.items() if name in _OF_LAYERS}
+    if ignored:
+        given = ", ".join(f"{name}={value!r}" for name, value in ignored.items())
+        warnings.warn(f"Ignored, because they are for a single layer: {given}", stacklevel=3)
+    return {name: value for name, value in kwargs.items() if name not in ignored}
 
 
 # A random start has a zero by chance in millions of weights, in float16 in thousands.
@@ -408,19 +434,23 @@ def _are_sparse(counts: list[tuple[int, int]]) -> bool:
     return sum(zeros for zeros, _ in counts) > _SPARSE * sum(total for _, total in counts)
 
 
-def _trained_variables(to_prune: Any) -> set[int] | None:
-    """Returns the ids of the variables that training changes; None where each layer's flag counts."""
-    if not isinstance(to_prune, keras.layers.Layer):
-        return None
-    return {id(variable) for variable in to_prune.trainable_variables}
+def _is_frozen(place: kinds.Placed, trained: set[int]) -> bool:
+    """Returns whether no training changes a kernel, or a layer that has none yet."""
+    if place.kernel is None:
+        return not all(layer.trainable for layer in place.layers)
+    return id(place.kernel.variable) not in trained
 
 
-def _is_frozen(layer: keras.layers.Layer, trained: set[int] | None) -> bool:
-    """Returns whether no training changes a layer's prunable variables."""
-    variables = kinds.prunable_variables(layer)
-    if not variables or trained is None:
-        return not layer.trainable
-    return not any(id(variable) in trained for variable in variables)
+def _path(chosen: Chosen) -> str:
+    """Returns the path of the layer that a chosen kernel belongs to."""
+    return "/".join(layer.name for layer in chosen.place.layers)
+
+
+def _schedule_inside(wrapper: PruneLowMagnitude, chosen: list[Chosen]) -> Any:
+    """Returns the schedule that is chosen for the kernels of a wrapper inside a layer."""
+    own = {id(variable) for variable in wrapper.prunable_variables} if wrapper.built else set()
+    of_wrapper = [each for each in chosen if each.place.kernel and id(each.place.kernel.variable) in own]
+    return (of_wrapper or chosen)[0].schedule
 
 
 def is_prunable(layer: keras.layers.Layer) -> bool:

@@ -2,15 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import keras
 from keras import ops
 
 from tfprune.sparsity.apply import (
+    Part,
     apply_masks,
-    parts_of,
     pruned_layers,
     pruned_together,
     regrow,
@@ -100,9 +99,8 @@ class Pruner:
         self._guard_training()
 
     def _group_layers(self) -> None:
-        """Finds the layers that are pruned together, and their variables."""
+        """Finds the variables that are pruned together."""
         self._groups = pruned_together(self.wrappers)
-        self._parts = {key: parts_of(layers) for key, layers in self._groups.items()}
 
     def _count_epochs(self, epoch: int, steps: int | None) -> None:
         """Turns schedules by epochs into schedules by steps.
@@ -114,16 +112,20 @@ class Pruner:
         Raises:
             ValueError: If it is not known.
         """
-        counting = [layer for layer in self.wrappers if isinstance(layer.pruning_schedule, ByEpoch)]
-        for layer in counting:
+
+        def in_steps(schedule: Any) -> Any:
+            if not isinstance(schedule, ByEpoch):
+                return schedule
             if not steps:
                 raise ValueError(
-                    f"{layer.pruning_schedule!r} needs the number of batches of an epoch: give "
-                    "`steps_per_epoch` to `fit`. Received: data of unknown length"
+                    f"{schedule!r} needs the number of batches of an epoch: give `steps_per_epoch` to `fit`. "
+                    "Received: data of unknown length"
                 )
-            schedule = layer.pruning_schedule.in_steps(steps, self._step + 1 - epoch * steps)
-            layer.rule = replace(layer.rule, pruning_schedule=schedule)
-        if counting:
+            return schedule.in_steps(steps, self._step + 1 - epoch * steps)
+
+        if any(isinstance(parts[0].rule.pruning_schedule, ByEpoch) for parts in self._groups.values()):
+            for layer in self.wrappers:
+                layer.reschedule(in_steps)
             self._group_layers()
 
     @property
@@ -198,8 +200,8 @@ class Pruner:
         if until <= self._looked_at:
             return {}
         due = {
-            key: last_due(layers[0].pruning_schedule, self._looked_at, until)
-            for key, layers in self._groups.items()
+            key: last_due(parts[0].rule.pruning_schedule, self._looked_at, until)
+            for key, parts in self._groups.items()
         }
         return {key: sparsity for key, sparsity in due.items() if sparsity is not None}
 
@@ -219,7 +221,8 @@ class Pruner:
         if any(self._groups[key][0].rule.needs_gradients for key in due):
             gradients = self._measure(until)
         for key, sparsity in due.items():
-            parts, rule = self._parts[key], self._groups[key][0].rule
+            parts = self._groups[key]
+            rule = parts[0].rule
             if rule.regrowth is not None:
                 regrow(parts, sparsity, rule.scope, until, self._trainer(), gradients)
             else:
@@ -258,7 +261,7 @@ class Pruner:
 
     def _never_fired(self) -> list[Any]:
         """Returns the schedules that have not acted since this object was made, though not over yet."""
-        schedules = {key: layers[0].pruning_schedule for key, layers in self._groups.items()}
+        schedules = {key: parts[0].rule.pruning_schedule for key, parts in self._groups.items()}
         return [
             schedule
             for key, schedule in schedules.items()
@@ -521,7 +524,7 @@ def _check_steps(steps: int) -> int:
 
 
 def _check_gradient_data(
-    groups: dict[str, list[PruneLowMagnitude]], gradient_data: GradientData, gradient_batches: int | None
+    groups: dict[str, list[Part]], gradient_data: GradientData, gradient_batches: int | None
 ) -> None:
     """Checks that data is there where gradients will be needed, before any training."""
     if gradient_batches is not None and (gradient_batches != int(gradient_batches) or gradient_batches < 1):
@@ -531,10 +534,10 @@ def _check_gradient_data(
         )
     if gradient_data is not None:
         return
-    for layers in groups.values():
-        rule = layers[0].rule
+    for parts in groups.values():
+        rule = parts[0].rule
         if rule.needs_gradients:
             raise ValueError(
                 f"score={rule.score!r} with regrowth={rule.regrowth!r} needs batches to measure gradients "
-                f"on. Received: gradient_data=None, for layer {layers[0].layer.name!r}"
+                f"on. Received: gradient_data=None, for {parts[0].name}"
             )

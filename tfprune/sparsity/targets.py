@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.sparsity.apply import Part, parts_of, pruned_together, read
-from tfprune.sparsity.masks import have_reached
+from tfprune.sparsity.apply import Part, pruned_together, read
+from tfprune.sparsity.masks import have_reached, would_reach
+from tfprune.sparsity.schedules import last_due
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -69,17 +70,45 @@ def shortfalls(layers: Iterable[PruneLowMagnitude]) -> list[Shortfall]:
         layers: Wrappers. Those with schedules that have no known end, or none, are passed over.
     """
     found = []
-    for group in pruned_together(layers).values():
-        rule = group[0].rule
+    for parts in pruned_together(layers).values():
+        rule = parts[0].rule
         target = target_of(rule.pruning_schedule)
         if not target:
             continue
-        parts = parts_of(group)
         masks = [read(part.mask) for part in parts]
         if not have_reached(masks, [part.pattern for part in parts], target, rule.scope):
-            names = tuple(layer.layer.name for layer in group)
+            names = tuple(dict.fromkeys(map(_owner, parts)))
             found.append(Shortfall(rule.pruning_schedule, target, _sparsity(masks), names))
     return found
+
+
+def late(layers: Iterable[PruneLowMagnitude], last_step: int) -> list[Any]:
+    """Returns the schedules that have not brought their masks to the target by a step.
+
+    Args:
+        layers: Wrappers that have been trained for fewer steps.
+        last_step: The last step that will be trained.
+    """
+    found = []
+    for parts in pruned_together(layers).values():
+        rule = parts[0].rule
+        schedule, scope = rule.pruning_schedule, rule.scope
+        target = target_of(schedule)
+        if not target or (target_step_of(schedule) or 0) <= last_step:
+            continue
+        masks, patterns = [read(part.mask) for part in parts], [part.pattern for part in parts]
+        if have_reached(masks, patterns, target, scope):
+            continue
+        taken = max(parts[0].layer.steps_taken or -1, getattr(schedule, "begin_step", 0) - 1)
+        due = last_due(schedule, taken, last_step)
+        if due is None or not would_reach(masks, patterns, due, target, scope):
+            found.append(schedule)
+    return found
+
+
+def _owner(part: Part) -> str:
+    """Returns the name of a variable's layer, or its path if others in the layer have other rules."""
+    return part.paths[0] if len(part.layer.rules) == 1 else part.paths[-1]
 
 
 # A tensor is all but erased if it keeps one group, or this share of what the common density would keep of it,
@@ -99,7 +128,7 @@ def warn_of_erased(parts: Sequence[Part]) -> None:
     for part, mask in zip(parts, masks, strict=True):
         kept, share = np.count_nonzero(mask), density * mask.size
         group = part.pattern.largest_group(mask.shape)
-        if share < _WORTH_TELLING * group or part.layer.rule.min_density:
+        if share < _WORTH_TELLING * group or part.rule.min_density:
             continue
         if kept <= max(group, _ERASED * share):
             warnings.warn(

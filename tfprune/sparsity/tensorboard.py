@@ -102,8 +102,8 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         self._look_at(step)
         scalars: dict[str, float] = {}
         for layer in self._layers:
-            due = self._due.get(id(layer.pruning_schedule))
-            for kernel, mask in layer.pruned:
+            for (kernel, mask), rule in zip(layer.pruned, layer.rule_of_each, strict=True):
+                due = self._due.get(id(rule.pruning_schedule))
                 variable = kernel.variable
                 name, copies = variable.path, 1
                 while f"{name}/sparsity" in scalars:  # Nested models may have layers of the same name.
@@ -118,7 +118,8 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
     def _look_at(self, step: int) -> None:
         """Asks the schedules about the steps since the last call."""
-        schedules = {id(layer.pruning_schedule): layer.pruning_schedule for layer in self._layers}
+        rules = [rule for layer in self._layers for rule in layer.rules]
+        schedules = {id(rule.pruning_schedule): rule.pruning_schedule for rule in rules}
         for schedule in schedules.values():
             if schedule is None or isinstance(schedule, ByEpoch):  # Not counted in steps yet.
                 continue

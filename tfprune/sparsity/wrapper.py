@@ -4,8 +4,9 @@ import contextlib
 import operator
 import random
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
@@ -66,6 +67,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth, pattern,
             min_density: As for `prune_low_magnitude`.
         kernels: The kernels to prune, by their numbers, from 0, among those of the layer. None: all.
+        schedules: A schedule, or None, for each of `kernels`, where they have several. Default:
+            `pruning_schedule` for all.
         seed: The seed of random scores and growth. Default: drawn from Python's `random`, which
             `keras.utils.set_random_seed` seeds.
         **kwargs: As for every Keras layer.
@@ -90,6 +93,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         pattern: Pattern | None = None,
         min_density: float = 0.0,
         kernels: Iterable[int] | None = None,
+        schedules: Sequence[Any] | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -105,12 +109,24 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             layer.trainable = kwargs["trainable"]
         kinds.give_prunable_weights(layer)
         pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
-        self.rule = Rule(pruning_schedule, pattern, scope, score, regrowth, min_density)
+        rule = Rule(pruning_schedule, pattern, scope, score, regrowth, min_density)
         self.kernels = None if kernels is None else _numbers(kernels)
+        # One for all pruned kernels, or one for each.
+        self.rules = [rule]
+        if schedules is not None:
+            if self.kernels is None or len(schedules) != len(self.kernels):
+                raise ValueError(
+                    "`schedules` must have one schedule for each of `kernels`. "
+                    f"Received: kernels={kernels!r}, schedules={schedules!r}"
+                )
+            self.rules = [replace(rule, pruning_schedule=schedule) for schedule in schedules]
+            if all(schedule is schedules[0] for schedule in schedules):
+                self.rules = self.rules[:1]
         self.seed = random.randrange(2**31) if seed is None else int(seed)
         self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
         self._has_masks = False
+        self._count = 0
         self._updater: Any = None
         # What `pruning_step` was when it was last written, and the steps taken by now: in mid-fit on JAX the
         # variable lags behind, and an exception may end the fit.
@@ -145,9 +161,29 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self._trainable = self.layer.trainable = bool(value)
 
     @property
+    def rule(self) -> Rule:
+        """Returns the arguments of pruning; the first that have a schedule, where kernels have several."""
+        return next((rule for rule in self.rules if rule.pruning_schedule is not None), self.rules[0])
+
+    @property
+    def rule_of_each(self) -> list[Rule]:
+        """Returns the arguments of pruning of each kernel, in the order of `masks`."""
+        return self.rules * len(self.masks) if len(self.rules) == 1 else self.rules
+
+    @property
     def pruning_schedule(self) -> Any:
-        """Returns the schedule, or None."""
+        """Returns the schedule, or None; the first, where kernels have several."""
         return self.rule.pruning_schedule
+
+    @property
+    def schedules_by_number(self) -> dict[int, Any]:
+        """Returns the schedule of each pruned kernel by the kernel's number."""
+        numbers = range(len(self.masks)) if self.kernels is None else self.kernels
+        return {n: rule.pruning_schedule for n, rule in zip(numbers, self.rule_of_each, strict=True)}
+
+    def reschedule(self, change: Callable[[Any], Any]) -> None:
+        """Replaces each schedule by what `change` returns for it."""
+        self.rules = [replace(rule, pruning_schedule=change(rule.pruning_schedule)) for rule in self.rules]
 
     @property
     def updater(self) -> Any:
@@ -183,6 +219,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     @property
     def _kernels(self) -> list[kinds.Kernel]:
         found = kinds.prunable(self.layer)
+        if self._has_masks and len(found) != self._count:
+            raise ValueError(
+                f"Layer {self.layer.name!r} has other kernels than when it was wrapped, as after "
+                "`enable_lora`: strip the model first, then enable LoRA. "
+                f"Received: {len(found)} kernels, not {self._count}"
+            )
         return found if self.kernels is None else [found[number] for number in self.kernels]
 
     @property
@@ -267,7 +309,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             super().build(input_shape)
         if self._has_masks:
             return
-        count = len(kinds.prunable(self.layer))
+        count = self._count = len(kinds.prunable(self.layer))
         if self.kernels and max(self.kernels) >= count:
             raise ValueError(
                 f"`kernels` must be numbers below {count}, the number of kernels of layer "
@@ -449,6 +491,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         schedule = serialize_schedule(self.pruning_schedule)
         config = keras.layers.Layer.get_config(self)
         own = {"kernels": self.kernels and list(self.kernels), "seed": self.seed}
+        if len(self.rules) > 1:
+            own["schedules"] = [serialize_schedule(rule.pruning_schedule) for rule in self.rules]
         return {**config, **arguments, "pruning_schedule": schedule, **own}
 
     @classmethod
