@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 # Tests that compute with Keras's backend run on each of these too.
 OTHER_BACKENDS := jax torch
 
-.PHONY: demo check test lint clean-demo
+.PHONY: demo check test lint docs docs-serve clean-demo
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -29,6 +29,14 @@ test: lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+# site/index.html, to be opened from the disk; any warning is an error.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# The same on http://127.0.0.1:8000, made anew when a file changes.
+docs-serve: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr=127.0.0.1:8000
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,5 @@
 """What `--help` prints: what a binary does, then its flags in groups, as they would be typed."""
 
-import itertools
 import textwrap
 from collections.abc import Sequence
 
@@ -8,8 +7,8 @@ from tfprune.bin.flags import SettingFlag
 from tfprune.settings import to_text
 
 _NARROWEST, _WIDEST = 40, 120
-_FLAGFILE = "Flags from a file, one --name=value a line; may be given more than once."
-_PREFACE = "Flags, each with its default. Of a flag that is given twice the later one counts."
+FLAGFILE = "Flags from a file, one --name=value a line; may be given more than once."
+PREFACE = "Flags, each with its default. Of a flag that is given twice the later one counts."
 
 
 def help_text(documentation: str, flags: Sequence[SettingFlag], width: int) -> str:
@@ -21,12 +20,17 @@ def help_text(documentation: str, flags: Sequence[SettingFlag], width: int) -> s
         width: Columns of the terminal; lines are no longer, but for words that are.
     """
     width = min(max(width, _NARROWEST), _WIDEST)
-    blocks = [_documentation(documentation, width), textwrap.fill(_PREFACE, width)]
-    ordered = sorted(flags, key=lambda flag: [other.said.group for other in flags].index(flag.said.group))
-    for group, members in itertools.groupby(ordered, key=lambda flag: flag.said.group):
+    blocks = [_documentation(documentation, width), textwrap.fill(PREFACE, width)]
+    for group, members in grouped(flags):
         blocks.append("\n".join([f"{group}:", *(_flag(flag, width) for flag in members)]))
-    blocks[2] += f"\n{_entry('--flagfile=FILE', [_FLAGFILE], width)}"
+    blocks[2] += f"\n{_entry('--flagfile=FILE', [FLAGFILE], width)}"
     return "\n\n".join(blocks)
+
+
+def grouped(flags: Sequence[SettingFlag]) -> list[tuple[str, list[SettingFlag]]]:
+    """Returns the flags under their headings, in the order in which these come first."""
+    headings = dict.fromkeys(flag.said.group for flag in flags)
+    return [(heading, [flag for flag in flags if flag.said.group == heading]) for heading in headings]
 
 
 def typed(flag: SettingFlag) -> str:
@@ -39,6 +43,19 @@ def typed(flag: SettingFlag) -> str:
     return f"--{flag.name}={value.replace('e-0', 'e-')}"
 
 
+def values(flag: SettingFlag) -> str:
+    """Returns the sentence about the values that a flag takes; empty if it takes any of its type."""
+    said = flag.said
+    if said.choices is not None:
+        return f"{'Some' if isinstance(flag.default, tuple) else 'One'} of {said.choices_text()}."
+    return f"Must be {said.rule.text}." if said.rule is not None and said.role != "place" else ""
+
+
+def condition(flag: SettingFlag) -> str:
+    """Returns the sentence about the flags without which a flag has no effect; empty if it always has one."""
+    return f"Only with {', or '.join(map(str, flag.said.only_with))}." if flag.said.only_with else ""
+
+
 def _flag(flag: SettingFlag, width: int) -> str:
     said = flag.said
     sentences = [said.help]
@@ -46,14 +63,7 @@ def _flag(flag: SettingFlag, width: int) -> str:
         sentences.append("Required.")
     if flag.boolean:
         sentences.append(f"--{'no' if flag.default else ''}{flag.name} for the opposite.")
-    if said.choices is not None:
-        kind = "Some" if isinstance(flag.default, tuple) else "One"
-        sentences.append(f"{kind} of {said.choices_text()}.")
-    elif said.rule is not None and said.role != "place":
-        sentences.append(f"Must be {said.rule.text}.")
-    if said.only_with:
-        sentences.append(f"Only with {', or '.join(map(str, said.only_with))}.")
-    return _entry(typed(flag), sentences, width)
+    return _entry(typed(flag), [*sentences, *filter(None, (values(flag), condition(flag)))], width)
 
 
 def _entry(title: str, sentences: Sequence[str], width: int) -> str:

@@ -4,9 +4,8 @@ Rows (a round beside the paper's) become words, columns and views. Reads the fil
 imports neither TensorFlow nor Keras.
 """
 
-from tfprune.compare.page.page import write_page as write_page
-from tfprune.compare.report import Comparison as Comparison
-from tfprune.compare.report import write_comparison as write_comparison
-from tfprune.compare.rows import Experiment as Experiment
-from tfprune.compare.rows import Row as Row
-from tfprune.compare.rows import compare as compare
+from tfprune.compare.page.page import write_page
+from tfprune.compare.report import Comparison, write_comparison
+from tfprune.compare.rows import Experiment, Row, compare
+
+__all__ = ["Comparison", "Experiment", "Row", "compare", "write_comparison", "write_page"]

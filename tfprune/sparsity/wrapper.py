@@ -60,12 +60,12 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     they move removed weights, which may return.) The masks change by the schedule, in `UpdatePruningStep`
     and `Pruner`, and in `prune_to` and `set_masks`.
 
+    Arguments that are not listed here are those of `prune_low_magnitude`.
+
     Args:
         layer: The layer to prune. Its variables are used as they are, not copied.
         pruning_schedule: A `PruningSchedule`, or one of tfmot's, or None: the masks change in `prune_to`
             alone. Default: `ConstantSparsity(0.5, begin_step=0, frequency=100)`, as in tfmot.
-        block_size, block_pooling_type, sparsity_m_by_n, scope, score, granularity, regrowth, pattern,
-            min_density: As for `prune_low_magnitude`.
         kernels: The kernels to prune, by their numbers, from 0, among those of the layer. None: all.
         schedules: A schedule, or None, for each of `kernels`, where they have several. Default:
             `pruning_schedule` for all.
