@@ -16,12 +16,19 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from reference import public_packages, reference_pages
 
+from tfprune.bin.tensorflow_start import start_tensorflow
+
 ROOT = Path(__file__).resolve().parents[2]
 FIRST, MAP = "README.md", "docs/README.md"
 _LINK = re.compile(r"\[([^\]\n]+)\]\(([^)#:\s]+)[^)]*\)")
 # Code, and what has no links in it.
 _CODE = re.compile(r"<code>([\w.]+)</code>|<(a|pre|h\d)\b.*?</\2>", re.DOTALL)
 _WORDS_OF_FENCE = re.compile(r"^(```\w+) .*$", re.MULTILINE)
+
+
+def on_startup(**_: object) -> None:
+    """Loads TensorFlow without its notes, before the commands and the packages do."""
+    start_tensorflow()
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
