@@ -29,7 +29,21 @@ BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "headline", "laye
     [
         ("train", TRAIN, "Trains, prunes and fine-tunes one experiment"),
         ("evaluate", [*RUN, "summary"], "Evaluates a finished round"),
-        ("export", [*RUN, "formats", "sparse_weights", "audit_images"], "Exports a finished round"),
+        (
+            "export",
+            [
+                *RUN,
+                "model",
+                "inputs",
+                "modules",
+                "dense_export",
+                "export_dir",
+                "formats",
+                "sparse_weights",
+                "audit_images",
+            ],
+            "Exports a network",
+        ),
         ("benchmark", [*RUN, *BENCHMARK], "Latency, size and memory"),
         ("compare", ["output_dir", "experiments", "html"], "Puts the runs of a folder beside each other"),
         ("demo", ["output_dir"], "Runs the demo"),

@@ -99,7 +99,7 @@ def readers_of(folder, configs):
         "states": lambda: [read_state(config) for config in configs.values()],
         "speeds": lambda: read_speeds(folder),
         "unfinished": lambda: read_unfinished(configs["part"], part),
-        "audit": lambda: read_audit(folder / "dense"),
+        "audit": lambda: read_audit(folder / "dense" / "export"),
     }
 
 

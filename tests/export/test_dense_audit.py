@@ -16,8 +16,7 @@ AUDIT = {"parameters": 1000, "sparsity": 0.0, "artifacts": {"model.keras": ENTRY
 
 def test_an_audit_passes(tmp_path):
     check_dense_audit(AUDIT)
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export/export.json").write_text(json.dumps(AUDIT))
+    (tmp_path / "export.json").write_text(json.dumps(AUDIT))
     assert read_audit(tmp_path) == AUDIT
     assert read_audit(tmp_path / "nowhere") is read_audit(None) is None
 
@@ -47,8 +46,7 @@ def test_an_audit_passes(tmp_path):
 def test_what_is_none_is_refused(tmp_path, audit, reason):
     with pytest.raises(ValueError, match=reason):
         check_dense_audit(audit)
-    (tmp_path / "export").mkdir()
-    path = tmp_path / "export/export.json"
+    path = tmp_path / "export.json"
     path.write_text(json.dumps(audit))
     with pytest.raises(
         FileError, match=f"{path}: not a readable audit of an export: .*{reason}.*; export that"

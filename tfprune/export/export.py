@@ -148,11 +148,15 @@ def export_model(
             left_out.check()
             for file in left_out.others():
                 entry = audit_file(file, str(work), network, examples, reference)
+                if not entry["passed"] and (defect := file.known_defect(entry)):
+                    left_out.add(file, defect)
+                    continue
                 entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
                 progress(_progress_line(file, entry))
             audit = _describe(network, examples, reference)
             audit |= {"all_zero": deployable.all_zero, "left_out": left_out.reasons}
             audit |= {"dense_comparison": dense_comparison, "artifacts": entries}
+            left_out.check()
             failures = [line for entry in entries.values() for line in entry["failures"]]
             audit = {"passed": not failures} | audit
             if failures:
@@ -198,8 +202,12 @@ class LeftOut:
         try:
             yield
         except UserError as error:
-            self.reasons[file.name] = str(error)
-            self._progress(f"{file.name}: left out: {error}")
+            self.add(file, str(error))
+
+    def add(self, file: Format, reason: str) -> None:
+        """Leaves a file out."""
+        self.reasons[file.name] = reason
+        self._progress(f"{file.name}: left out: {reason}")
 
     def check(self) -> None:
         """Checks that what is left out may be.

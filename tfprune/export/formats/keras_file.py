@@ -46,11 +46,19 @@ class KerasFile(Format):
         return keras_run(self._loaded(path, network), network.signature)
 
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
-        """Takes the kernels of the loaded network."""
-        from tfprune.export.network import masked_kernels
+        """Takes the kernels of the loaded network by their places: a class may name its layers anew."""
+        from tfprune.export.network import named_kernels
 
-        found = masked_kernels(self._loaded(path, network), network.masks)
-        return {name: [np.asarray(kernel.variable)] for name, kernel in found.items()}
+        own, loaded = (
+            list(named_kernels(model).values()) for model in (network.model, self._loaded(path, network))
+        )
+        if [tuple(k.variable.shape) for k in own] != [tuple(k.variable.shape) for k in loaded]:
+            raise ValueError(f"it has {len(loaded)} kernels, not the network's {len(own)}, or others")
+        places = {id(kernel.variable): place for place, kernel in enumerate(own)}
+        return {
+            name: [np.asarray(loaded[places[id(kernel.variable)]].variable)]
+            for name, kernel in network.kernels.items()
+        }
 
     def _loaded(self, path: str, network: "Network") -> "keras.Model":
         import keras

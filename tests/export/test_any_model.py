@@ -1,0 +1,248 @@
+"""Models of any inputs, outputs and class: exported by one call, their masks found, every file audited."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tfprune.errors import UserError
+from tfprune.export import AuditError, export_model
+from tfprune.export.formats import tflite
+from tfprune.sparsity import masks_of, prune_low_magnitude, prune_to, strip_pruning
+
+pytestmark = [pytest.mark.one_backend, pytest.mark.slow]
+
+
+@keras.saving.register_keras_serializable("any_model")
+class Doubled(layers.Layer):
+    def call(self, inputs):
+        return 2.0 * inputs
+
+
+@keras.saving.register_keras_serializable("any_model")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.out = layers.Dense(16, "relu"), layers.Dense(3)
+
+    def call(self, inputs):
+        return self.out(self.hidden(inputs))
+
+
+@keras.saving.register_keras_serializable("any_model")
+class OnAGraph(keras.Model):
+    def __init__(self, width=8, **kwargs):
+        given = keras.Input((6,))
+        super().__init__(given, layers.Dense(2)(layers.Dense(width, "relu")(given)), **kwargs)
+        self.width = width
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+
+def vectors():
+    return keras.Sequential([keras.Input((7,)), layers.Dense(16, "relu"), layers.Dense(1)])
+
+
+def signals():
+    return keras.Sequential(
+        [keras.Input((20, 3)), layers.Conv1D(8, 3), layers.GlobalMaxPooling1D(), layers.Dense(4, "softmax")]
+    )
+
+
+def grey():
+    return keras.Sequential([keras.Input((9, 9, 1)), layers.Conv2D(8, 3), layers.Flatten(), layers.Dense(4)])
+
+
+def grey_without_channels():
+    return keras.Sequential(
+        [keras.Input((9, 9), dtype="uint8"), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(16)]
+    )
+
+
+def volumes():
+    return keras.Sequential(
+        [keras.Input((5, 5, 5, 2)), layers.Conv3D(8, 3), layers.Flatten(), layers.Dense(4)]
+    )
+
+
+def segmentation():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(image)
+    x = layers.Conv2DTranspose(8, 3, strides=2, padding="same")(x)
+    return keras.Model(image, layers.Conv2D(3, 1)(layers.Concatenate()([x, image])))
+
+
+def tokens():
+    given = keras.Input((10,), dtype="int32")
+    x = layers.Embedding(50, 8)(given)
+    x = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 4)(x, x))
+    return keras.Model(given, layers.Dense(5)(layers.GlobalAveragePooling1D()(x)))
+
+
+def recurrent():
+    return keras.Sequential([keras.Input((6, 4)), layers.LSTM(8, unroll=True), layers.Dense(2)])
+
+
+def bidirectional():
+    inner = layers.Bidirectional(layers.SimpleRNN(4, unroll=True, return_sequences=True))
+    return keras.Sequential([keras.Input((6, 4)), inner, layers.Dense(3)])
+
+
+def several():
+    signal, facts = keras.Input((12, 3), name="signal"), keras.Input((5,), name="facts")
+    x = layers.Concatenate()([layers.GlobalAveragePooling1D()(layers.Conv1D(6, 3)(signal)), facts])
+    x = layers.Dense(16, "relu")(x)
+    return keras.Model([signal, facts], {"kind": layers.Dense(3)(x), "size": layers.Dense(1)(x)})
+
+
+def by_name():
+    given = {"a": keras.Input((4,), name="a"), "b": keras.Input((3,), dtype="int32", name="b")}
+    x = layers.Concatenate()([given["a"], layers.Flatten()(layers.Embedding(9, 4)(given["b"]))])
+    return keras.Model(given, [layers.Dense(6)(x), layers.Dense(2)(x)])
+
+
+def nested():
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(8, "relu")], name="inner")
+    given = keras.Input((8,))
+    return keras.Model(given, layers.Dense(3)(inner(inner(given))))
+
+
+def own_layer():
+    return keras.Sequential([keras.Input((6,)), layers.Dense(12), Doubled(), layers.Dense(3)])
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((1, 6), np.float32))
+    return model
+
+
+def mixed_precision():
+    policy = keras.DTypePolicy("mixed_float16")
+    hidden = layers.Dense(16, "relu", dtype=policy)
+    return keras.Sequential([keras.Input((6,)), hidden, layers.Dense(3, dtype="float32")])
+
+
+def truth():
+    given = keras.Input((6,), dtype="bool")
+    return keras.Model(given, layers.Dense(3)(layers.Dense(9)(ops.cast(given, "float32"))))
+
+
+MODELS = [
+    vectors,
+    signals,
+    grey,
+    grey_without_channels,
+    volumes,
+    segmentation,
+    tokens,
+    recurrent,
+    bidirectional,
+    several,
+    by_name,
+    nested,
+    own_layer,
+    subclassed,
+    OnAGraph,
+    mixed_precision,
+    truth,
+]
+EXAMPLES = {"subclassed": np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)}
+
+
+def quietly(line):
+    pass
+
+
+def pruned(make):
+    keras.utils.set_random_seed(0)
+    model = prune_low_magnitude(make(), None)
+    prune_to(model, 0.5)
+    return model
+
+
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_a_wrapped_model_is_exported_by_one_call(make, tmp_path):
+    model = pruned(make)
+    before = [np.array(weight) for weight in model.get_weights()]
+    audit = export_model(model, str(tmp_path), inputs=EXAMPLES.get(make.__name__), progress=quietly)
+    assert audit["passed"] and audit == json.loads((tmp_path / "export.json").read_text())
+    assert audit["random_inputs"] == (make.__name__ not in EXAMPLES)
+    assert 0.4 <= audit["sparsity"] <= 0.6
+    assert {"model.keras", "saved_model", "model_float32.tflite"} <= audit["artifacts"].keys()
+    assert audit["artifacts"].keys() | audit["left_out"].keys() == {
+        "model.keras",
+        "saved_model",
+        "model.tfprune",
+        *(f"model_{weights}.tflite" for weights in ("float32", "float16", "float16_sparse", "int8")),
+    }
+    for entry in audit["artifacts"].values():
+        zeros = entry["zeros"]
+        assert zeros["masked_zero"] == zeros["masked"] > 0
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("make", [several, tokens])
+def test_a_stripped_model_has_its_masks_in_its_zeros(make, tmp_path):
+    wrapped = pruned(make)
+    removed = sum(int((mask == 0).sum()) for mask in masks_of(wrapped).values())
+    model = strip_pruning(wrapped)
+    audit = export_model(model, str(tmp_path), formats=("keras", "saved_model"), progress=quietly)
+    assert audit["artifacts"]["model.keras"]["zeros"]["masked_zero"] == removed > 0
+
+
+@pytest.mark.parametrize("make", [several, recurrent, tokens])
+def test_a_file_in_which_a_removed_weight_came_back_is_refused(make, tmp_path, monkeypatch):
+    convert = tflite.convert_to_tflite
+
+    def with_noise(folder, conversion):
+        content = bytearray(convert(folder, conversion))
+        # Zeros of float32 inside a run of them become a small number.
+        place = content.find(bytes(4), content.find(bytes(4)) + 64)
+        found = np.frombuffer(bytes(content[: len(content) // 4 * 4]), np.float32)
+        zeros = np.flatnonzero((found[1:-1] == 0) & (np.abs(found[:-2]) > 1e-3) & (np.abs(found[2:]) > 1e-3))
+        for zero in zeros:
+            content[4 * (zero + 1) : 4 * (zero + 2)] = np.float32(1e-6).tobytes()
+        assert len(zeros) and place > 0
+        return bytes(content)
+
+    monkeypatch.setattr(tflite, "convert_to_tflite", with_noise)
+    with pytest.raises(AuditError, match="zero"):
+        export_model(pruned(make), str(tmp_path), formats=("tflite",), progress=quietly)
+    assert not (tmp_path / "export.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"signal": np.zeros((4, 12, 3))}, "facts"),
+        ([np.zeros((4, 12, 3)), np.zeros((3, 5))], "as many examples"),
+        ([np.zeros((4, 12, 2)), np.zeros((4, 5))], r"float32 \[n, 12, 3\]"),
+        ([np.full((4, 12, 3), "a"), np.zeros((4, 5))], "numbers"),
+        (np.zeros((4, 12, 3)), "inputs"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_before_anything_is_written(inputs, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        export_model(several(), str(tmp_path / "out"), inputs=inputs, progress=quietly)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_is_not_known_is_asked_for(tmp_path):
+    model = keras.Sequential([keras.Input((None, 4)), layers.Conv1D(4, 3), layers.GlobalMaxPooling1D()])
+    with pytest.raises(ValueError, match="`inputs` must be given"):
+        export_model(model, str(tmp_path), progress=quietly)
+    audit = export_model(
+        model, str(tmp_path), inputs=np.ones((4, 9, 4), np.float32), formats=("keras",), progress=quietly
+    )
+    assert audit["passed"] and not audit["random_inputs"]
+
+
+def test_a_format_that_was_asked_for_is_no_option(tmp_path):
+    with pytest.raises(UserError, match="Leave 'sparse' out of the formats"):
+        export_model(several(), str(tmp_path), formats=("keras", "sparse"), progress=quietly)
