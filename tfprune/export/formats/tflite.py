@@ -97,7 +97,7 @@ class TFLite(Format):
             file.write(flatbuffer)
 
     def known_defect(self, entry: dict[str, Any]) -> str:
-        """Tells where LiteRT computes with the codes of sparse weights: it knows those of some layers alone."""
+        """Tells where LiteRT takes the codes of sparse weights for numbers, as in some layers."""
         if self.conversion.sparse and entry.get("largest_logit_difference", 0.0) is None:
             return "LiteRT computes no finite numbers with the sparse encoding of one of its layers"
         return ""
