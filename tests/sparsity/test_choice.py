@@ -83,6 +83,7 @@ def test_all_spared_is_an_error():
         prune_low_magnitude(make(), None, spare=3)
 
 
+@pytest.mark.slow
 def test_only_the_chosen_kernels_are_pruned(tmp_path, to_numpy):
     model = prune_low_magnitude(make(), None, layers="attention/(query|value)|reader/.*/kernel")
     before = {v.path: to_numpy(v) for v in model.trainable_variables}
@@ -235,6 +236,7 @@ def test_a_kernel_of_its_own_schedule_keeps_it_when_others_are_chosen():
     assert last.pruning_schedule is late
 
 
+@pytest.mark.slow
 def test_a_mapping_by_epochs_reaches_inside_layers():
     model = prune_low_magnitude(
         make(), {"attention/query": ByEpoch(0.5, 1), "attention/key": ByEpoch(0.25, 2)}

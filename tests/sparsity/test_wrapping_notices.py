@@ -50,6 +50,7 @@ def trained(model, data, *callbacks):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"granularity": "channel"}, {"scope": "erk"}], ids=str)
 def test_zeros_that_are_there_stay(sparse, told, data, options):
     stripped = sparse(**options)
@@ -66,6 +67,7 @@ def test_zeros_that_are_there_stay(sparse, told, data, options):
     assert summarize(strip_pruning(model)).sparsity == pytest.approx(0.9, abs=0.03)
 
 
+@pytest.mark.slow
 def test_zeros_stay_or_train_in_silence_if_asked(sparse, told, data):
     model, messages = told(sparse(), None, keep_zeros=True)
     assert messages == [] and summarize(trained(model, data)).sparsity == pytest.approx(0.8)
@@ -90,6 +92,7 @@ def test_a_kernel_of_zeros_alone_and_a_dense_one_are_not_touched(mlp, told):
     assert messages == [] and all(mask.all() for mask in masks_of(model).values())
 
 
+@pytest.mark.slow
 def test_a_schedule_goes_on_from_the_zeros(sparse, told, data):
     model, _ = told(sparse(), PolynomialDecay(0.0, 0.9, 0, 3, frequency=1))
     before = masks_of(model)
@@ -98,6 +101,7 @@ def test_a_schedule_goes_on_from_the_zeros(sparse, told, data):
         assert not (mask & ~before[name]).any() and np.mean(mask) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_regrowth_starts_from_the_zeros(sparse, told, data):
     schedule = ConstantSparsity(0.8, 0, end_step=100, frequency=100)
     model, _ = told(sparse(), schedule, regrowth=RigL())
@@ -222,6 +226,7 @@ def test_weights_of_a_dense_model_say_load_before_wrapping(mlp, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_weights_of_dense_nested_and_subclassed_models_say_so_too(mlp, tmp_path):
     class Net(keras.Model):
         def __init__(self):

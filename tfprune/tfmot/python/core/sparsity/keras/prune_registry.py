@@ -3,8 +3,9 @@
 import keras
 
 from tfprune.network.kinds import give_prunable_weights, is_known
+from tfprune.tfmot.python.core.sparsity.keras import prunable_layer
 
-__all__ = ["PruneRegistry"]
+__all__ = ["PruneRegistry", "prunable_layer"]
 
 
 class PruneRegistry:
