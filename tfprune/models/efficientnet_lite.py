@@ -117,7 +117,7 @@ def build_efficientnet_lite0(
     x = _convolve(x, TOP_FILTERS, 1, 1, "top", next_seed)
 
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    x = keras.layers.Dropout(dropout, seed=next_seed(), name="dropout")(x)
+    x = _drop(x, dropout, "dropout", next_seed())
     logits = keras.layers.Dense(
         classes,
         # Uniform in +-1/sqrt(classes).
@@ -179,9 +179,7 @@ def _inverted_residual(
     x = _convolve(x, stage.filters, 1, 1, f"{name}_project", next_seed, relu=False)
     if strides == 1 and shortcut.shape[-1] == stage.filters:
         # One draw for all of an image.
-        x = keras.layers.Dropout(
-            drop_rate, noise_shape=(None, 1, 1, 1), seed=next_seed(), name=f"{name}_drop"
-        )(x)
+        x = _drop(x, drop_rate, f"{name}_drop", next_seed(), noise_shape=(None, 1, 1, 1))
         x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
     return x
 
@@ -212,6 +210,18 @@ def _normalize(x: keras.KerasTensor, name: str, relu: bool = True) -> keras.Kera
         epsilon=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM, name=f"{name}_bn"
     )(x)
     return keras.layers.ReLU(max_value=6, name=f"{name}_relu")(x) if relu else x
+
+
+def _drop(
+    x: keras.KerasTensor,
+    rate: float,
+    name: str,
+    seed: int | None,
+    noise_shape: tuple[int | None, ...] | None = None,
+) -> keras.KerasTensor:
+    if seed is not None:
+        seed %= 2**31  # On PyTorch, Keras keeps the seed of a layer that drops in 32 bits with a sign.
+    return keras.layers.Dropout(rate, noise_shape=noise_shape, seed=seed, name=name)(x)
 
 
 def _he_normal(seed: int | None) -> keras.initializers.Initializer:
