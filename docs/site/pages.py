@@ -35,8 +35,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Returns the files of the site, and sets the navigation."""
     listed = documents()
     made = {
-        "Commands": _section("Commands", "What is run from the shell.", command_pages(ROOT)),
-        "Reference": _section("Reference", "What is imported.", reference_pages()),
+        "Commands": _section("Commands", "command", command_pages(ROOT)),
+        "Reference": _section("Reference", "package", reference_pages()),
     }
     guides, *others = (_entry(heading, titles) for heading, titles in listed.items())
     (guides_entries,) = guides.values()
@@ -116,12 +116,12 @@ def _entry(heading: str, titles: dict[str, str]) -> dict[str, object]:
     return {heading: [{title: path} for path, title in titles.items()]}
 
 
-def _section(heading: str, lead: str, pages: dict[str, str]) -> dict[str, str]:
+def _section(heading: str, kind: str, pages: dict[str, str]) -> dict[str, str]:
     """Returns the pages of a section by their paths, the first of them a list of the others."""
     rows = "\n".join(f"| [`{name}`]({name}.md) | {_first_paragraph(text)} |" for name, text in pages.items())
     folder = heading.lower()
     return {
-        f"{folder}/index.md": f"# {heading}\n\n{lead}\n\n| | |\n|---|---|\n{rows}\n",
+        f"{folder}/index.md": f"# {heading}\n\n| {kind} | what it is |\n|---|---|\n{rows}\n",
         **{f"{folder}/{name}.md": text for name, text in pages.items()},
     }
 

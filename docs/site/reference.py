@@ -57,7 +57,7 @@ def reference_pages() -> dict[str, str]:
             f"| [`{name.path.removeprefix(f'{package}.')}`][{described[name.home]}] | {name.sentence} |"
             for name in names
         ]
-        table = "\n".join(["| name | |", "|---|---|", *rows])
+        table = "\n".join(["| name | what it is |", "|---|---|", *rows])
         entries = "\n\n".join(f"::: {name.path}" for name in new)
         pages[package] = f"# `{package}` {{ #{package} }}\n\n{_about(package)}\n\n{table}\n\n{entries}\n"
     return pages

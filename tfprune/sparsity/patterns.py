@@ -44,7 +44,13 @@ class Pattern(abc.ABC):
 
     @abc.abstractmethod
     def select(self, scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
-        """Returns the mask of one tensor at `sparsity`, a subset of `mask`."""
+        """Returns the mask of one tensor at `sparsity`, a subset of `mask`.
+
+        Args:
+            scores: The weights' scores, larger ones kept longer: a float32 array of the tensor's shape.
+            mask: The present mask: a boolean array of that shape, True where the weight stays.
+            sparsity: The share of the tensor's weights or groups that is to be removed, in [0, 1).
+        """
 
     def reached(self, mask: np.ndarray, sparsity: float) -> bool:
         """Returns whether `select` returns `mask` whatever the scores are; False where that is not known."""
@@ -95,15 +101,34 @@ class Groups(Pattern):
 
     @abc.abstractmethod
     def pool(self, scores: np.ndarray) -> np.ndarray:
-        """Returns one score a group, of any shape."""
+        """Returns one score a group.
+
+        Args:
+            scores: The weights' scores, an array of the tensor's shape; 0 for removed weights.
+
+        Returns:
+            An array with one number for each group, of any shape.
+        """
 
     @abc.abstractmethod
     def spread(self, groups: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns an array of the weights' `shape`, each weight with its group's value."""
+        """Returns an array of the weights' `shape`, each weight with its group's value.
+
+        Args:
+            groups: A value for each group, an array of the shape that `pool` returns.
+            shape: The tensor's shape.
+        """
 
     @abc.abstractmethod
     def sizes(self, mask: np.ndarray) -> np.ndarray:
-        """Returns how many weights of each group are left."""
+        """Returns how many weights of each group are left.
+
+        Args:
+            mask: A boolean array of the tensor's shape, True where the weight stays.
+
+        Returns:
+            An array of the shape that `pool` returns.
+        """
 
     def largest_group(self, shape: tuple[int, ...]) -> int:
         """Returns the number of weights in the largest group of a tensor of that shape."""

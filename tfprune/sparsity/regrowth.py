@@ -39,10 +39,24 @@ class Regrowth(abc.ABC):
 
     @abc.abstractmethod
     def growth_scores(self, tensor: Tensor, step: int) -> np.ndarray:
-        """Returns a score for each weight; of the removed weights those with the largest scores grow."""
+        """Returns a score for each weight; of the removed weights those with the largest scores grow.
+
+        Args:
+            tensor: The weights, with their gradients if `needs_gradients`.
+            step: The training step, as the schedule counts it.
+
+        Returns:
+            An array of the tensor's shape.
+        """
 
     def share(self, step: int, begin_step: int, end_step: int) -> float:
-        """Returns the share of the weights that moves at a step."""
+        """Returns the share of the weights that moves at a step.
+
+        Args:
+            step: The training step.
+            begin_step: The step from which weights move, `drop_fraction` of them.
+            end_step: The step at which the share, after half a cosine, is 0.
+        """
         progress = min(max((step - begin_step) / (end_step - begin_step), 0.0), 1.0)
         return self.drop_fraction / 2 * (1 + math.cos(math.pi * progress))
 
