@@ -38,6 +38,16 @@ CLEANS = """
             print("cleaned", flush=True)
 """
 
+SLOW_CLEANER = CLEANS.replace("sleep(1)", "sleep(3)")
+SWALLOWS = """
+        for _ in range(2):
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass
+        time.sleep(60)
+"""
+
 
 @pytest.fixture
 def start():
@@ -140,3 +150,20 @@ def test_the_demo_lets_its_step_end(tmp_path):
         signal.signal(signal.SIGUSR1, before)
     assert caught.value.status == 130
     assert marker.read_text() == "in order"
+
+
+def test_one_that_is_swallowed_is_raised_again(start):
+    process = start(SWALLOWS)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == heard()
+    _, rest = process.communicate(timeout=30)
+    assert (process.returncode, rest) == (130, "error: interrupted\n")
+    assert time.monotonic() - began < 8
+
+
+def test_what_cleans_up_is_not_interrupted_again(start):
+    process = start(SLOW_CLEANER)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=30)
+    assert (process.returncode, printed) == (130, "cleaned\n")

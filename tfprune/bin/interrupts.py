@@ -18,6 +18,8 @@ INTERRUPTED_STATUS, TERMINATED_STATUS = 130, 143
 _STATUS = {signal.SIGINT: INTERRUPTED_STATUS, signal.SIGTERM: TERMINATED_STATUS}
 # Shells and launchers that pass a signal on make two of one.
 _SAME_PRESS_SECONDS = 0.5
+# After these an exception that was raised and is not being handled was swallowed.
+_LOST_SECONDS = 1.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,19 +33,24 @@ class Interrupted(KeyboardInterrupt):
 class Interrupts:
     """The answers to SIGINT and SIGTERM, from now to the end of the process.
 
-    The first one raises `Interrupted` in the main thread, once. A signal that the process was started to
-    ignore stays ignored.
+    The first one raises `Interrupted` in the main thread; again only where it was lost, as in a callback of
+    native code that swallows whatever is raised, and never into what cleans up. A signal that the process was
+    started to ignore stays ignored.
 
     Args:
         answer: What is said at once.
 
     Attributes:
         said: Set when it was said.
+        caught: True once `Interrupted` has come out of all that was interrupted; whoever catches it sets it.
     """
 
     def __init__(self, answer: str) -> None:
-        self.said = threading.Event()
-        self._answer, self._heard = answer, False
+        self.said, self.caught = threading.Event(), False
+        self._answer = answer
+        self._raised: float | None = None
+        self._main = threading.main_thread().ident
+        self._own = 0
         # Of its own, because descriptor 2 is a file while native libraries work.
         self._terminal = os.dup(2)
         self._read, self._write = socket.socketpair()
@@ -55,21 +62,46 @@ class Interrupts:
         threading.Thread(target=self._listen, name="interrupts", daemon=True).start()
 
     def _raise(self, number: int, frame: Any) -> None:
-        if not self._heard:
-            self._heard = True
+        if self._raised is None:
+            self._raised = time.monotonic()
             raise Interrupted(number)
 
+    def _raise_if_lost(self, number: int) -> None:
+        raised = self._raised
+        if self.caught or raised is None or time.monotonic() - raised < _LOST_SECONDS or self._unwinding():
+            return
+        self._raised = None
+        self._own += 1
+        signal.pthread_kill(self._main, number)
+
+    def _unwinding(self) -> bool:
+        """Returns whether the main thread handles `Interrupted`, or what was raised while it did."""
+        error = sys._current_exceptions().get(self._main)
+        if isinstance(error, tuple):  # Up to Python 3.11.
+            error = error[1]
+        while error is not None and not isinstance(error, Interrupted):
+            error = error.__context__
+        return error is not None
+
     def _listen(self) -> None:
-        first = None
+        first, asked = None, 0
         while True:
-            (number,) = self._read.recv(1)
+            try:
+                (number,) = self._read.recv(1)
+            except TimeoutError:
+                self._raise_if_lost(asked)
+                continue
             if number not in _STATUS:
+                continue
+            if self._own:
+                self._own -= 1
                 continue
             now = time.monotonic()
             if first is None:
-                first = now
+                first, asked = now, number
                 self._say(f"interrupted: {self._answer}; Ctrl-C again ends it at once")
                 self.said.set()
+                self._read.settimeout(_LOST_SECONDS)
             elif now - first > _SAME_PRESS_SECONDS:
                 self._say("ended")
                 end_process(_STATUS[number])

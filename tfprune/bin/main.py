@@ -62,6 +62,7 @@ def run_main(
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(_fail(f"{place}{error.strerror or error}"))
     except Interrupted as interrupt:
+        interrupts.caught = True
         interrupts.said.wait(1)
         _fail("interrupted")
         sys.exit(interrupt.status)
