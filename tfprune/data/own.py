@@ -18,6 +18,7 @@ from tfprune.data.splits import (
     are_images,
     arrays_of,
     chosen_examples,
+    form_text,
     map_arrays,
 )
 from tfprune.data.statistics import ChannelValues, LabelValues, Told
@@ -85,7 +86,7 @@ def load_own(
         if ours != theirs:
             raise ValueError(
                 f"{part} of train and test must have the same form. Received: "
-                f"{_form(ours)} and {_form(theirs)}"
+                f"{form_text(ours)} and {form_text(theirs)}"
             )
     names = _class_names(returned[2]) if len(returned) == 3 else None
     if are_classes(train.spec):
@@ -96,7 +97,7 @@ def load_own(
     elif names is not None:
         raise ValueError(
             "class names must come with y of whole numbers, one an example. "
-            f"Received: {_form(train.spec.labels)}"
+            f"Received: {form_text(train.spec.labels)}"
         )
     images = are_images(train.spec)
     mean, std = channels.statistics() if images else (None, None)
@@ -320,13 +321,6 @@ def _class_names(value: Any) -> tuple[str, ...]:
 
 def _array_spec(tensor: tf.TensorSpec) -> ArraySpec:
     return ArraySpec(tuple(tensor.shape[1:]), tensor.dtype.name)
-
-
-def _form(tree: Any) -> str:
-    """Returns the form of inputs or labels in words."""
-    if isinstance(tree, dict):
-        return ", ".join(f"{name}: {_form(part)}" for name, part in tree.items())
-    return ", ".join(map(_form, tree)) if isinstance(tree, tuple) else str(tree)
 
 
 def _shape_text(shape: tf.TensorShape) -> str:

@@ -8,10 +8,9 @@ from tfprune.reading import reason_of
 with extra("experiments"):
     import tensorflow as tf
 
-# Of a function in Python that TensorFlow called, the message is followed by how it came there.
-_PLACES = re.compile(
-    r"^\{\{.*?\}\} ?|^Graph execution error: | \[Op:.*$| \[\[\{\{.*$| Traceback \(most recent call last\).*$"
-)
+# Lines of a message that say where in a graph, or in what Python, an operation was made.
+_PLACE = re.compile(r"\s*(File \"|Graph execution error|Detected at node|<stack traces|\[\[\{\{|$)")
+_AROUND = re.compile(r"^\{\{.*?\}\} ?| \[Op:.*$")
 # The operation that fails where what a dataset gives cannot be made.
 _READING = "IteratorGetNext"
 
@@ -20,7 +19,10 @@ def tensorflow_reason(error: Exception) -> str:
     """Returns what an exception says, in a line without places in TensorFlow's graph."""
     if not isinstance(error, tf.errors.OpError):
         return reason_of(error)
-    return reason_of(ValueError(_PLACES.sub("", " ".join(error.message.split()))))
+    # How a function in Python came to fail that TensorFlow had called.
+    message = error.message.partition("Traceback (most recent call last)")[0]
+    said = " ".join(line.strip() for line in message.splitlines() if not _PLACE.match(line))
+    return reason_of(ValueError(_AROUND.sub("", said)))
 
 
 def is_of_reading(error: Exception) -> bool:

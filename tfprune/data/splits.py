@@ -172,6 +172,13 @@ def chosen_examples(split: str, available: int, examples: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(available)[:examples]
 
 
+def form_text(tree: Any) -> str:
+    """Returns the form of inputs or labels, an `ArraySpec` or a dict or tuple of them, in words."""
+    if isinstance(tree, dict):
+        return ", ".join(f"{name}: {form_text(part)}" for name, part in tree.items())
+    return ", ".join(map(form_text, tree)) if isinstance(tree, tuple) else str(tree)
+
+
 def map_arrays(change: Callable[[Any], Any], tree: Any) -> Any:
     """Returns a dict or tuple of arrays, or a single one, with each array changed; None stays None."""
     if tree is None:

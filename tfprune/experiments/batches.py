@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.data import datasets
 from tfprune.data.pipeline import test_batches, train_batches
 from tfprune.data.reasons import is_of_reading, tensorflow_reason
-from tfprune.data.splits import Dataset
+from tfprune.data.splits import Dataset, form_text
 from tfprune.errors import FileError, UserError
 from tfprune.runs.config import ExperimentConfig
 
@@ -53,7 +53,9 @@ def load_dataset(config: ExperimentConfig, log: Callable[[str], Any] = print) ->
             value, default = getattr(config, name), ExperimentConfig.__dataclass_fields__[name].default
             if value not in (off, default) and name not in dataset.arguments:
                 config.refuse(
-                    name, f"has no effect on {config.dataset}: no uint8 images [n, height, width, 3]"
+                    name,
+                    f"has no effect on {config.dataset}, whose x is {form_text(dataset.spec.inputs)}, not "
+                    "uint8 [n, height, width, 3]",
                 )
     return dataset
 
