@@ -150,10 +150,15 @@ def _pruned_before(network: keras.Model) -> dict[int, str]:
         return {
             id(kernel.variable): wrapper.layer.name for wrapper in wrappers for kernel, _ in wrapper.pruned
         }
+    kernels = prunable(network)
+    zeros = [ops.convert_to_numpy(kernel.variable) == 0 for kernel in kernels]
+    # A few filters of a dense network may be zero, too, as in EfficientNet's published weights.
+    if sum(map(np.sum, zeros)) <= _SPARSE * sum(map(np.size, zeros)):
+        return {}
     return {
         id(kernel.variable): kernel.layer.name
-        for kernel in prunable(network)
-        if np.mean(ops.convert_to_numpy(kernel.variable) == 0) > _SPARSE
+        for kernel, zero in zip(kernels, zeros, strict=True)
+        if np.mean(zero) > _SPARSE
     }
 
 
