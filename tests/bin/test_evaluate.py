@@ -9,6 +9,7 @@ from tfprune.bin import evaluate
 from tfprune.errors import UserError
 from tfprune.files import digest
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.metric import significant
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +32,7 @@ def test_it_prints_the_accuracy_that_training_recorded(runs, run_evaluate):
     output = run_evaluate("one_shot")
     accuracy = f"{result.metric_at_end:.2f} %"
     assert f"one_shot (round 1): accuracy {accuracy} on 100 test images; recorded {accuracy}" in output
+    assert f"\nloss {significant(result.figures['loss'])}\n" in output
     assert f"sparsity {result.sparsity:.4f} of the pruned kernels" in output
     assert f"{result.sparsity_all_parameters:.4f} of all " in output
     assert "stem_conv" not in output

@@ -3,8 +3,8 @@
   python -m tfprune.bin.evaluate --experiment=demo_one_shot
   python -m tfprune.bin.evaluate --experiment=demo_iterative/round_02 --summary
 
-Prints the accuracy beside the one that training recorded, and the sparsity of the network. Data, image size
-and network are those of the run. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.
+Prints the accuracy, or the metric by which the run is judged, beside the one that training recorded; the loss
+and the other metrics; and the sparsity of the network. Data, network, loss and metrics are those of the run. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.bin.tensorflow_start import start_tensorflow
 from tfprune.runs.folder import find_round
+from tfprune.runs.metric import significant
 from tfprune.settings import setting
 
 
@@ -35,10 +36,13 @@ def main() -> None:
     from tfprune.experiments.evaluate import evaluate_round
 
     evaluation = evaluate_round(run, found, values.data_dir)
+    metric = evaluation.metric
     print(
-        f"{values.experiment} (round {found.number}): accuracy {evaluation.accuracy_percent:.2f} % on "
-        f"{evaluation.examples:,} test images; recorded {evaluation.recorded_percent:.2f} %"
+        f"{values.experiment} (round {found.number}): {metric.name} {metric.text(evaluation.value)} on "
+        f"{evaluation.data}; recorded {metric.text(evaluation.recorded)}"
     )
+    if evaluation.others:
+        print(", ".join(f"{name} {significant(value)}" for name, value in evaluation.others.items()))
     summary = sparsity.summarize(evaluation.model)
     if values.summary:
         print(summary)

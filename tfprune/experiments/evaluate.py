@@ -12,18 +12,30 @@ from tfprune.experiments.own import compiled_of
 from tfprune.experiments.task import task_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, RunFolder
+from tfprune.runs.metric import Metric
 from tfprune.settings import without_effect
 from tfprune.training.fit import compile_for_training, evaluate
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of an evaluation; accuracies in percent."""
+    """The outcome of an evaluation.
+
+    Attributes:
+        model: The network.
+        data: The examples in words: `100 test images`.
+        metric: By what the run is judged.
+        value: The metric now, in percent where it says so.
+        recorded: The same at the round's end, as training recorded it.
+        others: The loss and the other metrics, by Keras's names and as Keras has them.
+    """
 
     model: keras.Model
-    examples: int
-    accuracy_percent: float
-    recorded_percent: float
+    data: str
+    metric: Metric
+    value: float
+    recorded: float
+    others: dict[str, float]
 
 
 def load_run_data(run: RunFolder, data_dir: str) -> tuple[ExperimentConfig, Dataset]:
@@ -53,5 +65,12 @@ def evaluate_round(run: RunFolder, found: RoundFolder, data_dir: str) -> Evaluat
     batches = Batches(config, dataset)
     task = task_of(config, model, batches, compiled_of(config, run))
     compile_for_training(model, config.settings(found.number), task.goal)
-    value = task.value(evaluate(model, batches.test))
-    return Evaluation(model, len(dataset.test), value, result.metric_at_end)
+    figures = evaluate(model, batches.test)
+    return Evaluation(
+        model,
+        f"{len(dataset.test):,} test {dataset.noun}",
+        task.headline,
+        task.value(figures),
+        result.metric_at_end,
+        {name: value for name, value in figures.items() if name != task.headline.name},
+    )
