@@ -12,6 +12,7 @@ from tfprune.compare.artifacts import (
 )
 from tfprune.errors import UserError
 from tfprune.runs.folder import read_runs
+from tfprune.runs.metric import ACCURACY
 
 EXPORT = {
     "dense_weights_bytes": 4200,
@@ -42,7 +43,7 @@ def run(folder):
 
 def test_nothing_recorded_is_nothing(run):
     bare = run("flags.txt", "")
-    assert (read_export(bare), read_latencies(bare), read_history(bare, 0), read_machine(bare)) == (
+    assert (read_export(bare), read_latencies(bare), read_history(bare, 0, ACCURACY), read_machine(bare)) == (
         [],
         [],
         [],
@@ -56,9 +57,9 @@ def test_flags(run):
 
 def test_history_without_every_evaluation(run):
     text = "epoch,accuracy,loss,val_accuracy,val_loss\n1,0.5,1.25,,\n2,0.75,nan,0.6,1.5\n"
-    first, second = read_history(run("round_00/history.csv", text), 0)
-    assert (first.accuracy_percent, first.loss, first.test_accuracy_percent) == (50.0, 1.25, None)
-    assert (second.loss, second.test_accuracy_percent, second.test_loss) == (None, 60.0, 1.5)
+    first, second = read_history(run("round_00/history.csv", text), 0, ACCURACY)
+    assert (first.metric, first.loss, first.test_metric) == (50.0, 1.25, None)
+    assert (second.loss, second.test_metric, second.test_loss) == (None, 60.0, 1.5)
 
 
 def test_export(run):
@@ -86,7 +87,7 @@ def test_latencies_of_a_real_record(run):
         ("export/export.json", "[]", read_export),
         ("export/export.json", {"artifacts": {"a": {}}}, read_export),
         ("export/benchmark.json", {"latency": [{}]}, read_latencies),
-        ("round_00/history.csv", "epoch,loss\n1,x\n", lambda run: read_history(run, 0)),
+        ("round_00/history.csv", "epoch,loss\n1,x\n", lambda run: read_history(run, 0, ACCURACY)),
     ],
 )
 def test_damaged_files_are_named(run, name, content, read):

@@ -15,6 +15,7 @@ from tfprune.errors import UserError
 from tfprune.files import write_json
 from tfprune.lock import hold
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.metric import ACCURACY
 
 DIGITS = {"dataset": "digits", "width": 8, "image_size": 16}
 
@@ -144,7 +145,7 @@ def test_views_have_the_same_columns(folder, small_cifar):
     shown = [title for title in tables[1] if title in expected]
     assert shown == expected
     row = read_csv(comparison)["small_shot", 1]
-    assert {column.name for column in COLUMNS} <= row.keys()
+    assert {column.in_csv(ACCURACY) for column in COLUMNS} <= row.keys()
     line = next(line for line in comparison.text.splitlines() if "small_shot" in line)
     assert line.split()[3:] == ("57.1 5.4 0.9500 10.2 200 B 10 ms 96.0 0.0 0.950 chance 5.4 worse".split())
     assert (row["file_bytes"], row["latency_ms"]) == ("200.0", "10.0")

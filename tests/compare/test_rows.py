@@ -42,13 +42,13 @@ def test_reproduction_beside_the_paper(folder, paper_cifar):
     assert row.in_paper_setting
     assert row.paper.experiment.section == "4.3.1"
     assert row.difference_percent_points == pytest.approx(88.5 - 89)
-    assert row.drop_percent_points == pytest.approx(95.2 - 88.5)
+    assert row.drop == pytest.approx(95.2 - 88.5)
     assert row.paper.drop_percent_points == pytest.approx(96 - 89)
     assert row.excess_drop_percent_points == pytest.approx(-0.3)
     assert row.baseline_experiment == "base"
     base = rows["base", 0]
     assert base.difference_percent_points == pytest.approx(-0.8)
-    assert (base.drop_percent_points, base.paper.drop_percent_points) == (0, 0)
+    assert (base.drop, base.paper.drop_percent_points) == (0, 0)
     assert base.excess_drop_percent_points is None
     assert rows["shot", 0].is_start
     assert rows["shot", 0].paper is None
@@ -61,8 +61,8 @@ def test_drop_follows_the_chain_to_the_dense_network(folder, small_cifar):
     folder.iterative("last", "more/round_01", [(0.98, 50, 64)], **small_cifar)
     # Chosen alone, its ancestors are still found in the folder.
     rows = rows_of(folder, ["last", "more"])
-    assert rows["more", 2].drop_percent_points == pytest.approx(8.5)
-    assert rows["last", 1].drop_percent_points == pytest.approx(6.25)
+    assert rows["more", 2].drop == pytest.approx(8.5)
+    assert rows["last", 1].drop == pytest.approx(6.25)
     assert rows["last", 1].baseline_experiment == "dense"
     assert {experiment for experiment, _ in rows} == {"last", "more"}
 
@@ -75,7 +75,7 @@ def test_no_drop_without_a_dense_ancestor(folder, small_cifar):
     folder.one_shot("b", "a", 0.95, (10, 60), **small_cifar)
     rows = rows_of(folder)
     for name in ("gone", "weights", "a", "b"):
-        assert rows[name, 1].drop_percent_points is None
+        assert rows[name, 1].drop is None
         assert rows[name, 1].baseline_experiment is None
 
 
@@ -86,8 +86,8 @@ def test_no_drop_from_another_dataset_or_other_test_images(folder, small_cifar):
     transfer = {**small_cifar, "dataset": "cifar100", "init_from": "shot", "sparsity": 0.95}
     folder.dense("transfer", 30, "4.3.8", **transfer)
     rows = rows_of(folder)
-    assert rows["shot", 1].drop_percent_points is None
-    assert rows["transfer", 0].drop_percent_points is None
+    assert rows["shot", 1].drop is None
+    assert rows["transfer", 0].drop is None
     assert rows["transfer", 0].paper.accuracy_percent == 77
 
 
@@ -98,7 +98,7 @@ def test_other_settings_have_no_difference(folder, small_cifar):
     assert not row.in_paper_setting
     assert row.paper.accuracy_percent == 96
     assert row.difference_percent_points is None
-    assert row.drop_percent_points == 5
+    assert row.drop == 5
     found = {difference.setting: (difference.ours, difference.paper) for difference in row.differences}
     assert found["width"] == (16, 64)
     assert found["train_examples"] == (10_000, 50_000)
@@ -191,10 +191,10 @@ def test_seeds_are_repetitions_and_drops_are_from_their_own_baselines(folder, sm
     shot = experiments["shot"]
     assert shot.seeds == (0, 1, 2)
     assert [run.experiment for run in shot.runs] == ["shot", "shot_seed1", "shot_seed2"]
-    assert shot.last.accuracy.mean == pytest.approx(82.1667, abs=1e-3)
-    assert shot.last.accuracy.deviation == pytest.approx(2.2546, abs=1e-3)
+    assert shot.last.at_end.mean == pytest.approx(82.1667, abs=1e-3)
+    assert shot.last.at_end.deviation == pytest.approx(2.2546, abs=1e-3)
     # 10, 9 and 8 within the seeds: the spread of the baselines is not in it.
-    assert shot.last.spread(lambda row: row.drop_percent_points) == Spread(9.0, 1.0, 3)
+    assert shot.last.spread(lambda row: row.drop) == Spread(9.0, 1.0, 3)
 
 
 def test_seeds_with_teachers_are_repetitions(folder, small_cifar):
@@ -260,7 +260,7 @@ def test_runs_that_differ_in_a_setting_are_never_one_experiment(folder, small_ci
         )
     experiments = grouped(folder)
     assert sorted(experiments) == ["a", "a_seed1"]
-    assert [e.last.accuracy for e in experiments.values() if e.name == "a"] == [Spread(98.0, None, 1)]
+    assert [e.last.at_end for e in experiments.values() if e.name == "a"] == [Spread(98.0, None, 1)]
     text = write_page(folder.path).read_text()
     assert "±" not in text.partition("<body>")[2]
     assert "59.0" not in text
@@ -270,7 +270,7 @@ def test_the_same_but_for_seed_and_places_is_one_experiment(folder, small_cifar,
     folder.one_shot("a", "", 0.5, (10.0, 98.0), **small_cifar)
     folder.one_shot("a_seed1", "", 0.5, (10.0, 96.0), seed=1, data_dir=str(tmp_path), **small_cifar)
     (experiment,) = grouped(folder).values()
-    assert experiment.last.accuracy == Spread(97.0, pytest.approx(2**0.5), 2)
+    assert experiment.last.at_end == Spread(97.0, pytest.approx(2**0.5), 2)
     assert "97.0" in write_page(folder.path).read_text()
 
 
@@ -312,9 +312,9 @@ def test_the_transfer_has_the_dense_network_of_its_dataset_and_seed(folder, smal
     folder.dense("t", 52.0, "4.3.8", **hundred, sparsity=0.95, seed=1)
     folder.dense("narrow", 52.0, "4.3.8", **hundred | {"width": 8}, sparsity=0.95, seed=1)
     experiments = grouped(folder)
-    assert experiments["t"].first.drop_percent_points == 9.0
+    assert experiments["t"].first.drop == 9.0
     # Not of another network.
-    assert experiments["narrow"].first.drop_percent_points is None
+    assert experiments["narrow"].first.drop is None
 
 
 def test_gain_is_taken_within_seeds(folder, small_cifar):

@@ -33,6 +33,11 @@ def test_figures_have_four_digits_that_count(value, text):
     assert significant(value) == text
 
 
+def test_a_spread_has_fewer_digits():
+    assert significant(0.00028123, 2) == "0.00028"
+    assert significant(0.0006, 3) == "0.000600"
+
+
 def test_a_loss_is_positive_where_the_figure_is_worse():
     assert ACCURACY.loss(90.0, 88.5) == 1.5
     assert ACCURACY.loss(88.5, 90.0) == -1.5

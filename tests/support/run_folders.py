@@ -160,7 +160,8 @@ class RunFolders:
         settings, measured = _split(values)
         asked = {"init_from": init_from, "regime": regime, "target_sparsity": levels[-1][0]}
         config = self.config(experiment, **{**asked, **settings})
-        path = write_round(config, 0)
+        judged = {name: measured[name] for name in ("metric",) if name in measured}
+        path = write_round(config, 0, **judged)
         for number, (sparsity, after_pruning, accuracy) in enumerate(levels, start=1):
             reached = {
                 "target_sparsity": sparsity,

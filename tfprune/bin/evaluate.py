@@ -4,7 +4,8 @@
   python -m tfprune.bin.evaluate --experiment=demo_iterative/round_02 --summary
 
 Prints the accuracy, or the metric by which the run is judged, beside the one that training recorded; the loss
-and the other metrics; and the sparsity of the network. Data, network, loss and metrics are those of the run. KERAS_BACKEND=tensorflow, jax or torch chooses the backend.
+and the other metrics; and the sparsity of the network. Data, network, loss and metrics are those of the run.
+KERAS_BACKEND=tensorflow, jax or torch chooses the backend.
 """
 
 from dataclasses import dataclass

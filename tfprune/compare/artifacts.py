@@ -10,6 +10,7 @@ from typing import Any
 from tfprune.reading import json_of, reading, text_of
 from tfprune.records import is_number, reject, values_of
 from tfprune.runs.folder import Run
+from tfprune.runs.metric import Metric
 from tfprune.settings import ABOVE_0, AT_LEAST_1, PERCENT, measured
 
 
@@ -54,12 +55,12 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """A line of `history.csv`; accuracies in percent, `None` where the epoch was not evaluated."""
+    """A line of `history.csv`: the loss and the run's metric; `None` where the epoch was not evaluated."""
 
     loss: float | None
-    accuracy_percent: float | None = measured(PERCENT)
+    metric: float | None
     test_loss: float | None
-    test_accuracy_percent: float | None = measured(PERCENT)
+    test_metric: float | None
 
 
 def read_flags(run: Run) -> str | None:
@@ -75,8 +76,13 @@ def read_flags(run: Run) -> str | None:
         return text_of(path)
 
 
-def read_history(run: Run, number: int) -> list[Epoch]:
+def read_history(run: Run, number: int, metric: Metric) -> list[Epoch]:
     """Returns the epochs of a finished round; none if it has no `history.csv` or did not train.
+
+    Args:
+        run: The run.
+        number: The round.
+        metric: That of the round.
 
     Raises:
         FileError: If it is no table of epochs.
@@ -89,21 +95,24 @@ def read_history(run: Run, number: int) -> list[Epoch]:
         for line, row in enumerate(rows, start=2):
             if None in row or None in row.values():
                 raise ValueError(f"its line {line} has another number of cells than its first")
-        return list(map(_epoch, rows))
+        return [_epoch(row, metric) for row in rows]
 
 
-def _epoch(row: dict[str, str]) -> Epoch:
+def _epoch(row: dict[str, str], metric: Metric) -> Epoch:
     def number(name: str, factor: float = 1) -> float | None:
         value = float(row[name]) if row.get(name) else math.nan
         return value * factor if math.isfinite(value) else None
 
-    names = {
-        "loss": number("loss"),
-        "accuracy_percent": number("accuracy", 100),
-        "test_loss": number("val_loss"),
-        "test_accuracy_percent": number("val_accuracy", 100),
-    }
-    return Epoch(**values_of(Epoch, names))
+    factor, on_test = 100 if metric.in_percent else 1, f"val_{metric.name}"
+    found = Epoch(
+        loss=number("loss"),
+        metric=number(metric.name, factor),
+        test_loss=number("val_loss"),
+        test_metric=number(on_test, factor),
+    )
+    metric.check(metric.name, found.metric)
+    metric.check(on_test, found.test_metric)
+    return found
 
 
 def read_export(run: Run) -> list[Artifact]:

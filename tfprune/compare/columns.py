@@ -6,6 +6,7 @@ from typing import Any
 
 from tfprune.compare import words
 from tfprune.compare.rows import Level, Row, Spread, spread
+from tfprune.runs.metric import Metric
 from tfprune.runs.paper import BASELINE, PaperRow
 
 OURS, PAPER, AGAINST = "ours", "the paper", "against it"
@@ -36,13 +37,14 @@ class Column:
     """A column of figures.
 
     Attributes:
-        name: The name in CSV, with the unit.
-        title: The title in the other views.
+        name: The column's own name, of which `in_csv` makes that in CSV.
+        title: The title in the other views; `""` for the name of the metric.
         value: The figure of a row: one of ours, or of the paper in the group `PAPER`.
         group: Whose figures the column has.
         cell: Makes the words of a figure, or of the mean over seeds; takes the figure and its row.
         note: Makes the words of `Cell.note` from a row.
-        has_spread: Whether the spread over seeds is shown.
+        has_spread: Whether the spread over seeds is shown, in the unit of the metric.
+        of_metric: Whether its name in CSV has the metric and its unit.
         in_summary: Whether a table of last rounds alone has the column.
         shown: Whether tables of these rounds have the column, if one has a figure.
     """
@@ -54,8 +56,17 @@ class Column:
     cell: Callable[[float, Any], str] = lambda figure, row: words.number(figure)
     note: Callable[[Row], str] = lambda row: ""
     has_spread: bool = False
+    of_metric: bool = False
     in_summary: bool = True
     shown: Callable[[Sequence[Level]], bool] = lambda levels: True
+
+    def heading(self, metric: Metric) -> str:
+        """Returns the title in a table of rounds that are judged by a metric."""
+        return self.title or words.metric_title(metric)
+
+    def in_csv(self, metric: Metric) -> str:
+        """Returns the name in CSV, for rounds that are judged by a metric."""
+        return csv_name(metric, self.name) if self.of_metric else self.name
 
     def of(self, level: Level) -> Spread | None:
         """Returns the mean over the seeds of a round; `None` where no seed has a figure."""
@@ -71,13 +82,27 @@ class Column:
         source = next(row for row in self._sources(level) if self.value(row) is not None)
         return Cell(
             text=self.cell(figure.mean, source),
-            spread=words.number(figure.deviation) if self.has_spread and figure.count > 1 else "",
+            spread=self._deviation(figure, source),
             note=self.note(source),
             good=level.within if self is EXCESS else None,
         )
 
+    def _deviation(self, figure: Spread, source: Any) -> str:
+        if not self.has_spread or figure.deviation is None:
+            return ""
+        return words.figure(figure.deviation, source.result.metric, digits=2)
+
     def _sources(self, level: Level) -> Sequence[Row | PaperRow]:
         return [level.paper] * (level.paper is not None) if self.group == PAPER else level.rows
+
+
+def csv_name(metric: Metric, moment: str) -> str:
+    """Returns the name in CSV of a metric's value: `accuracy_after_pruning_percent`, `mae_at_end`."""
+    if not metric.in_percent:
+        return f"{metric.name}_{moment}"
+    if moment == "drop":
+        return "drop_percent_points"
+    return f"{metric.name}_percent" if moment == "at_end" else f"{metric.name}_{moment}_percent"
 
 
 def columns_of(levels: Sequence[Level], summary: bool = False) -> list[Column]:
@@ -98,6 +123,10 @@ def _is_missed(level: Level) -> bool:
     """Returns whether a round has not reached the sparsity that it was asked, to four decimals."""
     asked, reached = level.target_sparsity, level.spread(lambda row: row.result.sparsity)
     return asked is not None and reached is not None and abs(asked - reached.mean) >= 5e-5
+
+
+def _of_metric(figure: float, row: Row) -> str:
+    return words.figure(figure, row.result.metric)
 
 
 def _sparsity(figure: float, row: Row) -> str:
@@ -123,12 +152,16 @@ EXCESS = Column(
 )
 
 COLUMNS = (
-    Column("accuracy_percent", "accuracy", lambda row: row.result.metric_at_end, has_spread=True),
     Column(
-        "drop_percent_points",
+        "at_end", "", lambda row: row.result.metric_at_end, cell=_of_metric, has_spread=True, of_metric=True
+    ),
+    Column(
         "drop",
-        lambda row: None if row.is_dense else row.drop_percent_points,
+        "drop",
+        lambda row: None if row.is_dense else row.drop,
+        cell=lambda figure, row: words.figure(figure, row.result.metric, digits=3),
         has_spread=True,
+        of_metric=True,
     ),
     GAIN,
     Column(
@@ -140,10 +173,12 @@ COLUMNS = (
     ),
     Column("sparsity", "sparsity", lambda row: row.result.sparsity, cell=_sparsity),
     Column(
-        "accuracy_after_pruning_percent",
+        "after_pruning",
         "pruned",
         lambda row: row.result.metric_after_pruning,
+        cell=_of_metric,
         has_spread=True,
+        of_metric=True,
         in_summary=False,
     ),
     Column(

@@ -18,6 +18,7 @@ from tfprune.compare import words
 from tfprune.compare.artifacts import Epoch
 from tfprune.compare.rows import Experiment, Row, Spread
 from tfprune.extras import extra
+from tfprune.runs.metric import ACCURACY, Metric
 from tfprune.runs.paper import BASELINE, SECTIONS, PaperRow, paper_rows
 
 with extra("experiments"):
@@ -28,8 +29,9 @@ with extra("experiments"):
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+_LOSS = Metric("loss", in_percent=False, higher_is_better=False)
 _SPARSITY_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _LEAST_SHARE = 1e-4  # The bottom of the axis of the share of weights left.
 _SERIES = 8
@@ -59,11 +61,11 @@ class Mark:
 
 
 def make_marks(experiments: Sequence[Experiment]) -> dict[str, Mark]:
-    """Returns a mark for each experiment, by name: colours go round within a dataset."""
-    marks, used = {}, dict.fromkeys((e.dataset for e in experiments), 0)
+    """Returns a mark for each experiment, by name: colours go round within a picture."""
+    marks, used = {}, dict.fromkeys((e.judged for e in experiments), 0)
     for experiment in experiments:
-        index = used[experiment.dataset]
-        used[experiment.dataset] += 1
+        index = used[experiment.judged]
+        used[experiment.judged] += 1
         shape = "" if experiment.first.is_dense else _shape(experiment.regime)
         marks[experiment.name] = Mark(f"s{index % _SERIES}", shape, index >= _SERIES)
     return marks
@@ -100,28 +102,38 @@ def colors() -> dict[str, str]:
     return dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", light))
 
 
-def limits(values: Iterable[float], low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
+def limits(values: Iterable[float], least_room: float = 1.0) -> tuple[float, float]:
     """Returns the ends of an axis that its values fill: at least a third of it, and all but a tenth of most.
 
     Args:
         values: What is drawn, at least one.
-        low: The axis does not begin below.
-        high: The axis does not end above.
+        least_room: What the axis spans at the least, where that leaves a third of it to the values.
     """
     values = list(values)
     least, most = min(values), max(values)
     span = most - least
-    # Less than a point over the whole axis would make a mountain of a test image.
-    room = max(1.2 * span, min(3 * span, 1.0)) if span else 1.0
+    room = max(1.2 * span, min(3 * span, least_room)) if span else least_room
     middle = (least + most) / 2
-    return max(middle - room / 2, low), min(middle + room / 2, high)
+    return middle - room / 2, middle + room / 2
+
+
+def _fit_axis(axes: Axes, values: Sequence[float], metric: Metric) -> None:
+    """Sets the ends and the labels of the axis of a metric, or of differences of it."""
+    if metric.in_percent:
+        # Less than a point over the whole axis would make a mountain of a test image.
+        axes.set_ylim(limits(values))
+        return
+    axes.set_ylim(limits(values, 0.1 * max(map(abs, values)) or 1.0))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value + 0.0:.3g}".replace("-", "−")))
 
 
 # --- What is drawn ---
 
 
 def draw_accuracy(axes: Axes, experiments: Sequence[Experiment], marks: dict[str, Mark]) -> bool:
-    """Draws accuracy after training over sparsity; returns whether there was any.
+    """Draws the metric after training over sparsity; returns whether there was any.
+
+    The experiments of a picture have one metric.
 
     The paper's accuracies stand beside ours where one of the experiments is a reproduction.
     """
@@ -133,31 +145,29 @@ def draw_accuracy(axes: Axes, experiments: Sequence[Experiment], marks: dict[str
         lambda row: row.result.metric_at_end,
         paper,
         lambda row: row.accuracy_percent,
-        "%",
+        experiments[0].metric.unit,
     )
 
 
 def draw_drop(axes: Axes, experiments: Sequence[Experiment], marks: dict[str, Mark]) -> bool:
     """Draws the drop from the own dense network over sparsity, 0 above; returns whether there was any."""
-    if not any(
-        row.drop_percent_points is not None and not row.is_dense for e in experiments for row in e.rows
-    ):
+    if not any(row.drop is not None and not row.is_dense for e in experiments for row in e.rows):
         return False
     drawn = _over_sparsity(
         axes,
         experiments,
         marks,
-        lambda row: row.drop_percent_points,
+        lambda row: row.drop,
         _published(experiments),
         lambda row: row.drop_percent_points,
-        "points",
+        "points" if experiments[0].metric.in_percent else "",
     )
     axes.yaxis.set_inverted(True)
     return drawn
 
 
 def draw_right_after_pruning(axes: Axes, experiments: Sequence[Experiment], marks: dict[str, Mark]) -> bool:
-    """Draws accuracy right after pruning over sparsity; returns whether there was any."""
+    """Draws the metric right after pruning over sparsity; returns whether there was any."""
     return _over_sparsity(
         axes,
         experiments,
@@ -165,7 +175,7 @@ def draw_right_after_pruning(axes: Axes, experiments: Sequence[Experiment], mark
         lambda row: row.result.metric_after_pruning,
         [],
         lambda row: 0.0,
-        "%",
+        experiments[0].metric.unit,
     )
 
 
@@ -192,8 +202,9 @@ def _over_sparsity(
     if not any(drawn.values()):
         return False
     shares = [1 - row.sparsity for row in paper] + [1 - s for levels in drawn.values() for s, _ in levels]
+    metric = experiments[0].metric
     _sparsity_axis(axes, min(0.5, *shares))
-    axes.set_ylim(limits(values))
+    _fit_axis(axes, values, metric)
     for section in dict.fromkeys(row.experiment.section for row in paper):
         own = [row for row in paper if row.experiment.section == section]
         points = [(1 - row.sparsity, theirs(row)) for row in own]
@@ -211,7 +222,7 @@ def _over_sparsity(
         elif levels:
             _line(axes, [(1 - sparsity, value.mean) for sparsity, value in levels], mark)
             for sparsity, value in levels:
-                told = f"{experiment.name}, sparsity {sparsity:.4g}: {_told(value)} {unit}"
+                told = f"{experiment.name}, sparsity {sparsity:.4g}: {_told(value, metric)} {unit}".strip()
                 _mark(axes, 1 - sparsity, value.mean, mark, 7, told, value.deviation)
     _label_sections(axes, paper, theirs)
     return True
@@ -271,8 +282,9 @@ def keep_apart(positions: Sequence[float], gap: float) -> list[float]:
 
 
 def _draw_steps(axes: Axes, experiments: Sequence[Experiment], marks: dict[str, Mark]) -> None:
-    """Draws the accuracy before each pruning step, right after it and after training."""
+    """Draws the metric before each pruning step, right after it and after training."""
     first, values = experiments[0], []
+    metric = first.metric
     for experiment in experiments:
         for steps, mark in (
             (_paper_steps(experiment), Mark("grey", marks[experiment.name].shape)),
@@ -282,11 +294,11 @@ def _draw_steps(axes: Axes, experiments: Sequence[Experiment], marks: dict[str, 
             mark = mark or marks[experiment.name]
             _line(axes, [(step.at, step.value.mean) for step in steps], mark)
             for step in steps:
-                told = f"{whose}, {step.stage}: {_told(step.value)} %"
+                told = f"{whose}, {step.stage}: {_told(step.value, metric)} {metric.unit}".strip()
                 shown = dataclasses.replace(mark, hollow=mark.hollow or step.stage == _PRUNED)
                 _mark(axes, step.at, step.value.mean, shown, size, told, step.value.deviation)
                 values.append(step.value.mean)
-    axes.set_ylim(limits(values))
+    _fit_axis(axes, values, metric)
     if first.regime != "iterative":
         axes.set_xticks([0, 0.5, 1], ["start", "pruned", "trained"])
         return
@@ -301,7 +313,7 @@ _PRUNED = "right after pruning"
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """An accuracy at a place between rounds: round 2 is pruned at 1.5 and trained at 2."""
+    """A value of the metric at a place between rounds: round 2 is pruned at 1.5 and trained at 2."""
 
     at: float
     value: Spread
@@ -313,12 +325,12 @@ def _our_steps(experiment: Experiment) -> list[_Step]:
     for level in experiment.levels:
         if not steps:
             before = level.spread(lambda row: row.result.metric_before)
-            start = experiment.level(0).spread(lambda row: row.start_accuracy_percent)
+            start = experiment.level(0).spread(lambda row: row.start_value)
             steps.append((0.0, before or start, "before"))
         pruned = level.spread(lambda row: row.result.metric_after_pruning)
         steps += [
             (level.number - 0.5, pruned, _PRUNED),
-            (float(level.number), level.accuracy, "after training"),
+            (float(level.number), level.at_end, "after training"),
         ]
     return [_Step(*step) for step in steps if step[1] is not None]
 
@@ -369,17 +381,20 @@ def _draw_layers(axes: Axes, densities: dict[str, dict[str, float]], marks: dict
 
 
 def _draw_curves(
-    accuracy: Axes, loss: Axes, runs: Sequence[Sequence[Epoch]], ends: Sequence[int], mark: Mark
+    parts: Sequence[Axes], runs: Sequence[Sequence[Epoch]], ends: Sequence[int], mark: Mark, metric: Metric
 ) -> None:
-    """Draws accuracy above and loss below over the epochs: a line a seed, dashed uprights between rounds."""
-    parts = (
-        (accuracy, lambda epoch: epoch.accuracy_percent, lambda epoch: epoch.test_accuracy_percent),
-        (loss, lambda epoch: epoch.loss, lambda epoch: epoch.test_loss),
+    """Draws the metric above, the loss below, over the epochs: a line a seed, dashed uprights between rounds.
+
+    A run that is judged by its loss has one part.
+    """
+    figures = (
+        (lambda epoch: epoch.metric, lambda epoch: epoch.test_metric, metric),
+        (lambda epoch: epoch.loss, lambda epoch: epoch.test_loss, _LOSS),
     )
-    for axes, training, test in parts:
+    for axes, (training, test, of) in zip(parts, figures[-len(parts) :], strict=True):
         values = [found for run in runs for epoch in run for found in (training(epoch), test(epoch))]
         values = [value for value in values if value is not None]
-        axes.set_ylim(limits(values)) if values else None
+        _fit_axis(axes, values, of) if values else None
         axes.set_xlim(0, max(map(len, runs)))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(3))
@@ -431,50 +446,67 @@ def _mark(
     )
 
 
-def _told(value: Spread) -> str:
+def _told(value: Spread, metric: Metric) -> str:
+    mean = words.figure(value.mean, metric)
     if value.deviation is None:
-        return words.number(value.mean)
-    return f"{words.number(value.mean)} ± {words.number(value.deviation)} ({value.count} seeds)"
+        return mean
+    return f"{mean} ± {words.figure(value.deviation, metric, digits=2)} ({value.count} seeds)"
+
+
+def _captions(metric: Metric) -> tuple[str, str, str]:
+    """Returns what is drawn after training, as a drop and right after pruning."""
+    percent, points = (", %", ", points") if metric.in_percent else ("", "")
+    if not metric.higher_is_better:
+        percent += ", lower is better"
+    drop = f"drop from the own dense network{points}"
+    if not metric.higher_is_better:
+        drop = f"drop: worse than the own dense network by{points}"
+    return f"after training{percent}", drop, f"right after pruning{percent}"
 
 
 # --- Pictures of the page ---
 
 
 def accuracy_pictures(experiments: Sequence[Experiment], marks: dict[str, Mark]) -> list[Picture]:
-    """Returns accuracy and drop over sparsity of one dataset's experiments; those that there is data for."""
-    title = words.dataset_title(experiments[0].dataset)
+    """Returns metric and drop over sparsity of one dataset's experiments; those that there is data for."""
+    title, metric = words.dataset_title(experiments[0].dataset), experiments[0].metric
+    after_training, drop, _ = _captions(metric)
+    name = words.sentence(words.metric_title(metric))
     pictures = []
     for caption, draw in (
-        ("Accuracy after training, %", draw_accuracy),
-        ("Drop from the own dense network, points", draw_drop),
+        (f"{name} {after_training}", draw_accuracy),
+        (words.sentence(drop), draw_drop),
     ):
         figure, (axes,) = _figure(420, 300)
         if draw(axes, experiments, marks):
             described = [
-                f"{e.name} {_told(e.last.accuracy)}" for e in experiments if e.last and e.last.accuracy
+                f"{e.name} {_told(e.last.at_end, metric)}" for e in experiments if e.last and e.last.at_end
             ]
-            words_ = f"{title}: {caption}, over sparsity. Accuracies: {'; '.join(described)}"
+            words_ = f"{title}: {caption}, over sparsity. {name}: {'; '.join(described)}"
             pictures.append(Picture(title, caption, _svg(figure, words_)))
     return pictures
 
 
 def step_pictures(experiments: Sequence[Experiment], marks: dict[str, Mark]) -> list[Picture]:
-    """Returns the accuracy through the steps of pruning: the one-shot runs of a dataset together."""
-    groups: dict[tuple[str, str], list[Experiment]] = {}
+    """Returns the metric through the steps of pruning: the one-shot runs of a dataset together."""
+    groups: dict[tuple[str, Metric, str], list[Experiment]] = {}
     for experiment in experiments:
         if any(row.result.metric_after_pruning is not None for row in experiment.rows):
             single = experiment.regime != "iterative"
-            groups.setdefault((experiment.dataset, "" if single else experiment.name), []).append(experiment)
+            groups.setdefault((*experiment.judged, "" if single else experiment.name), []).append(experiment)
     pictures = []
-    for (dataset, name), own in groups.items():
+    for (dataset, metric, name), own in groups.items():
         figure, (axes,) = _figure(300, 172)
         _draw_steps(axes, own, marks)
         title = f"{words.dataset_title(dataset)} {own[0].section if name else ''}".strip()
-        svg = _svg(
-            figure, f"{title}: accuracy through the steps of pruning of {words.in_words(e.name for e in own)}"
-        )
+        judged = words.metric_title(metric)
+        names = words.in_words(e.name for e in own)
+        svg = _svg(figure, f"{title}: {judged} through the steps of pruning of {names}")
+        caption = "" if name else "one-shot"
+        if metric != ACCURACY:
+            caption = ", ".join(filter(None, [judged, caption])) + " "
         drawn = () if name else tuple(own)
-        pictures.append(Picture(title, "" if name else "one-shot", svg, drawn, name))
+        pictures.append(Picture(title, caption, svg, drawn, name))
     return pictures
 
 
@@ -510,7 +542,7 @@ def layer_pictures(experiments: Sequence[Experiment], marks: dict[str, Mark]) ->
 def curve_picture(
     experiment: Experiment, histories: Sequence[Sequence[Sequence[Epoch]]], mark: Mark
 ) -> Picture | None:
-    """Returns accuracy and loss over the epochs of all rounds; None without an epoch.
+    """Returns metric and loss over the epochs of all rounds; None without an epoch.
 
     Args:
         experiment: Whose.
@@ -523,11 +555,15 @@ def curve_picture(
         return None
     longest = max(histories, key=lambda seed: sum(map(len, seed)))
     ends = list(itertools.accumulate(map(len, longest)))[:-1]
-    figure, (accuracy, loss) = _figure(300, 200, 2)
-    _draw_curves(accuracy, loss, runs, [end for end in ends if end], mark)
-    accuracy.set_xticklabels([])
-    words_ = f"{experiment.name}: accuracy and loss over {max(map(len, runs))} epochs"
-    return Picture("", "", _svg(figure, words_), code=experiment.name)
+    metric = experiment.metric
+    figures = ["loss"] if metric.name == _LOSS.name else [words.metric_title(metric), "loss"]
+    figure, parts = _figure(300, 200, len(figures))
+    _draw_curves(parts, runs, [end for end in ends if end], mark, metric)
+    for axes in parts[:-1]:
+        axes.set_xticklabels([])
+    words_ = f"{experiment.name}: {words.in_words(figures)} over {max(map(len, runs))} epochs"
+    caption = "" if metric == ACCURACY else f"{words.sentence(figures[0])} "
+    return Picture("", caption, _svg(figure, words_), code=experiment.name)
 
 
 def _figure(width: int, height: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
@@ -588,7 +624,7 @@ def _svg(figure: Figure, described: str) -> markupsafe.Markup:
 
 
 def accuracy_png(experiments: Sequence[Experiment]) -> bytes:
-    """Returns accuracy, drop and accuracy right after pruning over sparsity as a PNG 1,000 pixels wide."""
+    """Returns metric, drop and metric right after pruning over sparsity as a PNG 1,000 pixels wide."""
     stream = io.BytesIO()
     with matplotlib.rc_context({"text.parse_math": False}):  # A name with dollar signs is a name.
         plot_accuracy(experiments).savefig(stream, format="png")
@@ -596,23 +632,25 @@ def accuracy_png(experiments: Sequence[Experiment]) -> bytes:
 
 
 def plot_accuracy(experiments: Sequence[Experiment]) -> Figure:
-    """Returns the figure of `accuracy_png`: three pictures and a legend for each dataset."""
+    """Returns the figure of `accuracy_png`: three pictures and a legend for each dataset and metric."""
     marks = make_marks(experiments)
-    datasets = list(dict.fromkeys(e.dataset for e in experiments))
-    figure = Figure(figsize=(10, 6.2 * len(datasets)), dpi=100, facecolor="white")
+    judged = list(dict.fromkeys(e.judged for e in experiments))
+    figure = Figure(figsize=(10, 6.2 * len(judged)), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
-    for panel, dataset in zip(
-        figure.subfigures(len(datasets), 1, squeeze=False)[:, 0], datasets, strict=True
-    ):
-        own = [e for e in experiments if e.dataset == dataset]
+    panels = figure.subfigures(len(judged), 1, squeeze=False)[:, 0]
+    for panel, (dataset, metric) in zip(panels, judged, strict=True):
+        own = [e for e in experiments if e.judged == (dataset, metric)]
+        captions = _captions(metric)
+        if metric != ACCURACY:
+            captions = (f"{words.metric_title(metric)} {captions[0]}", *captions[1:])
         panel.suptitle(_panel_title(dataset, own), x=0.06, ha="left", fontsize=10)
         grid = panel.add_gridspec(
             2, 2, left=0.06, right=0.96, bottom=0.08, top=0.84, hspace=0.42, wspace=0.16
         )
         parts = (
-            (grid[0, 0], "after training, %", draw_accuracy),
-            (grid[0, 1], "drop from the own dense network, points", draw_drop),
-            (grid[1, 0], "right after pruning, %", draw_right_after_pruning),
+            (grid[0, 0], captions[0], draw_accuracy),
+            (grid[0, 1], captions[1], draw_drop),
+            (grid[1, 0], captions[2], draw_right_after_pruning),
         )
         for place, title, draw in parts:
             axes = panel.add_subplot(place)

@@ -10,6 +10,7 @@ from pathlib import Path
 from tfprune.compare.artifacts import Artifact, Latency, read_export, read_latencies
 from tfprune.runs.config import REGIMES
 from tfprune.runs.folder import Run, list_experiments, read_run
+from tfprune.runs.metric import ACCURACY, Metric
 from tfprune.runs.paper import (
     BASELINE,
     BASELINE_ACCURACY_PERCENT,
@@ -40,7 +41,7 @@ class Row:
         in_paper_setting: The run names a section of the paper and mirrors its setting in full.
             Only then is a row a reproduction of `paper`; otherwise `paper` is for orientation.
         baseline_experiment: The dense network that this run descends from, if it is at hand.
-        baseline_accuracy_percent: That network's accuracy.
+        baseline_value: Its metric, which is that of this run too.
         file: The smallest exported file of the round; `None` if it was not exported.
         latency: The fastest runtime of the exported round with the fewest threads and the smallest batch
             that were measured; `None` if it was not benchmarked.
@@ -52,7 +53,7 @@ class Row:
     differences: tuple[Difference, ...]
     in_paper_setting: bool
     baseline_experiment: str | None
-    baseline_accuracy_percent: float | None
+    baseline_value: float | None
     file: Artifact | None
     latency: Latency | None
 
@@ -72,8 +73,8 @@ class Row:
         return self.result.config.regime == "dense" and not self.result.sparsity
 
     @property
-    def start_accuracy_percent(self) -> float | None:
-        """Accuracy of the network before the round did anything."""
+    def start_value(self) -> float | None:
+        """The metric of the network before the round did anything."""
         before = self.result.metric_before
         return self.result.metric_at_end if self.is_start and before is None else before
 
@@ -83,23 +84,23 @@ class Row:
 
         For another setting the difference would measure the setting.
         """
-        if not self.in_paper_setting or self.paper is None or self.result.metric_at_end is None:
+        if not self.in_paper_setting or self.paper is None:
             return None
         return self.result.metric_at_end - self.paper.accuracy_percent
 
     @property
-    def drop_percent_points(self) -> float | None:
-        """The dense network's accuracy less this one's; negative where this one is higher."""
-        if self.baseline_accuracy_percent is None or self.result.metric_at_end is None:
+    def drop(self) -> float | None:
+        """By how much the metric is worse than the dense network's; negative where it is better."""
+        if self.baseline_value is None:
             return None
-        return self.baseline_accuracy_percent - self.result.metric_at_end
+        return self.result.metric.loss(self.baseline_value, self.result.metric_at_end)
 
     @property
     def excess_drop_percent_points(self) -> float | None:
         """By how much our drop is larger than the paper's; `None` for a dense network, which has none."""
-        if self.paper is None or self.drop_percent_points is None or self.is_dense:
+        if self.paper is None or self.drop is None or self.is_dense:
             return None
-        return self.drop_percent_points - self.paper.drop_percent_points
+        return self.drop - self.paper.drop_percent_points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +152,8 @@ class Level:
         return spread(value(row) for row in self.rows)
 
     @property
-    def accuracy(self) -> Spread | None:
-        """The accuracy after training, in percent."""
+    def at_end(self) -> Spread | None:
+        """The metric after training."""
         return self.spread(lambda row: row.result.metric_at_end)
 
     @property
@@ -178,8 +179,8 @@ def gain_over(ours: Level, theirs: Level) -> Spread | None:
     """Returns by how many percentage points a round's accuracy exceeds another's.
 
     Args:
-        ours: A round.
-        theirs: The round that it is compared with.
+        ours: A round of a run that is judged by its accuracy.
+        theirs: The round that it is compared with, of such a run too.
 
     Returns:
         Mean and spread of the differences within equal seeds; without a common seed, the difference of the
@@ -189,11 +190,11 @@ def gain_over(ours: Level, theirs: Level) -> Spread | None:
     pairs = spread(
         row.result.metric_at_end - by_seed[row.result.config.seed]
         for row in ours.rows
-        if row.result.metric_at_end is not None and by_seed.get(row.result.config.seed) is not None
+        if by_seed.get(row.result.config.seed) is not None
     )
     if pairs is not None:
         return pairs
-    means = [level.accuracy for level in (ours, theirs)]
+    means = [level.at_end for level in (ours, theirs)]
     return None if None in means else Spread(means[0].mean - means[1].mean, None, 1)
 
 
@@ -227,6 +228,16 @@ class Experiment:
         return self.first.result.config.dataset
 
     @property
+    def metric(self) -> Metric:
+        """By what the runs are judged."""
+        return self.first.result.metric
+
+    @property
+    def judged(self) -> tuple[str, Metric]:
+        """The dataset and the metric: figures of experiments that share both stand on one axis."""
+        return self.dataset, self.metric
+
+    @property
     def regime(self) -> str:
         """The runs' way of pruning."""
         return self.first.result.config.regime
@@ -234,7 +245,7 @@ class Experiment:
     @property
     def section(self) -> str:
         """The section of the paper that the runs name, `""` for none."""
-        return self.first.result.config.paper_section
+        return _section(self.first.result)
 
     @property
     def place(self) -> str:
@@ -296,8 +307,9 @@ class Experiment:
 def compare(runs: Sequence[Run], ancestors: Sequence[Run] = ()) -> list[Experiment]:
     """Puts the finished rounds of runs beside the paper's rows, and repetitions over seeds together.
 
-    `NAME_seedN` is a repetition of `NAME` if it was made with seed N, all other settings are those of the
-    other repetitions, it started from repetitions of one network, and no other of them has that seed.
+    `NAME_seedN` is a repetition of `NAME` if it was made with seed N, all other settings and the metric are
+    those of the other repetitions, it started from repetitions of one network, and no other of them has that
+    seed.
 
     Args:
         runs: What to compare.
@@ -305,8 +317,9 @@ def compare(runs: Sequence[Run], ancestors: Sequence[Run] = ()) -> list[Experime
             see `read_ancestors`.
 
     Returns:
-        The experiments that have a finished round: by dataset, then in the paper's order of sections, those
-        beside a section behind it; then by regime and name. Every view has them in this order.
+        The experiments that have a finished round: by dataset and metric, then in the paper's order of
+        sections, those beside a section behind it; then by regime and name. Every view has them in this
+        order.
 
     Raises:
         UserError: If a record of an export or a benchmark is damaged.
@@ -358,7 +371,7 @@ def _run_rows(run: Run, known: dict[str, Run]) -> list[Row]:
     exported = run.rounds[-1].round if run.finished else None
     rows = []
     for result in run.rounds:
-        section = result.config.paper_section
+        section = _section(result)
         baseline = _baseline(run, result, known)
         files = read_export(run) if result.round == exported else []
         latencies = read_latencies(run) if result.round == exported else []
@@ -370,12 +383,17 @@ def _run_rows(run: Run, known: dict[str, Run]) -> list[Row]:
                 differences=tuple(differences),
                 in_paper_setting=bool(section) and not differences,
                 baseline_experiment=baseline[0] if baseline else None,
-                baseline_accuracy_percent=baseline[1] if baseline else None,
+                baseline_value=baseline[1] if baseline else None,
                 file=min(files, key=lambda file: file.raw_bytes, default=None),
                 latency=min(latencies, key=lambda x: (x.threads, x.batch_size, x.median_ms), default=None),
             )
         )
     return rows
+
+
+def _section(result: RoundResult) -> str:
+    """Returns the section of the paper that a run names; `""` where it has no accuracy to set beside it."""
+    return result.config.paper_section if result.metric == ACCURACY else ""
 
 
 def _paper_row(result: RoundResult) -> PaperRow | None:
@@ -400,7 +418,7 @@ def _parent(run: Run) -> str | None:
 
 
 def _baseline(run: Run, result: RoundResult, known: dict[str, Run]) -> tuple[str, float] | None:
-    """Returns name and accuracy of the nearest dense ancestor measured on the same test images."""
+    """Returns name and metric of the nearest dense ancestor that was judged alike, on the same test data."""
     seen = set()
     ancestor: Run | None = run
     while ancestor is not None and ancestor.experiment not in seen:
@@ -412,7 +430,7 @@ def _baseline(run: Run, result: RoundResult, known: dict[str, Run]) -> tuple[str
                 and not other.sparsity
                 and other.config.dataset == result.config.dataset
                 and other.test_examples == result.test_examples
-                and other.metric_at_end is not None
+                and other.metric == result.metric
             ):
                 return ancestor.experiment, other.metric_at_end
         ancestor = known.get(_parent(ancestor) or "")
@@ -428,27 +446,26 @@ def _add_dense_peers(rows: Sequence[Row]) -> list[Row]:
     peers = {
         (*network_and_data(row.result), row.result.config.seed): row
         for row in rows
-        if row.result.config.paper_section == BASELINE
-        and row.is_dense
-        and row.result.metric_at_end is not None
+        if _section(row.result) == BASELINE and row.is_dense
     }
     filled = []
     for row in rows:
         peer = peers.get((*network_and_data(row.result), row.result.config.seed))
-        if peer is not None and row.baseline_accuracy_percent is None:
+        if peer is not None and row.baseline_value is None:
             row = dataclasses.replace(
                 row,
                 baseline_experiment=peer.experiment,
-                baseline_accuracy_percent=peer.result.metric_at_end,
+                baseline_value=peer.result.metric_at_end,
             )
         filled.append(row)
     return filled
 
 
 def network_and_data(result: RoundResult) -> tuple:
-    """Returns what two networks must share for their accuracies to compare: model, images, counts."""
+    """Returns what two networks must share for their figures to compare: metric, model, data, counts."""
     c = result.config
-    return c.dataset, c.model, c.width, c.stem, c.image_size, result.train_examples, result.test_examples
+    data = c.dataset, c.image_size, result.train_examples, result.test_examples
+    return result.metric, c.model, c.width, c.stem, *data
 
 
 def _group_seeds(rows: Sequence[Row]) -> list[Experiment]:
@@ -459,8 +476,9 @@ def _group_seeds(rows: Sequence[Row]) -> list[Experiment]:
     for name, its_rows in own.items():
         result = its_rows[0].result
         config, identity = result.config, result.config.identity()
-        # Repetitions started and learned from repetitions.
-        key = (identity["experiment"], json.dumps([identity, result.ancestry], sort_keys=True))
+        # Repetitions started and learned from repetitions, and are judged alike.
+        same = [identity, result.ancestry, dataclasses.asdict(result.metric)]
+        key = (identity["experiment"], json.dumps(same, sort_keys=True))
         if config.seed in groups.get(key, {}):
             key = (name, "alone")
         groups.setdefault(key, {})[config.seed] = name
@@ -481,7 +499,7 @@ def _comparable_section(experiment: Experiment, experiments: Sequence[Experiment
     Among several sections, one of the same regime comes first, then a one-shot one.
     """
     level = experiment.first.result.config.target_sparsity
-    if experiment.section or not level:
+    if experiment.section or not level or experiment.metric != ACCURACY:
         return ""
     candidates = []
     for section in {e.section for e in experiments if e.section and e.dataset == experiment.dataset}:
@@ -508,6 +526,8 @@ def _order(experiment: Experiment) -> tuple:
     return (
         datasets.index(experiment.dataset) if experiment.dataset in datasets else len(datasets),
         experiment.dataset,
+        experiment.metric != ACCURACY,
+        experiment.metric.name,
         sections.index(experiment.place) or len(sections),
         not experiment.section,
         REGIMES.index(experiment.regime),

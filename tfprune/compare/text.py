@@ -8,9 +8,10 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from tfprune.compare import words
-from tfprune.compare.columns import COLUMNS, Column, columns_of, groups_of
+from tfprune.compare.columns import COLUMNS, Column, columns_of, csv_name, groups_of
 from tfprune.compare.rows import Experiment, Level, Row
 from tfprune.runs.folder import Run
+from tfprune.runs.metric import Metric
 from tfprune.text import csv_cell, printable
 
 TEXT_WIDTH = 120
@@ -22,10 +23,7 @@ OTHER_SETTING_TITLE = (
 NO_SECTION_TITLE = "Runs without a counterpart in the paper"
 ALONE_TITLE = "Runs"
 
-_LEGEND = (
-    "Accuracies, right after pruning and after training, are top-1 on the test images, in percent; drops are "
-    "percentage points below the own dense network. Sparsity is that of the pruned kernels."
-)
+_SPARSITY = " Sparsity is that of the pruned kernels."
 _FILES = (
     " The file is the smallest that was exported, the latency that of the fastest runtime, with the fewest "
     "threads and images a call that were measured."
@@ -56,9 +54,10 @@ _NAMES: tuple[tuple[str, Callable[[Line], str]], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table: its title, its lines, and what settings its experiments had."""
+    """One table: its title, the metric of its lines, these, and what settings its experiments had."""
 
     title: str
+    metric: Metric
     lines: tuple[Line, ...]
     settings: tuple[tuple[str, str], ...]
 
@@ -87,7 +86,7 @@ def lines_of(experiments: Sequence[Experiment]) -> list[Line]:
 def tables_of(experiments: Sequence[Experiment]) -> list[Table]:
     """Splits the experiments into reproductions, other settings, and runs without a section of the paper.
 
-    Each dataset has tables of its own.
+    Each dataset, and each metric, has tables of its own.
 
     Args:
         experiments: From `tfprune.compare.rows.compare`.
@@ -103,20 +102,21 @@ def tables_of(experiments: Sequence[Experiment]) -> list[Table]:
     }
     tables = []
     for title, of_kind in kinds.items():
-        for dataset in dict.fromkeys(e.dataset for e in of_kind):
-            own = [e for e in of_kind if e.dataset == dataset]
+        for dataset, metric in dict.fromkeys(e.judged for e in of_kind):
+            own = [e for e in of_kind if e.judged == (dataset, metric)]
             settings: dict[str, list[str]] = {}
             for experiment in own if title != PAPER_SETTING_TITLE else ():
                 settings.setdefault(words.setting(experiment, experiments), []).append(experiment.name)
             listed = tuple((", ".join(names), text) for text, names in settings.items())
-            tables.append(Table(f"{words.dataset_title(dataset)}. {title}", tuple(lines_of(own)), listed))
+            title_ = f"{words.dataset_title(dataset)}. {title}"
+            tables.append(Table(title_, metric, tuple(lines_of(own)), listed))
     return [table for table in tables if table.lines]
 
 
 def notes_on(experiments: Sequence[Experiment], runs: Sequence[Run]) -> list[str]:
     """Returns what to read below the tables: the units, and which rounds are unfinished."""
     rows = [row for experiment in experiments for row in experiment.rows]
-    notes = [_LEGEND]
+    notes = [words.metrics_explained(dict.fromkeys(e.metric for e in experiments)) + _SPARSITY]
     if any(row.file or row.latency for row in rows):
         notes[0] += _FILES
     if any(row.paper is not None and row.paper.after_pruning_is_chance for row in rows):
@@ -163,8 +163,10 @@ def to_markdown(experiments: Sequence[Experiment], runs: Sequence[Run]) -> str:
     for table in tables_of(experiments):
         grouped = bool(groups_of(table.columns))
         heads = [title for title, _ in table.names]
-        heads += [f"{column.group}: {column.title}" if grouped else column.title for column in table.columns]
-        lines = [_markdown_row(head[:1].upper() + head[1:] for head in heads)]
+        titles = [column.heading(table.metric) for column in table.columns]
+        groups = [f"{column.group}: " if grouped else "" for column in table.columns]
+        heads += [group + title for group, title in zip(groups, titles, strict=True)]
+        lines = [_markdown_row(words.sentence(head) for head in heads)]
         lines.append(_markdown_row(["---"] * len(table.names) + ["---:"] * len(table.columns)))
         lines += [_markdown_row(_cells(table, line)) for line in table.lines]
         parts += [f"## {_markdown(table.title)}", "\n".join(lines)]
@@ -182,7 +184,7 @@ def _cells(table: Table, line: Line) -> list[str]:
 
 
 def _text_table(table: Table) -> list[str]:
-    titles = [title for title, _ in table.names] + [column.title for column in table.columns]
+    titles = [title for title, _ in table.names] + [column.heading(table.metric) for column in table.columns]
     cells = [_cells(table, line) for line in table.lines]
     widths = [max(map(len, texts)) for texts in zip(titles, *cells, strict=True)]
     left, name = len(table.names), titles.index("experiment")
@@ -256,9 +258,13 @@ def to_csv(experiments: Sequence[Experiment]) -> str:
     Returns:
         CSV with a header line; a cell is empty where there is no value.
     """
+    metrics = list(dict.fromkeys(e.metric for e in experiments))
     table = [
         _csv_row(
-            experiment, experiment.level(row.result.round, row.run), words.setting(experiment, experiments)
+            experiment,
+            experiment.level(row.result.round, row.run),
+            words.setting(experiment, experiments),
+            metrics,
         )
         for experiment in experiments
         for run in experiment.runs
@@ -274,18 +280,25 @@ def to_csv(experiments: Sequence[Experiment]) -> str:
 
 # Of a result besides its columns, its config, and what is no single value.
 _MEASURED = (
-    "sparsity_all_parameters metric_before train_examples train_examples_available test_examples "
+    "sparsity_all_parameters train_examples train_examples_available test_examples "
     "test_examples_available epochs steps train_seconds images_per_second data_wait_percent backend"
 ).split()
 
 
-def _csv_row(experiment: Experiment, level: Level, setting: str) -> dict[str, object]:
+def _csv_row(
+    experiment: Experiment, level: Level, setting: str, metrics: Sequence[Metric]
+) -> dict[str, object]:
     (row,) = level.rows
+    own = row.result.metric
     paper = level.paper
     settings = {
         field.name: getattr(row.result.config, field.name) for field in dataclasses.fields(row.result.config)
     }
-    figures = {column.name: column.of(level) for column in COLUMNS}
+    # Each metric has columns of its own, empty in the rows of another.
+    figures = {column.in_csv(metric): None for column in COLUMNS for metric in metrics}
+    figures |= {column.in_csv(own): column.of(level) for column in COLUMNS}
+    before = {csv_name(metric, "before"): None for metric in metrics}
+    baselines = {f"baseline_{csv_name(metric, 'at_end')}": None for metric in metrics}
     values = {
         "paper_section": experiment.section,
         "dataset": experiment.dataset,
@@ -293,10 +306,12 @@ def _csv_row(experiment: Experiment, level: Level, setting: str) -> dict[str, ob
         "round": row.result.round,
         "in_paper_setting": row.in_paper_setting,
         "setting": setting,
+        "metric": own.name,
         # Without the last digits of a subtraction in binary, such as 1.7999999999999972.
         **{name: figure and round(figure.mean, 9) + 0.0 for name, figure in figures.items()},
         "baseline_experiment": row.baseline_experiment,
-        "baseline_accuracy_percent": row.baseline_accuracy_percent,
+        **baselines,
+        f"baseline_{csv_name(own, 'at_end')}": row.baseline_value,
         "paper_sparsity_by_rule": paper and round(paper.sparsity_asked, 9),
         "paper_after_pruning_is_chance": paper and paper.after_pruning_is_chance,
         "paper_baseline_accuracy_percent": paper and paper.baseline_accuracy_percent,
@@ -305,6 +320,7 @@ def _csv_row(experiment: Experiment, level: Level, setting: str) -> dict[str, ob
     for name in _MEASURED:
         # The settings `train_examples`, `epochs`, ... are what was asked: what was done replaces them.
         values[name] = getattr(row.result, name)
+    values |= before | {csv_name(own, "before"): row.result.metric_before}
     values["versions"] = " ".join(
         f"{name}={version}" for name, version in sorted(row.result.versions.items())
     )

@@ -2,10 +2,14 @@
 
 import collections
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 
 from tfprune.compare.rows import TOLERANCE_POINTS, Experiment, Row
 from tfprune.memory import size_text
+from tfprune.named import is_named
+from tfprune.runs.config import RESNETS
+from tfprune.runs.metric import ACCURACY, Metric, significant
 from tfprune.runs.paper import BASELINE, Difference, PaperRow, paper_rows
 from tfprune.runs.result import RoundResult
 from tfprune.settings import OPEN, settings_of
@@ -30,6 +34,49 @@ def number(value: float | None, decimals: int = 1, signed: bool = False) -> str:
     rounded = round(value, decimals) + 0.0
     sign = "+" if signed and rounded > 0 else ""
     return f"{sign}{rounded:.{decimals}f}".replace("-", "−")
+
+
+def figure(value: float, metric: Metric, signed: bool = False, digits: int = 4) -> str:
+    """Returns a value of a metric, or a difference of two, without its unit."""
+    if metric.in_percent:
+        return number(value, signed=signed)
+    sign = "+" if signed and value > 0 else ""
+    return f"{sign}{significant(value, digits)}".replace("-", "−")
+
+
+def metric_title(metric: Metric) -> str:
+    """Returns a metric's name as written in headings."""
+    return metric.name.replace("_", " ")
+
+
+def metrics_explained(metrics: Iterable[Metric]) -> str:
+    """Returns how to read the figures of tables with some metrics, in sentences."""
+    parts = []
+    for metric in sorted(metrics, key=lambda metric: metric != ACCURACY):
+        if metric == ACCURACY:
+            parts.append(
+                "Accuracies, right after pruning and after training, are top-1 on the test images, in "
+                "percent; drops are percentage points below the own dense network."
+            )
+            continue
+        unit, points = (" in percent,", "in percentage points, ") if metric.in_percent else ("", "")
+        better = "higher" if metric.higher_is_better else "lower"
+        parts.append(
+            f"{sentence(metric_title(metric))}, right after pruning and after training, is that on the test "
+            f"data,{unit} and better where it is {better}; a drop is {points}how much worse it is than that "
+            "of the own dense network."
+        )
+    return " ".join(parts)
+
+
+def sentence(text: str) -> str:
+    """Returns a text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def examples(results: Iterable[RoundResult]) -> str:
+    """Returns `images` where all data is known to be, else `examples`."""
+    return "examples" if any(is_named(result.config.dataset) for result in results) else "images"
 
 
 def count(amount: int, noun: str) -> str:
@@ -80,6 +127,8 @@ def value(setting: object) -> str:
         return f"{setting['section']} on {dataset_title(setting['dataset'])}" + (
             f", round {setting['round']}" if setting["round"] is not None else ""
         )
+    if isinstance(setting, str) and os.path.isabs(os.path.expanduser(setting)):
+        return os.path.basename(setting)  # Where a file lies on a machine is of no use on another.
     return f"{setting:g}" if isinstance(setting, float) else "none" if setting in (None, "") else str(setting)
 
 
@@ -129,14 +178,18 @@ def kind(row: Row | PaperRow) -> str:
 
 def network(result: RoundResult) -> str:
     """Returns what was trained on what: `resnet34, width 16, ..., 10,000 of 50,000 training images`."""
-    c = result.config
-    facts = [c.model, f"width {c.width}", f"{c.stem} stem", f"{c.image_size}x{c.image_size}"]
+    c, noun = result.config, examples([result])
+    facts = [os.path.basename(c.model)]
+    if c.model in RESNETS:
+        facts += [f"width {c.width}", f"{c.stem} stem"]
+    if noun == "images" and c.image_size:
+        facts.append(f"{c.image_size}x{c.image_size}")
     for used, available, name in (
         (result.train_examples, result.train_examples_available, "training"),
         (result.test_examples, result.test_examples_available, "test"),
     ):
         of = f" of {available:,}" if available != used else ""
-        facts.append(f"{used:,}{of} {name} images")
+        facts.append(f"{used:,}{of} {name} {noun}")
     return ", ".join(facts)
 
 
@@ -159,11 +212,14 @@ def settings(experiment: Experiment, among: Sequence[Experiment]) -> list[str]:
     """
     config = experiment.first.result.config
     configs = [e.first.result.config for e in among if e.dataset == experiment.dataset]
+    of_images = examples([experiment.first.result]) == "images"
     facts = []
     for field in dataclasses.fields(config):
         said, own = settings_of(config)[field.name], getattr(config, field.name)
         prunes = said.group == "pruning"
         if field.name in _TOLD or said.role in ("seed", "place") or (prunes and config.regime == "dense"):
+            continue
+        if field.name == "autoaugment" and not of_images:
             continue
         (most, _), *_ = collections.Counter(getattr(c, field.name) for c in configs).most_common(1)
         matters = prunes or said.words is not None or said.paper is not OPEN
@@ -189,7 +245,7 @@ def recipe(experiment: Experiment, among: Sequence[Experiment]) -> str:
         facts.append(f"scope {config.scope}")
     if config.regime == "gradual":
         facts.append(f"{config.schedule} schedule")
-    if config.weights != "none" and not config.init_from:
+    if config.weights != "none" and not config.init_from and config.model.isidentifier():
         facts.append(f"{config.weights} weights")
     return ", ".join([*facts, *settings(experiment, among)])
 

@@ -59,6 +59,6 @@ def significant(value: float, digits: int = _DIGITS) -> str:
     if not value:
         return "0"
     power = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
-    if not -digits <= power < 3 * digits:
+    if not -_DIGITS <= power < 3 * _DIGITS:
         return f"{value:.{digits - 1}e}"
     return f"{value:,.{max(0, digits - 1 - power)}f}"

@@ -20,6 +20,7 @@ from tfprune.compare.figures import Mark, Picture
 from tfprune.compare.rows import Experiment, Level, Spread, gain_over
 from tfprune.errors import UserError
 from tfprune.runs.folder import Run, RunFolder
+from tfprune.runs.metric import ACCURACY, Metric
 from tfprune.runs.paper import SECTIONS, Difference, PaperRow, paper_rows
 from tfprune.runs.result import RoundResult
 from tfprune.text import duration
@@ -64,9 +65,10 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of rounds, with the columns that have a figure in it."""
+    """A table of rounds that are judged by one metric, with the columns that have a figure in it."""
 
     lines: Sequence[Line]
+    metric: Metric = ACCURACY
     summary: bool = False
 
     @functools.cached_property
@@ -175,7 +177,7 @@ class View:
     worst: Worst | None
     duels: Sequence[Duel]
     gains: Sequence[tuple[str, str, Sequence[tuple[Experiment, Spread]]]]
-    summary: Table
+    summaries: Sequence[Table]
     accuracy: Sequence[tuple[Sequence[Picture], Sequence[Experiment]]]
     steps: Sequence[Picture]
     rounds: Sequence[Rounds]
@@ -191,8 +193,24 @@ class View:
     def of_paper(self) -> bool:
         """Whether anything has a counterpart in the paper."""
         return any(e.section for e in self.experiments) or any(
-            line.level.paper for line in self.summary.lines
+            line.level.paper for table in self.summaries for line in table.lines
         )
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics by which the experiments are judged."""
+        found = dict.fromkeys(e.metric for e in self.experiments)
+        return sorted(found, key=lambda metric: metric != ACCURACY)
+
+    @property
+    def metric_title(self) -> str:
+        """The name of the metric; `metric` where there are several."""
+        return words.metric_title(self.metrics[0]) if len(self.metrics) == 1 else "metric"
+
+    @property
+    def noun(self) -> str:
+        """The word for examples."""
+        return words.examples(result for run in self.runs for result in run.rounds)
 
     @property
     def has_seeds(self) -> bool:
@@ -249,9 +267,9 @@ def make_view(
     ordered = [run for e in experiments for run in e.runs]
     ordered += [run for run in runs if not run.rounds]
     marks = figures.make_marks(experiments)
-    datasets = dict.fromkeys(e.dataset for e in experiments)
-    by_dataset = [[e for e in experiments if e.dataset == dataset] for dataset in datasets]
-    pictured = [(figures.accuracy_pictures(own, marks), own) for own in by_dataset]
+    judged = dict.fromkeys(e.judged for e in experiments)
+    together = [[e for e in experiments if e.judged == one] for one in judged]
+    pictured = [(figures.accuracy_pictures(own, marks), own) for own in together]
     curves = [figures.curve_picture(e, _histories(e), marks[e.name]) for e in experiments]
     return View(
         experiments=experiments,
@@ -263,7 +281,7 @@ def make_view(
         worst=_worst(experiments),
         duels=[duel for found in _DUELS for duel in _duels(experiments, *found)],
         gains=_gains(experiments),
-        summary=_summary(experiments, ordered),
+        summaries=_summaries(experiments, ordered),
         accuracy=[(pictures, own) for pictures, own in pictured if pictures],
         steps=figures.step_pictures(experiments, marks),
         rounds=_rounds(experiments),
@@ -278,7 +296,9 @@ def make_view(
 
 
 def _histories(experiment: Experiment) -> list[list]:
-    return [[read_history(run, result.round) for result in run.rounds] for run in experiment.runs]
+    return [
+        [read_history(run, result.round, result.metric) for result in run.rounds] for run in experiment.runs
+    ]
 
 
 def _facts(experiments: Sequence[Experiment], runs: Sequence[Run]) -> list[str]:
@@ -364,6 +384,16 @@ def _gains(experiments: Sequence[Experiment]) -> list[tuple[str, str, list[tuple
     return [(*key, sorted(gains, key=lambda pair: -pair[1].mean)) for key, gains in found.items()]
 
 
+def _summaries(experiments: Sequence[Experiment], runs: Sequence[Run]) -> list[Table]:
+    """Returns a table for each metric, accuracy first."""
+    metrics = sorted({e.metric for e in experiments} - {ACCURACY}, key=lambda metric: metric.name)
+    tables = [_summary([e for e in experiments if e.metric == ACCURACY], runs)]
+    for metric in metrics:
+        own = [e for e in experiments if e.metric == metric]
+        tables.append(Table([_summary_line(e, experiments) for e in own], metric, summary=True))
+    return [table for table in tables if table.lines]
+
+
 def _summary(experiments: Sequence[Experiment], runs: Sequence[Run]) -> Table:
     """Returns the last round of every experiment, and the sections of a studied dataset that were not run."""
     started = _started(runs)
@@ -424,18 +454,19 @@ def _started(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def _rounds(experiments: Sequence[Experiment]) -> list[Rounds]:
     """Returns the experiments by dataset and section, those beside a section with it."""
-    groups: dict[tuple[str, str], list[Experiment]] = {}
+    groups: dict[tuple[str, str, Metric], list[Experiment]] = {}
     named = {(e.section, e.dataset) for e in experiments}
     for experiment in experiments:
         place = experiment.place if (experiment.place, experiment.dataset) in named else ""
-        known = bool(paper_rows(place, experiment.dataset))
-        groups.setdefault((place if known else "", experiment.dataset), []).append(experiment)
+        known = bool(paper_rows(place, experiment.dataset)) and experiment.metric == ACCURACY
+        groups.setdefault((place if known else "", *experiment.judged), []).append(experiment)
     found = []
-    for (section, dataset), own in sorted(groups.items(), key=lambda item: not item[0][0]):
+    for (section, dataset, metric), own in sorted(groups.items(), key=lambda item: not item[0][0]):
         lines = [
             Line(words.round_title(e, level.number), "", "", level, e) for e in own for level in e.levels
         ]
-        found.append(Rounds(section, words.section_title(section, dataset), own, Table(lines)))
+        title = words.section_title(section, dataset)
+        found.append(Rounds(section, title, own, Table(lines, metric)))
     return found
 
 
