@@ -24,6 +24,7 @@ from tfprune.experiments.study.estimate import read_speeds
 from tfprune.experiments.study.state import read_state
 from tfprune.experiments.unfinished import read_unfinished
 from tfprune.runs.folder import RunFolder, find_round, read_runs
+from tfprune.runs.metric import ACCURACY
 from tfprune.runs.result import LayerZeros
 from tfprune.text import printable
 from tfprune.training.checkpoint import write_history
@@ -98,7 +99,7 @@ def readers_of(folder, configs):
         "run": lambda: find_round(str(folder), "dense", "init_from"),
         "states": lambda: [read_state(config) for config in configs.values()],
         "speeds": lambda: read_speeds(folder),
-        "unfinished": lambda: read_unfinished(configs["part"], part),
+        "unfinished": lambda: read_unfinished(configs["part"], part, ACCURACY),
         "audit": lambda: read_audit(folder / "dense" / "export"),
     }
 
