@@ -336,7 +336,8 @@ def strip_pruning(model: Any) -> Any:
     """Returns a model without wrappers, its removed weights exactly zero.
 
     The result shares its variables with `model`. A model of a class of its own is changed in place, and
-    returned. Masks that are not at the target of their schedule are a warning.
+    returned. Masks that are not at the target of their schedule are a warning, and so are wrappers inside
+    other layers, which stay.
 
     Args:
         model: A model, a layer or a list of layers, wrapped or not.
@@ -358,7 +359,16 @@ def strip_pruning(model: Any) -> Any:
         for short in shortfalls(pruned_layers(model)):
             warnings.warn(f"The stripped model has {short.place}; {short.goal}.", stacklevel=2)
     if isinstance(model, keras.Model):
-        return rebuild(model, unwrap, take_up_class)
+        stripped = rebuild(model, unwrap, take_up_class)
+        if inside := pruned_layers(stripped):
+            apply_masks(inside)
+            names = ", ".join(repr(wrapper.layer.name) for wrapper in inside)
+            warnings.warn(
+                f"Still wrapped, because they are inside other layers: {names}. Wrap the layer around them, "
+                "as in `prune_low_magnitude(TimeDistributed(...))`: its kernels are those inside it.",
+                stacklevel=2,
+            )
+        return stripped
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras 3 model, a layer or a list of layers. Received: {model!r}")
     return unwrap(model)
