@@ -1,4 +1,4 @@
-"""Networks, data, losses and metrics of the user's own go through all regimes, stop, go on, and are evaluated."""
+"""Networks, data and metrics of the user's own go through all regimes, stop, go on, and are evaluated."""
 
 import dataclasses
 import json
@@ -215,7 +215,10 @@ def test_a_file_is_trained_as_it_was_compiled_also_when_it_is_gone(tmp_path):
         path,
         units=2,
         activation="softmax",
-        compiled={"loss": "sparse_categorical_crossentropy", "metrics": ["sparse_categorical_crossentropy", "accuracy"]},
+        compiled={
+            "loss": "sparse_categorical_crossentropy",
+            "metrics": ["sparse_categorical_crossentropy", "accuracy"],
+        },
     )
     flags = {"dataset": f"{OWN}images_of_two", **REGIMES["iterative"]}
     config = config_of(tmp_path, "run", str(path), **flags)

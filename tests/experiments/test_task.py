@@ -148,6 +148,21 @@ def test_each_of_several_outputs_has_its_own():
     assert "how_much_mean_squared_error" in evaluated(named, task, by_name)
 
 
+@pytest.mark.slow
+def test_probabilities_of_a_model_without_a_graph_show():
+    class Soft(keras.Model):
+        def __init__(self, activation):
+            super().__init__()
+            self.last, self.activation = layers.Dense(3), activation
+
+        def call(self, x):
+            return self.activation(self.last(x))
+
+    for activation, logits in ((keras.ops.softmax, False), (lambda x: x, True)):
+        model = Soft(activation)
+        assert found(model, WHOLE).goal.loss().get_config()["from_logits"] is logits
+
+
 OWN = types.ModuleType("of_mine_task")
 exec(
     """

@@ -100,9 +100,7 @@ def wrap(config: ExperimentConfig, network: keras.Model, keep_zeros: bool | None
     except ValueError as error:
         raise UserError(f"{selecting_flags(config)}: {error}") from error
     parts = parts_of(sparsity.pruned_layers(wrapped))
-    # A schedule in steps is a whole layer's.
-    by_steps = config.regime in ("gradual", "sparse")
-    paths = {path for part in parts for path in (part.paths[:1] if by_steps else part.paths)}
+    paths = {path for part in parts for path in part.paths}
     for pattern in config.layer_targets() if config.layer_sparsity else ():
         if not any(re.fullmatch(pattern, path) for path in paths):
             names = dict.fromkeys(part.paths[0] for part in parts)

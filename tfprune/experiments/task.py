@@ -1,5 +1,6 @@
 """What a network is trained for: the loss and metrics of its outputs, and the one by which it is judged."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,8 @@ from tfprune.training.output import Output, output_of
 _LOSS = Metric("loss", in_percent=False, higher_is_better=False)
 # Losses whose labels are numbers.
 _OF_NUMBERS = ("mean_", "huber", "log_cosh", "poisson")
-# Labels that are looked at where they are not all in memory.
-_SOME = 1024
+# So many numbers of the labels are looked at.
+_NUMBERS = 1 << 24
 
 Make = Callable[[], Any]
 
@@ -100,11 +101,7 @@ def task_of(
     found = tuple(
         _output(config, "" if len(flat) == 1 else name, tuple(tensor.shape[1:]), activation, part, dataset)
         for name, tensor, activation, part in zip(
-            names,
-            flat,
-            _filled(activations(model), len(flat)),
-            _labels_of(config, names, labels),
-            strict=True,
+            names, flat, _activations(model, flat), _labels_of(config, names, labels), strict=True
         )
     )
     chosen = _Choice(config, found, compiled)
@@ -117,20 +114,33 @@ def _parts(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 
-def _filled(found: list[str | None], count: int) -> list[str | None]:
-    # A model without a graph says at the most what its last layer does.
-    return found if len(found) == count else [None] * count
+def _activations(model: keras.Model, outputs: list[Any]) -> list[str | None]:
+    """Returns what makes each output; of a model without a graph also what the outputs themselves show."""
+    found = activations(model)
+    if len(found) != len(outputs):  # Such a model says at the most what its last layer does.
+        found = [None] * len(outputs)
+    return [
+        "softmax" if _sum_to_1(output) else activation
+        for output, activation in zip(outputs, found, strict=True)
+    ]
+
+
+def _sum_to_1(output: Any) -> bool:
+    if isinstance(output, keras.KerasTensor) or output.shape[-1:] in ((), (1,)):
+        return False
+    values = keras.ops.convert_to_numpy(output).astype("float64")
+    return bool(np.all(values >= 0) and np.allclose(values.sum(axis=-1), 1.0, atol=1e-3))
 
 
 def _sample(batches: Batches) -> tuple[Any, Any]:
-    """Returns the inputs of one example, as the network sees them, and labels: all, where they are held."""
+    """Returns the inputs of one example, as the network sees them, and the labels of many."""
     inputs, labels, *_ = next(iter(batches.test.take(1)))
     inputs = map_arrays(lambda part: np.asarray(part)[:1], inputs)
     train = batches.dataset.train
     if not isinstance(train, Split):
         return inputs, map_arrays(np.asarray, labels)
     return inputs, map_arrays(
-        lambda part: part if isinstance(part, np.ndarray) else np.asarray(part[:_SOME]), train.labels
+        lambda part: np.asarray(part[: _NUMBERS // max(1, math.prod(part.shape[1:]))]), train.labels
     )
 
 
