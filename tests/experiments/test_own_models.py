@@ -54,7 +54,7 @@ REGIMES = {
         "regime": "sparse",
         "target_sparsity": 0.6,
         "regrowth": "rigl",
-        "frequency": 2,
+        "frequency": 1,
         "scope": "erk",
     },
 }
@@ -134,7 +134,7 @@ def test_every_kind_in_every_regime(kind, regime, folder):
     assert dataclasses.astuple(evaluation)[2] == pytest.approx(result.metric_at_end, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["subclassed", "two_in_two_out", "attention"])
+@pytest.mark.parametrize("kind", ["subclassed", "two_in_two_out"])
 def test_an_interrupted_run_ends_where_one_without_ends(kind, folder):
     dataset, flags, _ = KINDS[kind]
     flags = {"dataset": OWN + dataset, **REGIMES["iterative"], "epochs": (3,), **flags}
@@ -142,8 +142,15 @@ def test_an_interrupted_run_ends_where_one_without_ends(kind, folder):
     config = config_of(folder, f"{kind}_stopped", kind, **flags)
     for number in (1, 2):
         run_until(config, number, Interrupt(epoch=2, step=2))
-    assert_same_rounds(run(config), whole, (0, 1, 2))
-    assert not left_over(RunFolder(config.folder))
+    found = run(config)
+    for number in (0, 1, 2):
+        # By their order: in one process Keras numbers the names that it makes up.
+        ours, theirs = (load_model(one.round(number)).get_weights() for one in (found, whole))
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+        ours, theirs = (one.round(number).read_result() for one in (found, whole))
+        assert (ours.figures, ours.metric_before) == (theirs.figures, theirs.metric_before)
+    assert not left_over(found)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the program forks")
