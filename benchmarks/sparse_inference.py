@@ -148,8 +148,8 @@ def measure_network(sparsity: float, split: str) -> dict[str, Any]:
         )
         record = measure(
             folder,
-            images=images,
-            logits=keras_logits(model, images),
+            inputs=images,
+            outputs=keras_logits(model, images),
             dense_weights_bytes=4 * model.count_params(),
             plan=plan,
         )

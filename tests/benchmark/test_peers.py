@@ -14,7 +14,7 @@ SEEDS = range(12)
 
 def write(name, graph, folder):
     """The file of a contender that is installed."""
-    prepared = prepare(contender_of(name), str(folder), str(folder), graph)
+    prepared = prepare(contender_of(name), str(folder), str(folder), graph, np.zeros((1, 1, 1, 1), "uint8"))
     if prepared.reason.startswith("not installed"):
         pytest.skip(prepared.reason)
     assert prepared.reason == ""

@@ -43,13 +43,20 @@ def test_a_process_that_cannot_load_is_an_error(tmp_path):
 
 def test_arrays_go_through_a_pipe():
     arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 4), np.uint8), np.uint8(7)[None]]
+    both = {"words": np.int64([[1, -2]]), "more": np.float32([[0.5], [1.5]])}
     stream = io.BytesIO()
     for array in arrays:
         process.send(stream, array)
+    process.send(stream, both)
     stream.seek(0)
     for array in arrays:
         found = process.receive(stream)
         assert found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
+    found = process.receive(stream)
+    assert list(found) == ["words", "more"]
+    for name, array in both.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
     with pytest.raises(EOFError, match="has ended"):
         process.receive(stream)

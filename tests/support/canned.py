@@ -34,7 +34,7 @@ def canned_record():
         "machine": {"processor": "A processor", "architecture": "x86_64", "system": "Linux", "cores": 2},
         "versions": {"python": "3.11"},
         "plan": {},
-        "image_shape": [32, 32, 3],
+        "inputs": [{"name": "", "dtype": "uint8", "shape": [32, 32, 3]}],
         "contenders": [
             {
                 "name": name,

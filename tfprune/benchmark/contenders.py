@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import importlib.util
 import os
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from tfprune.export.formats.format import Format, Run, Timing
 from tfprune.export.formats.sparse import Sparse
 from tfprune.runtime.graph import Graph
 
+# An array of examples, or arrays by the name of the input.
+Arrays = Any
 OURS = Sparse.name
 OURS_NAME = Sparse.timing.name
 DENSE_TFLITE = "tflite_float32"
@@ -39,13 +42,14 @@ class Contender(abc.ABC):
     timing: Timing
 
     @abc.abstractmethod
-    def file(self, folder: str, work: str, graph: Graph | None) -> str:
+    def file(self, folder: str, work: str, graph: Graph | None, example: Arrays) -> str:
         """Finds or makes its file.
 
         Args:
             folder: The folder of the exported files.
             work: The folder for the files of other runtimes.
             graph: The graph of `model.tfprune`; None where it was not exported.
+            example: One of the examples that it will be called with.
 
         Returns:
             The path of the file.
@@ -57,12 +61,12 @@ class Contender(abc.ABC):
 
     @abc.abstractmethod
     def load(self, path: str, threads: int, batch_size: int) -> Run:
-        """Loads the file and returns a function that classifies a batch with it.
+        """Loads the file and returns a function that runs it on a batch.
 
         Args:
             path: The file.
             threads: How many threads it may use; fixed from here on.
-            batch_size: The only number of images that the function will be called with.
+            batch_size: The only number of examples that the function will be called with.
         """
 
 
@@ -78,7 +82,7 @@ class ExportedFile(Contender):
         self._format = file_format
         self.timing = file_format.timing
 
-    def file(self, folder: str, work: str, graph: Graph | None) -> str:
+    def file(self, folder: str, work: str, graph: Graph | None, example: Arrays) -> str:
         """Finds the file among those exported."""
         path = os.path.join(folder, self._format.name)
         if not os.path.exists(path):
@@ -93,19 +97,20 @@ class ExportedFile(Contender):
 class Peer(Contender):
     """Another runtime, which gets the network from the graph of `model.tfprune`."""
 
-    def file(self, folder: str, work: str, graph: Graph | None) -> str:
+    def file(self, folder: str, work: str, graph: Graph | None, example: Arrays) -> str:
         """Makes the runtime's file from the graph."""
         if graph is None:
             raise NotExportedError(f"needs {OURS}, which was not exported")
-        return self.convert(graph, work)
+        return self.convert(graph, work, str(example.dtype))
 
     @abc.abstractmethod
-    def convert(self, graph: Graph, work: str) -> str:
+    def convert(self, graph: Graph, work: str, dtype: str) -> str:
         """Writes the network in the runtime's own format.
 
         Args:
-            graph: The network.
+            graph: The network, of one input `[n, height, width, channels]`.
             work: The folder to write to.
+            dtype: Of the input: `"uint8"` or `"float32"`.
 
         Returns:
             The path of the file.
@@ -117,9 +122,9 @@ class OnnxRuntime(Peer):
 
     timing = Timing("onnxruntime", "ONNX Runtime", "dense", ("onnx", "onnxruntime"), "onnx onnxruntime")
 
-    def convert(self, graph: Graph, work: str) -> str:
-        """Writes an ONNX file that takes uint8."""
-        return _write_onnx(graph, work, "uint8")
+    def convert(self, graph: Graph, work: str, dtype: str) -> str:
+        """Writes an ONNX file."""
+        return _write_onnx(graph, work, dtype)
 
     def load(self, path: str, threads: int, batch_size: int) -> Run:
         """Loads the ONNX file."""
@@ -137,7 +142,7 @@ class PyTorch(Peer):
 
     timing = Timing("pytorch", "PyTorch", "dense", ("torch",), "torch")
 
-    def convert(self, graph: Graph, work: str) -> str:
+    def convert(self, graph: Graph, work: str, dtype: str) -> str:
         """Writes a program of tensors."""
         import torch
 
@@ -176,7 +181,7 @@ class Mnn(Peer):
         self._sparse = sparse
         self.timing = Timing(name, title, kind, ("onnx", "MNN", "_tools"), "onnx MNN")
 
-    def convert(self, graph: Graph, work: str) -> str:
+    def convert(self, graph: Graph, work: str, dtype: str) -> str:
         """Writes an MNN file by way of an ONNX file."""
         from tfprune.benchmark.mnn_peer import convert_to_mnn
 
@@ -253,7 +258,7 @@ def chosen_contenders(names: list[str] | tuple[str, ...]) -> list[Contender]:
     return [contender for contender in CONTENDERS if "all" in names or contender.timing.name in names]
 
 
-def prepare(contender: Contender, folder: str, work: str, graph: Graph | None) -> Prepared:
+def prepare(contender: Contender, folder: str, work: str, graph: Graph | None, example: Arrays) -> Prepared:
     """Finds or makes a contender's file.
 
     Args:
@@ -261,11 +266,12 @@ def prepare(contender: Contender, folder: str, work: str, graph: Graph | None) -
         folder: The folder of the exported files.
         work: The folder for the files of other runtimes.
         graph: The graph of `model.tfprune`; None where it was not exported.
+        example: One of the examples that it will be called with.
     """
     if not all(_importable(name) for name in contender.timing.modules):
         return Prepared(contender, reason=f"not installed (pip install {contender.timing.packages})")
     try:
-        return Prepared(contender, contender.file(folder, work, graph))
+        return Prepared(contender, contender.file(folder, work, graph, example))
     except NotExportedError as error:
         return Prepared(contender, reason=str(error))
     except Exception as error:

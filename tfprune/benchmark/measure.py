@@ -35,6 +35,7 @@ from tfprune.benchmark.timing import (
 )
 from tfprune.export.formats import all_files
 from tfprune.export.formats.format import Run
+from tfprune.export.signature import Arrays, by_name, count_of, part_of
 from tfprune.export.sizes import measure_sizes, zstd_installed
 from tfprune.machine import available_cores, processor_name
 from tfprune.runtime.format.file import read_file
@@ -47,7 +48,7 @@ class Plan:
 
     Attributes:
         rounds: How often each contender is timed in each setting.
-        batch_sizes: Images a call.
+        batch_sizes: Examples a call.
         threads: Numbers of threads; with the batch sizes they make the settings.
         contenders: Names of `tfprune.benchmark.contenders`, or `"all"`.
         zstd: Whether sizes with zstd are measured, too.
@@ -67,47 +68,51 @@ class Plan:
 def measure(
     folder: str,
     *,
-    images: np.ndarray,
-    logits: np.ndarray,
+    inputs: Arrays,
+    outputs: Arrays,
     dense_weights_bytes: int,
     plan: Plan,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Measures latency, size and memory of a network's exported files and of its peers.
 
-    In each setting all contenders are loaded, their logits are compared with the network's, and those
-    that agree are timed by turns (`time_rounds`). Other runtimes get the network from `model.tfprune`.
+    In each setting all contenders are loaded, their outputs are compared with the network's, and those
+    that agree are timed by turns (`time_rounds`). Other runtimes get the network from `model.tfprune`. One
+    that cannot take such inputs is not timed, and says why.
 
     Args:
         folder: The exported files.
-        images: uint8 `[n, height, width, channels]`, at least as many as the largest batch.
-        logits: The network's own for them, `[n, classes]`.
+        inputs: Examples, at least as many as the largest batch: an array, or arrays by the name of the input.
+        outputs: The network's own for them: an array, or arrays by the name of the output.
         dense_weights_bytes: The bytes of all weights as float32, with which sizes are compared.
         plan: The settings.
         progress: Receives a line for each step.
 
     Returns:
-        `machine`, `versions`, `plan`, `image_shape`; `contenders`: `name`, `title`, `kind`, `reason` why
-        it is not timed (empty if it is) and `largest_logit_difference_relative` over the settings;
-        `latency`: for each setting `threads`, `batch_size`, `fastest_dense` (a name) and `rows` (see
+        `machine`, `versions`, `plan`; `inputs`: `name`, `dtype`, `shape` of an example; `contenders`:
+        `name`, `title`, `kind`, `reason` why it is not timed (empty if it is) and
+        `largest_logit_difference_relative` over the settings; `latency`: for each setting `threads`,
+        `batch_size`, `fastest_dense` (a name) and `rows` (see
         `setting_record`); `sizes`: `dense_weights_bytes` and `artifacts` (`name`, `raw`, `gzip`, `zstd`);
         `memory`: `baseline_bytes` and `rows`; `layers`: see `LayerTime`, one thread, batch 1.
 
     Raises:
-        ValueError: An unknown contender, none that can be measured, too few images, or a `model.tfprune`
+        ValueError: An unknown contender, none that can be measured, too few examples, or a `model.tfprune`
             that is not sound.
     """
-    if len(images) < max(plan.batch_sizes):
+    if count_of(inputs) < max(plan.batch_sizes):
         raise ValueError(
-            f"`images` must be at least {max(plan.batch_sizes)}, the largest batch. Received: {len(images)}"
+            f"`inputs` must be at least {max(plan.batch_sizes)}, the largest batch. "
+            f"Received: {count_of(inputs)}"
         )
+    first = part_of(inputs, slice(0, 1))
     contenders = chosen_contenders(plan.contenders)
     ours = os.path.join(folder, OURS)
     graph = read_file(ours) if os.path.exists(ours) else None
     with tempfile.TemporaryDirectory() as work:
         prepared = []
         for contender in contenders:
-            prepared.append(prepare(contender, folder, work, graph))
+            prepared.append(prepare(contender, folder, work, graph, first))
         reasons = {entry.timing.name: entry.reason for entry in prepared}
         if all(reasons.values()):
             listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -118,10 +123,8 @@ def measure(
             for batch_size in plan.batch_sizes:
                 title = setting_title({"threads": threads, "batch_size": batch_size})
                 progress(f"latency, {title}: {plan.rounds} rounds ...")
-                networks, failures = _load_all(
-                    prepared, threads, images[:batch_size], logits[:batch_size], differences
-                )
-                batch = images[:batch_size]
+                batch, expected = (part_of(arrays, slice(0, batch_size)) for arrays in (inputs, outputs))
+                networks, failures = _load_all(prepared, threads, batch, expected, differences)
                 timings = time_rounds(_calls(networks, batch), plan.rounds)
                 failures |= {name: f"failed: {reason}" for name, reason in timings.failures.items()}
                 for name, failure in failures.items():
@@ -130,15 +133,18 @@ def measure(
                 latency.append(setting_record(threads, batch_size, timings, kinds, failures))
                 del networks
                 gc.collect()
-        memory = _memory(prepared, images[:1], work, progress) if plan.memory else None
-        layers = _layers(graph, ours, images[:1], plan.rounds) if _timed(latency, OURS_NAME) else []
+        memory = _memory(prepared, first, work, progress) if plan.memory else None
+        layers = _layers(graph, ours, first, plan.rounds) if _timed(latency, OURS_NAME) else []
     progress("sizes ...")
     names = [file.name for file in all_files()]
     return {
         "machine": describe_machine(),
         "versions": installed_versions(),
         "plan": dataclasses.asdict(plan),
-        "image_shape": list(images.shape[1:]),
+        "inputs": [
+            {"name": name, "dtype": str(array.dtype), "shape": list(array.shape[1:])}
+            for name, array in by_name(inputs, "").items()
+        ],
         "contenders": [
             {
                 "name": entry.timing.name,
@@ -167,7 +173,7 @@ def setting_record(
 
     Args:
         threads: The setting's number of threads.
-        batch_size: The setting's images a call.
+        batch_size: The setting's examples a call.
         timings: From `time_rounds`.
         kinds: Name to `Timing.kind`, in the order of the rows.
         failures: Name to reason, of those that were not timed here.
@@ -204,19 +210,19 @@ def setting_record(
 def _load_all(
     prepared: Sequence[Prepared],
     threads: int,
-    batch: np.ndarray,
-    logits: np.ndarray,
+    batch: Arrays,
+    outputs: Arrays,
     differences: dict[str, float],
 ) -> tuple[dict[str, Run], dict[str, str]]:
-    """Loads all that can run and keeps those whose logits are the network's; updates `differences`."""
+    """Loads all that can run and keeps those whose outputs are the network's; updates `differences`."""
     networks, failures = {}, {}
     for entry in prepared:
         if entry.reason:
             continue
         name = entry.timing.name
         try:
-            network = _load(entry, threads, len(batch))
-            difference = logit_difference(network(batch), logits)
+            network = _load(entry, threads, count_of(batch))
+            difference = largest_difference(network(batch), outputs)
         except Exception as error:
             # Whatever a runtime raises concerns that one alone.
             failures[name] = f"failed: {describe_failure(error)}"
@@ -226,7 +232,7 @@ def _load_all(
             networks[name] = network
         else:
             failures[name] = (
-                f"not timed: its logits differ by {difference:.1e} of the largest, more than"
+                f"not timed: its outputs differ by {difference:.1e} of the largest, more than"
                 f" {entry.timing.largest_difference:g}"
             )
     return networks, failures
@@ -238,26 +244,38 @@ def _load(entry: Prepared, threads: int, batch_size: int) -> Run:
     return entry.contender.load(entry.path, threads, batch_size)
 
 
-def logit_difference(logits: np.ndarray, reference: np.ndarray) -> float:
-    """Returns the largest difference, relative to the largest logit; infinite if not all are finite.
+def largest_difference(outputs: Arrays, reference: Arrays) -> float:
+    """Returns the largest difference relative to the largest value, of the output where it is the largest.
 
     Args:
-        logits: The logits of a contender, `[n, classes]`.
+        outputs: The outputs of a contender, an array or arrays by output.
         reference: The network's.
 
+    Returns:
+        Infinity if not all values are finite.
+
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The outputs or their shapes are others.
     """
-    if logits.shape != reference.shape:
-        raise ValueError(f"logits must be {reference.shape}. Received: {logits.shape}")
-    if not np.isfinite(logits).all():
+    (first, *_) = reference if isinstance(reference, dict) else ("",)
+    found, expected = by_name(outputs, first), by_name(reference, first)
+    if found.keys() != expected.keys():
+        raise ValueError(f"outputs must be {', '.join(expected)}. Received: {', '.join(found)}")
+    return max(_difference(np.asarray(found[name]), expected[name]) for name in expected)
+
+
+def _difference(values: np.ndarray, reference: np.ndarray) -> float:
+    if values.shape != reference.shape:
+        raise ValueError(f"outputs must be {reference.shape}. Received: {values.shape}")
+    if not np.isfinite(values).all():
         return float("inf")
-    difference = float(np.abs(logits - reference).max())
+    values, reference = values.astype(np.float64), reference.astype(np.float64)
+    difference = float(np.abs(values - reference).max())
     largest = float(np.abs(reference).max())
     return difference / largest if largest else (0.0 if not difference else float("inf"))
 
 
-def _calls(networks: dict[str, Run], batch: np.ndarray) -> dict[str, Callable[[], object]]:
+def _calls(networks: dict[str, Run], batch: Arrays) -> dict[str, Callable[[], object]]:
     return {name: lambda network=network: network(batch) for name, network in networks.items()}
 
 
@@ -266,19 +284,22 @@ def _timed(latency: Sequence[dict[str, Any]], name: str) -> bool:
 
 
 def _memory(
-    prepared: Sequence[Prepared], image: np.ndarray, work: str, progress: Callable[[str], None]
+    prepared: Sequence[Prepared], example: Arrays, work: str, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     progress("peak memory: a process for each ...")
-    image_path = os.path.join(work, "image.npy")
-    np.save(image_path, image)
-    baseline = first_run(BASELINE, "", image_path).peak_bytes
+    path = os.path.join(work, "example.npz" if isinstance(example, dict) else "example.npy")
+    if isinstance(example, dict):
+        np.savez(path, **example)
+    else:
+        np.save(path, example)
+    baseline = first_run(BASELINE, "", path).peak_bytes
     rows = []
     for entry in prepared:
         if entry.reason:
             continue
         row: dict[str, Any] = {"name": entry.timing.name}
         try:
-            result = first_run(entry.timing.name, entry.path, image_path)
+            result = first_run(entry.timing.name, entry.path, path)
         except (RuntimeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
             rows.append(row | {"failure": describe_failure(error)})
             continue

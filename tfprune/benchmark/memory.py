@@ -1,8 +1,8 @@
-"""Peak memory: a fresh process loads a file, classifies one image, and tells the most that it ever held.
+"""Peak memory: a fresh process loads a file, runs it on one example, and tells the most that it ever held.
 
-    python -m tfprune.benchmark.memory CONTENDER PATH IMAGE.npy
+    python -m tfprune.benchmark.memory CONTENDER PATH EXAMPLE.npy|npz
 
-prints as JSON the peak of its resident memory, and how long the first logits took; with CONTENDER `none` the
+prints as JSON the peak of its resident memory, and how long the first outputs took; with CONTENDER `none` the
 memory of Python with NumPy.
 """
 
@@ -25,30 +25,30 @@ _SECONDS = 600
 
 @dataclasses.dataclass(frozen=True)
 class FirstRun:
-    """The needs of a fresh process for its first image, with one thread.
+    """The needs of a fresh process for its first example, with one thread.
 
     Attributes:
         peak_bytes: The largest resident memory: Python, NumPy and the runtime's code included.
-        seconds: From Python with NumPy to the logits: imports, loading, compiling, running.
+        seconds: From Python with NumPy to the outputs: imports, loading, compiling, running.
     """
 
     peak_bytes: int
     seconds: float
 
 
-def first_run(contender: str, path: str, image_path: str) -> FirstRun:
+def first_run(contender: str, path: str, example_path: str) -> FirstRun:
     """Measures a contender in a process of its own.
 
     Args:
         contender: A name of `tfprune.benchmark.contenders`, or `BASELINE`.
         path: The file to load.
-        image_path: A `.npy` file with uint8 `[1, height, width, channels]`.
+        example_path: A `.npy` file with a batch of one example, or a `.npz` file with the arrays of one.
 
     Raises:
         RuntimeError: The process failed; has its last line.
     """
     done = subprocess.run(
-        process.command("tfprune.benchmark.memory", contender, path, image_path),
+        process.command("tfprune.benchmark.memory", contender, path, example_path),
         capture_output=True,
         text=True,
         errors="replace",
@@ -80,13 +80,15 @@ def own_peak_bytes() -> int:
 
 def main(arguments: list[str]) -> None:
     """Loads, runs once, prints."""
-    contender, path, image_path = arguments
-    image = np.load(image_path)
+    contender, path, example_path = arguments
+    example = np.load(example_path)
+    if not isinstance(example, np.ndarray):
+        example = dict(example)
     start = time.perf_counter()
     if contender != BASELINE:
         from tfprune.benchmark.contenders import contender_of
 
-        contender_of(contender).load(path, 1, 1)(image)
+        contender_of(contender).load(path, 1, 1)(example)
     answer = FirstRun(seconds=time.perf_counter() - start, peak_bytes=own_peak_bytes())
     # On a line of its own, whatever a runtime has printed.
     print(f"\n{_ANSWER}{json.dumps(dataclasses.asdict(answer))}", flush=True)

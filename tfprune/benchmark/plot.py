@@ -130,7 +130,7 @@ def _draw_memory(axes: Axes, record: dict[str, Any]) -> None:
     titles = [about[row["name"]]["title"] for row in rows]
     colors = [_color(row["name"], about[row["name"]]["kind"]) for row in rows]
     _draw_bars(axes, titles, values, [f"{_short(value)} MB" for value in values], colors, None)
-    axes.set_title("Peak memory above Python with NumPy, one image, 1 thread", loc="left", fontsize=10)
+    axes.set_title("Peak memory above Python with NumPy, one example, 1 thread", loc="left", fontsize=10)
     axes.set_xlabel("MB", fontsize=9)
 
 

@@ -2,9 +2,9 @@
 
     python -m tfprune.benchmark.process CONTENDER PATH THREADS BATCH_SIZE
 
-answers images on its standard input with logits on its standard output. TensorFlow has one number of threads
-for a whole process, so that each setting's network lives in another process; sending images and logits
-through pipes takes about as long as copying them.
+answers inputs on its standard input with outputs on its standard output. TensorFlow has one number of threads
+for a whole process, so that each setting's network lives in another process; sending arrays through pipes
+takes about as long as copying them.
 """
 
 import json
@@ -13,13 +13,16 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tfprune.export.formats.format import Run
 
+# An array, or arrays by name.
+Arrays = Any
 _LENGTH_BYTES = 8
+_ALONE = ""  # Stands for the name of an array that has none.
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -46,10 +49,10 @@ def start(contender: str, path: str, threads: int, batch_size: int) -> Run:
         contender: A name of `tfprune.benchmark.contenders`.
         path: The file.
         threads: How many threads the runtime may use.
-        batch_size: The only number of images that the function will be called with.
+        batch_size: The only number of examples that the function will be called with.
 
     Returns:
-        A function from uint8 images to float32 logits.
+        A function from inputs to outputs, each an array or arrays by name.
     """
     process = subprocess.Popen(
         command("tfprune.benchmark.process", contender, path, str(threads), str(batch_size)),
@@ -59,33 +62,39 @@ def start(contender: str, path: str, threads: int, batch_size: int) -> Run:
         env=environment(),
     )
 
-    def run(images: np.ndarray) -> np.ndarray:
-        send(process.stdin, np.asarray(images))
+    def run(inputs: Arrays) -> Arrays:
+        send(process.stdin, inputs)
         return receive(process.stdout)
 
     weakref.finalize(run, _end, process)
     return run
 
 
-def send(stream: BinaryIO, array: np.ndarray) -> None:
-    """Writes an array: the length of a JSON header, the header, the values."""
-    header = json.dumps({"dtype": array.dtype.str, "shape": array.shape}).encode()
+def send(stream: BinaryIO, arrays: Arrays) -> None:
+    """Writes an array, or arrays by name: the length of a JSON header, the header, the values."""
+    named = arrays if isinstance(arrays, dict) else {_ALONE: arrays}
+    named = {name: np.ascontiguousarray(array) for name, array in named.items()}
+    header = json.dumps({name: [array.dtype.str, array.shape] for name, array in named.items()}).encode()
     stream.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
-    stream.write(np.ascontiguousarray(array).tobytes())
+    for array in named.values():
+        stream.write(array.tobytes())
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> np.ndarray:
-    """Reads an array that `send` wrote.
+def receive(stream: BinaryIO) -> Arrays:
+    """Reads what `send` wrote.
 
     Raises:
         EOFError: The other side has ended.
     """
     length = int.from_bytes(_read(stream, _LENGTH_BYTES), "little")
     header = json.loads(_read(stream, length))
-    dtype = np.dtype(header["dtype"])
-    values = _read(stream, dtype.itemsize * int(np.prod(header["shape"])))
-    return np.frombuffer(values, dtype).reshape(header["shape"])
+    arrays = {}
+    for name, (text, shape) in header.items():
+        dtype = np.dtype(text)
+        values = _read(stream, dtype.itemsize * int(np.prod(shape)))
+        arrays[name] = np.frombuffer(values, dtype).reshape(shape)
+    return arrays[_ALONE] if _ALONE in arrays else arrays
 
 
 def _read(stream: BinaryIO, count: int) -> bytes:
@@ -106,7 +115,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _serve(contender: str, path: str, threads: int, batch_size: int) -> None:
-    """Answers images with logits until the other side ends."""
+    """Answers inputs with outputs until the other side ends."""
     from tfprune.benchmark.contenders import contender_of
 
     answers = os.fdopen(os.dup(1), "wb")
@@ -114,10 +123,10 @@ def _serve(contender: str, path: str, threads: int, batch_size: int) -> None:
     run = contender_of(contender).load(path, threads, batch_size)
     while True:
         try:
-            images = receive(sys.stdin.buffer)
+            inputs = receive(sys.stdin.buffer)
         except EOFError:
             return
-        send(answers, run(images))
+        send(answers, run(inputs))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ _LATENCY = (
     " dense network, the median and quartiles of the ratios within the rounds."
 )
 _DIFFERENCE = "Logit difference: the largest from the network in Keras, relative to its largest logit."
-_MEMORY = "Peak memory of a fresh process that classifies one image with one thread, in MB (10^6 bytes)."
+_MEMORY = "Peak memory of a fresh process that runs one example with one thread, in MB (10^6 bytes)."
 
 
 def format_benchmark(record: dict[str, Any], *, layers: bool = False) -> str:
@@ -28,7 +28,7 @@ def format_benchmark(record: dict[str, Any], *, layers: bool = False) -> str:
     """
     machine = record["machine"]
     parts = ["\n".join(_wrap(headline(record)))]
-    parts += [f"{machine['processor']}, {machine['cores']} cores; images {_size(record['image_shape'])}"]
+    parts += [f"{machine['processor']}, {machine['cores']} cores; {inputs_title(record['inputs'])}"]
     parts += [f"{setting_title(setting)}\n\n{_latency(record, setting)}" for setting in record["latency"]]
     absent = [row for row in record["contenders"] if row["reason"]]
     if absent:
@@ -40,6 +40,18 @@ def format_benchmark(record: dict[str, Any], *, layers: bool = False) -> str:
     if layers and record["layers"]:
         parts.append(format_layers(record["layers"]))
     return "\n\n".join(parts)
+
+
+def inputs_title(inputs: Sequence[dict[str, Any]]) -> str:
+    """Returns the form of an example: `images 32x32x3`, or `inputs a float32 13, b int64 4`.
+
+    Args:
+        inputs: Of the record, as `measure` has them.
+    """
+    if len(inputs) == 1 and inputs[0]["dtype"] == "uint8" and len(inputs[0]["shape"]) == 3:
+        return f"images {_size(inputs[0]['shape'])}"
+    forms = [" ".join(filter(None, [one["name"], one["dtype"], _size(one["shape"])])) for one in inputs]
+    return f"input{'s' if len(forms) > 1 else ''} {', '.join(forms)}"
 
 
 def headline(record: dict[str, Any]) -> str:

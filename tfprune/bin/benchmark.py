@@ -4,9 +4,10 @@
   python -m tfprune.bin.benchmark --experiment=demo_one_shot
 
 Times the exported SavedModel, TFLite files and model.tfprune, and the network of model.tfprune in ONNX
-Runtime, PyTorch and MNN where they are installed; all by turns in one run, after their logits were found to
-be the network's. Prints the tables and writes benchmark.json, benchmark.csv and benchmark.png beside the
-exported files. The .keras file is not timed: its network is the SavedModel's.
+Runtime, PyTorch and MNN where they are installed; all by turns in one run, after their outputs were found to
+be the network's. What was not exported, or cannot take the network's inputs, is left out and named. Prints
+the tables and writes benchmark.json, benchmark.csv and benchmark.png beside the exported files. The .keras
+file is not timed: its network is the SavedModel's.
 """
 
 import os
@@ -46,7 +47,7 @@ class Flags(FinishedRun):
     rounds: int = setting(
         15, "How often each is timed in each setting.", group="measurement", rule=AT_LEAST_1
     )
-    batch_sizes: tuple[str, ...] = setting(("1", "8"), "Images a call.", group="measurement")
+    batch_sizes: tuple[str, ...] = setting(("1", "8"), "Examples a call.", group="measurement")
     threads: tuple[str, ...] = setting(
         ("1", "all"), "Numbers of threads; all: the cores of this process.", group="measurement"
     )
@@ -83,11 +84,12 @@ def main() -> None:
     from tfprune.benchmark.contenders import chosen_contenders
     from tfprune.benchmark.files import write_benchmark
     from tfprune.benchmark.measure import Plan, measure
-    from tfprune.benchmark.report import format_benchmark, headline
+    from tfprune.benchmark.report import format_benchmark, headline, inputs_title
     from tfprune.data.pipeline import first_test_inputs
-    from tfprune.experiments.deployment import strip_round
     from tfprune.experiments.evaluate import load_run_data
-    from tfprune.export.network import keras_logits
+    from tfprune.experiments.networks import load_model
+    from tfprune.export.network import Deployable, keras_logits
+    from tfprune.export.signature import Signature
     from tfprune.lock import hold
     from tfprune.quiet import native_stderr_captured
 
@@ -104,20 +106,22 @@ def main() -> None:
     count = max(plan.batch_sizes)
     if count > len(dataset.test):
         raise UserError(
-            f"--batch_sizes={','.join(values.batch_sizes)}: the run has {len(dataset.test)} test images"
+            f"--batch_sizes={','.join(values.batch_sizes)}: "
+            f"the run has {len(dataset.test)} test {dataset.noun}"
         )
-    images = first_test_inputs(dataset, count)
-    model = strip_round(found)
+    inputs = first_test_inputs(dataset, count)
+    model = Deployable(load_model(found), inputs).model
+    examples = Signature(model, inputs).arrays()
     with hold(folder, f"--experiment={values.experiment}"), native_stderr_captured():
         try:
             record = measure(
                 str(folder),
-                images=images,
-                logits=keras_logits(model, images),
+                inputs=examples,
+                outputs=keras_logits(model, inputs),
                 dense_weights_bytes=4 * model.count_params(),
                 plan=plan,
             )
-            title = f"{values.experiment}: {model.name}, {'x'.join(map(str, images.shape[1:]))}"
+            title = f"{values.experiment}: {model.name}, {inputs_title(record['inputs'])}"
             paths = write_benchmark({"experiment": values.experiment} | record, folder, title)
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: {error}") from error
