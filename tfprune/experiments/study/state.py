@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tfprune.experiments.unfinished import read_unfinished
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.metric import ACCURACY
 from tfprune.runs.result import RoundResult
 
 
@@ -80,6 +81,6 @@ def read_state(config: ExperimentConfig) -> RunState:
     epochs = 0
     unfinished = next((folder for folder in rounds if not folder.finished), None)
     if unfinished:
-        checkpoint = read_unfinished(config, unfinished)
+        checkpoint = read_unfinished(config, unfinished, ACCURACY)
         epochs = checkpoint.epochs_done if checkpoint else 0
     return RunState(config, (run.path / "flags.txt").exists(), results, epochs)
