@@ -38,7 +38,7 @@ def import_module_of(text: str) -> Any:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ValueError(f"there is no module {error.name!r} in this Python or in {here}") from error
         raise ValueError(f"module {name!r} cannot be imported: {_told(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # A script ends Python.
         raise ValueError(f"module {name!r} cannot be imported: {_told(error)}") from error
 
 
@@ -70,7 +70,7 @@ def call_named(text: str, function: Callable, offered: dict[str, Any]) -> Any:
     given = arguments_for(text, function, offered)
     try:
         return function(**given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{text} fails: {_told(error)}") from error
 
 
@@ -103,7 +103,7 @@ def arguments_for(text: str, function: Callable, offered: dict[str, Any]) -> dic
     return {name: value for name, value in offered.items() if takes_any or name in by_name}
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """Returns an exception as one line, with the last place outside of installed packages."""
     reason = printable(" ".join(str(error).split()))[:300]
     frames = traceback.extract_tb(error.__traceback__)

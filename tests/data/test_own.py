@@ -188,6 +188,42 @@ REFUSED = {
         lambda: (of_tensors(X, Y).batch(4, drop_remainder=True), (X, Y)),
         "whether the first axis of train is the batch must be clear",
     ),
+    "sequences": (
+        lambda: (of_tensors(X, X.astype(np.int32)), (X, X.astype(np.int32))),
+        r"batch\(n\) without drop_remainder .*Received: shapes \(3,\), \(3,\)",
+    ),
+    "lengths": (
+        lambda: (
+            tf.data.Dataset.from_generator(
+                lambda: iter([(X[0], 0)]), output_signature=(tf.TensorSpec((None,)), TYPES[1])
+            ),
+            (X, Y),
+        ),
+        r"must have known shapes, but for .* Received: shapes \(None,\), \(\)",
+    ),
+    "no structure": (
+        lambda: (tf.data.Dataset.from_generator(lambda: iter([(X[0], 0)]), (tf.float32, tf.int32)), (X, Y)),
+        "must have known shapes, but for .* Received: shapes unknown, unknown",
+    ),
+    "generator that fails": (
+        lambda: (tf.data.Dataset.from_generator(fails, output_signature=TYPES), (X, Y)),
+        "^train cannot be read: RuntimeError: no such table$",
+    ),
+    "ragged": (
+        lambda: (of_tensors(tf.ragged.constant([[1.0], [2.0, 3.0]]), Y[:2]), (X, Y)),
+        "dense tensors. Received: .*RaggedTensorSpec",
+    ),
+    "named elements": (
+        lambda: (tf.data.Dataset.from_tensor_slices({"x": X, "y": Y}), (X, Y)),
+        r"elements of train must be \(x, y\) or \(x, y, weights\). Received: dict of 2",
+    ),
+    "dates": (
+        lambda: ((X, np.array(["2020-01-01"] * 20, "datetime64[D]")), (X, Y)),
+        "y of train must be numb",
+    ),
+    "large labels": (lambda: ((X, Y * 2**31), (X, Y)), r"below 2\*\*31. Received: 4294967296"),
+    "new class": (lambda: ((X, Y % 2), (X, Y)), "Received: 2, but no train example of class 2"),
+    "an end": (lambda: sys.exit("usage"), "data_of_mine:data fails: SystemExit: usage"),
     "exhausted": (
         lambda: (tf.data.Dataset.from_generator(Once(), output_signature=TYPES), (X, Y)),
         "must give its examples in every pass",

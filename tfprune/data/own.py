@@ -248,20 +248,20 @@ def _is_batched(element: Any, split: str) -> bool:
             raise ValueError(f"elements of {split} must be numbers. Received: {tensor.dtype.name}")
     shapes = [tensor.shape for tensor in tensors]
     received = f"Received: shapes {', '.join(map(_shape_text, shapes))}"
-    if any(shape.rank is None or None in shape[1:] for shape in shapes):
-        raise ValueError(
-            f"elements of {split} must have known shapes but for the batch; tf.ensure_shape says them, "
-            f"padded_batch makes them equal. {received}"
-        )
     firsts = {shape[0] if shape.rank else "none" for shape in shapes}
+    if any(shape.rank is None or None in shape[1:] for shape in shapes) or (
+        None in firsts and len(firsts) > 1
+    ):
+        raise ValueError(
+            f"elements of {split} must have known shapes, but for the axis of a batch, the first of all; "
+            f"tf.ensure_shape says them, padded_batch(..., padded_shapes=...) makes them equal. {received}"
+        )
     if firsts == {None}:
         return True
-    if None in firsts:
-        raise ValueError(f"elements of {split} must all be batches, or none. {received}")
     if len(firsts) == 1 and firsts != {"none"}:
         raise ValueError(
-            f"whether the first axis of {split} is the batch must be clear; leave out drop_remainder, or the "
-            f"batches: they are made anew. {received}"
+            f"whether the first axis of {split} is the batch must be clear; batch(n) without drop_remainder "
+            f"makes it so, and batches are made anew. {received}"
         )
     return False
 
