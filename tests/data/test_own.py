@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfprune.data import datasets
 from tfprune.data.pipeline import test_batches as batches_of_test
 from tfprune.data.pipeline import train_batches
+from tfprune.data.reasons import tensorflow_reason
 from tfprune.data.splits import ArraySpec, DataSpec, Split, Stream
 
 pytestmark = pytest.mark.one_backend
@@ -205,10 +206,6 @@ REFUSED = {
         lambda: (tf.data.Dataset.from_generator(lambda: iter([(X[0], 0)]), (tf.float32, tf.int32)), (X, Y)),
         "must have known shapes, but for .* Received: shapes unknown, unknown",
     ),
-    "generator that fails": (
-        lambda: (tf.data.Dataset.from_generator(fails, output_signature=TYPES), (X, Y)),
-        "^train cannot be read: RuntimeError: no such table$",
-    ),
     "ragged": (
         lambda: (of_tensors(tf.ragged.constant([[1.0], [2.0, 3.0]]), Y[:2]), (X, Y)),
         "dense tensors. Received: .*RaggedTensorSpec",
@@ -230,6 +227,22 @@ REFUSED = {
     ),
     "PyDataset": (lambda: (keras.utils.PyDataset(), (X, Y)), "must return .*Received as train: .*PyDataset"),
 }
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{{function_node __wrapped__IteratorGetNext_device_/job:localhost}} ValueError: no row\n"
+        'Traceback (most recent call last):\n  File "x.py", line 2, in rows\nValueError: no row\n '
+        "[Op:IteratorGetNext] name: ",
+        "Graph execution error:\n\nDetected at node PyFunc defined at (most recent call last):\n"
+        '  File "x.py", '
+        "line 3, in fit\n\n<stack traces unavailable>\nValueError: no row\n\t [[{{node PyFunc}}]]",
+    ],
+)
+def test_what_tensorflow_says_of_data_is_without_its_graph(message):
+    error = tf.errors.UnknownError(None, None, message)
+    assert tensorflow_reason(error) == "ValueError: no row"
 
 
 @pytest.mark.parametrize("name", REFUSED)
