@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support import own_networks
-from tests.support.interrupted_runs import Interrupt, assert_same_rounds, left_over, run_until
+from tests.support.interrupted_runs import Interrupt, left_over, run_until
 from tests.support.small_experiments import no_training
 from tfprune import sparsity
 from tfprune.errors import UserError
@@ -134,6 +134,16 @@ def test_every_kind_in_every_regime(kind, regime, folder):
     assert dataclasses.astuple(evaluation)[2] == pytest.approx(result.metric_at_end, rel=1e-4, abs=1e-4)
 
 
+def assert_same(ours, theirs, numbers):
+    """By the order of their weights: in one process Keras numbers the names that it makes up."""
+    for number in numbers:
+        one, other = (load_model(found.round(number)).get_weights() for found in (ours, theirs))
+        for weights, expected in zip(one, other, strict=True):
+            np.testing.assert_array_equal(weights, expected)
+        one, other = (found.round(number).read_result() for found in (ours, theirs))
+        assert (one.figures, one.metric_before) == (other.figures, other.metric_before)
+
+
 @pytest.mark.parametrize("kind", ["subclassed", "two_in_two_out"])
 def test_an_interrupted_run_ends_where_one_without_ends(kind, folder):
     dataset, flags, _ = KINDS[kind]
@@ -143,13 +153,7 @@ def test_an_interrupted_run_ends_where_one_without_ends(kind, folder):
     for number in (1, 2):
         run_until(config, number, Interrupt(epoch=2, step=2))
     found = run(config)
-    for number in (0, 1, 2):
-        # By their order: in one process Keras numbers the names that it makes up.
-        ours, theirs = (load_model(one.round(number)).get_weights() for one in (found, whole))
-        for one, other in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(one, other)
-        ours, theirs = (one.round(number).read_result() for one in (found, whole))
-        assert (ours.figures, ours.metric_before) == (theirs.figures, theirs.metric_before)
+    assert_same(found, whole, (0, 1, 2))
     assert not left_over(found)
 
 
@@ -163,7 +167,7 @@ def test_kills_lose_nothing(tmp_path):
         config, model=f"{OWN}recurrent", dataset=f"{OWN}signals", metrics=(f"{OWN}near", "mae")
     )
     done = subprocess.run(
-        [sys.executable, str(program), str(tmp_path), "4", *config.to_flags().splitlines()],
+        [sys.executable, str(program), str(tmp_path), "3", *config.to_flags().splitlines()],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -176,7 +180,7 @@ def test_kills_lose_nothing(tmp_path):
     whole = RunFolder(tmp_path / "whole" / "run")
     assert whole.round(2).read_result().metric == Metric("near", in_percent=False, higher_is_better=True)
     for one in folders:
-        assert_same_rounds(RunFolder(pathlib.Path(one) / "run"), whole, range(3))
+        assert_same(RunFolder(pathlib.Path(one) / "run"), whole, range(3))
 
 
 def saved(path, *, wrapped=False, compiled=None, units=3, activation=None):
@@ -290,10 +294,9 @@ def test_kernels_in_composite_layers_are_chosen_by_their_paths(folder):
     flags = {"dataset": f"{OWN}signals", "prune_layers": "attention/.*|sum"}
     one_shot = {**REGIMES["one_shot"], "layer_sparsity": ("attention/query:0.25", "sum:0.75")}
     config = config_of(folder, "paths", "attention", **flags, **one_shot)
-    layers = {layer.name: layer for layer in run(config).round(1).read_result().layers}
+    run(config)
     masks = sparsity.masks_of(load_model(RunFolder(config.folder).round(1)))
     shares = {name: 1 - mask.mean() for name, mask in masks.items()}
-    assert len(layers) >= 2
     assert next(v for k, v in shares.items() if "query" in k or "einsumdense_0" in k) == pytest.approx(
         0.25, abs=0.05
     )
