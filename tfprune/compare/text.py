@@ -258,7 +258,7 @@ def to_csv(experiments: Sequence[Experiment]) -> str:
     Returns:
         CSV with a header line; a cell is empty where there is no value.
     """
-    metrics = list(dict.fromkeys(e.metric for e in experiments))
+    metrics = list(dict.fromkeys(row.result.metric for e in experiments for row in e.rows))
     table = [
         _csv_row(
             experiment,
