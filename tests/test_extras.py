@@ -236,6 +236,13 @@ def test_a_command_without_a_package_that_it_needs_later_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_library_needs_no_module_that_windows_lacks():
+    code = "import tfprune.sparsity, tfprune.tfmot, tfprune.runtime; from tfprune.export import export_sparse"
+    printed, status = without(["fcntl", "resource", "pwd", "grp", "termios"], code)
+    assert status == 0, printed
+
+
+@pytest.mark.slow
 def test_the_library_names_the_extra_of_what_it_draws_and_exports():
     code = """
 import keras

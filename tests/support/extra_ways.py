@@ -12,46 +12,41 @@ import journey
 import keras
 import numpy as np
 
-from tfprune.sparsity import masks_of, prune_low_magnitude, prune_to, strip_pruning, summarize
+from tfprune.sparsity import prune_low_magnitude, prune_to, strip_pruning, summarize
 
 # A training of seconds on the demo's digits.
 SHORT = ("--epochs=1", "--lr_boundaries_epochs=", "--train_examples=128", "--test_examples=64", "--width=4")
 
 
-def pruned() -> tuple[keras.Model, dict[str, np.ndarray]]:
-    """Returns a stripped network of uint8 images, half of it zero, and its masks."""
+def pruned() -> keras.Model:
+    """Returns a stripped network of uint8 images, half of it zero."""
     inputs = keras.Input((8, 8, 3), dtype="uint8")
     scaled = keras.layers.Rescaling(1 / 255)(inputs)
     network = journey.network()
     network.get_layer("head").bias.assign([0.0, 10.0, 20.0, 30.0])  # So that int8 changes no prediction.
     model = prune_low_magnitude(keras.Model(inputs, network(scaled)), None)
     prune_to(model, 0.5)
-    return strip_pruning(model), {
-        path.removesuffix("/kernel"): mask for path, mask in masks_of(model).items()
-    }
+    return strip_pruning(model)
 
 
 def plot() -> None:
     """Draws a summary."""
-    model, _ = pruned()
-    summarize(model).plot("summary.png")
+    summarize(pruned()).plot("summary.png")
     assert os.path.getsize("summary.png") > 1000
 
 
 def runtime() -> None:
     """Exports for the sparse runtime and runs that."""
-    model, _ = pruned()
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype("uint8")
-    journey.export_and_run(model, images, "model.tfprune")
+    journey.export_and_run(pruned(), images, "model.tfprune")
 
 
 def export() -> None:
     """Exports in every format, with the audit."""
     from tfprune.export import export_model
 
-    model, masks = pruned()
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype("uint8")
-    audit = export_model(model, masks, "exported", images=images, progress=lambda line: None)
+    audit = export_model(pruned(), "exported", inputs=images, progress=lambda line: None)
     assert audit["passed"] and len(audit["artifacts"]) > 4, audit
 
 
