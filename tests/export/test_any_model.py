@@ -8,8 +8,10 @@ import pytest
 from keras import layers, ops
 
 from tfprune.errors import UserError
-from tfprune.export import AuditError, export_model
-from tfprune.export.formats import tflite
+from tfprune.export import AuditError, export_model, format_audit
+from tfprune.export.formats import all_files, tflite
+from tfprune.export.formats.saved_model import SavedModel
+from tfprune.export.network import write_saved_model
 from tfprune.sparsity import masks_of, prune_low_magnitude, prune_to, strip_pruning
 
 pytestmark = [pytest.mark.one_backend, pytest.mark.slow]
@@ -40,6 +42,29 @@ class OnAGraph(keras.Model):
 
     def get_config(self):
         return {"width": self.width, "name": self.name}
+
+
+class Unregistered(Subclassed):
+    """A class that only the process of the test knows, of a dictionary of inputs."""
+
+    def call(self, inputs):
+        return {"out": super().call(inputs["x"]), "hidden": self.hidden(inputs["x"])}
+
+
+class UnregisteredOnAGraph(OnAGraph):
+    pass
+
+
+class WithoutConfiguration(keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+    def get_config(self):
+        raise NotImplementedError("no configuration")
 
 
 def vectors():
@@ -110,6 +135,56 @@ def nested():
     return keras.Model(given, layers.Dense(3)(inner(inner(given))))
 
 
+def nested_images():
+    inner = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(4, 3, padding="same")], name="inner")
+    given = keras.Input((8, 8, 4))
+    return keras.Model(given, layers.Dense(3)(layers.Flatten()(inner(layers.ReLU()(inner(given))))))
+
+
+def loop():
+    return keras.Sequential([keras.Input((6, 4)), layers.LSTM(8), layers.Dense(2)])
+
+
+def open_loop():
+    return keras.Sequential([keras.Input((None, 4)), layers.GRU(8, return_sequences=True), layers.Dense(2)])
+
+
+def loop_over_images():
+    return keras.Sequential([keras.Input((3, 6, 6, 2)), layers.ConvLSTM2D(3, 3), layers.Flatten()])
+
+
+def masked_tokens():
+    given = keras.Input((7,))  # Floats, as whoever names no type has them.
+    return keras.Model(given, layers.Dense(2)(layers.GRU(6)(layers.Embedding(20, 4, mask_zero=True)(given))))
+
+
+def fully_convolutional():
+    given = keras.Input((None, None, 3))
+    x = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu")(given)
+    return keras.Model(given, layers.Conv2D(4, 1, activation="softmax")(x))
+
+
+def fixed_batch():
+    given = keras.Input(batch_shape=(4, 8))
+    return keras.Model(given, layers.Dense(3)(given))
+
+
+def code():
+    return keras.Sequential([keras.Input((8,)), layers.Lambda(lambda x: 2 * x), layers.Dense(3)])
+
+
+def whole_numbers():
+    given = keras.Input((8,), dtype="float16")
+    scores = layers.Dense(5)(given)
+    return keras.Model(given, [scores, ops.cast(scores > 0, "int32")])
+
+
+def unregistered():
+    model = Unregistered()
+    model(EXAMPLES["unregistered"])
+    return model
+
+
 def own_layer():
     return keras.Sequential([keras.Input((6,)), layers.Dense(12), Doubled(), layers.Dense(3)])
 
@@ -144,13 +219,33 @@ MODELS = [
     several,
     by_name,
     nested,
+    nested_images,
+    loop,
+    open_loop,
+    loop_over_images,
+    masked_tokens,
+    fully_convolutional,
+    fixed_batch,
+    code,
+    whole_numbers,
     own_layer,
     subclassed,
+    unregistered,
     OnAGraph,
+    UnregisteredOnAGraph,
     mixed_precision,
     truth,
 ]
-EXAMPLES = {"subclassed": np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)}
+_rng = np.random.default_rng(0)
+EXAMPLES = {
+    "subclassed": _rng.normal(size=(8, 6)).astype(np.float32),
+    "unregistered": {"x": _rng.normal(size=(8, 6)).astype(np.float32)},
+    "open_loop": _rng.normal(size=(8, 5, 4)),
+    "fully_convolutional": _rng.normal(size=(4, 10, 14, 3)),
+}
+# These are converted to all TFLite files, the others to that of float32 alone, which takes a sixth of the time.
+WHOLE = {"signals", "segmentation", "tokens", "several", "nested_images", "loop"}
+ONE_A_CALL = {"loop", "open_loop", "loop_over_images", "masked_tokens"}
 
 
 def quietly(line):
@@ -165,7 +260,9 @@ def pruned(make):
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_a_wrapped_model_is_exported_by_one_call(make, tmp_path):
+def test_a_wrapped_model_is_exported_by_one_call(make, tmp_path, monkeypatch):
+    if make.__name__ not in WHOLE:
+        monkeypatch.setattr(tflite, "CONVERSIONS", tflite.CONVERSIONS[:1])
     model = pruned(make)
     before = [np.array(weight) for weight in model.get_weights()]
     audit = export_model(model, str(tmp_path), inputs=EXAMPLES.get(make.__name__), progress=quietly)
@@ -173,12 +270,12 @@ def test_a_wrapped_model_is_exported_by_one_call(make, tmp_path):
     assert audit["random_inputs"] == (make.__name__ not in EXAMPLES)
     assert 0.4 <= audit["sparsity"] <= 0.6
     assert {"model.keras", "saved_model", "model_float32.tflite"} <= audit["artifacts"].keys()
-    assert audit["artifacts"].keys() | audit["left_out"].keys() == {
-        "model.keras",
-        "saved_model",
-        "model.tfprune",
-        *(f"model_{weights}.tflite" for weights in ("float32", "float16", "float16_sparse", "int8")),
-    }
+    assert audit["artifacts"].keys() | audit["left_out"].keys() == {file.name for file in all_files()}
+    assert not any("float32" in name or "int8" in name for name in audit["left_out"])
+    if "model_float16_sparse.tflite" in audit["left_out"]:
+        assert "sparse encoding" in audit["left_out"]["model_float16_sparse.tflite"]
+    one = {name for name, entry in audit["artifacts"].items() if entry.get("examples_a_call") == 1}
+    assert bool(one) == (make.__name__ in ONE_A_CALL)
     for entry in audit["artifacts"].values():
         zeros = entry["zeros"]
         assert zeros["masked_zero"] == zeros["masked"] > 0
@@ -214,6 +311,79 @@ def test_a_file_in_which_a_removed_weight_came_back_is_refused(make, tmp_path, m
     with pytest.raises(AuditError, match="zero"):
         export_model(pruned(make), str(tmp_path), formats=("tflite",), progress=quietly)
     assert not (tmp_path / "export.json").exists()
+
+
+def test_a_file_with_one_other_weight_is_refused(tmp_path, monkeypatch):
+    write = SavedModel.write
+
+    def other(file, network, path):
+        kernel = network.model.layers[-1].kernel
+        values = np.array(kernel)
+        kernel.assign(values * 1.001)
+        write_saved_model(network.model, path, network.signature)
+        kernel.assign(values)
+
+    monkeypatch.setattr(SavedModel, "write", other)
+    arguments = {"formats": ("keras", "saved_model"), "progress": quietly}
+    with pytest.raises(AuditError, match=r"saved_model: measured .*the rule is largest output difference"):
+        export_model(pruned(loop), str(tmp_path), **arguments)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["export_failed.json"]
+    monkeypatch.setattr(SavedModel, "write", write)
+    assert export_model(pruned(loop), str(tmp_path), **arguments)["passed"]
+
+
+def test_a_model_without_a_configuration_is_exported_but_for_its_keras_file(tmp_path):
+    model = WithoutConfiguration(layers.Dense(5))
+    model(EXAMPLES["subclassed"])
+    lines = []
+    audit = export_model(model, str(tmp_path), inputs=EXAMPLES["subclassed"], progress=lines.append)
+    assert "cannot be made from its configuration" in audit["left_out"]["model.keras"]
+    assert {"saved_model", "model_float32.tflite"} <= audit["artifacts"].keys()
+    assert f"model.keras: left out: {audit['left_out']['model.keras']}" in lines
+    assert "left out: model.keras: WithoutConfiguration" in format_audit(audit)
+    with pytest.raises(UserError, match="WithoutConfiguration cannot .* Leave 'keras' out of the formats"):
+        export_model(
+            model, str(tmp_path), inputs=EXAMPLES["subclassed"], formats=("keras",), progress=quietly
+        )
+
+
+def test_what_tflite_has_no_operation_for_is_left_out_and_named(tmp_path):
+    given = keras.Input((5,), dtype="int64")
+    model = keras.Model(given, layers.Dense(3)(layers.CategoryEncoding(9, "multi_hot")(given)))
+    audit = export_model(model, str(tmp_path), progress=quietly)
+    assert audit["artifacts"].keys() == {"model.keras", "saved_model"}
+    assert audit["left_out"]["model_int8.tflite"] == "TFLite has no operation for TensorFlow's DenseBincount"
+
+
+def test_a_model_whose_outputs_differ_from_call_to_call_is_refused(tmp_path):
+    class Noisy(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.seed = keras.random.SeedGenerator(0)
+
+        def call(self, inputs):
+            return inputs + keras.random.normal(ops.shape(inputs), seed=self.seed)
+
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(3), Noisy()])
+    with pytest.raises(AuditError, match="two calls with the same inputs differ"):
+        export_model(model, str(tmp_path), progress=quietly)
+
+
+def test_a_copy_that_does_something_else_is_refused(tmp_path):
+    class Forgetful(layers.Layer):
+        def __init__(self, factor=1.0, **kwargs):
+            super().__init__(**kwargs)
+            self.factor = factor
+
+        def call(self, inputs):
+            return self.factor * inputs
+
+        def get_config(self):
+            return {"name": self.name}
+
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(3), Forgetful(3.0)])
+    with pytest.raises(UserError, match=r"made from its configuration.* does something else"):
+        export_model(model, str(tmp_path), progress=quietly)
 
 
 @pytest.mark.parametrize(

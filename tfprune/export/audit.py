@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from tfprune.errors import UserError
+from tfprune.export.arrays import Arrays, by_name
 from tfprune.export.formats.format import Format
 from tfprune.export.network import Network, in_batches
-from tfprune.export.signature import BATCH_SIZE, Arrays, Port, by_name
+from tfprune.export.signature import BATCH_SIZE, Port
 from tfprune.export.sizes import artifact_bytes, gzip_bytes
 from tfprune.quiet import native_stderr_captured
 from tfprune.text import text_table

@@ -11,12 +11,13 @@ import keras
 import numpy as np
 
 from tfprune.errors import UserError
+from tfprune.export.arrays import Arrays, by_name, count_of, part_of
 from tfprune.export.audit import AuditError, audit_file, compare_outputs
 from tfprune.export.dense_audit import check_dense_audit
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
 from tfprune.export.network import Deployable, Network, in_batches, keras_run
-from tfprune.export.signature import BATCH_SIZE, Arrays, Port, Signature, by_name, count_of, part_of
+from tfprune.export.signature import BATCH_SIZE, Port, Signature
 from tfprune.extras import extra
 from tfprune.files import make_folder, put, remove, remove_temporaries, write_json, writing
 from tfprune.lock import hold
@@ -148,15 +149,11 @@ def export_model(
             left_out.check()
             for file in left_out.others():
                 entry = audit_file(file, str(work), network, examples, reference)
-                if not entry["passed"] and (defect := file.known_defect(entry)):
-                    left_out.add(file, defect)
-                    continue
                 entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
                 progress(_progress_line(file, entry))
             audit = _describe(network, examples, reference)
             audit |= {"all_zero": deployable.all_zero, "left_out": left_out.reasons}
             audit |= {"dense_comparison": dense_comparison, "artifacts": entries}
-            left_out.check()
             failures = [line for entry in entries.values() for line in entry["failures"]]
             audit = {"passed": not failures} | audit
             if failures:
@@ -202,12 +199,8 @@ class LeftOut:
         try:
             yield
         except UserError as error:
-            self.add(file, str(error))
-
-    def add(self, file: Format, reason: str) -> None:
-        """Leaves a file out."""
-        self.reasons[file.name] = reason
-        self._progress(f"{file.name}: left out: {reason}")
+            self.reasons[file.name] = str(error)
+            self._progress(f"{file.name}: left out: {error}")
 
     def check(self) -> None:
         """Checks that what is left out may be.

@@ -10,10 +10,11 @@ from keras import ops
 
 from tfprune.compiler.compile import compile_model
 from tfprune.errors import UserError
-from tfprune.export.signature import BATCH_SIZE, Arrays, Signature, by_name, count_of, part_of
+from tfprune.export.arrays import Arrays, by_name, count_of, one_or_all, part_of
+from tfprune.export.signature import BATCH_SIZE, Signature
 from tfprune.extras import extra
 from tfprune.network.copying import classes_of, computes_in_float32, copy_in_float32
-from tfprune.network.graph import calls, is_graph
+from tfprune.network.graph import call_counts, is_graph
 from tfprune.network.kinds import Kernel
 from tfprune.runtime.graph import Graph
 from tfprune.sparsity import pruned_layers, strip_pruning
@@ -56,6 +57,8 @@ class Network:
         self.weights_bytes = sum(int(np.asarray(weight).nbytes) for weight in model.weights)
         self._work = work
         self._graph: Graph | None = None
+        # Whether TFLite's converter takes any number of examples a call, until it was found not to.
+        self.any_batch = True
 
     @property
     def classes(self) -> dict[str, type]:
@@ -92,21 +95,13 @@ class Network:
         Returns:
             Name to the number of calls of all layers with that kernel.
         """
-        values = {
-            name: ops.convert_to_numpy(each.variable) for name, each in named_kernels(self.model).items()
-        }
-        layers = {name: each.layer for name, each in named_kernels(self.model).items()}
-        allowed = {}
+        kernels = named_kernels(self.model).values()
+        values = {id(each.variable): ops.convert_to_numpy(each.variable) for each in kernels}
+        counts, allowed = call_counts(self.model), {}
         for name, kernel in self.kernels.items():
-            own = ops.convert_to_numpy(kernel.variable)
-            alike = [
-                other
-                for other, array in values.items()
-                if layers[other] is not kernel.layer
-                and array.shape == own.shape
-                and np.array_equal(array, own)
-            ]
-            allowed[name] = sum(max(1, calls(layer)) for layer in [kernel.layer, *map(layers.get, alike)])
+            own = values[id(kernel.variable)]
+            layers = {id(each.layer) for each in kernels if np.array_equal(values[id(each.variable)], own)}
+            allowed[name] = sum(counts.get(layer, 1) for layer in layers)
         return allowed
 
 
@@ -261,8 +256,9 @@ def write_saved_model(
 
     signature = signature or Signature(model)
 
+    # Without annotations: AutoGraph evaluates them where `tf` is not known.
     @tf.function
-    def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serve(**inputs):  # noqa: ANN003, ANN202
         return signature.unpack(model(signature.pack(inputs), training=False))
 
     specs = {
@@ -292,7 +288,7 @@ def keras_run(model: keras.Model, signature: Signature | None = None) -> Callabl
     name = signature.inputs[0].name
 
     @tf.function(reduce_retracing=True)
-    def step(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def step(inputs):  # noqa: ANN001, ANN202
         return signature.unpack(model(signature.pack(inputs), training=False))
 
     def run(batch: Arrays) -> Arrays:
@@ -300,11 +296,6 @@ def keras_run(model: keras.Model, signature: Signature | None = None) -> Callabl
         return one_or_all({key: value.numpy() for key, value in step(given).items()})
 
     return run
-
-
-def one_or_all(named: dict[str, Any]) -> Any:
-    """Returns arrays by name, a single one as it is."""
-    return next(iter(named.values())) if len(named) == 1 else named
 
 
 def in_batches(run: Callable[[Arrays], Arrays], inputs: Arrays, batch_size: int = BATCH_SIZE) -> Arrays:

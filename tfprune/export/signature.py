@@ -8,11 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.export.arrays import Arrays, count_of, one_or_all, part_of
 from tfprune.extras import extra
 from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, input_structure, producer
-
-# An array, or several by name: what a network with one input takes, and one with several.
-Arrays = np.ndarray | dict[str, np.ndarray]
 
 # Large enough to amortise a call, small enough for 224 x 224 activations.
 BATCH_SIZE = 32
@@ -108,14 +106,14 @@ class Signature:
     def arrays(self) -> Arrays:
         """Returns the examples that were given, or random ones: normal numbers, integers in range."""
         if self._given is not None:
-            return self._one_or_all(self._given)
+            return one_or_all(self._given)
         rng = np.random.default_rng(0)
         count = min(RANDOM_EXAMPLES, max(1, _RANDOM_BYTES // max(map(_bytes, self.inputs))))
         size = self.batch_size or 1
         count = max(1, count // size) * size
         ends = [self._ends.get(position) for position in range(len(self.inputs))]
         ports = zip(self.inputs, ends, strict=True)
-        return self._one_or_all({port.name: _random(port, count, end, rng) for port, end in ports})
+        return one_or_all({port.name: _random(port, count, end, rng) for port, end in ports})
 
     def pack(self, batch: Any) -> Any:
         """Returns a batch, an array or arrays or tensors by name, as the model's call takes it."""
@@ -127,24 +125,16 @@ class Signature:
         values = [value for _, value in _leaves(result) if value is not None]
         return {port.name: value for port, value in zip(self.outputs, values, strict=True)}
 
-    def sliced(self, arrays: Arrays) -> Iterator[Arrays]:
-        """Yields examples a batch at a time."""
-        size = self.batch_size or BATCH_SIZE
-        for start in range(0, count_of(arrays), size):
-            yield part_of(arrays, slice(start, start + size))
-
-    def _one_or_all(self, named: dict[str, np.ndarray]) -> Arrays:
-        return next(iter(named.values())) if len(named) == 1 else named
-
     def _by_name(self, given: Any, leaves: Sequence[tuple[tuple, Any]]) -> dict[str, np.ndarray]:
         """Returns the arrays given by the inputs' names: of the same structure, a flat list, or by name."""
         found = list(_leaves(given))
         if isinstance(given, dict) and not isinstance(self._structure, dict):
             by_key = {path[0]: leaf for path, leaf in found if len(path) == 1}
             names = [
-                _layer_name(leaf) or port.name for port, (_, leaf) in zip(self.inputs, leaves, strict=True)
+                (_layer_name(leaf), port.name) for port, (_, leaf) in zip(self.inputs, leaves, strict=True)
             ]
-            found = [((name,), by_key.pop(name, None)) for name in names] + [
+            keys = [next((key for key in either if key in by_key), either[1]) for either in names]
+            found = [((key,), by_key.pop(key, None)) for key in keys] + [
                 ((key,), leaf) for key, leaf in by_key.items()
             ]
         elif isinstance(given, dict):
@@ -218,23 +208,6 @@ class Signature:
         return ports
 
 
-def count_of(arrays: Arrays) -> int:
-    """Returns the number of examples."""
-    return len(next(iter(arrays.values()))) if isinstance(arrays, dict) else len(arrays)
-
-
-def part_of(arrays: Arrays, part: slice) -> Arrays:
-    """Returns some of the examples."""
-    if isinstance(arrays, dict):
-        return {name: array[part] for name, array in arrays.items()}
-    return arrays[part]
-
-
-def by_name(arrays: Arrays, name: str) -> dict[str, np.ndarray]:
-    """Returns arrays by name: a single one by the name given."""
-    return arrays if isinstance(arrays, dict) else {name: arrays}
-
-
 def _as_type(array: np.ndarray, dtype: Any) -> np.ndarray | None:
     """Returns an array in the type of an input; None where more than rounding would change its numbers."""
     if array.dtype == dtype:
@@ -301,13 +274,16 @@ def _input_name(path: tuple, leaf: Any, given: bool) -> str:
         return "_".join(map(str, path))
     if given:
         return "_".join(map(str, ("input", *path)))
-    return _layer_name(leaf)
+    name = _layer_name(leaf)
+    # What Keras makes up has a number that differs from process to process.
+    made_up = re.fullmatch(r"(keras_tensor|input_layer)(_\d+)?", name)
+    return "_".join(map(str, ("input", *path))) if made_up else name
 
 
 def _output_name(model: keras.Model, path: tuple, count: int) -> str:
     if path and isinstance(path[-1], str):
         return "_".join(map(str, path))
-    names = getattr(model, "output_names", None) if computed_graph(model) is not None else None
+    names = getattr(computed_graph(model), "output_names", None)
     position = path[0] if path else 0
     if names and len(path) <= 1 and len(names) == count:
         return names[position]

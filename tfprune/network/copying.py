@@ -16,10 +16,15 @@ _FLOAT32 = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "
 
 
 def classes_of(model: keras.Model) -> dict[str, type]:
-    """Returns the classes of a model and its layers that are not Keras's own, by the names in a file."""
-    classes = {type(part) for part in all_layers(model)}
-    own = (cls for cls in classes if not cls.__module__.startswith("keras.src."))
-    return {name: cls for cls in own for name in (cls.__name__, keras.saving.get_registered_name(cls))}
+    """Returns the classes of a model and its layers that nobody registered, by the names in a file."""
+    classes = {cls for part in all_layers(model) for cls in type(part).__mro__}
+    return {
+        cls.__name__: cls
+        for cls in classes
+        if issubclass(cls, keras.layers.Layer)
+        and not cls.__module__.startswith("keras.src.")
+        and keras.saving.get_registered_name(cls) == cls.__name__
+    }
 
 
 def computes_in_float32(model: keras.Model) -> bool:

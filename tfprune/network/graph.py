@@ -87,11 +87,6 @@ def producer(tensor: keras.KerasTensor) -> keras.Operation:
     return tensor._keras_history.operation
 
 
-def calls(layer: keras.layers.Layer) -> int:
-    """Returns how many calls of a layer on symbolic tensors there were, in all models together."""
-    return len(layer._inbound_nodes)
-
-
 def hand_on_input_shape(layer: keras.layers.Layer, wrapper: keras.layers.Layer) -> None:
     """Gives a wrapper the `input_shape` that the layer inside was made with, for a Sequential to build on."""
     shape = getattr(layer, "_input_shape_arg", None)
@@ -144,6 +139,29 @@ def evaluate(model: Any, inputs: Iterable[Any], call: Callable[[Step], Sequence[
             made = call(Step(node.operation, tuple(args), kwargs, given, list(node.outputs)))
             values.update({id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)})
     return [value_of(tensor) for tensor in model.outputs]
+
+
+def call_counts(model: Any) -> dict[int, int]:
+    """Returns how often a call of a model calls each layer: id of the layer -> calls.
+
+    Layers inside others that are no graphs are taken to be called once with them.
+    """
+    counts: dict[int, int] = {}
+
+    def count(step: Step) -> list[None]:
+        graph = computed_graph(step.operation)
+        if graph is not None:
+            return evaluate(graph, step.inputs, count)
+        if isinstance(step.operation, keras.layers.Layer):
+            for part in all_layers(step.operation):
+                counts[id(part)] = counts.get(id(part), 0) + 1
+        return [None] * len(step.outputs)
+
+    graph = computed_graph(model)
+    if graph is None:
+        return dict.fromkeys(map(id, all_layers(model)), 1)
+    evaluate(graph, [None] * len(graph.inputs), count)
+    return counts
 
 
 class Graph:

@@ -146,16 +146,6 @@ class Format(abc.ABC):
             RuntimeError: The file is not what the format writes; also ValueError and OSError.
         """
 
-    def known_defect(self, entry: dict[str, Any]) -> str:
-        """Returns the defect of the format's own runtime that an entry of the audit shows; empty if none.
-
-        Such a file is left out, and said: the network could not be exported so by anybody.
-
-        Args:
-            entry: The entry of a file that did not pass.
-        """
-        return ""
-
     def findings(self, path: str, network: "Network") -> tuple[dict[str, Any], list[str]]:
         """Checks the rules of this format alone.
 

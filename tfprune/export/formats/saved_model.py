@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfprune.export.arrays import by_name, one_or_all
 from tfprune.export.formats.format import Format, Run, Timing
 from tfprune.export.sizes import artifact_bytes
 from tfprune.extras import extra
@@ -45,10 +46,8 @@ class SavedModel(Format):
         (first, *_) = signature.structured_input_signature[1]
 
         def run(batch: Any, keep: object = loaded) -> Any:
-            named = batch if isinstance(batch, dict) else {first: batch}
-            found = signature(**{name: tf.constant(array) for name, array in named.items()})
-            outputs = {name: value.numpy() for name, value in found.items()}
-            return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+            named = {name: tf.constant(array) for name, array in by_name(batch, first).items()}
+            return one_or_all({name: value.numpy() for name, value in signature(**named).items()})
 
         return run
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune.errors import UserError
+from tfprune.export.arrays import by_name, count_of, one_or_all, part_of
 from tfprune.export.formats.format import LARGEST_DIFFERENCE, Format, Run, Timing
 from tfprune.extras import extra
 
@@ -84,47 +85,38 @@ class TFLite(Format):
         Raises:
             UserError: TFLite has no operation for something in the network.
         """
-        try:
-            flatbuffer = convert_to_tflite(network.saved_model(), self.conversion)
-        except Exception as error:  # The converter has its own.
-            if network.signature.batch_size is not None:
-                raise UserError(_reason(error)) from error
-            try:
-                flatbuffer = convert_to_tflite(network.saved_model(batch_size=1), self.conversion)
-            except Exception as again:
-                raise UserError(_reason(again)) from again
+        flatbuffer = self._converted(network)
+        if self.conversion.sparse:
+            _check_encoding(flatbuffer, self._without_encoding(network, os.path.dirname(path)), network)
         with open(path, "wb") as file:
             file.write(flatbuffer)
 
-    def known_defect(self, entry: dict[str, Any]) -> str:
-        """Tells where LiteRT takes the codes of sparse weights for numbers, as in some layers."""
-        if self.conversion.sparse and entry.get("largest_logit_difference", 0.0) is None:
-            return "LiteRT computes no finite numbers with the sparse encoding of one of its layers"
-        return ""
+    def _converted(self, network: "Network") -> bytes:
+        if network.any_batch:
+            try:
+                return convert_to_tflite(network.saved_model(), self.conversion)
+            except Exception as error:  # The converter has its own.
+                if network.signature.batch_size is not None or "TensorList" not in str(error):
+                    raise UserError(_reason(error)) from error
+        try:
+            flatbuffer = convert_to_tflite(network.saved_model(batch_size=1), self.conversion)
+        except Exception as error:
+            raise UserError(_reason(error)) from error
+        network.any_batch = False
+        return flatbuffer
+
+    def _without_encoding(self, network: "Network", folder: str) -> bytes:
+        """Returns the file with the same weights, not sparse-encoded; in an export it lies beside it."""
+        twin = TFLite(next(each for each in CONVERSIONS if each.float16 and not each.sparse))
+        path = os.path.join(folder, twin.name)
+        if not os.path.exists(path):
+            return twin._converted(network)
+        with open(path, "rb") as file:
+            return file.read()
 
     def load(self, path: str, threads: int | None = None) -> Run:
         """Loads the file in LiteRT's interpreter, by default on all cores, and runs its signature."""
-        with extra("export"):
-            from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(path, num_threads=threads or os.cpu_count())
-        runner = interpreter.get_signature_runner("serving_default")
-        inputs = runner.get_input_details()
-        one_by_one = any(_is_for_one(details) for details in inputs.values())
-        (first, *_) = inputs
-
-        def run(batch: Any) -> Any:
-            named = batch if isinstance(batch, dict) else {first: batch}
-            if one_by_one:
-                count = len(next(iter(named.values())))
-                examples = [{name: array[i : i + 1] for name, array in named.items()} for i in range(count)]
-                parts = [_copied(runner(**example)) for example in examples]
-                outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            else:
-                outputs = _copied(runner(**named))
-            return next(iter(outputs.values())) if len(outputs) == 1 else outputs
-
-        return run
+        return _runner(threads, model_path=path)
 
     def load_batch(self, path: str, threads: int, batch_size: int) -> Run:
         """Loads the file with its tensors allocated once for the batch."""
@@ -168,6 +160,58 @@ class TFLite(Format):
         return ({"examples_a_call": sizes[0]} if sizes else {}), []
 
 
+def _runner(threads: int | None = None, **source: Any) -> Run:
+    """Returns a file as a function that takes a batch of any size; arguments as of LiteRT's interpreter."""
+    with extra("export"):
+        from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(num_threads=threads or os.cpu_count(), **source)
+    runner = interpreter.get_signature_runner("serving_default")
+    inputs = runner.get_input_details()
+    one_by_one = any(_is_for_one(details) for details in inputs.values())
+    (first, *_) = inputs
+
+    def run(batch: Any) -> Any:
+        named = by_name(batch, first)
+        if one_by_one:
+            parts = [_copied(runner(**part_of(named, slice(i, i + 1)))) for i in range(count_of(named))]
+            outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        else:
+            outputs = _copied(runner(**named))
+        return one_or_all(outputs)
+
+    return run
+
+
+def _check_encoding(encoded: bytes, plain: bytes, network: "Network") -> None:
+    """Checks that a sparse-encoded file has the weights of its twin without the encoding, and runs like it.
+
+    TensorFlow's converter (2.21) cuts the rows of small matrices to whole blocks of four, and LiteRT (2.3)
+    computes something else with sparse transposed convolutions: nobody could export the network so.
+
+    Raises:
+        UserError: It does not.
+    """
+    from tfprune.export.formats.tflite_weights import read_weights
+
+    twins: dict[str, list[np.ndarray]] = {}
+    for weights in read_weights(plain):
+        twins.setdefault(weights.name, []).append(weights.values)
+    for weights in read_weights(encoded):
+        same = twins.get(weights.name, [weights.values])
+        if not any(np.array_equal(weights.values, values) for values in same):
+            shape = list(weights.values.shape)
+            raise UserError(f"TFLite's converter loses weights in its sparse encoding of a matrix {shape}")
+    example = part_of(network.signature.arrays(), slice(0, network.signature.batch_size or 1))
+    found, expected = (by_name(_runner(model_content=each)(example), "") for each in (encoded, plain))
+    for name, values in expected.items():
+        most = LARGEST_DIFFERENCE * np.abs(values).max()
+        if not np.allclose(found[name], values, rtol=0, atol=most):
+            raise UserError(
+                "LiteRT, its runtime, computes something else with the sparse encoding of a layer"
+            )
+
+
 def _is_for_one(details: dict[str, Any]) -> bool:
     """Returns whether an input takes one example a call, and the batch axis is not open."""
     return list(details["shape_signature"][:1]) == [1]
@@ -180,13 +224,10 @@ def _copied(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _reason(error: Exception) -> str:
     """Returns why the converter did not convert, in one line."""
-    text = str(error)
-    missing = re.search(r"(?:Flex|Custom|Select TF) ops?: *([\w, ]+)", text)
+    missing = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error))))
     if missing:
-        return f"TFLite has no operation for TensorFlow's {missing[1].strip()}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    shown = re.sub(r"^.*error: ", "", lines[0]) if lines else type(error).__name__
-    return f"TFLite's converter does not take it: {shown[:200]}"
+        return f"TFLite has no operation for TensorFlow's {', '.join(missing)}"
+    return f"TFLite's converter does not take it: {' '.join(str(error).split())[:200]}"
 
 
 def convert_to_tflite(saved_model_folder: str, conversion: Conversion) -> bytes:
