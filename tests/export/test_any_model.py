@@ -243,7 +243,7 @@ EXAMPLES = {
     "open_loop": _rng.normal(size=(8, 5, 4)),
     "fully_convolutional": _rng.normal(size=(4, 10, 14, 3)),
 }
-# These are converted to all TFLite files, the others to that of float32 alone, which takes a sixth of the time.
+# Converted to all TFLite files; the others to that of float32 alone, in a sixth of the time.
 WHOLE = {"signals", "segmentation", "tokens", "several", "nested_images", "loop"}
 ONE_A_CALL = {"loop", "open_loop", "loop_over_images", "masked_tokens"}
 
