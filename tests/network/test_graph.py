@@ -7,7 +7,7 @@ from keras import layers
 from tfprune.network.graph import (
     Graph,
     all_layers,
-    calls,
+    call_counts,
     computed_graph,
     evaluate,
     functional,
@@ -88,8 +88,19 @@ def test_functional_models_are_told_from_others():
 
 def test_calls_and_producers():
     model = nested()
-    assert calls(model.get_layer("first")) == 2 and calls(model.get_layer("head")) == 1
+    counts = call_counts(model)
+    assert counts[id(model.get_layer("first"))] == 2 and counts[id(model.get_layer("head"))] == 1
     assert producer(model.output) is model.get_layer("head")
+
+
+def test_calls_are_counted_inside_models_and_layers_too():
+    inner_input, image = keras.Input((4,)), keras.Input((4,))
+    inner = keras.Model(inner_input, layers.Dense(4, name="inside")(inner_input))
+    spread = layers.TimeDistributed(layers.Dense(4))
+    model = keras.Model(image, spread(layers.Reshape((2, 2))(inner(inner(inner(image))))))
+    counts = call_counts(model)
+    assert counts[id(inner.get_layer("inside"))] == 3
+    assert counts[id(spread.layer)] == 1
 
 
 def test_values_run_through_a_model():
