@@ -33,9 +33,9 @@ from tfprune.benchmark.timing import (
     summarize,
     time_rounds,
 )
+from tfprune.export.arrays import Arrays, by_name, count_of, part_of
 from tfprune.export.formats import all_files
 from tfprune.export.formats.format import Run
-from tfprune.export.signature import Arrays, by_name, count_of, part_of
 from tfprune.export.sizes import measure_sizes, zstd_installed
 from tfprune.machine import available_cores, processor_name
 from tfprune.runtime.format.file import read_file
