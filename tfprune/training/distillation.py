@@ -83,9 +83,9 @@ class DistilledModel(keras.Model):
             },
         )
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's outputs."""
-        return self._student(inputs, training=training, mask=mask)
+        return self._student(inputs, training=training)
 
     @property
     def variables(self) -> list[keras.Variable]:
