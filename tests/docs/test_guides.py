@@ -14,6 +14,7 @@ what the Python block before it prints. This file is also the script that the ot
 
 import contextlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -25,6 +26,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import pytest
+
+from scripts import make_notebook
+from tests.support.photos import make_photos
 
 ROOT = pathlib.Path(__file__).parents[2]
 # README.md, CONTRIBUTING.md, and the guides; docs/README.md is only a map of them.
@@ -146,10 +150,37 @@ def processes(tmp_path_factory):
         process.communicate()
 
 
-@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("guide", [name for name in GUIDES if name != "your_model"])
 def test_blocks_on_tensorflow(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(GUIDES[guide], "tensorflow")
+
+
+def test_your_model_as_a_guide_and_as_a_notebook(tmp_path, monkeypatch):
+    """The notebook is the guide; with smaller images and fewer epochs it prints what it says."""
+    monkeypatch.chdir(tmp_path)
+    guide = GUIDES["your_model"].read_text(encoding="utf-8")
+    notebook = GUIDES["your_model"].with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert notebook == make_notebook.notebook_of(guide), "run scripts/make_notebook.py"
+    make_photos(tmp_path / "photos")
+    sizes = "SIZE, EPOCHS = 96, 3"
+    assert guide.count(sizes) == 1
+    short = tmp_path / "your_model.md"
+    short.write_text(guide.replace(sizes, "SIZE, EPOCHS = 64, 2"), encoding="utf-8")
+    found = run(short, "tensorflow")
+    assert found["dense"] > 0.5 and found["ratio"] > 0
+    assert found["pruned"].evaluate(found["test"], verbose=0, return_dict=True)["accuracy"] > 0.5
+
+
+def test_the_notebook_has_the_guides_blocks():
+    path = GUIDES["your_model"]
+    cells = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [block.code.rstrip("\n") for block in blocks_of(path)]
+    printed = [[out["text"] for out in cell["outputs"]] for cell in cells if cell["cell_type"] == "code"]
+    assert ["".join(sum(texts, [])) for texts in printed] == [
+        (block.output or "").rstrip("\n") for block in blocks_of(path)
+    ]
 
 
 @pytest.mark.parametrize(("guide", "backend"), PROCESSES)

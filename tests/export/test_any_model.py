@@ -416,3 +416,19 @@ def test_a_size_that_is_not_known_is_asked_for(tmp_path):
 def test_a_format_that_was_asked_for_is_no_option(tmp_path):
     with pytest.raises(UserError, match="Leave 'sparse' out of the formats"):
         export_model(several(), str(tmp_path), formats=("keras", "sparse"), progress=quietly)
+
+
+def test_an_int8_file_for_which_8_bits_are_too_few_is_left_out_and_said(tmp_path):
+    """Of weights of two sizes in a channel the small ones are lost; the other files stay."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(32), layers.Dense(2)])
+    kernel = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+    kernel[0] *= 1e4
+    model.layers[0].set_weights([kernel, np.zeros(32, np.float32)])
+    inputs = np.random.default_rng(1).normal(size=(50, 64)).astype(np.float32)
+    inputs[:, 0] = 0
+    audit = export_model(model, str(tmp_path), inputs=inputs, formats=("tflite",), progress=quietly)
+    assert audit["passed"] and "model_float32.tflite" in audit["artifacts"]
+    assert audit["left_out"].keys() == {"model_int8.tflite"}
+    assert "8 bits are too few for this network: model_int8.tflite: measured" in str(audit["left_out"])
+    assert not (tmp_path / "model_int8.tflite").exists()

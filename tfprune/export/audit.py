@@ -150,6 +150,7 @@ def audit_file(
         "zeros": _sum_counts(list(layers.values())),
         "layers": layers,
         **further,
+        "weights_passed": not (found or others),
         "passed": not failures,
         "failures": [f"{file.name}: {failure}" for failure in failures],
     }

@@ -74,7 +74,8 @@ def export_model(
       does not change their number, so this is the dense network's size too;
     - `artifacts`: for each name `format`, `weights`, `bytes`, `gzip_bytes`,
       `largest_logit_difference` (absolute), `largest_logit_difference_relative` (to
-      `largest_logit`), `equal_predictions_percent`, `rule`, `passed`, `failures`, `zeros` and
+      `largest_logit`), `equal_predictions_percent`, `rule`, `passed`, `weights_passed` (all but the
+      outputs), `failures`, `zeros` and
       `layers` (counts of `weights`, `zeros`, `masked`, `masked_zero`; in total, by kernel), and
       the ratios `bytes_to_dense_weights`, `gzip_to_dense_weights` (to `dense_weights_bytes`),
       `bytes_to_dense_artifact`, `gzip_to_dense_artifact` (to the artifact of the same name in
@@ -149,6 +150,9 @@ def export_model(
             left_out.check()
             for file in left_out.others():
                 entry = audit_file(file, str(work), network, examples, reference)
+                if not entry["passed"] and (reason := file.shortcoming(entry)):
+                    left_out.add(file, reason)
+                    continue
                 entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
                 progress(_progress_line(file, entry))
             audit = _describe(network, examples, reference)
@@ -199,8 +203,12 @@ class LeftOut:
         try:
             yield
         except UserError as error:
-            self.reasons[file.name] = str(error)
-            self._progress(f"{file.name}: left out: {error}")
+            self.add(file, str(error))
+
+    def add(self, file: Format, reason: str) -> None:
+        """Leaves a file out."""
+        self.reasons[file.name] = reason
+        self._progress(f"{file.name}: left out: {reason}")
 
     def check(self) -> None:
         """Checks that what is left out may be.

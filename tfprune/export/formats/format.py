@@ -146,6 +146,19 @@ class Format(abc.ABC):
             RuntimeError: The file is not what the format writes; also ValueError and OSError.
         """
 
+    def shortcoming(self, entry: dict[str, Any]) -> str:
+        """Returns why a file that did not pass is no fault of the export, but as good as its format can be.
+
+        Such a file is left out, and said.
+
+        Args:
+            entry: The file's entry of the audit.
+
+        Returns:
+            The reason; empty if it is a fault.
+        """
+        return ""
+
     def findings(self, path: str, network: "Network") -> tuple[dict[str, Any], list[str]]:
         """Checks the rules of this format alone.
 

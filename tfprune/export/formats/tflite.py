@@ -114,6 +114,13 @@ class TFLite(Format):
         with open(path, "rb") as file:
             return file.read()
 
+    def shortcoming(self, entry: dict[str, Any]) -> str:
+        """Tells where 8 bits are too few: the weights are right, and the outputs are finite, but others."""
+        finite = entry.get("largest_logit_difference", 0.0) is not None
+        if self.conversion.weights == "int8" and finite and entry["weights_passed"]:
+            return f"8 bits are too few for this network: {'; '.join(entry['failures'])}"
+        return ""
+
     def load(self, path: str, threads: int | None = None) -> Run:
         """Loads the file in LiteRT's interpreter, by default on all cores, and runs its signature."""
         return _runner(threads, model_path=path)
