@@ -18,7 +18,7 @@ from tfprune.sparsity import (
 )
 
 models = pytest.importorskip(
-    "keras_hub", reason="keras-hub is not installed (it needs tensorflow-text; `pip install keras-hub`)"
+    "keras_hub", reason="keras-hub is not installed (`pip install keras-hub`)"
 ).models
 
 pytestmark = pytest.mark.slow
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 SMALL = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
 LLAMA = {**SMALL, "num_query_heads": 2, "num_key_value_heads": 1}
 del LLAMA["num_heads"]
+GEMMA = {**LLAMA, "head_dim": 4}
 SHORT = {**SMALL, "max_sequence_length": 12}
 IMAGES = np.random.default_rng(0).random((4, 16, 16, 3)).astype("float32")
 TOKENS = np.random.default_rng(0).integers(1, 50, (4, 8)).astype("int32")
@@ -65,6 +66,7 @@ CASES = {
     "gpt2": (lambda: models.GPT2Backbone(**SHORT), TEXT, None, False),
     "gpt2 writes": (lambda: lm(models.GPT2CausalLM, models.GPT2Backbone(**SHORT)), TEXT, TOKENS, True),
     "llama writes": (lambda: lm(models.LlamaCausalLM, models.LlamaBackbone(**LLAMA)), TEXT, TOKENS, True),
+    "gemma writes": (lambda: lm(models.GemmaCausalLM, models.GemmaBackbone(**GEMMA)), TEXT, TOKENS, True),
     "opt writes": (lambda: lm(models.OPTCausalLM, models.OPTBackbone(**SHORT)), TEXT, TOKENS, True),
     "bart writes": (lambda: lm(models.BartSeq2SeqLM, models.BartBackbone(**SHORT)), PAIR, TOKENS, True),
     "t5": (lambda: models.T5Backbone(**SMALL), PAIR, None, False),
@@ -129,6 +131,7 @@ def test_kernels_of_a_transformer_are_chosen_one_by_one():
 
 
 def test_a_task_with_a_preprocessor(tmp_path):
+    pytest.importorskip("tensorflow_text", reason="KerasHub's tokenizers need tensorflow-text")
     vocabulary = {"<|endoftext|>": 0, **{letter: i for i, letter in enumerate("abcdĠ", 1)}}
     tokenizer = models.GPT2Tokenizer({**vocabulary, "ab": 6, "cd": 7}, ["a b", "c d"])
     preprocessor = models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=8)
