@@ -1,5 +1,6 @@
 """What tests of several packages need."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -7,7 +8,15 @@ import sys
 
 import pytest
 
+# The compiler of JAX works longer on the small programs of the tests than these run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 CIFAR = ("cifar10", "cifar100")
+
+
+def pytest_collection_finish():
+    """Spares what the imports left, half a million objects, from every later look for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -114,9 +114,7 @@ _providers = functools.cache(importlib.metadata.packages_distributions)
 
 def provider(module):
     """The package that brings a module here."""
-    (package,) = {
-        name.lower().replace("_", "-") for name in importlib.metadata.packages_distributions()[module]
-    }
+    (package,) = {name.lower().replace("_", "-") for name in _providers()[module]}
     return package
 
 

@@ -32,7 +32,7 @@ def test_twenty_kills_lose_nothing(tmp_path):
         "regime": "iterative",
         "schedule": "geometric",
         "target_sparsity": 0.9,
-        "rounds": 3,
+        "rounds": 2,
         "epochs": (2,),
     }
     config = ExperimentConfig("run", **flags)
@@ -48,10 +48,10 @@ def test_twenty_kills_lose_nothing(tmp_path):
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
     assert sum(int(kills) for _, kills in lines) == KILLS
     whole = RunFolder(tmp_path / "whole" / "run")
-    assert len(state_of(whole.round(3))) > 20
+    assert len(state_of(whole.round(2))) > 20
     files = files_of(whole)
     for folder, _ in lines:
         run = RunFolder(pathlib.Path(folder) / "run")
-        assert_same_rounds(run, whole, range(4))
+        assert_same_rounds(run, whole, range(3))
         assert not left_over(run)
         assert files_of(run) == files

@@ -423,16 +423,16 @@ def a_build_after_wrapping():
 def test_a_form_trains_and_is_sparse_when_it_is_stripped(form):
     model, x = form()
     model.compile("sgd", "mse")
-    y = 0 * to_numpy(model.predict(x, verbose=0))
+    y = 0 * to_numpy(model(x, training=False))
     model.fit(x, y, batch_size=16, verbose=0, callbacks=[UpdatePruningStep()])
     wrappers = [w for w in pruning_wrapper.collect_prunable_layers(model) if w.masks]
     kernels = [weight for wrapper in wrappers for weight in wrapper.layer.get_prunable_weights()]
-    outputs = to_numpy(model.predict(x, verbose=0))
+    outputs = to_numpy(model(x, training=False))
     stripped = strip_pruning(model)
     assert kernels and not pruning_wrapper.collect_prunable_layers(stripped)
     for kernel in kernels:
         assert abs(np.mean(to_numpy(kernel) == 0) - 0.5) <= 0.5 / min(kernel.shape[-1], 4), kernel.path
-    np.testing.assert_allclose(to_numpy(stripped.predict(x, verbose=0)), outputs, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(stripped(x, training=False)), outputs, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")
