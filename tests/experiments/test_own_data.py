@@ -152,6 +152,7 @@ def test_settings_of_images_that_do_nothing_or_that_the_data_takes_are_no_error(
     assert load_dataset(config("sized", image_size=9)).spec.inputs.shape == (9,)
 
 
+@pytest.mark.slow
 def test_images_of_ones_own_are_resized_and_augmented_and_others_are_not(config):
     for data in ("images", "image_stream"):
         by_policy = []

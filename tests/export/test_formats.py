@@ -59,6 +59,7 @@ def test_the_commands_know_the_names_before_they_load():
     assert benchmark.CONTENDERS == contenders.NAMES
 
 
+@pytest.mark.slow
 def test_a_new_format_is_exported_audited_and_timed(network, images, tmp_path, monkeypatch):
     model, masks = network
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, Packed))
