@@ -82,10 +82,14 @@ def test_a_missing_extra_is_named(sandbox, code, module, extra, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "export", "compare", "benchmark", "reproduce", "demo"]
+    ("command", "flags"),
+    [
+        *((command, ["--experiment=e"]) for command in ("train", "evaluate", "export", "benchmark")),
+        ("compare", ["--output_dir=."]),
+        *((command, []) for command in ("reproduce", "demo")),
+    ],
 )
-def test_a_command_names_the_extra_in_one_line(sandbox, command, tmp_path):
-    flags = ["--output_dir=."] if command == "compare" else []
+def test_a_command_names_the_extra_in_one_line(sandbox, command, flags, tmp_path):
     printed = python(sandbox, "-m", f"tfprune.bin.{command}", *flags, cwd=tmp_path)
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert "it comes with the extra tfprune[" in errors[0]

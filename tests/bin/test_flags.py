@@ -263,7 +263,7 @@ def test_words_and_names_that_are_no_flags(name):
     assert error_of(name, "--output_dir") == "--output_dir: must have a value, as --output_dir=VALUE"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "benchmark"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "benchmark"])
 def test_a_required_flag_is_asked_for(name):
     with pytest.raises(UserError, match="^--experiment: must be given: "):
         parse(registry_of(name))

@@ -49,7 +49,7 @@ def test_nobody_takes_a_round_with_another_network_for_finished(folders, run, nu
     takers = {
         "resume": lambda: run_experiment(run.read_config(), log=lambda line: None),
         "start": lambda: start(folders.config("b", init_from=reference)),
-        "teacher": lambda: load_teacher(folders.config("b", distill_from=reference), 10),
+        "teacher": lambda: load_teacher(folders.config("b", distill_from=reference)),
         "evaluate": lambda: evaluate_round(run, run.round(number), ""),
         "export": lambda: strip_round(run.round(number)),
     }
