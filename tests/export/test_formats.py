@@ -77,8 +77,8 @@ def test_a_new_format_is_exported_audited_and_timed(network, images, tmp_path, m
     monkeypatch.setattr(contenders, "NAMES", tuple(contender.timing.name for contender in found))
     record = measure(
         str(tmp_path),
-        images=images[:1],
-        logits=keras_logits(model, images[:1]),
+        inputs=images[:1],
+        outputs=keras_logits(model, images[:1]),
         dense_weights_bytes=4 * model.count_params(),
         plan=Plan(rounds=1, batch_sizes=(1,), threads=(1,), contenders=("packed",), zstd=False, memory=False),
         progress=lambda line: None,
