@@ -102,6 +102,7 @@ def test_a_flipped_bit_at_the_beginning(sound, path):
         refuse(path, bytes(content))
 
 
+@pytest.mark.slow
 @same_file
 @given(data=st.data())
 def test_a_flipped_bit_with_a_new_checksum(sound, path, data):

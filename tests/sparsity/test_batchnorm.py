@@ -120,6 +120,7 @@ def test_a_filter_with_a_bias_is_not_silent():
     assert reset_removed(pruned(removed=(0,), use_bias=True)) == {}
 
 
+@pytest.mark.slow
 def test_the_statistics_are_those_of_all_batches_together():
     found, expected = recalibrated()
     for ours, theirs in zip(found, expected, strict=True):

@@ -197,6 +197,7 @@ def test_slots_of_several_optimizers_are_cleared(wrapped, data, assert_exact_zer
     assert_exact_zeros(model, 0.5)
 
 
+@pytest.mark.slow
 def test_compiled_steps_see_new_masks_in_mid_epoch(wrapped, data, assert_exact_zeros):
     model = wrapped(
         PolynomialDecay(0.0, 0.6, begin_step=2, end_step=6, frequency=1, power=1),
@@ -217,6 +218,7 @@ def saved_masks_and_kernels(path):
             yield np.array(ops.convert_to_numpy(mask)), kernel, int(ops.convert_to_numpy(layer.pruning_step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "momentum", "muon"])
 @pytest.mark.parametrize("checkpoint_first", [True, False])
 def test_every_checkpoint_has_exact_zeros_and_the_right_step(

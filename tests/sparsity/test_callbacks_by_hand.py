@@ -48,6 +48,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_batch_that_begins_is_a_step(loop, model, data):
     tells_epochs, number, tells_ends = LOOPS[loop]

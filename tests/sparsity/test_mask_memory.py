@@ -28,6 +28,7 @@ def deep(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["layer", "global", "erk"])
 def test_the_tensors_are_never_together_in_memory(scope, deep, masks_of):
     model = deep()
@@ -42,6 +43,7 @@ def test_the_tensors_are_never_together_in_memory(scope, deep, masks_of):
     assert sum(np.count_nonzero(~mask) for mask in masks) == pytest.approx(LAYERS * SIDE**2 / 2, abs=LAYERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["layer", "global", "erk"])
 def test_large_and_small_models_get_the_same_masks(scope, deep, masks_of, kernels_of, monkeypatch):
     model = deep()

@@ -228,6 +228,7 @@ def nested(inner_layer):
 
 
 @pytest.mark.slow
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "name", ["MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "ResNet50"]
 )

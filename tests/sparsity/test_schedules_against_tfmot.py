@@ -62,6 +62,7 @@ def test_constant_sparsity_agrees_at_every_step_of_a_thousand_settings():
     assert only_ours > 0  # Some `end_step` lay off its frequency.
 
 
+@pytest.mark.slow
 def test_polynomial_decay_agrees_at_every_step_of_a_thousand_settings():
     rng = np.random.default_rng(1)
     only_ours = 0

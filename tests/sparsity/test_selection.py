@@ -83,6 +83,7 @@ def reference(scores, masks, sparsity, patterns):
 PATTERNS = st.sampled_from([WEIGHTS, Blocks((2, 1), "AVG"), Blocks((2, 3), "MAX"), Channels((-1,), 2)])
 
 
+@pytest.mark.slow
 @given(data=st.data(), sparsities=st.lists(st.floats(0, 0.99), min_size=1, max_size=3))
 def test_the_global_scope_as_with_all_tensors_in_one_array(data, sparsities):
     shape = hnp.array_shapes(min_dims=2, max_dims=3, max_side=5)

@@ -238,6 +238,7 @@ def test_tensors_may_all_be_given_by_keyword(make, inputs, options, to_numpy, tm
         np.testing.assert_allclose(to_numpy(loaded(arrays)), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`")
 @pytest.mark.parametrize("option", [{"input_shape": (10,)}, {"input_dim": 10}])
 def test_the_input_shape_of_a_layer_builds_the_model(option, data):

@@ -53,6 +53,7 @@ def test_a_step_is_the_nearest_float32():
     assert [schedule.rate_at(step) for step in range(15)] == expected
 
 
+@pytest.mark.slow
 def test_a_cosine_is_that_of_cosine_annealing_lr():
     schedule = make(epochs=4, learning_rate=2e-3, lr_schedule="cosine")
     expected = torch_rates(lambda torch, sgd: torch.CosineAnnealingLR(sgd, T_max=20), 2e-3, 20)
