@@ -280,7 +280,7 @@ def test_weights_and_masks_come_from_another_run(kind, folder):
     [
         ("sequence", "reset_removed", "taylor"),
         ("sequence", "recalibrate", "fisher"),
-        ("subclassed", "reset_removed", "fisher"),
+        ("subclassed", "recalibrate", "fisher"),
         ("subclassed", "recalibrate", "taylor"),
     ],
 )
@@ -289,6 +289,15 @@ def test_gradients_and_batchnorm(kind, after, score, folder):
     config = config_of(folder, name, kind, **REGIMES["one_shot"], score=score, batchnorm_after_pruning=after)
     config = dataclasses.replace(config, epochs=(1,))
     assert run(config).round(1).read_result().sparsity == pytest.approx(0.6, abs=0.01)
+
+
+def test_channels_of_a_subclassed_model_are_not_known(folder):
+    flags = REGIMES["one_shot"] | {"batchnorm_after_pruning": "reset_removed"}
+    message = error_of(config_of(folder, "unknown", "subclassed", **flags))
+    assert message == (
+        "--batchnorm_after_pruning=reset_removed: needs a functional or Sequential model, whose layers' "
+        "connections are known; Subclassed is subclassed"
+    )
 
 
 def test_gradients_of_several_outputs(folder):

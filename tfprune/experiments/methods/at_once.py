@@ -8,6 +8,7 @@ import keras
 from tfprune import sparsity
 from tfprune.experiments.methods.method import Begun, Method, Round
 from tfprune.experiments.pruning import rising
+from tfprune.network.graph import functional
 from tfprune.training.fit import compile_for_training
 
 
@@ -30,6 +31,16 @@ class Iterative(Method):
         return {
             pattern: self._level(min(start, target), target, number) for pattern, target in targets.items()
         }
+
+    def check_start(self, model: keras.Model, first: Round) -> None:
+        """Checks that what is to be done with BatchNorm can be done in the network."""
+        super().check_start(model, first)
+        if self.config.batchnorm_after_pruning == "reset_removed" and functional(model) is None:
+            self.config.refuse(
+                "batchnorm_after_pruning",
+                f"needs a functional or Sequential model, whose layers' connections are known; "
+                f"{type(model).__name__} is subclassed",
+            )
 
     def begin(self, model: keras.Model, current: Round) -> Begun:
         """Prunes the network to the round's level and brings its BatchNorm up to date."""
