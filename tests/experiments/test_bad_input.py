@@ -85,7 +85,7 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({"mixed_precision": "int8"}, ["--mixed_precision=int8", "none, float16, bfloat16"]),
         ({"paper_section": "4.3.9"}, ["--paper_section=4.3.9", "4.3.1, 4.3.2", "baseline"]),
         ({"width": 0}, ["--width=0", "at least 1"]),
-        ({"image_size": 0}, ["--image_size=0", "at least 1"]),
+        ({"image_size": -1}, ["--image_size=-1", "at least"]),
         ({"width": 100_000}, ["--width=100000", "of memory are needed for the weights"]),
         ({"width": 10**18}, ["--width=1", "of memory are needed for the weights"]),
         ({"image_size": 100_000}, ["--image_size=100000", "are needed for training with one image"]),
@@ -352,7 +352,8 @@ def test_weights_that_need_a_package_that_is_not_there(runs, tmp_path, monkeypat
     path.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     message = error_of(runs.config("bad_weights", weights=str(path)))
-    assert message.startswith(f"--weights={path}: A .pth file needs PyTorch")
+    reason = "torch is not installed: it comes with the extra tfprune[pretrained]"
+    assert message.startswith(f"--weights={path}: {reason}")
 
 
 def test_a_dataset_that_cannot_be_downloaded(runs, monkeypatch, tmp_path):

