@@ -131,7 +131,8 @@ def test_every_kind_in_every_regime(kind, regime, folder):
         if kind == "on_graph":
             assert stripped.kept() == "a method of its own"
     evaluation = evaluate_round(found, last, "")
-    assert dataclasses.astuple(evaluation)[2] == pytest.approx(result.metric_at_end, rel=1e-4, abs=1e-4)
+    assert evaluation.metric == metric
+    assert evaluation.value == pytest.approx(result.metric_at_end, rel=1e-4, abs=1e-4)
 
 
 def assert_same(ours, theirs, numbers):

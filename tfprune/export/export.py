@@ -96,7 +96,7 @@ def export_model(
         inputs: Examples for the audit, as for `Model.predict`: an array, a list, or a dictionary. None:
             random ones, normal numbers, and integers in the range of the embeddings that read them.
         masks: Name of a kernel, as in `tfprune.sparsity.masks_of`, to its 0/1 mask; `/kernel` at the end of a
-            name may be left out. None: those of the wrappers, and the zeros of the kernels without a wrapper.
+            name may be left out. None: those of the wrappers; without any, the zeros of the kernels.
         formats: Some of `tfprune.export.formats.format_names()`: `"keras"`, `"saved_model"`, `"tflite"`,
             `"sparse"` (`model.tfprune`, for `tfprune.runtime`). None: all that can hold the model; `left_out`
             has the others. Artifacts of other formats from an earlier export are removed.

@@ -110,7 +110,7 @@ class Deployable:
 
     Attributes:
         model: The network without wrappers.
-        masks: The masks of the wrappers, and the zeros of other kernels that have some, by the names of
+        masks: The masks of the wrappers, and without any the zeros of the kernels, by the names of
             `Network`.
         all_zero: Names of the kernels without wrappers that have no other weights than zeros, and no mask: no
             file could be searched for them.
@@ -144,7 +144,8 @@ class Deployable:
                 self.masks[name] = masks[id(kernel.variable)]
             elif not kept.any():
                 self.all_zero.append(name)
-            elif not kept.all():
+            elif not (wrapped or kept.all()):
+                # Beside wrappers a zero is there by chance, as in filters that a network never used.
                 self.masks[name] = kept
 
 
