@@ -81,8 +81,7 @@ class Setting:
     Attributes:
         help: What the setting does, for `--help`.
         rule: The condition on its value; None if any value of the type will do.
-        choices: A function that returns the names to choose from; None if it is no choice. A function,
-            because the names are the library's, which loads Keras.
+        choices: The names to choose from; None if it is no choice.
         besides: What a value of a choice may be that is none of the names.
         paper: What the reference study states: a value, or a `Rule` where several values agree with it.
             `OPEN` if the study leaves the setting open, or each of its sections has its own.
@@ -96,7 +95,7 @@ class Setting:
 
     help: str
     rule: Rule | None = None
-    choices: Callable[[], tuple[str, ...]] | None = None
+    choices: tuple[str, ...] | None = None
     besides: Rule | None = None
     paper: Any = OPEN
     role: str = "setting"
@@ -107,7 +106,7 @@ class Setting:
     def broken_rule(self, value: Any) -> str | None:
         """Returns what the value must be and is not; None if all is well."""
         if self.choices is not None:
-            names = self.choices()
+            names = self.choices
             for name in value if isinstance(value, tuple) else (value,):
                 if name not in names and not (self.besides and self.besides.holds(name)):
                     kind = "some" if isinstance(value, tuple) else "one"
@@ -116,7 +115,7 @@ class Setting:
 
     def choices_text(self) -> str:
         """Returns the names to choose from, and what else a value may be."""
-        names = ", ".join(self.choices())
+        names = ", ".join(self.choices)
         return f"{names}, or {self.besides.text}" if self.besides else names
 
     def broken_range(self, value: Any) -> str | None:

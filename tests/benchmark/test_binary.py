@@ -15,7 +15,7 @@ from tfprune.compiler.compile import compile_model
 from tfprune.errors import UserError
 from tfprune.experiments.deployment import strip_round
 from tfprune.export.export import export_model
-from tfprune.export.network import deployable_copy
+from tfprune.export.network import Deployable
 from tfprune.lock import hold
 from tfprune.runs.folder import RunFolder
 from tfprune.runtime.format.file import write_file
@@ -53,7 +53,7 @@ def exported(runs, here):
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     quiet = {"inputs": images, "formats": ["tflite"], "progress": lambda line: None}
     export_model(network, str(folder), **quiet)
-    write_file(compile_model(deployable_copy(network)), folder / "model.tfprune")
+    write_file(compile_model(Deployable(network).model), folder / "model.tfprune")
     return folder
 
 
@@ -113,7 +113,7 @@ def test_a_wrong_network_is_not_timed_and_an_absent_peer_is_named(benchmark, exp
     right = (exported / "model.tfprune").read_bytes()
     monkeypatch.setattr(contenders, "_importable", lambda name: name != "onnxruntime")
     try:
-        write_file(compile_model(deployable_copy(other)), exported / "model.tfprune")
+        write_file(compile_model(Deployable(other).model), exported / "model.tfprune")
         output = benchmark(
             "exported", contenders=["tfprune", "tflite_float32", "onnxruntime"], batch_sizes=["1"]
         )

@@ -80,7 +80,7 @@ def test_help_of_train_has_a_heading_for_each_group(binary):
 @dataclasses.dataclass(frozen=True)
 class Flags:
     name: str = setting(help="A name.", group="first")
-    color: str = setting("red", "A color.", group="second", choices=lambda: ("red", "blue"))
+    color: str = setting("red", "A color.", group="second", choices=("red", "blue"))
     rate: float = setting(1e-5, "A rate.", group="first", rule=ABOVE_0)
     sizes: tuple[int, ...] = setting((1, 8), "Sizes.", group="second")
     fast: bool = setting(False, "Goes fast.", group="second")

@@ -185,7 +185,7 @@ def test_each_flag_of_each_command_is_in_a_table(site):
         assert flag == f"<code>--{name}</code>"
         assert html.unescape(re.sub("</?code>", "", meaning)).startswith(said.help)
         if said.choices:
-            assert ", ".join(said.choices()) in values
+            assert ", ".join(said.choices) in values
     assert "<code>--nospare_ends</code>" in rows["spare_ends"]
     assert ">required<" in rows["experiment"]
     assert "<code>1e-5</code>" in rows["learning_rate"]

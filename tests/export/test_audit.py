@@ -6,7 +6,7 @@ import pytest
 
 from tfprune.export.audit import AuditError, OutputRule, audit_file, compare_outputs, zeros_failure
 from tfprune.export.formats import all_files
-from tfprune.export.network import Network, deployable_copy, keras_logits
+from tfprune.export.network import Deployable, Network, keras_logits
 from tfprune.export.signature import Signature
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def test_an_unchanged_artifact_passes(audit_of, name):
 
 def revive(model, masks, name="conv1"):
     """Gives one removed weight a tiny value, which no logit shows."""
-    copy = deployable_copy(model)
+    copy = Deployable(model).model
     kernel = np.asarray(copy.get_layer(name).kernel).copy()
     kernel[tuple(np.argwhere(masks[name] == 0)[0])] = 1e-6
     copy.get_layer(name).kernel.assign(kernel)
@@ -75,7 +75,7 @@ def test_changed_logits_are_found(audit_of, network):
     model, _ = network
 
     def change(path):
-        other = deployable_copy(model)
+        other = Deployable(model).model
         bias = np.asarray(other.get_layer("head").bias).copy()
         bias[0] += 100
         other.get_layer("head").bias.assign(bias)
@@ -108,7 +108,7 @@ def test_a_saved_model_that_stores_weights_twice_is_found(audit_of, network):
     def change(path):
         import tensorflow as tf
 
-        copy = deployable_copy(model)
+        copy = Deployable(model).model
         shape = (None, *model.inputs[0].shape[1:])
 
         @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, name="image")])

@@ -25,7 +25,7 @@ CANDIDATES = {
 def another_value(name):
     """A valid value that is not the default."""
     said, field = SETTINGS[name], FIELDS[name]
-    candidates = said.choices() if said.choices else CANDIDATES[field.type]
+    candidates = said.choices if said.choices else CANDIDATES[field.type]
     return next(value for value in candidates if value != field.default and not said.broken_rule(value))
 
 

@@ -52,7 +52,7 @@ class Flags(FinishedRun):
         ("1", "all"), "Numbers of threads; all: the cores of this process.", group="measurement"
     )
     contenders: tuple[str, ...] = setting(
-        ("all",), "What to measure.", group="measurement", choices=lambda: ("all", *CONTENDERS)
+        ("all",), "What to measure.", group="measurement", choices=("all", *CONTENDERS)
     )
     zstd: bool = setting(
         True, "Measures sizes with zstd -19, too: some seconds for each 10 MB.", group="measurement"

@@ -11,11 +11,11 @@ A finished round of an experiment goes to the run's export/ folder (export_round
 its last) and is audited on real test images; where the dense network that the run goes back to was exported
 before, the audit has the ratios to its files. A .keras file, of any inputs and outputs, goes to a folder
 beside it and is audited on the examples of --inputs, or on random ones. What a format cannot hold is left out
-and said, unless
---formats asks for it.
+and said, unless --formats asks for it.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,14 +90,14 @@ class Flags(FinishedRun):
         FORMATS,
         "What to write.",
         group="export",
-        choices=lambda: FORMATS,
+        choices=FORMATS,
         rule=Rule("at least one format", bool),
     )
     sparse_weights: str = setting(
         SPARSE_WEIGHTS[0],
         "How model.tfprune stores its weights.",
         group="export",
-        choices=lambda: SPARSE_WEIGHTS,
+        choices=SPARSE_WEIGHTS,
         only_with=(With("formats", ("sparse",)),),
     )
     audit_images: int = setting(
@@ -122,8 +122,8 @@ class _Source(NamedTuple):
 
     name: str
     folder: Path
-    model: Any
-    inputs: Any
+    model: Callable[[], Any]
+    inputs: Callable[[], Any]
     dense: Path | None
 
 

@@ -9,21 +9,20 @@ from keras import ops
 from tfprune import sparsity
 from tfprune.data.splits import ArraySpec, Dataset, map_arrays
 from tfprune.errors import FileError, UserError, blame_flag
+from tfprune.experiments.first_call import outputs_for
 from tfprune.experiments.networks import load_model
 from tfprune.experiments.pruning import selecting_flags, wrap
-from tfprune.experiments.transfer import MisfitError, copy, masks_by_variable, paired, weighted_layers
+from tfprune.experiments.transfer import MisfitError, copy, paired, weighted_layers
 from tfprune.models.catalog import Wanted, source_of
 from tfprune.network.ending import head_layers
 from tfprune.network.graph import all_layers, is_built
 from tfprune.network.kinds import prunable
-from tfprune.reading import reason_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, find_round
 from tfprune.runs.result import RoundResult
 from tfprune.settings import without_effect
-
-# A share of zeros that no training leaves.
-_SPARSE = 0.01
+from tfprune.sparsity.apply import masks_by_variable
+from tfprune.sparsity.prune import are_sparse
 
 
 @dataclass(frozen=True)
@@ -130,13 +129,7 @@ def _build(config: ExperimentConfig, network: keras.Model, dataset: Dataset) -> 
     example = map_arrays(
         lambda spec: np.zeros((1, *(size or 1 for size in spec.shape)), spec.dtype), dataset.spec.inputs
     )
-    try:
-        network(example)
-    except Exception as error:
-        raise UserError(
-            f"{config.flag('model')}: does not take the examples of {config.flag('dataset')}: "
-            f"{reason_of(error)}"
-        ) from error
+    outputs_for(config, network, example)
 
 
 def _pruned_before(network: keras.Model) -> dict[int, str]:
@@ -151,14 +144,15 @@ def _pruned_before(network: keras.Model) -> dict[int, str]:
             id(kernel.variable): wrapper.layer.name for wrapper in wrappers for kernel, _ in wrapper.pruned
         }
     kernels = prunable(network)
-    zeros = [ops.convert_to_numpy(kernel.variable) == 0 for kernel in kernels]
+    values = [ops.convert_to_numpy(kernel.variable) for kernel in kernels]
+    counts = [(int(np.sum(each == 0)), each.size) for each in values]
     # A few filters of a dense network may be zero, too, as in EfficientNet's published weights.
-    if sum(map(np.sum, zeros)) <= _SPARSE * sum(map(np.size, zeros)):
+    if not are_sparse(counts):
         return {}
     return {
         id(kernel.variable): kernel.layer.name
-        for kernel, zero in zip(kernels, zeros, strict=True)
-        if np.mean(zero) > _SPARSE
+        for kernel, count in zip(kernels, counts, strict=True)
+        if are_sparse([count])
     }
 
 

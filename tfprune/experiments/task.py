@@ -11,9 +11,9 @@ import numpy as np
 from tfprune.data.splits import Dataset, Split, arrays_of, map_arrays
 from tfprune.errors import UserError
 from tfprune.experiments.batches import Batches
+from tfprune.experiments.first_call import outputs_for
 from tfprune.models.catalog import File, source_of
 from tfprune.network.ending import activations, output_names, output_structure
-from tfprune.reading import reason_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.metric import Metric
 from tfprune.training.by_name import (
@@ -149,13 +149,7 @@ def _outputs_of(config: ExperimentConfig, model: keras.Model, inputs: Any) -> An
     outputs = output_structure(model)
     if outputs is not None and not any(None in tensor.shape[1:] for tensor in keras.tree.flatten(outputs)):
         return outputs
-    try:
-        return model(inputs, training=False)
-    except Exception as error:
-        raise UserError(
-            f"{config.flag('model')}: does not take the examples of {config.flag('dataset')}: "
-            f"{reason_of(error)}"
-        ) from error
+    return outputs_for(config, model, inputs)
 
 
 def _labels_of(config: ExperimentConfig, names: list[str], labels: Any) -> list[np.ndarray]:

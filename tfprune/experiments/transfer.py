@@ -84,15 +84,6 @@ def paired(
     return pairs
 
 
-def masks_by_variable(model: keras.Model) -> dict[int, keras.Variable]:
-    """Returns the masks of a model: the id of the weight -> its mask."""
-    return {
-        id(kernel.variable): mask
-        for wrapper in sparsity.pruned_layers(model)
-        for kernel, mask in wrapper.pruned
-    }
-
-
 def copy(pairs: Iterable[tuple[Any, Any]], masks: dict[int, Any], into: dict[int, Any]) -> None:
     """Copies weights, and the masks that they have.
 

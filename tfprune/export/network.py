@@ -18,6 +18,7 @@ from tfprune.network.graph import call_counts, is_graph
 from tfprune.network.kinds import Kernel
 from tfprune.runtime.graph import Graph
 from tfprune.sparsity import pruned_layers, strip_pruning
+from tfprune.sparsity.apply import masks_by_variable
 from tfprune.sparsity.model_masks import kernel_names
 
 
@@ -25,7 +26,7 @@ class Network:
     """A network with its masks, and the two forms of it that files are made from, each made once.
 
     Args:
-        model: The network, as `deployable_copy` returns it.
+        model: The network, that of a `Deployable`.
         masks: Name of a kernel to its mask: 0 for a removed weight, 1 for a kept one, in the kernel's shape.
             The name is the one in `tfprune.sparsity.masks_of`, without a `/kernel` at its end.
         work: A folder for the network's SavedModel.
@@ -108,18 +109,30 @@ class Network:
 class Deployable:
     """A network as it is exported, with what of it is known from its wrappers.
 
+    It is a copy in float32, without wrappers and without an optimizer. A network trained in mixed precision
+    computes in float16 or bfloat16; its weights are float32, and so is what is exported. An optimizer would
+    triple the size of the `.keras` file.
+
+    Args:
+        model: A built model. It is not changed.
+        inputs: What it is called with; needed by a model with a `call` of its own.
+
     Attributes:
-        model: The network without wrappers.
+        model: The network, with the same class, layers, names and weights.
         masks: The masks of the wrappers, and without any the zeros of the kernels, by the names of
             `Network`.
         all_zero: Names of the kernels without wrappers that have no other weights than zeros, and no mask: no
             file could be searched for them.
         not_copied: Why it is the given model itself, which no file can be made of that needs its
             configuration; empty if it is a copy.
+
+    Raises:
+        UserError: The backend is not TensorFlow, or the model cannot be copied and cannot be exported as it
+            is.
     """
 
     def __init__(self, model: keras.Model, inputs: Any = None) -> None:
-        """Copies the model; arguments as for `deployable_copy`."""
+        """Copies the model."""
         _check_backend()
         self.masks: dict[str, np.ndarray] = {}
         self.all_zero: list[str] = []
@@ -132,42 +145,17 @@ class Deployable:
                 what = "strip it first, with `strip_pruning`" if wrapped else "make it in float32"
                 raise UserError(f"the model cannot be copied for the export: {error}; {what}") from error
             self.model, self.not_copied = model, str(error)
-        masks = {
-            id(pruned.kernel.variable): np.array(ops.convert_to_numpy(pruned.mask), bool)
-            for wrapper in pruned_layers(self.model)
-            for pruned in wrapper.pruned
-        }
+        masks = masks_by_variable(self.model)
         self.model = strip_pruning(self.model) if wrapped else self.model
         for name, kernel in named_kernels(self.model).items():
             kept = ops.convert_to_numpy(kernel.variable) != 0
             if id(kernel.variable) in masks:
-                self.masks[name] = masks[id(kernel.variable)]
+                self.masks[name] = np.array(ops.convert_to_numpy(masks[id(kernel.variable)]), bool)
             elif not kept.any():
                 self.all_zero.append(name)
             elif not (wrapped or kept.all()):
                 # Beside wrappers a zero is there by chance, as in filters that a network never used.
                 self.masks[name] = kept
-
-
-def deployable_copy(model: keras.Model, inputs: Any = None) -> keras.Model:
-    """Copies a model with its weights into a float32 network without wrappers and without an optimizer.
-
-    A network trained in mixed precision computes in float16 or bfloat16; its weights are float32,
-    and so is what is exported. An optimizer would triple the size of the `.keras` file.
-
-    Args:
-        model: A built model. It is not changed.
-        inputs: What it is called with; needed by a model with a `call` of its own.
-
-    Returns:
-        A model with the same class, layers, names and weights; the model itself if it is of a class that
-        cannot be made from its configuration.
-
-    Raises:
-        UserError: The backend is not TensorFlow, or the model cannot be copied and cannot be exported as it
-            is.
-    """
-    return Deployable(model, inputs).model
 
 
 def named_kernels(model: keras.Model) -> dict[str, Kernel]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import keras
 
+from tfprune.models.layers import he_normal, logits
 from tfprune.models.seeds import seed_sequence
 
 
@@ -119,13 +120,7 @@ def build_efficientnet_lite0(
 
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = _drop(x, dropout, "dropout", next_seed())
-    logits = keras.layers.Dense(
-        classes,
-        kernel_initializer=keras.initializers.GlorotUniform(seed=next_seed()),
-        dtype="float32",  # 16 bits are too few for a loss
-        name="head",
-    )(x)
-    return keras.Model(image, logits, name="efficientnet_lite0")
+    return keras.Model(image, logits(x, classes, next_seed()), name="efficientnet_lite0")
 
 
 def torch_modules() -> dict[str, str]:
@@ -170,7 +165,7 @@ def _inverted_residual(
         strides=strides,
         padding="same",
         use_bias=False,
-        depthwise_initializer=_he_normal(next_seed()),
+        depthwise_initializer=he_normal(next_seed()),
         name=f"{name}_depthwise_conv",
     )(x)
     x = _normalize(x, f"{name}_depthwise")
@@ -197,7 +192,7 @@ def _convolve(
         strides=strides,
         padding="same",
         use_bias=False,
-        kernel_initializer=_he_normal(next_seed()),
+        kernel_initializer=he_normal(next_seed()),
         name=f"{name}_conv",
     )(x)
     return _normalize(x, name, relu)
@@ -220,9 +215,3 @@ def _drop(
     if seed is not None:
         seed %= 2**31  # On PyTorch, Keras keeps the seed of a layer that drops in 32 bits with a sign.
     return keras.layers.Dropout(rate, noise_shape=noise_shape, seed=seed, name=name)(x)
-
-
-def _he_normal(seed: int | None) -> keras.initializers.Initializer:
-    return keras.initializers.VarianceScaling(
-        2.0, mode="fan_out", distribution="untruncated_normal", seed=seed
-    )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from tfprune.models.layers import he_normal, logits
 from tfprune.models.seeds import seed_sequence
 
 # Basic blocks in stages 1 to 4, which have `width`, `2 * width`, `4 * width`, `8 * width` filters.
@@ -115,13 +116,7 @@ def build_resnet(
             x = _basic_block(x, filters, strides, f"stage{stage}_block{block}", next_seed)
 
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = keras.layers.Dense(
-        classes,
-        kernel_initializer=keras.initializers.GlorotUniform(seed=next_seed()),
-        dtype="float32",  # 16 bits are too few for a loss
-        name="head",
-    )(x)
-    return keras.Model(image, logits, name=name)
+    return keras.Model(image, logits(x, classes, next_seed()), name=name)
 
 
 def resnet_size(
@@ -233,10 +228,7 @@ def _conv_bn(
         strides=strides,
         padding=padding,
         use_bias=False,
-        # torch.nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu")
-        kernel_initializer=keras.initializers.VarianceScaling(
-            2.0, mode="fan_out", distribution="untruncated_normal", seed=seed
-        ),
+        kernel_initializer=he_normal(seed),
         name=conv_name,
     )(x)
     return keras.layers.BatchNormalization(

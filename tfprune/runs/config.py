@@ -145,7 +145,7 @@ class ExperimentConfig:
         "(train, test) or (train, test, class names); each of the first two is (x, y) or (x, y, weights) of "
         "arrays, or a tf.data.Dataset of such.",
         group="data",
-        choices=lambda: DATASETS,
+        choices=DATASETS,
         besides=FUNCTION,
     )
     data_dir: str = setting(
@@ -176,7 +176,7 @@ class ExperimentConfig:
         "cifar10",
         "Policy of AutoAugment, for images.",
         group="data",
-        choices=lambda: POLICIES,
+        choices=POLICIES,
         paper=Rule("AutoAugment", lambda policy: policy != "none"),
         words=lambda policy: "no AutoAugment" if policy == "none" else f"AutoAugment {policy}",
     )
@@ -186,7 +186,7 @@ class ExperimentConfig:
         "Architecture. A function, importable from the current folder, returns a model and gets those of the "
         "arguments classes, input_shape, image_size, seed, mean and std that it names.",
         group="model",
-        choices=lambda: MODELS,
+        choices=MODELS,
         besides=_OTHER_MODEL,
         paper="resnet34",
         words=lambda model: model,
@@ -203,7 +203,7 @@ class ExperimentConfig:
         "imagenet",
         "imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1.",
         group="model",
-        choices=lambda: STEMS,
+        choices=STEMS,
         paper="imagenet",
         words=lambda stem: f"{stem} stem",
         only_with=_RESNET,
@@ -230,14 +230,14 @@ class ExperimentConfig:
         "prunes and trains --rounds times. gradual: prunes while it trains. sparse: trains with random masks "
         "that move by --regrowth.",
         group="pruning",
-        choices=lambda: REGIMES,
+        choices=REGIMES,
     )
     schedule: str = setting(
         "constant",
         "How sparsity rises, over the rounds of iterative or the steps of gradual: polynomial "
         "(arXiv:1710.01878) or geometric (the density shrinks by the same factor). constant for the others.",
         group="pruning",
-        choices=lambda: SCHEDULES,
+        choices=SCHEDULES,
     )
     target_sparsity: float = setting(
         0.0,
@@ -279,7 +279,7 @@ class ExperimentConfig:
         "layer: every layer reaches the sparsity. global: all layers together, by one threshold. erk: all "
         "together, small layers less (Erdos-Renyi-Kernel, arXiv:1911.11134).",
         group="pruning",
-        choices=lambda: SCOPES,
+        choices=SCOPES,
         words=lambda scope: f"scope {scope}",
         only_with=_PRUNING,
     )
@@ -316,7 +316,7 @@ class ExperimentConfig:
         "--scope=global), random numbers, |weight * gradient| (taylor), or weight^2 * gradient^2 (fisher). "
         "Training batches give the gradients.",
         group="pruning",
-        choices=lambda: SCORES,
+        choices=SCORES,
         paper="magnitude",
         only_with=_PRUNING,
     )
@@ -331,7 +331,7 @@ class ExperimentConfig:
         "weight",
         "weight: single weights. channel: whole output channels, ranked by their L2 norm.",
         group="pruning",
-        choices=lambda: GRANULARITIES,
+        choices=GRANULARITIES,
         paper="weight",
         words=lambda granularity: f"whole {granularity}s",
         only_with=_PRUNING,
@@ -349,7 +349,7 @@ class ExperimentConfig:
         "AVG",
         "What ranks a block: its mean or its largest score.",
         group="pruning",
-        choices=lambda: POOLING_TYPES,
+        choices=POOLING_TYPES,
         only_with=(With("block_size"),),
     )
     sparsity_m_by_n: tuple[int, ...] = setting(
@@ -366,7 +366,7 @@ class ExperimentConfig:
         "How the weights of --regime=sparse move: random ones grow (set, arXiv:1707.04780), or those with "
         "the largest gradients (rigl, arXiv:1911.11134).",
         group="pruning",
-        choices=lambda: REGROWTHS,
+        choices=REGROWTHS,
         only_with=(With("regime", ("sparse",)),),
     )
     drop_fraction: float = setting(
@@ -383,7 +383,7 @@ class ExperimentConfig:
         "moving variance 1, so that they are silent. recalibrate: the moving statistics are measured anew on "
         "training batches (arXiv:2007.02491).",
         group="pruning",
-        choices=lambda: AFTER_PRUNING,
+        choices=AFTER_PRUNING,
         paper="keep",
         words=lambda choice: f"BatchNorm after pruning: {choice}",
         only_with=(With("regime", ("one_shot", "iterative")),),
@@ -400,7 +400,7 @@ class ExperimentConfig:
         "What prunes: tfprune, or tfmot itself, on the same network in tf-keras, which needs --scope=layer "
         "and KERAS_BACKEND=tensorflow.",
         group="pruning",
-        choices=lambda: PRUNING_ENGINES,
+        choices=PRUNING_ENGINES,
         words=lambda engine: f"pruned by {engine}",
         only_with=_PRUNING,
     )
@@ -455,7 +455,7 @@ class ExperimentConfig:
         "none",
         "Type of activations; weights stay float32.",
         group="training",
-        choices=lambda: MIXED_PRECISION,
+        choices=MIXED_PRECISION,
         paper="none",
     )
 

@@ -69,6 +69,11 @@ def parts_of(layers: Iterable[PruneLowMagnitude]) -> list[Part]:
     return list(found.values())
 
 
+def masks_by_variable(model: keras.layers.Layer) -> dict[int, keras.Variable]:
+    """Returns the masks of a model: the id of the variable -> its mask."""
+    return {id(kernel.variable): mask for wrapper in pruned_layers(model) for kernel, mask in wrapper.pruned}
+
+
 def pruned_together(layers: Iterable[PruneLowMagnitude]) -> dict[str, list[Part]]:
     """Returns the variables that have a schedule, those of equal rules together, by the rule's key."""
     groups: dict[str, list[Part]] = {}

@@ -250,7 +250,7 @@ def prune_low_magnitude(
             + f". Received: layers={layers!r}, pruning_schedule={pruning_schedule!r}, to_prune={to_prune!r}"
         )
     counts = [wrapper.zeros() for wrapper in fresh]
-    if keep_zeros or _are_sparse(counts):
+    if keep_zeros or are_sparse(counts):
         for wrapper, zeros in zip(fresh, counts, strict=True):
             notices.count_zeros(wrapper.layer.name, zeros)
             wrapper.keep_zeros()
@@ -435,7 +435,7 @@ def _arguments_of_wrappers(to_prune: Any, kwargs: dict[str, Any]) -> dict[str, A
 _SPARSE = 1e-2
 
 
-def _are_sparse(counts: list[tuple[int, int]]) -> bool:
+def are_sparse(counts: list[tuple[int, int]]) -> bool:
     """Returns whether weights are zero in such a number that somebody made them so.
 
     Args:

@@ -16,7 +16,8 @@ class Output:
         size: Its last axis; 1 where there is none.
         activation: What makes it, as `network.ending.activations` says.
         kind: What the labels are: "classes", the whole number of one class; "one_hot", a probability of each
-            class; "binary", yes or no for each number; or "numbers".
+            class; "binary", yes or no for each number; "numbers"; or "other", where they do not fit.
+        misfit: Why no loss and no metric follow; empty if they do.
     """
 
     name: str
@@ -81,7 +82,9 @@ class Output:
 
     def __str__(self) -> str:
         """Returns what a line says of it: `10 logits and whole-number labels`."""
-        noun = {"numbers": "number", "other": "number"}.get(self.kind, "logit" if self.from_logits else "")
+        noun = dict.fromkeys(("numbers", "other"), "number").get(
+            self.kind, "logit" if self.from_logits else ""
+        )
         noun = (
             f"{noun}{'' if self.size == 1 else 's'}"
             if noun

@@ -35,7 +35,7 @@ class TrainingSettings:
     lr_schedule: str = setting(
         "step",
         "Of each round, step by step: step: by --lr_boundaries_epochs. cosine: from the full rate to zero.",
-        choices=lambda: LR_SCHEDULES,
+        choices=LR_SCHEDULES,
         paper="step",
         words=lambda value: f"{value} learning rate",
     )
