@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import keras
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support import own_networks
 from tests.support.interrupted_runs import Interrupt, left_over, run_until
+from tests.support.killed import killed_runs
 from tests.support.small_experiments import no_training
 from tfprune import sparsity
 from tfprune.errors import UserError
@@ -160,28 +160,17 @@ def test_an_interrupted_run_ends_where_one_without_ends(kind, folder):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the program forks")
 def test_kills_lose_nothing(tmp_path):
-    program = pathlib.Path(__file__).resolve().parents[1] / "support" / "kill_runs.py"
     config = config_of(
         tmp_path, "run", "on_graph", **REGIMES["iterative"], loss=(f"{OWN}cubed",), metrics=("mse",)
     )
     config = dataclasses.replace(
         config, model=f"{OWN}recurrent", dataset=f"{OWN}signals", metrics=(f"{OWN}near", "mae")
     )
-    done = subprocess.run(
-        [sys.executable, str(program), str(tmp_path), "3", *config.to_flags().splitlines()],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    folders = [line.split()[0] for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
-    assert folders
-    whole = RunFolder(tmp_path / "whole" / "run")
+    whole, killed = killed_runs(tmp_path, config, 3, timeout=600)
+    assert killed
     assert whole.round(2).read_result().metric == Metric("near", in_percent=False, higher_is_better=True)
-    for one in folders:
-        assert_same(RunFolder(pathlib.Path(one) / "run"), whole, range(3))
+    for one, _ in killed:
+        assert_same(one, whole, range(3))
 
 
 def saved(path, *, wrapped=False, compiled=None, units=3, activation=None):
