@@ -74,7 +74,8 @@ def build_network(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
     except FileError as error:
         raise UserError(f"{config.flag('model')}: {error}") from error
     except ValueError as error:
-        flags = _model_flags(config, "model", "width", "stem", "image_size")
+        sizes = ("image_size",) if dataset.is_images else ()
+        flags = _model_flags(config, "model", "width", "stem", *sizes)
         raise UserError(f"{flags}: {error}") from error
 
 

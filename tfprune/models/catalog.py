@@ -271,7 +271,8 @@ class File(Source):
         return Path(os.path.expanduser(self.name))
 
     def build(self, wanted: Wanted) -> keras.Model:
-        network = load_network(self.path, OWN_CLASSES)
+        advice = OWN_CLASSES if self.path.exists() else "give the path of a file that exists"
+        network = load_network(self.path, advice)
         return replace_head(network, wanted.classes) if wanted.new_head else network
 
 
