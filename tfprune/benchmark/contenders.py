@@ -8,18 +8,16 @@ import abc
 import dataclasses
 import importlib.util
 import os
-from typing import Any
 
 import numpy as np
 
 from tfprune.benchmark.timing import describe_failure
+from tfprune.export.arrays import Arrays
 from tfprune.export.formats import all_files
 from tfprune.export.formats.format import Format, Run, Timing
 from tfprune.export.formats.sparse import Sparse
 from tfprune.runtime.graph import Graph
 
-# An array of examples, or arrays by the name of the input.
-Arrays = Any
 OURS = Sparse.name
 OURS_NAME = Sparse.timing.name
 DENSE_TFLITE = "tflite_float32"

@@ -13,14 +13,13 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
+from tfprune.export.arrays import Arrays, by_name
 from tfprune.export.formats.format import Run
 
-# An array, or arrays by name.
-Arrays = Any
 _LENGTH_BYTES = 8
 _ALONE = ""  # Stands for the name of an array that has none.
 
@@ -72,8 +71,7 @@ def start(contender: str, path: str, threads: int, batch_size: int) -> Run:
 
 def send(stream: BinaryIO, arrays: Arrays) -> None:
     """Writes an array, or arrays by name: the length of a JSON header, the header, the values."""
-    named = arrays if isinstance(arrays, dict) else {_ALONE: arrays}
-    named = {name: np.ascontiguousarray(array) for name, array in named.items()}
+    named = {name: np.ascontiguousarray(array) for name, array in by_name(arrays, _ALONE).items()}
     header = json.dumps({name: [array.dtype.str, array.shape] for name, array in named.items()}).encode()
     stream.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
     for array in named.values():

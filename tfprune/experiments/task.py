@@ -13,7 +13,8 @@ from tfprune.errors import UserError
 from tfprune.experiments.batches import Batches
 from tfprune.experiments.first_call import outputs_for
 from tfprune.models.catalog import File, source_of
-from tfprune.network.ending import activations, output_names, output_structure
+from tfprune.network.ending import activations, output_names
+from tfprune.network.graph import output_structure
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.metric import Metric
 from tfprune.training.by_name import (

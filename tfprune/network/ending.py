@@ -76,12 +76,6 @@ def output_names(model: keras.Model, outputs: Any) -> list[str] | None:
     return None if graph is None else list(graph.output_names)
 
 
-def output_structure(model: keras.Model) -> Any:
-    """Returns the symbolic outputs of a model in their structure; None where it has no graph."""
-    graph = computed_graph(model)
-    return None if graph is None else graph._outputs_struct
-
-
 def _back_from_outputs(graph: Any) -> Iterator[Any]:
     """Yields the nodes met on the ways back from the outputs, up to the first one with weights on each."""
     nodes = Graph(graph, _inside)

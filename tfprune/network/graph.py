@@ -82,6 +82,12 @@ def input_structure(model: Any) -> Any:
     return None if graph is None else graph._inputs_struct
 
 
+def output_structure(model: Any) -> Any:
+    """Returns the symbolic outputs of a model in their structure; None if it computes no graph."""
+    graph = computed_graph(model)
+    return None if graph is None else graph._outputs_struct
+
+
 def producer(tensor: keras.KerasTensor) -> keras.Operation:
     """Returns the layer or operation whose output a symbolic tensor is."""
     return tensor._keras_history.operation
