@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 from typing import NamedTuple
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -29,6 +30,7 @@ import pytest
 
 from scripts import make_notebook
 from tests.support.photos import make_photos
+from tfprune.sparsity import scores
 
 ROOT = pathlib.Path(__file__).parents[2]
 # README.md, CONTRIBUTING.md, and the guides; docs/README.md is only a map of them.
@@ -148,6 +150,13 @@ def processes(tmp_path_factory):
     for process in started.values():
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def tables_as_they_were():
+    """Guides add to the library's tables, which other tests of this process read."""
+    with mock.patch.dict(scores.SCORES):
+        yield
 
 
 @pytest.mark.parametrize("guide", [name for name in GUIDES if name != "your_model"])
