@@ -495,6 +495,23 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             own["schedules"] = [serialize_schedule(rule.pruning_schedule) for rule in self.rules]
         return {**config, **arguments, "pruning_schedule": schedule, **own}
 
+    def around(self, layer: keras.layers.Layer) -> "PruneLowMagnitude":
+        """Returns a wrapper with the same arguments around another layer; its masks and its step are new."""
+        schedules = None
+        if len(self.rules) > 1:
+            schedules = [rule.pruning_schedule for rule in self.rules]
+        config = keras.layers.Layer.get_config(self)
+        del config["trainable"]  # The inner layer has its own.
+        own = {"kernels": self.kernels, "schedules": schedules, "seed": self.seed}
+        return type(self)(layer, **self.rule.arguments(), **own, **config)
+
+    def trace_channels(self, call: Any) -> Any:
+        """Returns the channels of the inner layer's outputs, as `channels.trace.TracesChannels` says."""
+        outputs = call.inside(self.layer)
+        for kernel, mask in self.pruned:
+            call.mask(kernel.variable, mask)
+        return outputs
+
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PruneLowMagnitude":
         config = keras.saving.deserialize_keras_object(dict(config), custom_objects=custom_objects)

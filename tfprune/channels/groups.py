@@ -1,0 +1,130 @@
+"""Channel groups: the layers whose channels must go together, what is fixed, and why."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import keras
+import numpy as np
+
+from tfprune.channels.labels import FIXED
+from tfprune.channels.rules import rule_of
+from tfprune.channels.trace import Slice, Trace
+from tfprune.network.graph import computed_graph
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels of several layers that are cut alike.
+
+    Attributes:
+        layers: Names of the layers that make the channels.
+        takers: Names of the layers that take them.
+        channels: The number of channels: sets of values that go together, each whole.
+        fixed: Why none of them is cut; empty where they can be.
+    """
+
+    layers: tuple[str, ...]
+    takers: tuple[str, ...]
+    channels: int
+    fixed: str = ""
+    sets: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
+
+    def __str__(self) -> str:
+        text = f"{self.channels} channels of {', '.join(self.layers)}"
+        return f"{text}: fixed, {self.fixed}" if self.fixed else text
+
+
+class Traced:
+    """The channels of a model, in sets that go together, and the groups of alike sets.
+
+    Attributes:
+        model: The model.
+        trace: What its layers do with channels.
+        sets: For each label the number of its set; 0 for what is fixed.
+        count: The number of sets, the fixed one counted.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        graph = computed_graph(model)
+        if graph is None:
+            raise ValueError(
+                "`model` must be functional or Sequential and built, so that its channels can be followed: "
+                "write a subclassed one with the functional API, or cut the functional models in it. "
+                f"Received: model={model!r}"
+            )
+        self.model, self.trace = model, Trace(rule_of)
+        self.trace.run(graph)
+        roots = self.trace.union.find(np.arange(len(self.trace.union)))
+        self._roots, self.sets = np.unique(roots, return_inverse=True)
+        self.count = len(self._roots)
+
+    @cached_property
+    def slices(self) -> list[Slice]:
+        """The axes of weights that number channels."""
+        return [one for cut in self.trace.cuts.values() for one in cut.slices]
+
+    @cached_property
+    def mixed(self) -> dict[int, str]:
+        """Set -> which layer computes with its channels together with others, and how."""
+        return {int(self.sets[label]): why for label, why in self.trace.mixed.items()}
+
+    @cached_property
+    def groups(self) -> list[ChannelGroup]:
+        """The groups, in the order of the layers; those that are fixed too."""
+        return _groups(self)
+
+
+def channel_groups(model: keras.Model) -> list[ChannelGroup]:
+    """Finds which channels of a model must be cut together, and which cannot be.
+
+    Args:
+        model: A built functional or Sequential model, nested models in it too, wrapped for pruning or not.
+
+    Returns:
+        The groups, in the order of the layers that make them.
+
+    Raises:
+        ValueError: If the model is subclassed or not built.
+    """
+    return Traced(model).groups
+
+
+def _groups(traced: Traced) -> list[ChannelGroup]:
+    """Joins the sets that the same layers make."""
+    union = traced.trace.union
+    makers: dict[int, list[str]] = {}
+    takers: dict[int, list[str]] = {}
+    blocks: dict[int, set[int]] = {}
+    for one in traced.slices:
+        which = makers if one.role == "makes" else takers if one.role == "takes" else None
+        for number in np.unique(traced.sets[one.labels]):
+            if which is not None and one.layer.name not in which.setdefault(int(number), []):
+                which[int(number)].append(one.layer.name)
+    block_of = union.block(np.arange(len(union)))
+    for number, block in np.unique(np.stack([traced.sets, block_of], 1), axis=0):
+        blocks.setdefault(int(number), set()).add(int(block))
+    alike: dict[tuple, list[int]] = {}
+    for number in range(1, traced.count):
+        alike.setdefault(tuple(sorted(blocks[number])), []).append(number)
+    found = [
+        ChannelGroup(
+            tuple(makers.get(sets[0], ())), tuple(takers.get(sets[0], ())), len(sets), "", np.array(sets)
+        )
+        for sets in alike.values()
+        if makers.get(sets[0])
+    ]
+    return found + _fixed_groups(traced)
+
+
+def _fixed_groups(traced: Traced) -> list[ChannelGroup]:
+    union = traced.trace.union
+    found: dict[str, ChannelGroup] = {}
+    for one in traced.slices:
+        if one.role != "makes" or one.layer.name in found:
+            continue
+        fixed = one.labels[traced.sets[one.labels] == FIXED]
+        fixed = fixed[fixed != FIXED]
+        if len(fixed):
+            reason = union.reason(fixed[0]) or "it goes together with what is fixed"
+            found[one.layer.name] = ChannelGroup((one.layer.name,), (), len(fixed), reason)
+    return list(found.values())

@@ -1,0 +1,6 @@
+"""Structured pruning: channels really removed, so that what is left is an ordinary, smaller Keras model."""
+
+import tfprune.backend  # noqa: F401  (before the modules that import Keras)
+from tfprune.channels.groups import ChannelGroup, channel_groups
+
+__all__ = ["ChannelGroup", "channel_groups"]

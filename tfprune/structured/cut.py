@@ -1,0 +1,114 @@
+"""Builds a model anew without some of its channels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.channels.trace import Cut, Kept, Slice
+from tfprune.network.graph import Step, computed_graph, evaluate
+from tfprune.sparsity import PruneLowMagnitude
+
+Edits = Mapping[int, np.ndarray]
+
+
+def build_smaller(
+    model: keras.Model, cuts: Mapping[int, Cut], kept: Kept, edits: Edits | None = None
+) -> keras.Model:
+    """Returns a new model with the channels that stay; the given one is not changed.
+
+    Args:
+        model: A functional or Sequential model.
+        cuts: What `Trace` noted of its layers.
+        kept: Whether a label's channel stays.
+        edits: id of a weight -> values to take in the place of its own, in its whole shape.
+
+    Returns:
+        A functional model, or a Sequential one, of the same names, not compiled.
+    """
+    builder = _Builder(cuts, kept, edits or {})
+    return builder.model(model)
+
+
+class _Builder:
+    def __init__(self, cuts: Mapping[int, Cut], kept: Kept, edits: Edits) -> None:
+        self._cuts, self._kept, self._edits = cuts, kept, edits
+        # id of a layer, an operation or a nested model -> what stands in its place.
+        self._made: dict[int, Any] = {}
+        self._weights: list[tuple[Any, Any]] = []
+
+    def model(self, model: keras.Model) -> keras.Model:
+        """Returns the smaller model, with its weights."""
+        made = self._graph(model, [_placeholder(tensor) for tensor in model.inputs])
+        for old, new in self._weights:
+            self._copy(old, new)
+        return made
+
+    def _graph(self, model: Any, inputs: list[keras.KerasTensor]) -> keras.Model:
+        graph = computed_graph(model)
+        outputs = evaluate(graph, inputs, self._call)
+        if isinstance(model, keras.Sequential):
+            made = keras.Sequential(name=model.name)
+            made.add(keras.Input(batch_shape=inputs[0].shape, dtype=inputs[0].dtype, name=inputs[0].name))
+            for layer in model.layers:
+                made.add(self._made[id(layer)])
+        else:
+            structure = keras.tree.pack_sequence_as(model.input, inputs)
+            made = keras.Model(structure, keras.tree.pack_sequence_as(model.output, outputs), name=model.name)
+        made.trainable = model.trainable if not model.trainable else made.trainable
+        return made
+
+    def _call(self, step: Step) -> Sequence[Any]:
+        operation = step.operation
+        if id(operation) not in self._made:
+            self._made[id(operation)] = self._smaller(step)
+        return keras.tree.flatten(self._made[id(operation)](*step.args, **step.kwargs))
+
+    def _smaller(self, step: Step) -> Any:
+        operation = step.operation
+        if computed_graph(operation) is not None:
+            return self._graph(operation, [_placeholder(tensor) for tensor in step.inputs])
+        cut = self._cuts[id(operation)]
+        if not isinstance(operation, keras.layers.Layer):
+            return _smaller_operation(operation, cut, self._kept)
+        wrapped = isinstance(operation, PruneLowMagnitude)
+        layer = operation.layer if wrapped else operation
+        made = _from_config(layer, {name: value(self._kept) for name, value in cut.config.items()})
+        if wrapped:
+            made = operation.around(made)
+        if operation.weights:
+            self._weights.append((operation, made))
+        return made
+
+    def _copy(self, old: Any, new: Any) -> None:
+        """Gives a layer the weights that stay."""
+        slices: dict[int, list[Slice]] = {}
+        for one in self._cuts[id(old)].slices:
+            slices.setdefault(id(one.variable), []).append(one)
+        for ours, theirs in zip(old.weights, new.weights, strict=True):
+            values = self._edits.get(id(ours))
+            values = ops.convert_to_numpy(ours) if values is None else values
+            for one in slices.get(id(ours), ()):
+                values = np.compress(self._kept(one.labels), values, one.axis)
+            theirs.assign(values)
+
+
+def _placeholder(tensor: Any) -> keras.KerasTensor:
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=getattr(tensor, "name", None))
+
+
+def _from_config(layer: keras.layers.Layer, changes: dict[str, Any]) -> keras.layers.Layer:
+    """Returns a layer of the same class and configuration, but for the changes, without weights."""
+    return type(layer).from_config({**layer.get_config(), **changes})
+
+
+def _smaller_operation(operation: Any, cut: Cut, kept: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """Returns an operation of `keras.ops` with what it was made with, but for what follows from the cut."""
+    if not cut.config:
+        return operation
+    config = operation.get_config()
+    return type(operation).from_config(
+        {**config, **{name: value(kept) for name, value in cut.config.items()}}
+    )
