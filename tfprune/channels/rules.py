@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfprune.channels.labels import FIXED, Channels, narrowed
-from tfprune.channels.trace import Call, Kept, Rule
+from tfprune.channels.trace import INSIDE, Call, Kept, Rule
 from tfprune.network.graph import inner_layers
 from tfprune.network.kinds import builtin_layer, builtin_operation
 
@@ -413,7 +413,7 @@ def _attention_heads(call: Call) -> list[Channels]:
         call.weight(part.kernel, 0, labels, "takes", which)
         call.weight(part.kernel, 1, made, "makes")
         call.weight(part.bias, 0, made, "makes")
-    call.weight(output.kernel, 0, heads, "takes")
+    call.weight(output.kernel, 0, heads, "takes", INSIDE)
     out = call.new(output.kernel.shape[-1])
     if len(output.kernel.shape) != 3 or len(call.shapes[0]) != 2:
         call.fix(out, "its output has several axes of channels")
@@ -444,7 +444,7 @@ def _recurrent(call: Call, layer: Any = None, which: str = "units") -> list[Chan
     cell = layer.cell
     call.weight(cell.kernel, 0, _taken(call, _LAST), "takes")
     call.weight(cell.kernel, 1, columns, "makes")
-    call.weight(cell.recurrent_kernel, 0, units, "takes", -1)
+    call.weight(cell.recurrent_kernel, 0, units, "takes", INSIDE)
     call.weight(cell.recurrent_kernel, 1, columns, "makes")
     call.weight(cell.bias, -1, columns, "makes")
     if which == "units":

@@ -13,6 +13,10 @@ from tfprune.network.graph import Step, computed_graph, evaluate
 Rule = Callable[["Call"], Sequence[Channels]]
 
 
+INSIDE = -1
+"""The `Slice.input` of a weight that takes channels which the layer itself made."""
+
+
 @dataclass(frozen=True, eq=False)
 class Slice:
     """An axis of a weight that numbers channels.
@@ -24,7 +28,7 @@ class Slice:
         labels: A label for each place along the axis.
         role: "makes" where a place makes a channel, "takes" where it takes one, "scales" where it changes
             one as it passes, "masks" in the mask of a weight.
-        input: For "takes": which of the layer's inputs, from 0.
+        input: For "takes": which of the layer's inputs, from 0; `INSIDE` for a tensor inside the layer.
     """
 
     layer: keras.layers.Layer
@@ -71,12 +75,19 @@ class Call:
         kwargs: Its named arguments, likewise.
         inputs: The channels of its inputs.
         shapes: The shapes of its outputs, without the batch's axis.
+        outputs: The channels of its outputs, once the rule has returned them.
+        slices: The axes of its weights that the rule noted.
+        mixes: Whether it computes with channels together.
     """
 
-    def __init__(self, trace: "Trace", step: Step, layer: Any) -> None:
-        self.layer, self.args, self.kwargs, self.inputs = layer, step.args, step.kwargs, step.inputs
+    def __init__(self, trace: "Trace", step: Step) -> None:
+        self.layer = self._operation = step.operation
+        self.args, self.kwargs, self.inputs = step.args, step.kwargs, step.inputs
         self.shapes = [tuple(tensor.shape[1:]) for tensor in step.outputs]
-        self._trace, self._step, self._operation = trace, step, step.operation
+        self.outputs: Sequence[Channels] = ()
+        self.slices: list[Slice] = []
+        self.mixes = False
+        self._trace = trace
 
     @property
     def name(self) -> str:
@@ -85,7 +96,8 @@ class Call:
 
     def inside(self, layer: Any) -> Sequence[Channels]:
         """Returns the channels of the outputs of a layer that a wrapper calls on its own arguments."""
-        return self._trace.outputs(Call(self._trace, self._step, layer))
+        self.layer = layer
+        return self._trace.outputs(self)
 
     def mask(self, variable: keras.Variable, mask: keras.Variable) -> None:
         """Notes that a weight counts where its mask is true: the mask is cut as the weight is."""
@@ -109,6 +121,7 @@ class Call:
 
     def mix(self, channels: Channels | np.ndarray, reason: str) -> None:
         """Notes that the layer computes with channels together, so that none goes without a trace."""
+        self.mixes = True
         labels = channels.labels if isinstance(channels, Channels) else channels
         for label in np.unique(labels):
             if label != FIXED:
@@ -126,7 +139,9 @@ class Call:
             role, which: `Slice.role` and `Slice.input`.
         """
         if variable is not None:
-            self._trace.add(self._operation, Slice(self.layer, variable, axis, labels, role, which))
+            noted = Slice(self.layer, variable, axis, labels, role, which)
+            self._trace.add(self._operation, noted)
+            self.slices.append(noted)
 
     def config(self, name: str, value: np.ndarray | Callable[[Kept], Any]) -> None:
         """Notes that an entry of the layer's configuration is the number of kept labels, or a function."""
@@ -150,12 +165,14 @@ class Trace:
         cuts: id of a layer or operation -> what becomes smaller of it, in the order of the graph.
         mixed: Label -> which layer computes with it together with others, and how.
         masks: id of a weight -> its mask.
+        calls: All calls, in the order of `evaluate`; those in a nested model at each of its own calls.
         unknown: Names of layers without a rule -> their classes.
     """
 
     def __init__(self, rules: Callable[[Any], Rule | None]) -> None:
         self.union, self.cuts, self.mixed = Union(), {}, {}
         self.masks: dict[int, keras.Variable] = {}
+        self.calls: list[Call] = []
         self.unknown: dict[str, str] = {}
         self._rules = rules
         self._nested: dict[int, list[Channels]] = {}
@@ -195,7 +212,10 @@ class Trace:
                     self.union.unite(old.labels, new.labels)
             return evaluate(graph, step.inputs, self._call)
         self.cut_of(operation)
-        return self.outputs(Call(self, step, operation))
+        call = Call(self, step)
+        call.outputs = self.outputs(call)
+        self.calls.append(call)
+        return call.outputs
 
     def outputs(self, call: Call) -> Sequence[Channels]:
         """Returns the channels of the outputs of a call, by the layer's own rule or by one of `rules`."""

@@ -11,11 +11,15 @@ from tfprune.channels.trace import Cut, Kept, Slice
 from tfprune.network.graph import Step, computed_graph, evaluate
 from tfprune.sparsity import PruneLowMagnitude
 
-Edits = Mapping[int, np.ndarray]
+Values = Mapping[int, np.ndarray]
 
 
 def build_smaller(
-    model: keras.Model, cuts: Mapping[int, Cut], kept: Kept, edits: Edits | None = None
+    model: keras.Model,
+    cuts: Mapping[int, Cut],
+    kept: Kept,
+    edits: Values | None = None,
+    biases: Values | None = None,
 ) -> keras.Model:
     """Returns a new model with the channels that stay; the given one is not changed.
 
@@ -24,17 +28,19 @@ def build_smaller(
         cuts: What `Trace` noted of its layers.
         kept: Whether a label's channel stays.
         edits: id of a weight -> values to take in the place of its own, in its whole shape.
+        biases: id of a layer with `use_bias=False` -> values of the bias that it is given, in the whole
+            shape. Of a wrapped layer the id is that of the layer inside.
 
     Returns:
         A functional model, or a Sequential one, of the same names, not compiled.
     """
-    builder = _Builder(cuts, kept, edits or {})
+    builder = _Builder(cuts, kept, edits or {}, biases or {})
     return builder.model(model)
 
 
 class _Builder:
-    def __init__(self, cuts: Mapping[int, Cut], kept: Kept, edits: Edits) -> None:
-        self._cuts, self._kept, self._edits = cuts, kept, edits
+    def __init__(self, cuts: Mapping[int, Cut], kept: Kept, edits: Values, biases: Values) -> None:
+        self._cuts, self._kept, self._edits, self._biases = cuts, kept, edits, biases
         # id of a layer, an operation or a nested model -> what stands in its place.
         self._made: dict[int, Any] = {}
         self._weights: list[tuple[Any, Any]] = []
@@ -75,7 +81,10 @@ class _Builder:
             return _smaller_operation(operation, cut, self._kept)
         wrapped = isinstance(operation, PruneLowMagnitude)
         layer = operation.layer if wrapped else operation
-        made = _from_config(layer, {name: value(self._kept) for name, value in cut.config.items()})
+        changes = {name: value(self._kept) for name, value in cut.config.items()}
+        if id(layer) in self._biases:
+            changes["use_bias"] = True
+        made = _from_config(layer, changes)
         if wrapped:
             made = operation.around(made)
         if operation.weights:
@@ -87,7 +96,14 @@ class _Builder:
         slices: dict[int, list[Slice]] = {}
         for one in self._cuts[id(old)].slices:
             slices.setdefault(id(one.variable), []).append(one)
-        for ours, theirs in zip(old.weights, new.weights, strict=True):
+        inner = old.layer if isinstance(old, PruneLowMagnitude) else old
+        weights = list(new.weights)
+        if id(inner) in self._biases:
+            bias = (new.layer if isinstance(new, PruneLowMagnitude) else new).bias
+            weights = [weight for weight in weights if weight is not bias]
+            made = next(one.labels for one in self._cuts[id(old)].slices if one.role == "makes")
+            bias.assign(self._biases[id(inner)][self._kept(made)])
+        for ours, theirs in zip(old.weights, weights, strict=True):
             values = self._edits.get(id(ours))
             values = ops.convert_to_numpy(ours) if values is None else values
             for one in slices.get(id(ours), ()):
