@@ -283,7 +283,8 @@ def builtin_operation(operation: Any) -> str | None:
 
 
 def _layer_class(cls: type) -> str | None:
-    return cls.__name__ if cls.__module__.startswith("keras.src.layers.") else None
+    own = cls.__module__.startswith(("keras.src.layers.", "keras.src.applications."))
+    return cls.__name__ if own else None
 
 
 def kind_of(layer: keras.layers.Layer) -> Kind | None:

@@ -8,19 +8,24 @@ from typing import Any
 
 from tfprune.channels.rules import (
     activation,
+    applications,
     arithmetic,
     attention,
     kernels,
     normalization,
     parts,
     positions,
+    preprocessing,
     recurrent,
     shape,
 )
 from tfprune.channels.trace import Rule
 from tfprune.network.kinds import builtin_layer, builtin_operation
 
-_SUBJECTS = (kernels, normalization, activation, positions, shape, arithmetic, parts, attention, recurrent)
+_SUBJECTS = (
+    *(kernels, normalization, activation, positions, shape, arithmetic, parts, attention, recurrent),
+    *(preprocessing, applications),
+)
 
 _LAYERS: dict[str, Rule] = {}
 _OPERATIONS: dict[str, Rule] = {}

@@ -7,7 +7,7 @@ from tfprune.channels.labels import Channels, narrowed
 from tfprune.channels.trace import Call, Rule
 
 
-def _elementwise(call: Call) -> list[Channels]:
+def elementwise(call: Call) -> list[Channels]:
     """Values of several tensors meet: their channels go together."""
     constants = [one for one in keras.tree.flatten(call.args) if not isinstance(one, Channels)]
     shape = call.shapes[0]
@@ -34,9 +34,9 @@ def _is_spread(one: Channels, other: Channels) -> bool:
 
 
 LAYERS: dict[str, Rule] = dict.fromkeys(
-    ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _elementwise
+    ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), elementwise
 )
 
 OPERATIONS: dict[str, Rule] = dict.fromkeys(
-    ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"), _elementwise
+    ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"), elementwise
 )

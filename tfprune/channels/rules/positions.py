@@ -5,7 +5,7 @@ from tfprune.channels.rules.axes import LAST, channel_axis, take
 from tfprune.channels.trace import Call, Rule
 
 
-def _positions(call: Call) -> list[Channels]:
+def positions(call: Call) -> list[Channels]:
     """Positions change, channels pass."""
     axis = channel_axis(call.layer)
     taken = take(call, axis)
@@ -44,7 +44,7 @@ LAYERS: dict[str, Rule] = {
             *(f"{kind}{n}D" for kind in ("UpSampling", "ZeroPadding", "Cropping") for n in (1, 2, 3)),
             *(f"Adaptive{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)),
         ),
-        _positions,
+        positions,
     ),
     **dict.fromkeys(
         [f"Global{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)], _global_pooling

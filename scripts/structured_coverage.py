@@ -1,0 +1,288 @@
+"""Halves the channels of every model of `keras.applications`, and compares it with its masked twin.
+
+  python scripts/structured_coverage.py                # all; the table in docs/structured_coverage.md
+  python scripts/structured_coverage.py --only=ResNet  # what has the word in its name; writes nothing
+
+Each model is made with random weights, BatchNorm's statistics too, and traced. Of each group of channels a
+random half is cut, and the cut model is compared with the whole one in which these channels are zero. A
+second process, which cannot import tfprune, loads the saved `.keras` file, compares its outputs, writes a
+TFLite file and runs that. Each model that was tried is a line of `--records`, so that a run that was ended
+goes on; one that fails is a row with the reason. They come one after the other, each within `--memory`.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "structured_coverage.md"
+BEGIN, END = "<!-- Written by scripts/structured_coverage.py. -->", "<!-- End of what it writes. -->"
+GIB = 2**30
+SIDE = 96
+"""Height and width of the images: all the models take them."""
+LARGEST_DIFFERENCE = 1e-5
+LARGEST_TFLITE_DIFFERENCE = 1e-4
+
+# Runs in a process of its own, in the folder of the files.
+PLAIN = """
+import sys
+sys.modules["tfprune"] = None
+import json, keras, numpy as np, tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+images, expected = np.load("images.npy"), np.load("expected.npy")
+largest = np.abs(expected).max()
+model = keras.models.load_model("model.keras")
+reloaded = np.abs(np.asarray(model(images, training=False)) - expected).max() / largest
+model.export("saved_model", format="tf_saved_model", verbose=False)
+content = tf.lite.TFLiteConverter.from_saved_model("saved_model").convert()
+interpreter = Interpreter(model_content=content)
+interpreter.allocate_tensors()
+interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+interpreter.invoke()
+made = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+with open("plain.json", "w") as file:
+    json.dump(
+        {
+            "reloaded": float(reloaded),
+            "tflite": float(np.abs(made - expected).max() / largest),
+            "tflite_bytes": len(content),
+        },
+        file,
+    )
+"""
+
+
+def randomise(model: Any, rng: Any) -> None:
+    """Gives the weights with one axis values that show if they are lost; kernels are random as they are."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            continue
+        for variable in layer.weights:
+            if len(variable.shape) == 1:
+                positive = variable.name in ("gamma", "moving_variance")
+                size = variable.shape
+                variable.assign(rng.uniform(0.5, 1.5, size) if positive else rng.normal(0, 0.1, size))
+
+
+def masked(model: Any, traced: Any, kept: Any) -> Any:
+    """Returns the model with zeros in the place of the channels that go; the given one is changed, too.
+
+    A layer normalisation of the twin counts the channels that stay.
+    """
+    import keras
+    from keras import ops
+
+    class OfKept(keras.layers.LayerNormalization):
+        """Layer normalisation over some of its channels."""
+
+        def call(self, inputs: Any) -> Any:
+            mean, variance = ops.moments(ops.take(inputs, self.places, -1), -1, keepdims=True)
+            return (inputs - mean) * ops.rsqrt(variance + self.epsilon) * self.gamma + self.beta
+
+    places = {}
+    for one in traced.slices:
+        if isinstance(one.layer, keras.layers.LayerNormalization):
+            places[one.layer.name] = kept(one.labels).nonzero()[0]
+        if one.role in ("makes", "scales"):
+            sizes = [1] * len(one.variable.shape)
+            sizes[one.axis] = -1
+            one.variable.assign(ops.convert_to_numpy(one.variable) * kept(one.labels).reshape(sizes))
+    if not places:
+        return model
+
+    def twin_of(layer: Any) -> Any:
+        if layer.name not in places:
+            return layer
+        twin = OfKept.from_config(layer.get_config())
+        twin.places = places[layer.name]
+        return twin
+
+    twin = keras.models.clone_model(model, clone_function=twin_of)
+    for old, new in zip(model.layers, twin.layers, strict=True):
+        if old.name in places:
+            new.set_weights(old.get_weights())
+    return twin
+
+
+def cut_in_half(name: str, folder: Path) -> dict[str, Any]:
+    """Cuts a model, saves it with its images and its twin's outputs, and returns what is known of it."""
+    import keras
+    import numpy as np
+
+    from tfprune.channels.groups import Traced
+    from tfprune.network.macs import kernel_uses
+    from tfprune.structured.cut import build_smaller
+
+    rng = np.random.default_rng(0)
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(SIDE, SIDE, 3), classifier_activation=None
+    )
+    randomise(model, rng)
+    start = time.perf_counter()
+    traced = Traced(model)
+    groups = traced.groups
+    stays = np.ones(traced.count, bool)
+    for group in groups:
+        stays[rng.permutation(group.sets)[: len(group.sets) // 2]] = False
+
+    def kept(labels: np.ndarray) -> np.ndarray:
+        return stays[traced.sets[labels]]
+
+    smaller = build_smaller(model, traced.trace.cuts, kept)
+    seconds = time.perf_counter() - start
+    made = [one for one in traced.slices if one.role == "makes" and len(one.variable.shape) > 1]
+    found = {
+        "parameters": [each.count_params() for each in (model, smaller)],
+        "macs": [sum(use.macs for use in kernel_uses(each)) for each in (model, smaller)],
+        "channels": [sum(len(one.labels) for one in made), int(sum(kept(one.labels).sum() for one in made))],
+        "groups": sum(not group.fixed for group in groups),
+        "fixed": [str(group) for group in groups if group.fixed],
+        "unknown": traced.trace.unknown,
+        "seconds": seconds,
+    }
+    images = rng.uniform(0, 255, (1, SIDE, SIDE, 3)).astype(np.float32)
+    outputs = keras.ops.convert_to_numpy(smaller(images, training=False))
+    smaller.save(folder / "model.keras")
+    np.save(folder / "images.npy", images)
+    np.save(folder / "expected.npy", outputs)
+    del smaller
+    expected = keras.ops.convert_to_numpy(masked(model, traced, kept)(images, training=False))
+    found["difference"] = float(np.abs(outputs - expected).max() / np.abs(expected).max())
+    return found
+
+
+def run(command: list[str], folder: Path, memory: float) -> None:
+    """Runs a process within a limit of its memory.
+
+    Raises:
+        RuntimeError: It failed; the message is the last line that it printed.
+    """
+    limit = int(memory * GIB)
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
+
+
+def record_of(name: str, memory: float) -> dict[str, Any]:
+    """Returns what is found of one model, each step in a process of its own."""
+    found: dict[str, Any] = {"model": name}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        try:
+            run([sys.executable, __file__, f"--cut={name}"], folder, memory)
+            found |= json.loads((folder / "cut.json").read_text(encoding="utf-8"))
+            run([sys.executable, "-c", PLAIN], folder, memory)
+            found |= json.loads((folder / "plain.json").read_text(encoding="utf-8"))
+        except RuntimeError as error:
+            found["failure"] = str(error)
+    return found
+
+
+def passed(record: dict[str, Any]) -> bool:
+    """Returns whether all that is asked of a model holds."""
+    return "failure" not in record and (
+        max(record["difference"], record["reloaded"]) <= LARGEST_DIFFERENCE
+        and record["tflite"] <= LARGEST_TFLITE_DIFFERENCE
+    )
+
+
+def cells(record: dict[str, Any]) -> list[str]:
+    """Returns the row of a model."""
+    if "parameters" not in record:
+        return [record["model"], *[""] * 7, record["failure"]]
+    parameters, macs = ([f"{value / 1e6:,.1f}" for value in record[key]] for key in ("parameters", "macs"))
+    channels = [f"{value:,}" for value in record["channels"]]
+    stays = [*record["fixed"], *(f"{name}: no rule for {kind}" for name, kind in record["unknown"].items())]
+    result = record.get("failure") or f"{record['reloaded']:.0e}, {record['tflite']:.0e}"
+    return [
+        record["model"],
+        " to ".join(parameters),
+        " to ".join(macs),
+        " to ".join(channels),
+        str(record["groups"]),
+        "; ".join(stays),
+        f"{record['seconds']:.1f}",
+        f"{record['difference']:.0e}",
+        result if passed(record) or "failure" in record else f"{result}: too large",
+    ]
+
+
+HEADER = [
+    *("model", "parameters, millions", "MACs, millions", "channels", "groups", "what stays, and why"),
+    *("seconds", "difference", "reloaded, TFLite"),
+]
+
+
+def write_table(rows: list[list[str]]) -> None:
+    """Puts the table between the marks of the document."""
+    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def application_names() -> list[str]:
+    """Returns the names of the models of `keras.applications`."""
+    import keras
+
+    makers = vars(keras.applications).items()
+    return [name for name, maker in makers if inspect.isfunction(maker) and name[0].isupper()]
+
+
+def main() -> None:
+    """Parses the command line, and does what it names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="a word of the names; no table is written")
+    parser.add_argument("--memory", type=float, default=16.0, help="GiB of addresses for each process")
+    parser.add_argument(
+        "--records",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "structured_coverage.jsonl",
+        help="a line for each model that was tried; remove the file to begin anew",
+    )
+    parser.add_argument("--cut", default="", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.cut:
+        found = cut_in_half(flags.cut, Path())
+        Path("cut.json").write_text(json.dumps(found), encoding="utf-8")
+        return
+    lines = flags.records.read_text(encoding="utf-8").splitlines() if flags.records.exists() else []
+    records = {record["model"]: record for record in map(json.loads, lines)}
+    names = [name for name in application_names() if flags.only in name]
+    for place, name in enumerate(names, start=1):
+        if name not in records:
+            records[name] = record_of(name, flags.memory)
+            with flags.records.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(records[name]) + "\n")
+        print(f"{place}/{len(names)}", *cells(records[name]), sep=" | ", flush=True)
+    if not flags.only:
+        write_table([cells(records[name]) for name in names])
+    sys.exit(not all(passed(records[name]) for name in names))
+
+
+if __name__ == "__main__":
+    main()
