@@ -5,6 +5,7 @@ from functools import cached_property
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfprune.channels.labels import FIXED
 from tfprune.channels.rules import rule_of
@@ -62,6 +63,12 @@ class Traced:
     def slices(self) -> list[Slice]:
         """The axes of weights that number channels."""
         return [one for cut in self.trace.cuts.values() for one in cut.slices]
+
+    def values(self, variable: keras.Variable) -> np.ndarray:
+        """Returns the values of a weight, zeros where its mask removes it."""
+        values = np.asarray(ops.convert_to_numpy(variable))
+        mask = self.trace.masks.get(id(variable))
+        return values if mask is None else np.where(ops.convert_to_numpy(mask), values, values.dtype.type(0))
 
     @cached_property
     def mixed(self) -> dict[int, str]:

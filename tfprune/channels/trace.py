@@ -78,6 +78,7 @@ class Call:
         outputs: The channels of its outputs, once the rule has returned them.
         slices: The axes of its weights that the rule noted.
         mixes: Whether it computes with channels together.
+        by_place: Whether several tensors meet, value by value.
     """
 
     def __init__(self, trace: "Trace", step: Step) -> None:
@@ -86,7 +87,7 @@ class Call:
         self.shapes = [tuple(tensor.shape[1:]) for tensor in step.outputs]
         self.outputs: Sequence[Channels] = ()
         self.slices: list[Slice] = []
-        self.mixes = False
+        self.mixes = self.by_place = False
         self._trace = trace
 
     @property

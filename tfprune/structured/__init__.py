@@ -2,5 +2,6 @@
 
 import tfprune.backend  # noqa: F401  (before the modules that import Keras)
 from tfprune.channels.groups import ChannelGroup, channel_groups
+from tfprune.structured.shrink import DeadChannels, dead_channels, shrink
 
-__all__ = ["ChannelGroup", "channel_groups"]
+__all__ = ["ChannelGroup", "DeadChannels", "channel_groups", "dead_channels", "shrink"]

@@ -3,118 +3,73 @@
 from dataclasses import dataclass
 
 import keras
-import numpy as np
-from keras import ops
 
+from tfprune.channels.dead import Dead, LayerChannels, SilentChannels
 from tfprune.channels.groups import Traced
-from tfprune.channels.labels import FIXED
-from tfprune.sparsity import PruneLowMagnitude
 from tfprune.structured.cut import build_smaller
 
 
 @dataclass(frozen=True)
-class Stays:
-    """Channels that stay although the kernels that make them are zero.
+class DeadChannels:
+    """What `shrink` removes of a model, and what it does not. `print` shows it.
 
     Attributes:
-        layers: The layers that make them.
-        channels: Their number.
-        reason: Why they stay.
+        layers: The layers that make channels, with the number of those that are dead.
+        silent: The channels that stay although the kernels that make them are zero, with the reasons.
     """
 
-    layers: tuple[str, ...]
-    channels: int
-    reason: str
+    layers: tuple[LayerChannels, ...]
+    silent: tuple[SilentChannels, ...]
+
+    def __str__(self) -> str:
+        total, dead = sum(one.channels for one in self.layers), sum(one.dead for one in self.layers)
+        lines = [f"{dead:,} of {total:,} channels change no output"]
+        lines += [f"  {one.layer}: {one.dead} of {one.channels}" for one in self.layers if one.dead]
+        if self.silent:
+            lines.append("Channels whose kernels are zero, and that stay:")
+        lines += [f"  {one.channels} of {', '.join(one.layers)}: {one.reason}" for one in self.silent]
+        return "\n".join(lines)
 
 
 def shrink(model: keras.Model) -> keras.Model:
     """Returns a smaller model with the same outputs, without the channels that change none of them.
 
-    A channel goes if every weight that takes it is zero; if its value is always zero; or if its value is a
-    constant that can be moved into the biases of the layers that take it (dense layers, and convolutions
-    that pad nothing). What computes with channels together, as layer normalisation, keeps its channels.
-    Values stay the same up to rounding: 1e-5 of the largest output.
+    A channel goes if each weight that takes it is zero; if its value is zero whatever the inputs are; or if
+    its value is a constant that can be moved into the bias of the layer that takes it, or into the BatchNorm
+    behind that layer: in dense layers, and in convolutions that pad nothing. What computes with channels
+    together, as LayerNormalization, keeps its channels, and each layer keeps one. In inference the outputs
+    are the same up to rounding: 1e-5 of the largest one in float32. `dead_channels` tells what goes, and why
+    the rest stays.
 
-    A wrapped model stays wrapped, with its masks, its schedules and its step.
+    A wrapped model stays wrapped: what is left of its masks, its schedules and its step are those of
+    `model`, so that training goes on. A schedule that goes on counts the weights that are left: their
+    sparsity is lower after the cut, and the schedule brings it back to its target.
+
+    Args:
+        model: A built functional or Sequential model, nested models in it too. It is not changed.
+
+    Returns:
+        A new model, functional or Sequential as `model` is, with the same names; not compiled.
+
+    Raises:
+        ValueError: If the model is subclassed or not built.
+    """
+    traced = Traced(model)
+    dead = Dead(traced)
+    return build_smaller(model, traced.trace.cuts, dead.kept, dead.edits, dead.biases)
+
+
+def dead_channels(model: keras.Model) -> DeadChannels:
+    """Finds the channels of a model that change no output, which `shrink` removes.
 
     Args:
         model: A built functional or Sequential model. It is not changed.
 
     Returns:
-        A new model of the same class, Sequential or functional, that is not compiled.
+        The number of dead channels in each layer, and the channels that are made by zeros alone and yet stay.
 
     Raises:
         ValueError: If the model is subclassed or not built.
     """
-    return Dead(Traced(model)).cut()
-
-
-class Dead:
-    """The channels of a model that change no output.
-
-    Args:
-        traced: The model's channels.
-
-    Attributes:
-        removed: Booleans, one for each set of channels.
-        edits: id of a weight -> values in which the constants of removed channels are.
-    """
-
-    def __init__(self, traced: Traced) -> None:
-        self._traced = traced
-        self.removed = np.zeros(traced.count, bool)
-        self._values = {
-            id(one.variable): np.array(ops.convert_to_numpy(one.variable)) for one in traced.slices
-        }
-        self._masked()
-        self.edits: dict[int, np.ndarray] = {}
-        self._find()
-
-    def cut(self) -> keras.Model:
-        """Returns the model without them."""
-        traced, removed = self._traced, self.removed
-        return build_smaller(
-            traced.model, traced.trace.cuts, lambda labels: ~removed[traced.sets[labels]], self.edits
-        )
-
-    def _masked(self) -> None:
-        """Takes removed weights as the zeros that they are in training."""
-        for cut in self._traced.trace.cuts.values():
-            if isinstance(cut.operation, PruneLowMagnitude):
-                for kernel, mask in cut.operation.pruned:
-                    if id(kernel.variable) in self._values:
-                        self._values[id(kernel.variable)] *= ops.convert_to_numpy(mask)
-
-    def _find(self) -> None:
-        """Finds more and more of them: what a removed channel took is taken by one less."""
-        while True:
-            needed = self._needed()
-            needed[FIXED] = True
-            # What makes nothing and takes nothing cannot be told from what is computed otherwise.
-            dead = ~needed & ~self.removed
-            if not dead.any():
-                break
-            self.removed |= dead
-            self._zero(dead)
-        self._keep_one()
-
-    def _needed(self) -> np.ndarray:
-        """Returns the sets of which a weight that is not zero takes a channel, or that are mixed."""
-        needed = np.zeros(self._traced.count, bool)
-        needed[list(self._traced.mixed)] = True
-        taken = np.zeros(self._traced.count, bool)
-        for one in self._traced.slices:
-            sets = self._traced.sets[one.labels]
-            if one.role == "takes":
-                taken[sets] = True
-                values = np.moveaxis(self._values[id(one.variable)], one.axis, 0)
-                needed[sets[values.reshape(len(sets), -1).any(1)]] = True
-        return needed | ~taken
-
-    def _zero(self, dead: np.ndarray) -> None:
-        """Removes what makes the dead channels."""
-        for one in self._traced.slices:
-            gone = dead[self._traced.sets[one.labels]]
-            if gone.any():
-                values = np.moveaxis(self._values[id(one.variable)], one.axis, 0)
-                values[gone] = 0
+    dead = Dead(Traced(model))
+    return DeadChannels(tuple(dead.layers), tuple(dead.silent))

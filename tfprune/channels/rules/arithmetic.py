@@ -9,6 +9,7 @@ from tfprune.channels.trace import Call, Rule
 
 def elementwise(call: Call) -> list[Channels]:
     """Values of several tensors meet: their channels go together."""
+    call.by_place = True
     constants = [one for one in keras.tree.flatten(call.args) if not isinstance(one, Channels)]
     shape = call.shapes[0]
     if any(np.size(one) > 1 for one in constants if one is not None):

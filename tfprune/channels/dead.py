@@ -1,0 +1,272 @@
+"""Dead channels: those without which no output of a model changes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from keras.activations import linear
+
+from tfprune.channels.flow import Flow, any_along, connections, is_kernel
+from tfprune.channels.groups import Traced
+from tfprune.channels.labels import FIXED
+from tfprune.channels.trace import Call, Slice
+from tfprune.network.kinds import builtin_layer
+
+
+@dataclass(frozen=True)
+class LayerChannels:
+    """The channels that a layer makes.
+
+    Attributes:
+        layer: Its name.
+        channels: Their number.
+        dead: How many of them are dead.
+    """
+
+    layer: str
+    channels: int
+    dead: int
+
+
+@dataclass(frozen=True)
+class SilentChannels:
+    """Channels that are not dead although every weight of the kernels that make them is zero.
+
+    Attributes:
+        layers: The names of the layers that make them.
+        channels: Their number.
+        reason: Why an output would change, or why they stay all the same.
+    """
+
+    layers: tuple[str, ...]
+    channels: int
+    reason: str
+
+
+@dataclass
+class _Taker:
+    """An axis of a weight that takes channels, with all calls that take by it.
+
+    Attributes:
+        slice: The axis.
+        sets: The set of each taken channel.
+        made: The set of each made channel; None where all are taken as one that is alive.
+        used: Places taken (rows) and made (columns): which of them the weight connects.
+        refuses: Why no constant but zero can be moved; empty where one can be.
+        values: The constant that comes in at each place in all calls, NaN where there is none.
+        varies: For each place whether it is known what comes in, but not one value for all positions.
+        numbers: The numbers of the calls.
+    """
+
+    slice: Slice
+    sets: np.ndarray
+    made: np.ndarray | None
+    used: np.ndarray
+    refuses: str
+    values: np.ndarray
+    varies: np.ndarray
+    numbers: list[int]
+
+    @property
+    def layer(self) -> Any:
+        """Returns the layer."""
+        return self.slice.layer
+
+    def weighs(self, alive: np.ndarray) -> np.ndarray:
+        """Returns for each place whether a weight to a channel that is alive is not zero."""
+        return (self.used if self.made is None else self.used[:, alive[self.made]]).any(1)
+
+    @property
+    def free(self) -> np.ndarray:
+        """Returns for each place whether what comes in can go: it is zero, or a constant that can be moved."""
+        return (self.values == 0) | (np.isfinite(self.values) & (not self.refuses))
+
+
+class Dead:
+    """The dead channels of a model.
+
+    A channel is dead if, wherever it is taken, one of these holds: each weight that takes it is zero, or leads
+    to dead channels only; its value is zero for all inputs; its value is a constant that goes into the bias of
+    the layer that takes it, or into the BatchNorm behind, without rounding apart. The latter are dense layers,
+    and convolutions that pad nothing. Layers that compute with channels together, such as LayerNormalization,
+    keep theirs alive, and a layer keeps one channel at least.
+
+    Thimm and Fiesler, "Evaluating pruning methods", 1995, remove constant neurons in this way.
+
+    Args:
+        traced: The model's channels.
+
+    Attributes:
+        dead: Whether each set of channels is dead.
+        edits: id of a weight -> its values with the constants of dead channels in them, in its whole shape.
+        biases: id of a layer that has no bias -> the bias that takes constants for it, likewise.
+    """
+
+    def __init__(self, traced: Traced) -> None:
+        self._traced = traced
+        self._flow = Flow(traced)
+        self._takers = list(_takers(traced, self._flow))
+        self.dead = np.zeros(traced.count, bool)
+        self.edits: dict[int, np.ndarray] = {}
+        self.biases: dict[int, np.ndarray] = {}
+        while (found := self._found()).any():
+            self.dead |= found
+        for taker in self._takers:
+            self._move(taker)
+
+    def kept(self, labels: np.ndarray) -> np.ndarray:
+        """Returns for each label whether its channel is alive."""
+        return ~self.dead[self._traced.sets[labels]]
+
+    @property
+    def layers(self) -> list[LayerChannels]:
+        """Returns the layers that make channels, in the order of the model."""
+        made: dict[int, LayerChannels] = {}
+        for one in self._traced.slices:
+            labels = np.unique(one.labels)
+            if one.role == "makes" and is_kernel(one) and labels[0] not in made:
+                dead = int((~self.kept(labels)).sum())
+                made[int(labels[0])] = LayerChannels(one.layer.name, len(labels), dead)
+        return list(made.values())
+
+    @property
+    def silent(self) -> list[SilentChannels]:
+        """Returns the channels that stay although the kernels that make them are zero, with the reasons."""
+        traced, union = self._traced, self._traced.trace.union
+        zero = np.zeros(traced.count, bool)
+        makers: dict[int, list[str]] = {}
+        found: dict[tuple[tuple[str, ...], str], int] = {}
+        for one in traced.slices:
+            if one.role != "makes" or not is_kernel(one):
+                continue
+            empty = ~any_along(traced.values(one.variable), one.axis)
+            sets = traced.sets[one.labels]
+            for number in sets:
+                if number not in makers:
+                    zero[number], makers[number] = True, []
+            zero[sets[~empty]] = False
+            for number in np.unique(sets):
+                makers[int(number)].append(one.layer.name)
+            for label in one.labels[empty & (sets == FIXED)]:
+                key = (one.layer.name,), union.reason(label)
+                found[key] = found.get(key, 0) + 1
+        zero[FIXED] = False
+        for number in np.flatnonzero(zero & ~self.dead):
+            key = tuple(dict.fromkeys(makers[int(number)])), self._reason(int(number))
+            found[key] = found.get(key, 0) + 1
+        return [SilentChannels(layers, count, reason) for (layers, reason), count in found.items()]
+
+    def _reason(self, number: int) -> str:
+        """Returns why a set is alive."""
+        if number in self._traced.mixed:
+            return self._traced.mixed[number]
+        for taker in self._takers:
+            places = (taker.sets == number) & taker.weighs(~self.dead) & ~taker.free
+            if (places & np.isfinite(taker.values)).any():
+                return f"{taker.layer.name}: {taker.refuses}"
+            if (places & taker.varies).any():
+                return (
+                    f"{taker.layer.name}: its constant value differs from place to place, as padding makes it"
+                )
+            if places.any():
+                return f"{taker.layer.name}: its value depends on other channels"
+        return "a layer keeps one channel"
+
+    def _found(self) -> np.ndarray:
+        """Returns the sets that are dead, given those that are."""
+        needed = np.zeros(self._traced.count, bool)
+        needed[[FIXED, *self._traced.mixed]] = True
+        taken = np.zeros_like(needed)
+        for taker in self._takers:
+            taken[taker.sets] = True
+            needed[taker.sets[taker.weighs(~self.dead) & ~taker.free]] = True
+        found = taken & ~needed & ~self.dead
+        for one in self._traced.slices:
+            sets = self._traced.sets[one.labels]
+            if len(sets) and (found | self.dead)[sets].all():
+                found[next(number for number in sets if found[number])] = False
+        return found
+
+    def _move(self, taker: _Taker) -> None:
+        """Moves the constants that a layer takes of dead channels."""
+        places = self.dead[taker.sets] & taker.weighs(~self.dead) & (taker.values != 0)
+        if not places.any():
+            return
+        one, layer = taker.slice, taker.layer
+        weight = np.moveaxis(self._traced.values(one.variable).astype(np.float64), one.axis, 0)[places]
+        weight = weight.reshape(places.sum(), -1, weight.shape[-1]).sum(1)  # What is made is the last axis.
+        constant = taker.values[places] @ weight
+        if layer.bias is not None:
+            _add(self.edits, layer.bias, constant)
+            return
+        norm = self._norm_behind(taker)
+        if norm is not None:
+            _add(self.edits, norm.moving_mean, -constant)
+        else:
+            self.biases[id(layer)] = constant
+
+    def _norm_behind(self, taker: _Taker) -> Any:
+        """Returns the BatchNorm that alone takes what a layer makes; None if there is none."""
+        calls, layer = self._traced.trace.calls, taker.layer
+        behind = [number for call in taker.numbers for number in self._flow.takers[call]]
+        if len(taker.numbers) > 1 or len(behind) > 1 or behind[0] < 0 or layer.activation is not linear:
+            return None
+        norm = calls[behind[0]].layer
+        once = sum(call.layer is norm for call in calls) == 1
+        sets = [self._traced.sets[one.labels] for one in calls[behind[0]].slices]
+        if builtin_layer(norm) != "BatchNormalization" or not once or not sets:
+            return None
+        return norm if np.array_equal(sets[0], taker.made) else None
+
+
+def _takers(traced: Traced, flow: Flow) -> Iterator[_Taker]:
+    """Yields the axes of weights that take channels, each once."""
+    found: dict[tuple[int, int], _Taker] = {}
+    for number, call in enumerate(traced.trace.calls):
+        for one in call.slices:
+            if one.role != "takes":
+                continue
+            nothing = np.full(len(one.labels), np.nan), np.zeros(len(one.labels), bool)
+            values, varies = flow.constants.get((number, id(one.variable), one.axis), nothing)
+            key = id(one.variable), one.axis
+            if key in found:
+                taker = found[key]
+                taker.numbers.append(number)
+                taker.values = np.where(taker.values == values, values, np.nan)
+                taker.varies = taker.varies | varies
+                continue
+            makes = [
+                other for other in call.slices if other.variable is one.variable and other.role == "makes"
+            ]
+            weight = traced.values(one.variable)
+            if makes:
+                made, used = traced.sets[makes[0].labels], connections(weight, one.axis, makes[0].axis)
+            else:
+                made, used = None, any_along(weight, one.axis)[:, None]
+            found[key] = _Taker(
+                one, traced.sets[one.labels], made, used, _refusal(call, one), values, varies, [number]
+            )
+    return iter(found.values())
+
+
+def _refusal(call: Call, one: Slice) -> str:
+    """Returns why a layer cannot take a constant into its bias; empty if it can."""
+    layer, name = call.layer, builtin_layer(call.layer)
+    if getattr(layer, "quantization_mode", None) is not None:
+        return "it is quantized, so that no constant is moved into its bias"
+    if name == "Dense":
+        return ""
+    if name in ("Conv1D", "Conv2D", "Conv3D"):
+        pads = layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
+        return "its zero padding would change the constant value" if pads else ""
+    if name == "EinsumDense" and layer.bias is not None and one.axis == 0:
+        if len(layer.kernel.shape) == 2 and tuple(layer.bias.shape) == (layer.kernel.shape[1],):
+            return ""
+    return "no constant is moved into a layer of its kind"
+
+
+def _add(values: dict[int, np.ndarray], variable: keras.Variable, constant: np.ndarray) -> None:
+    values[id(variable)] = values.get(id(variable), ops.convert_to_numpy(variable)) + constant
