@@ -81,18 +81,18 @@ class _Taker:
 
     @property
     def free(self) -> np.ndarray:
-        """Returns for each place whether what comes in can go: it is zero, or a constant that can be moved."""
+        """Returns for each place whether what comes in can go: zero, or a constant that can be moved."""
         return (self.values == 0) | (np.isfinite(self.values) & (not self.refuses))
 
 
 class Dead:
     """The dead channels of a model.
 
-    A channel is dead if, wherever it is taken, one of these holds: each weight that takes it is zero, or leads
-    to dead channels only; its value is zero for all inputs; its value is a constant that goes into the bias of
-    the layer that takes it, or into the BatchNorm behind, without rounding apart. The latter are dense layers,
-    and convolutions that pad nothing. Layers that compute with channels together, such as LayerNormalization,
-    keep theirs alive, and a layer keeps one channel at least.
+    A channel is dead if, wherever it is taken, one of these holds: each weight that takes it is zero, or
+    leads to dead channels only; its value is zero for all inputs; its value is a constant that goes, exactly
+    but for rounding, into the bias of the layer that takes it or into the BatchNorm behind, which holds of
+    dense layers and of convolutions that pad nothing. Layers that compute with channels together, such as
+    LayerNormalization, keep theirs alive, and a layer keeps one channel at least.
 
     Thimm and Fiesler, "Evaluating pruning methods", 1995, remove constant neurons in this way.
 

@@ -1,4 +1,4 @@
-"""The values of channels that do not depend on the model's inputs, found in one call of the model on zeros."""
+"""Channels whose values do not depend on the model's inputs, found in one call of the model on zeros."""
 
 import itertools
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _JOINING = {"Concatenate"}
 
 
 class Constants(NamedTuple):
-    """What a call takes along an axis of a weight.
+    """The constants that a call takes along an axis of a weight.
 
     Attributes:
         values: For each place the channel's value, if it is the same for all inputs and positions; else NaN.
@@ -50,7 +50,7 @@ class Flow:
 
     Attributes:
         constants: (number of the call, id of the weight, axis) -> what it takes there.
-        takers: Number of a call -> the numbers of the calls that take its outputs; -1 for the model's outputs.
+        takers: Number of a call -> the numbers of the calls that take its outputs; -1 for the model's output.
     """
 
     def __init__(self, traced: Traced) -> None:
@@ -130,7 +130,7 @@ class Flow:
         return [known[self._traced.sets[made.labels]] for made in call.outputs]
 
     def _made(self, call: Call, inputs: list["_Value"], linear: bool) -> np.ndarray:
-        """Returns for each label whether the call makes it of known values alone; of no values if not linear."""
+        """Returns for each label whether the call makes it of known values, or of none if not linear."""
         known = np.zeros(len(self._traced.sets), bool)
         makes = [one for one in call.slices if one.role == "makes"]
         labels = np.unique(np.concatenate([one.labels for one in makes]))
@@ -187,8 +187,8 @@ class _Value:
 
     Attributes:
         tensor: The numbers, with a batch's axis of size 1.
-        known: Whether they are the same for all inputs of the model: booleans without the batch's axis, of size
-            1 along axes that do not matter.
+        known: Whether they are the same for all inputs of the model: booleans without the batch's axis, of
+            size 1 along axes that do not matter.
         maker: The number of the call that returned it; -1 for an input of the model.
     """
 
@@ -253,7 +253,7 @@ def any_along(weight: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _axis_of(channels: Channels, count: int) -> int:
-    """Returns the axis along which a layer takes channels: that of the labels, or else the last of the size."""
+    """Returns the axis along which a layer takes channels: the labels' own, or the last of that size."""
     axes = channels.axes()
     if axes:
         return axes[0]

@@ -11,7 +11,7 @@ from tfprune.structured.cut import build_smaller
 
 @dataclass(frozen=True)
 class DeadChannels:
-    """What `shrink` removes of a model, and what it does not. `print` shows it.
+    """The channels that `shrink` removes of a model, and those that it does not. `print` shows them.
 
     Attributes:
         layers: The layers that make channels, with the number of those that are dead.
