@@ -275,6 +275,38 @@ def test_the_report_reads_well():
     )
 
 
+def test_sizes_that_are_left_open_and_steps_that_are_masked():
+    inputs = keras.Input((None,), dtype="int32")
+    x = layers.Embedding(11, 6, mask_zero=True)(inputs)
+    x = layers.Dense(5, name="first")(x)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalMaxPooling1D()(x)))
+    randomize(model)
+    zero(model.get_layer("first").kernel, ..., slice(0, 2))
+    small = shrunk(model, np.array([[4, 5, 0, 0], [1, 2, 3, 10]]))
+    assert small.get_layer("first").units == 3
+
+
+def test_a_model_that_cannot_be_called_on_constants():
+    @keras.saving.register_keras_serializable("test_shrink")
+    class Strict(layers.Layer):
+        def call(self, x):
+            if x.shape[0] == 1:
+                raise ValueError("one example is too few")
+            return x
+
+    inputs = keras.Input((9, 9, 3))
+    x = layers.Conv2D(8, 3, name="first")(Strict()(inputs))
+    model = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x)))
+    randomize(model)
+    zero(model.get_layer("first").kernel, ..., slice(0, 4))
+    with pytest.warns(UserWarning, match="Constant channels are not looked for, .*one example is too few"):
+        small = shrunk(model)
+    assert filters(small) == {"first": 8}
+    with pytest.warns(UserWarning):
+        (row,) = dead_channels(model).silent
+    assert row.reason.startswith("its value is not known, because a call of the model failed")
+
+
 def test_a_subclassed_model_is_an_error():
     class Subclassed(keras.Model):
         def call(self, inputs):

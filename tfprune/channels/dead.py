@@ -171,6 +171,8 @@ class Dead:
                 return (
                     f"{taker.layer.name}: its constant value differs from place to place, as padding makes it"
                 )
+            if places.any() and self._flow.failure:
+                return f"its value is not known, because a call of the model failed: {self._flow.failure}"
             if places.any():
                 return f"{taker.layer.name}: its value depends on other channels"
         return "a layer keeps one channel"

@@ -1,6 +1,7 @@
-"""Channels whose values do not depend on the model's inputs, found in one call of the model on zeros."""
+"""Channels whose values do not depend on the model's inputs, found in one call of the model."""
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -51,12 +52,14 @@ class Flow:
     Attributes:
         constants: (number of the call, id of the weight, axis) -> what it takes there.
         takers: Number of a call -> the numbers of the calls that take its outputs; -1 for the model's output.
+        failure: Why no constants are known, if the call of the model failed; else empty.
     """
 
     def __init__(self, traced: Traced) -> None:
         self._traced = traced
         self.constants: dict[tuple[int, int, int], Constants] = {}
         self.takers: dict[int, list[int]] = {}
+        self.failure = ""
         if any(self._starts(call) for call in traced.trace.calls):
             self._run()
 
@@ -78,13 +81,18 @@ class Flow:
             inputs = [_Value.unknown(tensor, size) for tensor in graph.inputs]
             try:
                 outputs = evaluate(graph, inputs, self._call)
-            except Exception:  # Too small for some layer, in whatever words of Keras or its backend.
-                if size == sizes[-1]:
-                    raise
-            else:
-                break
-        for value in outputs:
-            self.takers.setdefault(value.maker, []).append(-1)
+            except Exception as error:  # Of Keras, of its backend, or of a layer of the user's.
+                self.failure = " ".join(str(error).split()) or type(error).__name__
+                continue
+            self.failure = ""
+            for value in outputs:
+                self.takers.setdefault(value.maker, []).append(-1)
+            return
+        self.constants.clear()
+        warnings.warn(
+            f"Constant channels are not looked for, because a call of the model failed: {self.failure}",
+            stacklevel=2,
+        )
 
     def _call(self, step: Step) -> Sequence["_Value"]:
         graph = computed_graph(step.operation)
@@ -199,7 +207,9 @@ class _Value:
     def unknown(cls, tensor: keras.KerasTensor, size: int) -> "_Value":
         """Returns an input of the model; sizes that are left open become `size`."""
         shape = [size if each is None else each for each in tensor.shape[1:]]
-        return cls(ops.zeros((1, *shape), tensor.dtype), np.zeros([1] * len(shape), bool), -1)
+        # No zeros: they may mean that a time step is masked.
+        value = 0.5 if "float" in tensor.dtype else 1
+        return cls(ops.full((1, *shape), value, tensor.dtype), np.zeros([1] * len(shape), bool), -1)
 
     @classmethod
     def of(cls, tensor: Any, known: np.ndarray, maker: int) -> "_Value":

@@ -25,6 +25,10 @@ def _softmax(call: Call) -> list[Channels]:
     return same(call)
 
 
+def _masking(call: Call) -> list[Channels]:
+    return call.stay("it compares all channels of a step with its value")
+
+
 def _prelu(call: Call) -> list[Channels]:
     channels, alpha = call.inputs[0], call.layer.alpha
     for axis in channels.axes():
@@ -40,9 +44,10 @@ LAYERS: dict[str, Rule] = {
     "Activation": _activation,
     "Softmax": _softmax,
     "PReLU": _prelu,
+    "Masking": _masking,
     **dict.fromkeys(
         (
-            *("ReLU", "LeakyReLU", "ELU", "Identity", "Masking", "ActivityRegularization"),
+            *("ReLU", "LeakyReLU", "ELU", "Identity", "ActivityRegularization"),
             *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
             *("GaussianDropout", "GaussianNoise", "AlphaDropout"),
         ),
