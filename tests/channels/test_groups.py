@@ -1,6 +1,7 @@
 import keras
+import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from tfprune.channels.groups import channel_groups
 
@@ -19,6 +20,33 @@ def test_layers_that_are_added_go_together():
     )
     assert not together.fixed
     assert str(head) == "5 channels of head: fixed, output of the model"
+
+
+def normalized(x):
+    return x / (1 + ops.sum(ops.abs(x), axis=-1, keepdims=True))
+
+
+def swish_of_ones_own(x):
+    return x * ops.sigmoid(1.3 * x)
+
+
+@pytest.mark.parametrize(
+    ("activation", "reason"),
+    [
+        ("softmax", "first: softmax over its channels"),
+        (normalized, "first: normalized over its channels"),
+        (lambda x: x * np.arange(8, dtype="float32"), "first: <lambda> over its channels"),
+        (lambda x: ops.matmul(x, np.ones((8, 8), "float32")), "first: <lambda> over its channels"),
+        ("gelu", ""),
+        ("log_sigmoid", ""),
+        (swish_of_ones_own, ""),
+    ],
+)
+def test_activations_that_compute_with_several_channels(activation, reason):
+    inputs = keras.Input((8,))
+    x = layers.Dense(8, activation=activation, name="first")(inputs)
+    (first,) = (g for g in channel_groups(keras.Model(inputs, layers.Dense(3)(x))) if g.layers == ("first",))
+    assert first.fixed == reason
 
 
 def test_a_subclassed_model_is_an_error():

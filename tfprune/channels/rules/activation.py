@@ -1,7 +1,7 @@
 """Rules of what computes with each value by itself: activations, dropout, casts."""
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import mixes
+from tfprune.channels.rules.axes import mixes, name_of
 from tfprune.channels.trace import Call, Rule
 
 
@@ -12,7 +12,7 @@ def same(call: Call) -> list[Channels]:
 
 def _activation(call: Call) -> list[Channels]:
     if mixes(call.layer):
-        return call.stay(f"{call.layer.activation.__name__} over its channels")
+        return call.stay(f"{name_of(call.layer.activation)} over its channels")
     return same(call)
 
 

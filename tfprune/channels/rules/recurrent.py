@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import LAST, TOGETHER, take
+from tfprune.channels.rules.axes import LAST, mixes, name_of, take
 from tfprune.channels.trace import INSIDE, Call, Kept, Rule
 from tfprune.network.kinds import builtin_layer
 
@@ -19,8 +19,8 @@ def _recurrent(call: Call, layer: Any = None, which: str = "units") -> list[Chan
         return call.stay("it is given a state")
     gates = _GATES[type(layer).__name__]
     units = call.new(layer.units)
-    if getattr(layer.cell.activation, "__name__", "") in TOGETHER:
-        call.fix(units, "softmax over its units")
+    if mixes(layer.cell):
+        call.fix(units, f"{name_of(layer.cell.activation)} over its units")
     columns = np.tile(units, gates)
     cell = layer.cell
     call.weight(cell.kernel, 0, take(call, LAST), "takes")
