@@ -42,7 +42,7 @@ ALLOWED = {
     "network": {"backend", "extras", "reading", "memory"},
     "channels": {"backend", "network"},
     "sparsity": {"backend", "extras", "channels", "network", "files"},
-    "structured": {"backend", "channels", "network", "sparsity"},
+    "structured": {"backend", "channels", "network", "sparsity", "text"},
     "data": {"extras", "reading", "errors", "text", "memory", "machine", "named"},
     "tfmot": {"network", "sparsity"},
     "models": {"backend", "extras", "reading", "memory", "named", "network", "text"},

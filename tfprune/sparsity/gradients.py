@@ -1,4 +1,4 @@
-"""Measures the gradients of the loss by the prunable variables, on any backend, through Keras alone."""
+"""Measures the gradients of the loss by some variables, on any backend, through Keras alone."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,21 +27,28 @@ class GradientMeter:
     Args:
         model: A compiled model; its loss, `compute_loss` and regularizers count.
         layers: The wrappers of the model.
+        variables: The variables that are measured. Default: those that the wrappers prune.
 
     Raises:
         ValueError: If the model is not compiled.
     """
 
-    def __init__(self, model: keras.Model, layers: Sequence[PruneLowMagnitude]) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        layers: Sequence[PruneLowMagnitude],
+        variables: Iterable[keras.Variable] | None = None,
+    ) -> None:
         if not getattr(model, "compiled", False):
             raise ValueError(
                 f"The model must be compiled: gradients are those of its loss. Received: model={model!r}"
             )
         self._model, self._layers = model, layers
-        found = {id(v): v for layer in layers for v in layer.prunable_variables if v.trainable}
-        variables = list(found.values())
+        if variables is None:
+            variables = (variable for layer in layers for variable in layer.prunable_variables)
+        found = {id(variable): variable for variable in variables if variable.trainable}
         with variable_scope(model):
-            self._recorder = _Recorder(variables)
+            self._recorder = _Recorder(list(found.values()))
             self._probe = Probe(model, self._recorder)
 
     def measure(self, batches: Iterable[Any]) -> Mapping[int, Gradients]:
@@ -51,7 +58,7 @@ class GradientMeter:
             batches: Of the form (x, y) or (x, y, sample_weight), as for `fit`.
 
         Returns:
-            id of a prunable variable -> its gradients, valid until the next measurement. Layers that do not
+            id of a measured variable -> its gradients, valid until the next measurement. Layers that do not
             train are left out.
 
         Raises:

@@ -142,6 +142,11 @@ class Pruner:
         """
         return self._batch_seen is None or isinstance(self._model.train_function, _GuardedTraining)
 
+    @property
+    def fits(self) -> bool:
+        """Returns whether a `fit` is under way, in which the model's variables may lag behind."""
+        return self._batch_seen is not None and self.watches
+
     def update_due(self, steps: int = 1) -> bool:
         """Returns whether `before_step(steps)` would update the masks."""
         return bool(self._due(self._step + _check_steps(steps)))

@@ -2,6 +2,16 @@
 
 import tfprune.backend  # noqa: F401  (before the modules that import Keras)
 from tfprune.channels.groups import ChannelGroup, channel_groups
+from tfprune.structured.plan import Plan, PlannedGroup, plan
 from tfprune.structured.shrink import DeadChannels, dead_channels, shrink
 
-__all__ = ["ChannelGroup", "DeadChannels", "channel_groups", "dead_channels", "shrink"]
+__all__ = [
+    "ChannelGroup",
+    "DeadChannels",
+    "Plan",
+    "PlannedGroup",
+    "channel_groups",
+    "dead_channels",
+    "plan",
+    "shrink",
+]

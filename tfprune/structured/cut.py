@@ -9,7 +9,7 @@ from keras import ops
 
 from tfprune.channels.trace import Cut, Kept, Slice
 from tfprune.network.graph import Step, computed_graph, evaluate
-from tfprune.sparsity import PruneLowMagnitude
+from tfprune.sparsity import PruneLowMagnitude, pruned_layers
 
 Values = Mapping[int, np.ndarray]
 
@@ -33,9 +33,23 @@ def build_smaller(
 
     Returns:
         A functional model, or a Sequential one, of the same names, not compiled.
+
+    Raises:
+        ValueError: If a `fit` of the wrapped model is under way.
     """
+    check_no_fit(model)
     builder = _Builder(cuts, kept, edits or {}, biases or {})
     return builder.model(model)
+
+
+def check_no_fit(model: keras.Model) -> None:
+    """Checks that no training of a wrapped model is under way."""
+    for layer in pruned_layers(model):
+        if layer.updater is not None and layer.updater.fits:
+            raise ValueError(
+                "`model` must not be in the middle of a `fit`: cut it between two fits. "
+                f"Received: model={model!r}, layer {layer.layer.name!r} of which is being trained"
+            )
 
 
 class _Builder:

@@ -1,0 +1,179 @@
+"""Orders the channels of a model by when they go: a list of moves, of which a plan makes the first ones."""
+
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune.channels.groups import ChannelGroup, Traced
+from tfprune.channels.labels import FIXED
+from tfprune.structured.costs import Costs
+from tfprune.structured.importance import Importance
+
+SCOPES = ("global", "layer", "equal")
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Sets of a group that go at once.
+
+    Attributes:
+        sets: The sets.
+        key: Moves with smaller keys are made first.
+    """
+
+    sets: np.ndarray
+    key: float
+
+
+class Order:
+    """The moves, in the order in which they are made.
+
+    Args:
+        traced: The channels.
+        costs: Their costs.
+        importance: Their scores.
+        scope, round_to: As in `plan`.
+        unit: "parameters" or "macs": what each group gives up an equal share of with `scope="equal"`.
+        kept: Whether each set is one that the caller keeps.
+
+    Attributes:
+        moves: The sets that go at once, in order.
+        forced: The number of moves that are made in any case, so that what is left is a multiple.
+        reasons: Position of a group -> why nothing of it goes.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        costs: Costs,
+        importance: Importance,
+        *,
+        scope: str,
+        round_to: int,
+        unit: str,
+        kept: np.ndarray,
+    ) -> None:
+        self._traced, self._scope, self._round_to = traced, scope, round_to
+        self._costs, self._importance, self._unit = costs, importance, unit
+        self.reasons: dict[int, str] = {}
+        needed = self._needed(kept)
+        width = _widths(traced)
+        forced: list[Move] = []
+        moves: list[Move] = []
+        for number, group in enumerate(traced.groups):
+            if group.fixed:
+                continue
+            if kept[group.sets].all():
+                self.reasons[number] = "it is kept, by `keep`"
+            elif not importance.scored[group.sets].all():
+                self.reasons[number] = importance.missing
+            else:
+                chain, first_is_forced = self._chain(group, needed, int(width[group.sets].max()))
+                forced += chain[:first_is_forced]
+                moves += chain[first_is_forced:]
+        moves.sort(key=lambda move: move.key)
+        self.moves = [move.sets for move in [*forced, *moves]]
+        self.forced = len(forced)
+
+    def stays(self, count: int) -> np.ndarray:
+        """Returns the sets that stay after the first `count` moves."""
+        stays = np.ones(self._traced.count, bool)
+        for sets in self.moves[:count]:
+            stays[sets] = False
+        return stays
+
+    def _needed(self, kept: np.ndarray) -> np.ndarray:
+        """Returns the sets that stay so that no tensor and no weight is left without a channel."""
+        values = self._importance.values
+        needed = kept | ~self._importance.scored
+        needed[FIXED] = True
+        for group in self._traced.groups:
+            if not group.fixed and not needed[group.sets].any():
+                needed[group.sets[values[group.sets].argmax()]] = True
+        for sets in _together(self._traced):
+            if not needed[sets].any():
+                needed[sets[values[sets].argmax()]] = True
+        return needed
+
+    def _chain(self, group: ChannelGroup, needed: np.ndarray, width: int) -> tuple[list[Move], int]:
+        """Returns the moves of a group, and how many of them are forced."""
+        free = group.sets[~needed[group.sets]]
+        values = self._importance.values[free]
+        order = np.argsort(values, kind="stable")
+        free, values = free[order], values[order]
+        count, least = len(group.sets), len(group.sets) - len(free)
+        step = self._round_to // math.gcd(self._round_to, width)
+        lowest = max(1, math.ceil(least / step)) * step
+        left = [count, *range(count // step * step - (count % step == 0) * step, lowest - 1, -step)]
+        ends = [count - number for number in left]
+        blocks = [np.arange(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+        moved = [free[block] for block in blocks]
+        if self._scope == "global":
+            scale = 1.0 if self._importance.comparable else self._importance.values[group.sets].mean() or 1.0
+            keys = [values[block].mean() / scale for block in blocks]
+        elif self._scope == "layer":
+            keys = [end / count for end in ends[1:]]
+        else:
+            whole = self._costs.cost(np.ones(self._traced.count, bool), self._unit)
+            keys = list(whole - self._costs.after_each(moved, self._unit)) if moved else []
+        forced = int(bool(moved) and count % step > 0)
+        return [Move(sets, float(key)) for sets, key in zip(moved, keys, strict=True)], forced
+
+
+def kept_sets(traced: Traced, patterns: Sequence[str]) -> np.ndarray:
+    """Returns whether each set is of the channels that the layers of some names make or hand on.
+
+    Args:
+        traced: The channels.
+        patterns: Names of layers, or patterns as `block1_*`.
+
+    Raises:
+        ValueError: If a pattern matches no layer.
+    """
+    kept = np.zeros(traced.count, bool)
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    found = set()
+    for call in traced.trace.calls:
+        matching = {pattern for pattern in patterns if fnmatch.fnmatchcase(call.name, pattern)}
+        if matching:
+            found |= matching
+            made = [one.labels for one in call.slices if one.role == "makes"]
+            for labels in [*made, *(channels.labels.ravel() for channels in call.outputs)]:
+                kept[traced.sets[labels]] = True
+    missing = [pattern for pattern in patterns if pattern not in found]
+    if missing:
+        raise ValueError(
+            f"`keep` must name layers of the model, or match names, as 'block1_*'. Received: {missing[0]!r}, "
+            "which matches none"
+        )
+    return kept
+
+
+def _together(traced: Traced) -> list[np.ndarray]:
+    """Returns the sets along each axis of a weight or a tensor, of which one at least must stay."""
+    found: dict[bytes, np.ndarray] = {}
+    labels = [one.labels for one in traced.slices]
+    for call in traced.trace.calls:
+        labels += [channels.labels.ravel() for channels in [*call.inputs, *call.outputs]]
+    for each in labels:
+        sets = np.unique(traced.sets[each])
+        found.setdefault(sets.tobytes(), sets)
+    return [sets for sets in found.values() if sets[0] != FIXED]
+
+
+def _widths(traced: Traced) -> np.ndarray:
+    """Returns the number of channels of a tensor that are in each set, in the tensor that has fewest."""
+    widths = np.full(traced.count, np.iinfo(np.int64).max)
+    for call in traced.trace.calls:
+        if not any(one.role == "makes" for one in call.slices):
+            continue
+        for channels in call.outputs:
+            axes = channels.axes()
+            if len(axes) == 1:
+                sets, counts = np.unique(traced.sets[channels.on(axes[0])], return_counts=True)
+                widths[sets] = np.minimum(widths[sets], counts)
+    widths[widths == np.iinfo(np.int64).max] = 1
+    return widths

@@ -1,0 +1,254 @@
+"""Plans which channels go, so that what is left of a network is no larger than a budget."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.channels.groups import Traced
+from tfprune.sparsity.gradients import GradientData
+from tfprune.structured.costs import Costs, Size
+from tfprune.structured.cut import build_smaller, check_no_fit
+from tfprune.structured.importance import ChannelScore, Importance
+from tfprune.structured.order import SCOPES, Order, kept_sets
+from tfprune.text import text_table
+
+_NAMES_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """A group of channels in a plan.
+
+    Its parameters and MACs are those of the weights that make its channels or scale them as they pass.
+
+    Attributes:
+        layers: Names of the layers that make the channels.
+        takers: Names of the layers that take them.
+        channels: The number of channels, as in `ChannelGroup`.
+        kept: How many of them stay.
+        before: Parameters and MACs of the whole network.
+        after: Those of the planned one.
+        fixed: Why none goes; empty where they can.
+    """
+
+    layers: tuple[str, ...]
+    takers: tuple[str, ...]
+    channels: int
+    kept: int
+    before: Size
+    after: Size
+    fixed: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A choice of the channels of a model that stay; `print` shows it as a table.
+
+    Attributes:
+        model: The model, which stays as it is.
+        traced: Its channels.
+        stays: Booleans, one for each set of channels of `traced`.
+        groups: The groups, in the order of the layers; the fixed ones at the end.
+        before: The size of the model.
+        after: The size of what `apply` returns.
+        unknown: Names of layers without a rule, whose neighbours are fixed -> their classes.
+    """
+
+    model: keras.Model
+    traced: Traced
+    stays: np.ndarray
+    groups: tuple[PlannedGroup, ...]
+    before: Size
+    after: Size
+    unknown: dict[str, str]
+    _rest: tuple[Size, Size]
+
+    def apply(self) -> keras.Model:
+        """Returns the model without the channels that go, with its present weights; it is not changed.
+
+        Returns:
+            A new model of the same class, Sequential or functional, that is not compiled. A wrapped model
+            stays wrapped, with its masks, its schedules and its step.
+        """
+        return build_smaller(
+            self.model, self.traced.trace.cuts, lambda labels: self.stays[self.traced.sets[labels]]
+        )
+
+    def __str__(self) -> str:
+        rows = [
+            [_names(one.layers), f"{one.kept:,}", f"{one.channels:,}", *_cells(one.before, one.after)]
+            for one in self.groups
+        ]
+        if any(size.parameters for size in self._rest):
+            rows.append(["other weights", "", "", *_cells(*self._rest)])
+        rows.append(["all", "", "", *_cells(self.before, self.after)])
+        lines = text_table(["layers", "kept", "of", "parameters", "after", "MACs", "after"], rows)
+        if self.before.seconds is not None:
+            before, after = (1e3 * size.seconds for size in (self.before, self.after))
+            lines.append(f"{before:.3g} ms before, {after:.3g} ms after")
+        fixed = [f"  {_names(one.layers)}: {one.fixed}" for one in self.groups if one.fixed]
+        if fixed:
+            lines += ["", "Fixed:", *fixed]
+        if self.unknown:
+            named = ", ".join(f"{name} ({kind})" for name, kind in self.unknown.items())
+            lines += ["", f"Without a rule, so that what meets them stays: {named}"]
+        return "\n".join(lines)
+
+
+def plan(
+    model: keras.Model,
+    *,
+    params: float | None = None,
+    macs: float | None = None,
+    scope: str = "global",
+    score: ChannelScore = "l2",
+    round_to: int = 1,
+    keep: Sequence[str] | str = (),
+    data: GradientData = None,
+    input_shape: Any = None,
+) -> Plan:
+    """Chooses which channels of a model go, so that what is left meets a budget.
+
+    The budget is met from below, and as closely as one more set of channels allows. No layer and no tensor is
+    left without a channel. Channels that go together (of a residual connection; those of a group of a grouped
+    convolution; those of an attention head) are one set.
+
+    Removed weights of a wrapped model count as zeros in scores, and as weights in the size.
+
+    Args:
+        model: A built functional or Sequential model, wrapped for pruning or not. It is not changed.
+        params: The budget as a fraction of the model's weights, in (0, 1].
+        macs: The budget as a fraction of its multiply-accumulates, in (0, 1]. Exactly one budget is given.
+        scope: Where channels are compared. "global": in one ranking of all groups; scores other than
+            estimates of the loss ("taylor", "fisher") and factors of normalisation ("batchnorm") are divided
+            by the mean of their group first. "layer": in each group alone, and the same fraction of the
+            channels of each goes. "equal": in each group alone, and each gives up the same number of
+            parameters, or MACs where these are the budget, as long as it has them.
+        score: Which channels stay: those with the largest. "l1" and "l2": the norm of all weights that make
+            and take a channel, in all layers of the group. "taylor" and "fisher": the loss that it is
+            estimated to cost, summed over these weights. "batchnorm": the absolute value of the factors
+            (gamma). "variance": that of the values that the next layers take, over examples and positions.
+            Any other score of `prune_low_magnitude`, a name or a function, is summed over these weights.
+        round_to: What is kept of a group is a multiple, but for groups that have fewer channels.
+        keep: Names of layers, or patterns such as "block1_*", whose channels all stay.
+        data: For scores that are measured: batches `(x, y)` for "taylor" and "fisher", of a compiled model;
+            batches of inputs, or an array of them, for "variance".
+        input_shape: With the batch's axis, for a model whose own sizes are open: that of one example whose
+            MACs count.
+
+    Raises:
+        ValueError: If an argument is out of its range, `keep` matches nothing, the budget cannot be reached,
+            or a `fit` of the wrapped model is under way.
+    """
+    unit, fraction = _budget(params=params, macs=macs)
+    if scope not in SCOPES:
+        raise ValueError(f"`scope` must be one of {list(SCOPES)}. Received: scope={scope!r}")
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(f"`round_to` must be a whole number of at least 1. Received: round_to={round_to!r}")
+    traced = Traced(model)
+    check_no_fit(model)
+    kept = kept_sets(traced, keep)
+    costs = Costs(traced, input_shape)
+    whole = costs.size(np.ones(traced.count, bool))
+    if unit == "macs" and whole.macs is None:
+        raise ValueError(
+            f"MACs must be known of all layers, but are not of {_names(costs.unknown())}: give `input_shape` "
+            f"where sizes are open, or `params` as the budget. Received: macs={macs}"
+        )
+    order = Order(
+        traced,
+        costs,
+        Importance(traced, score, data),
+        scope=scope,
+        round_to=round_to,
+        unit=unit,
+        kept=kept,
+    )
+    count = _fewest_moves(order, costs, unit, fraction)
+    return _plan(traced, costs, order, count)
+
+
+def _budget(**budgets: float | None) -> tuple[str, float]:
+    """Returns the unit and the fraction of the one budget that is given."""
+    given = {name: value for name, value in budgets.items() if value is not None}
+    if len(given) != 1:
+        names = ", ".join(f"`{name}`" for name in budgets)
+        received = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none"
+        raise ValueError(f"Exactly one budget must be given, of {names}. Received: {received}")
+    ((name, value),) = given.items()
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value <= 1:
+        raise ValueError(f"`{name}` must be a fraction in (0, 1]. Received: {name}={value!r}")
+    return {"params": "parameters"}.get(name, name), float(value)
+
+
+def _fewest_moves(order: Order, costs: Costs, unit: str, fraction: float) -> int:
+    """Returns the number of moves after which the cost is at most a fraction of the whole, by bisection."""
+    whole = costs.cost(order.stays(0), unit)
+    last = len(order.moves)
+    least = costs.cost(order.stays(last), unit)
+    if least > fraction * whole:
+        name = "params" if unit == "parameters" else unit
+        raise ValueError(
+            f"`{name}` must be at least {_up(least / whole)}: the fewest channels that each group may keep "
+            f"leave {least:,} of {whole:,} {unit}. Received: {name}={fraction}"
+        )
+    low, high = order.forced, last
+    while low < high:
+        middle = (low + high) // 2
+        if costs.cost(order.stays(middle), unit) <= fraction * whole:
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def _up(fraction: float) -> float:
+    """Returns a fraction with four digits that is not below the given one."""
+    return math.ceil(fraction * 1e4) / 1e4
+
+
+def _plan(traced: Traced, costs: Costs, order: Order, count: int) -> Plan:
+    everything, stays = order.stays(0), order.stays(count)
+    before, after = costs.size(everything), costs.size(stays)
+    group_of = np.full(traced.count, -1)
+    for number, group in enumerate(traced.groups):
+        group_of[group.sets] = number
+    owned = [costs.by_owner(which, group_of) for which in (everything, stays)]
+
+    def sizes(key: Any) -> tuple[Size, Size]:
+        found = [each.get(key, (0, 0)) for each in owned]
+        return tuple(Size(both[0], both[1] if before.macs is not None else None) for both in found)
+
+    groups, seen = [], set()
+    for number, group in enumerate(traced.groups):
+        key = group.layers[0] if group.fixed else number
+        seen.add(key)
+        kept = group.channels if group.fixed else int(stays[group.sets].sum())
+        reason = group.fixed or order.reasons.get(number, "")
+        groups.append(PlannedGroup(group.layers, group.takers, group.channels, kept, *sizes(key), reason))
+    others = [sizes(key) for key in {key for each in owned for key in each} - seen]
+    rest = tuple(
+        Size(
+            sum(pair[i].parameters for pair in others),
+            None if before.macs is None else sum(pair[i].macs for pair in others),
+        )
+        for i in (0, 1)
+    )
+    return Plan(traced.model, traced, stays, tuple(groups), before, after, dict(traced.trace.unknown), rest)
+
+
+def _names(names: Sequence[str]) -> str:
+    """Returns some names; of many the first ones, and how many there are."""
+    shown = ", ".join(names[:_NAMES_IN_A_ROW])
+    return shown if len(names) <= _NAMES_IN_A_ROW else f"{shown} and {len(names) - _NAMES_IN_A_ROW} more"
+
+
+def _cells(before: Size, after: Size) -> list[str]:
+    return [
+        "unknown" if number is None else f"{number:,}"
+        for number in (before.parameters, after.parameters, before.macs, after.macs)
+    ]
