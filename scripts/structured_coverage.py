@@ -93,26 +93,27 @@ def masked(model: Any, traced: Any, kept: Any) -> Any:
     places = {}
     for one in traced.slices:
         if isinstance(one.layer, keras.layers.LayerNormalization):
-            places[one.layer.name] = kept(one.labels).nonzero()[0]
+            places[id(one.layer)] = kept(one.labels).nonzero()[0]
         if one.role in ("makes", "scales"):
             sizes = [1] * len(one.variable.shape)
             sizes[one.axis] = -1
             one.variable.assign(ops.convert_to_numpy(one.variable) * kept(one.labels).reshape(sizes))
     if not places:
         return model
+    twins = []
 
     def twin_of(layer: Any) -> Any:
-        if layer.name not in places:
+        if id(layer) not in places:
             return layer
         twin = OfKept.from_config(layer.get_config())
-        twin.places = places[layer.name]
+        twin.places = places[id(layer)]
+        twins.append((layer, twin))
         return twin
 
-    twin = keras.models.clone_model(model, clone_function=twin_of)
-    for old, new in zip(model.layers, twin.layers, strict=True):
-        if old.name in places:
-            new.set_weights(old.get_weights())
-    return twin
+    masked_model = keras.models.clone_model(model, clone_function=twin_of, recursive=True)
+    for old, new in twins:
+        new.set_weights(old.get_weights())
+    return masked_model
 
 
 def cut_in_half(name: str, folder: Path) -> dict[str, Any]:
