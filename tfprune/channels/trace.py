@@ -1,7 +1,7 @@
 """Labels the channels of a functional model: one walk over its graph, a rule for each kind of layer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import keras
@@ -47,11 +47,13 @@ class Cut:
         operation: The layer or the operation.
         slices: The axes of its weights that number channels.
         config: Name in the layer's configuration -> a function from the kept places (`Kept`) to its value.
+        held: Name in the layer's configuration -> the call of the layer or model that it is.
     """
 
     operation: Any
     slices: list[Slice] = field(default_factory=list)
     config: dict[str, Callable[["Kept"], Any]] = field(default_factory=dict)
+    held: dict[str, Step] = field(default_factory=dict)
 
 
 Kept = Callable[[np.ndarray], np.ndarray]
@@ -89,6 +91,7 @@ class Call:
         self.slices: list[Slice] = []
         self.mixes = self.by_place = False
         self._trace = trace
+        self._held: list[Channels] = []
 
     @property
     def name(self) -> str:
@@ -100,10 +103,34 @@ class Call:
         self.layer = layer
         return self._trace.outputs(self)
 
+    def held(
+        self, setting: str, layer: Any, inputs: Sequence[Channels], shapes: Sequence[Sequence[int | None]]
+    ) -> Sequence[Channels]:
+        """Returns the channels of the outputs of a layer or a model that the layer holds, and calls.
+
+        Args:
+            setting: The entry of the layer's configuration that it is.
+            layer: The layer or the model.
+            inputs: The channels of what it is called on.
+            shapes: The shapes of its outputs, without the batch's axis.
+        """
+        outputs = [keras.KerasTensor((None, *shape)) for shape in shapes]
+        step = Step(layer, tuple(inputs), {}, list(inputs), outputs)
+        self._trace.cut_of(self._operation).held[setting] = step
+        self._held = step.inputs
+        return self._trace.step(step, holder=self)
+
+    def holds(self, call: "Call") -> None:
+        """Notes what a call inside this one does as what this one does."""
+        self.mixes |= call.mixes
+        for one in call.slices:
+            taken = one.input if call.inputs is self._held else INSIDE
+            self.slices.append(replace(one, input=taken))
+
     def mask(self, variable: keras.Variable, mask: keras.Variable) -> None:
         """Notes that a weight counts where its mask is true: the mask is cut as the weight is."""
         self._trace.masks[id(variable)] = mask
-        for old in list(self._trace.cut_of(self._operation).slices):
+        for old in list(self.slices):
             if old.variable is variable:
                 self.weight(mask, old.axis, old.labels, "masks", old.input)
 
@@ -181,7 +208,7 @@ class Trace:
     def run(self, model: Any) -> None:
         """Labels the channels of a functional model; its inputs and outputs stay."""
         inputs = [Channels.fixed(tensor.shape[1:]) for tensor in model.inputs]
-        for channels in evaluate(model, inputs, self._call):
+        for channels in evaluate(model, inputs, self.step):
             self.union.fix(channels.labels, "output of the model")
 
     def cut_of(self, operation: Any) -> Cut:
@@ -203,7 +230,8 @@ class Trace:
             )
         slices.append(new)
 
-    def _call(self, step: Step) -> Sequence[Channels]:
+    def step(self, step: Step, holder: Call | None = None) -> Sequence[Channels]:
+        """Returns the channels of the outputs of a call in the graph, or of one that `holder` makes inside."""
         operation = step.operation
         graph = computed_graph(operation)
         if graph is not None:
@@ -211,11 +239,14 @@ class Trace:
             for old, new in zip(before, step.inputs, strict=True):
                 if old is not new:
                     self.union.unite(old.labels, new.labels)
-            return evaluate(graph, step.inputs, self._call)
+            return evaluate(graph, step.inputs, lambda inner: self.step(inner, holder))
         self.cut_of(operation)
         call = Call(self, step)
         call.outputs = self.outputs(call)
-        self.calls.append(call)
+        if holder is None:
+            self.calls.append(call)
+        else:
+            holder.holds(call)
         return call.outputs
 
     def outputs(self, call: Call) -> Sequence[Channels]:

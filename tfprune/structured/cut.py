@@ -1,14 +1,17 @@
 """Builds a model anew without some of its channels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfprune.channels.labels import Channels
 from tfprune.channels.trace import Cut, Kept, Slice
-from tfprune.network.graph import Step, computed_graph, evaluate
+from tfprune.network.copying import classes_of
+from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, producer, walk
+from tfprune.network.state import copy_state
 from tfprune.sparsity import PruneLowMagnitude, pruned_layers
 
 Values = Mapping[int, np.ndarray]
@@ -57,59 +60,77 @@ class _Builder:
         self._cuts, self._kept, self._edits, self._biases = cuts, kept, edits, biases
         # id of a layer, an operation or a nested model -> what stands in its place.
         self._made: dict[int, Any] = {}
-        self._weights: list[tuple[Any, Any]] = []
+        self._layers: list[tuple[Any, Any]] = []
+        self._slices: dict[int, list[Slice]] = {}
+        for cut in cuts.values():
+            for one in cut.slices:
+                self._slices.setdefault(id(one.variable), []).append(one)
 
     def model(self, model: keras.Model) -> keras.Model:
-        """Returns the smaller model, with its weights."""
-        made = self._graph(model, [_placeholder(tensor) for tensor in model.inputs])
-        for old, new in self._weights:
+        """Returns the smaller model, with its weights and what else its layers have learned."""
+        with keras.saving.custom_object_scope(classes_of(model)):
+            made = self._graph(model, [tensor.shape for tensor in model.inputs])
+        for old, new in self._layers:
             self._copy(old, new)
+            copy_state(old, new)
+        self._made[id(model)] = made
+        for layer in walk(model):
+            self._copy_trainable(layer)
         return made
 
-    def _graph(self, model: Any, inputs: list[keras.KerasTensor]) -> keras.Model:
+    def _graph(self, model: Any, shapes: Sequence[Sequence[int | None]]) -> keras.Model:
+        """Returns the smaller model for inputs of some shapes; what it leaves open stays open."""
         graph = computed_graph(model)
+        inputs = [_input(tensor, shape) for tensor, shape in zip(graph.inputs, shapes, strict=True)]
         outputs = evaluate(graph, inputs, self._call)
         if isinstance(model, keras.Sequential):
             made = keras.Sequential(name=model.name)
-            made.add(keras.Input(batch_shape=inputs[0].shape, dtype=inputs[0].dtype, name=inputs[0].name))
+            made.add(inputs[0])
             for layer in model.layers:
                 made.add(self._made[id(layer)])
-        else:
-            structure = keras.tree.pack_sequence_as(model.input, inputs)
-            made = keras.Model(structure, keras.tree.pack_sequence_as(model.output, outputs), name=model.name)
-        made.trainable = model.trainable if not model.trainable else made.trainable
-        return made
+            return made
+        structure = keras.tree.pack_sequence_as(model.input, inputs)
+        return keras.Model(structure, keras.tree.pack_sequence_as(model.output, outputs), name=model.name)
 
     def _call(self, step: Step) -> Sequence[Any]:
         operation = step.operation
         if id(operation) not in self._made:
-            self._made[id(operation)] = self._smaller(step)
+            made = self._smaller(operation, [tensor.shape for tensor in step.inputs])
+            self._made[id(operation)] = made
+            if id(operation) in self._cuts and isinstance(operation, keras.layers.Layer):
+                self._layers.append((operation, made))
         return keras.tree.flatten(self._made[id(operation)](*step.args, **step.kwargs))
 
-    def _smaller(self, step: Step) -> Any:
-        operation = step.operation
+    def _smaller(self, operation: Any, shapes: Sequence[Sequence[int | None]]) -> Any:
+        """Returns what stands in the place of a layer, an operation or a model that takes some shapes."""
         if computed_graph(operation) is not None:
-            return self._graph(operation, [_placeholder(tensor) for tensor in step.inputs])
+            return self._graph(operation, shapes)
         cut = self._cuts[id(operation)]
         if not isinstance(operation, keras.layers.Layer):
             return _smaller_operation(operation, cut, self._kept)
         wrapped = isinstance(operation, PruneLowMagnitude)
         layer = operation.layer if wrapped else operation
         changes = {name: value(self._kept) for name, value in cut.config.items()}
+        for name, step in cut.held.items():
+            inner = self._smaller(step.operation, [(None, *self._size(one)) for one in step.inputs])
+            changes[name] = keras.saving.serialize_keras_object(inner)
         if id(layer) in self._biases:
             changes["use_bias"] = True
         made = _from_config(layer, changes)
         if wrapped:
             made = operation.around(made)
-        if operation.weights:
-            self._weights.append((operation, made))
         return made
+
+    def _size(self, channels: Channels) -> list[int | None]:
+        """Returns the shape that is left of a tensor."""
+        shape = list(channels.shape)
+        for axis in channels.axes():
+            labels = np.moveaxis(channels.labels, axis, 0).reshape(shape[axis], -1)[:, 0]
+            shape[axis] = int(self._kept(labels).sum())
+        return shape
 
     def _copy(self, old: Any, new: Any) -> None:
         """Gives a layer the weights that stay."""
-        slices: dict[int, list[Slice]] = {}
-        for one in self._cuts[id(old)].slices:
-            slices.setdefault(id(one.variable), []).append(one)
         inner = old.layer if isinstance(old, PruneLowMagnitude) else old
         weights = list(new.weights)
         if id(inner) in self._biases:
@@ -120,13 +141,29 @@ class _Builder:
         for ours, theirs in zip(old.weights, weights, strict=True):
             values = self._edits.get(id(ours))
             values = ops.convert_to_numpy(ours) if values is None else values
-            for one in slices.get(id(ours), ()):
+            for one in self._slices.get(id(ours), ()):
                 values = np.compress(self._kept(one.labels), values, one.axis)
             theirs.assign(values)
 
+    def _copy_trainable(self, old: Any) -> None:
+        """Sets the flags of a layer, which its setter hands on to the layers inside, and of those."""
+        new = self._made.get(id(old))
+        if new is None:
+            return
+        for ours, theirs in [(old, new)] if isinstance(old, keras.Model) else _pairs(old, new):
+            if theirs.trainable != ours.trainable:
+                theirs.trainable = ours.trainable
 
-def _placeholder(tensor: Any) -> keras.KerasTensor:
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=getattr(tensor, "name", None))
+
+def _pairs(old: keras.layers.Layer, new: keras.layers.Layer) -> Iterator[tuple[Any, Any]]:
+    return zip(all_layers(old), all_layers(new), strict=True)
+
+
+def _input(tensor: keras.KerasTensor, shape: Sequence[int | None]) -> keras.KerasTensor:
+    """Returns an input like one of a model, for another shape."""
+    layer = producer(tensor)
+    open_as_before = [None if old is None else new for old, new in zip(tensor.shape, shape, strict=True)]
+    return type(layer).from_config({**layer.get_config(), "batch_shape": tuple(open_as_before)}).output
 
 
 def _from_config(layer: keras.layers.Layer, changes: dict[str, Any]) -> keras.layers.Layer:

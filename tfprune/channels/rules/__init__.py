@@ -18,13 +18,14 @@ from tfprune.channels.rules import (
     preprocessing,
     recurrent,
     shape,
+    wrappers,
 )
 from tfprune.channels.trace import Rule
 from tfprune.network.kinds import builtin_layer, builtin_operation
 
 _SUBJECTS = (
     *(kernels, normalization, activation, positions, shape, arithmetic, parts, attention, recurrent),
-    *(preprocessing, applications),
+    *(preprocessing, applications, wrappers),
 )
 
 _LAYERS: dict[str, Rule] = {}
