@@ -231,7 +231,7 @@ class Trace:
         slices.append(new)
 
     def step(self, step: Step, holder: Call | None = None) -> Sequence[Channels]:
-        """Returns the channels of the outputs of a call in the graph, or of one that `holder` makes inside."""
+        """Returns the channels of the outputs of a call in the graph, or of one inside `holder`."""
         operation = step.operation
         graph = computed_graph(operation)
         if graph is not None:
