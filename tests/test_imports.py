@@ -27,6 +27,7 @@ _LEAVES = {
     "extras",
     "named",
     "backend",
+    "pictures",
 }
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
@@ -34,6 +35,7 @@ ALLOWED = {
     "reading": {"errors", "text"},
     "files": {"errors"},
     "extras": {"errors"},
+    "pictures": {"extras", "files"},
     "backend": {"errors", "text"},
     "lock": {"errors", "extras", "files", "reading", "text"},
     "quiet": {"errors"},
@@ -41,8 +43,8 @@ ALLOWED = {
     "named": {"text"},
     "network": {"backend", "extras", "reading", "memory"},
     "channels": {"backend", "network"},
-    "sparsity": {"backend", "extras", "channels", "network", "files"},
-    "structured": {"backend", "channels", "network", "sparsity", "text"},
+    "sparsity": {"backend", "extras", "channels", "network", "pictures"},
+    "structured": {"backend", "channels", "extras", "network", "pictures", "sparsity", "text"},
     "data": {"extras", "reading", "errors", "text", "memory", "machine", "named"},
     "tfmot": {"network", "sparsity"},
     "models": {"backend", "extras", "reading", "memory", "named", "network", "text"},

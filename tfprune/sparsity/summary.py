@@ -4,7 +4,6 @@ import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,17 +11,16 @@ import numpy as np
 from keras import ops
 
 from tfprune.extras import extra
-from tfprune.files import replacing
 from tfprune.network import kinds
 from tfprune.network.graph import inner_layers
 from tfprune.network.macs import kernel_uses, total
+from tfprune.pictures import new_figure, short_count, short_name, write_picture
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 _HEADER = ("layer", "variable", "shape", "parameters", "nonzeros", "sparsity", "MACs", "sparse MACs")
 _TEXT_COLUMNS = 3
 # Of the picture.
-_ENDINGS = (".png", ".svg", ".pdf")
 _LEFT_COLOR, _REMOVED_COLOR, _SPARSITY_COLOR = "#0072b2", "#c6d9e8", "#d55e00"
 _ROW_INCHES, _FRAME_INCHES = 0.24, 1.2
 _LONGEST_NAME = 40
@@ -139,12 +137,7 @@ class Summary:
         Raises:
             ValueError: On another ending, or if there are no prunable variables.
         """
-        path = Path(path)
-        if path.suffix.lower() not in _ENDINGS:
-            raise ValueError(f"`path` must end in {', '.join(_ENDINGS)}. Received: path={str(path)!r}")
-        figure = draw(self)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:].lower())
+        write_picture(path, lambda: draw(self))
 
     def __str__(self) -> str:
         rows = [list(_HEADER), *self._cells()]
@@ -295,18 +288,14 @@ def draw(summary: Summary) -> Any:
     Raises:
         ValueError: If there are no prunable variables.
     """
-    # Not with the library: who draws nothing does not wait for it.
-    with extra("plot"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import EngFormatter, MaxNLocator
-
     rows = summary.counted
     if not rows:
         raise ValueError("The model has no prunable variables: there is nothing to draw.")
     height = _FRAME_INCHES + _ROW_INCHES * max(len(rows), 2)
-    figure = Figure(figsize=(10, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, height)
+    with extra("plot"):
+        from matplotlib.ticker import EngFormatter, MaxNLocator
+
     sizes, shares = figure.subplots(1, 2, sharey=True, width_ratios=(5, 2))
     places = range(len(rows))
 
@@ -315,7 +304,7 @@ def draw(summary: Summary) -> Any:
     sizes.barh(places, parameters, 0.7, color=_REMOVED_COLOR, label="dense")
     sizes.barh(places, nonzeros, 0.7, color=_LEFT_COLOR, label="not zero")
     for place, row in zip(places, rows, strict=True):
-        text = f" {_short(row.nonzeros)} of {_short(row.parameters)}"
+        text = f" {short_count(row.nonzeros)} of {short_count(row.parameters)}"
         sizes.text(row.parameters, place, text, va="center", fontsize=7.5)
     sizes.set_xlim(0, 1.24 * max(parameters))  # Room for the longest bar's text.
     sizes.set_xlabel("parameters", fontsize=9)
@@ -358,12 +347,4 @@ def _names(rows: Sequence[VariableSummary]) -> list[str]:
     """Returns the rows' names: the layer's, with the variable's where a layer has several."""
     of_layer = [row.layer for row in rows]
     names = [row.layer if of_layer.count(row.layer) == 1 else f"{row.layer}/{row.variable}" for row in rows]
-    return [name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}" for name in names]
-
-
-def _short(count: int) -> str:
-    """Returns a number of three digits with its unit: 1234567 -> `1.23 M`."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return str(count)
+    return [short_name(name, _LONGEST_NAME) for name in names]

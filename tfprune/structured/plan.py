@@ -1,6 +1,7 @@
 """Plans which channels go, so that what is left of a network is no larger than a budget."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,13 @@ import keras
 import numpy as np
 
 from tfprune.channels.groups import Traced
+from tfprune.pictures import write_picture
 from tfprune.sparsity.gradients import GradientData
 from tfprune.structured.costs import Costs, Size
 from tfprune.structured.cut import build_smaller, check_no_fit
 from tfprune.structured.importance import ChannelScore, Importance
 from tfprune.structured.order import SCOPES, Order, kept_sets
+from tfprune.structured.picture import draw
 from tfprune.text import text_table
 
 _NAMES_IN_A_ROW = 3
@@ -77,6 +80,19 @@ class Plan:
         return build_smaller(
             self.model, self.traced.trace.cuts, lambda labels: self.stays[self.traced.sets[labels]]
         )
+
+    def plot(self, path: str | os.PathLike) -> None:
+        """Writes a picture of the network before and after: how wide its groups are, and what they cost.
+
+        The file is written whole or not at all.
+
+        Args:
+            path: The file to write; its ending says the format: `.png`, `.svg` or `.pdf`.
+
+        Raises:
+            ValueError: On another ending, or if the model has no groups of channels.
+        """
+        write_picture(path, lambda: draw(self))
 
     def __str__(self) -> str:
         rows = [
