@@ -99,26 +99,28 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
 def _groups(traced: Traced) -> list[ChannelGroup]:
     """Joins the sets that the same layers make."""
     union = traced.trace.union
-    makers: dict[int, list[str]] = {}
-    takers: dict[int, list[str]] = {}
-    blocks: dict[int, set[int]] = {}
-    for one in traced.slices:
-        which = makers if one.role == "makes" else takers if one.role == "takes" else None
-        for number in np.unique(traced.sets[one.labels]):
-            if which is not None and one.layer.name not in which.setdefault(int(number), []):
-                which[int(number)].append(one.layer.name)
     block_of = union.block(np.arange(len(union)))
-    for number, block in np.unique(np.stack([traced.sets, block_of], 1), axis=0):
-        blocks.setdefault(int(number), set()).add(int(block))
+    pairs = np.unique(np.stack([traced.sets, block_of], 1), axis=0)
+    numbers, starts = np.unique(pairs[:, 0], return_index=True)
     alike: dict[tuple, list[int]] = {}
-    for number in range(1, traced.count):
-        alike.setdefault(tuple(sorted(blocks[number])), []).append(number)
+    for number, blocks in zip(numbers.tolist(), np.split(pairs[:, 1], starts[1:]), strict=True):
+        if number != FIXED:
+            alike.setdefault(tuple(blocks.tolist()), []).append(number)
+    # The layers are the same for all sets of a group: they are looked up for the first.
+    group_of = np.full(traced.count, -1)
+    group_of[[sets[0] for sets in alike.values()]] = np.arange(len(alike))
+    makers: list[dict[str, None]] = [{} for _ in alike]
+    takers: list[dict[str, None]] = [{} for _ in alike]
+    for one in traced.slices:
+        which = {"makes": makers, "takes": takers}.get(one.role)
+        if which is not None:
+            for group in np.unique(group_of[traced.sets[one.labels]]):
+                if group >= 0:
+                    which[group][one.layer.name] = None
     found = [
-        ChannelGroup(
-            tuple(makers.get(sets[0], ())), tuple(takers.get(sets[0], ())), len(sets), "", np.array(sets)
-        )
-        for sets in alike.values()
-        if makers.get(sets[0])
+        ChannelGroup(tuple(makers[group]), tuple(takers[group]), len(sets), "", np.array(sets))
+        for group, sets in enumerate(alike.values())
+        if makers[group]
     ]
     return found + _fixed_groups(traced)
 

@@ -113,16 +113,20 @@ class Union:
 
     def unite(self, first: np.ndarray, second: np.ndarray) -> None:
         """Unites the sets of labels, pair by pair; the arrays are broadcast against each other."""
-        first, second = np.broadcast_arrays(first, second)
-        pairs = np.unique(np.stack([first.ravel(), second.ravel()], 1), axis=0)
-        for pair in pairs[self.find(pairs[:, 0]) != self.find(pairs[:, 1])]:
-            one, other = map(self._root, pair)
-            if one == other:
-                continue
-            if FIXED in (one, other):
-                reason = self.reason(pair[0] if one == FIXED else pair[1])
-                self._reasons[max(one, other)] = reason
-            self._parents[max(one, other)] = min(one, other)
+        first, second = (array.ravel() for array in np.broadcast_arrays(first, second))
+        while True:
+            one, other = self.find(first), self.find(second)
+            apart = one != other
+            if not apart.any():
+                return
+            first, second, one, other = first[apart], second[apart], one[apart], other[apart]
+            low, high = np.minimum(one, other), np.maximum(one, other)
+            for place in np.flatnonzero(low == FIXED):
+                if high[place] not in self._reasons:
+                    label = first[place] if one[place] == FIXED else second[place]
+                    self._reasons[int(high[place])] = self.reason(label)
+            # Of several partners of a set the lowest now, the others in the next round.
+            np.minimum.at(self._parents, high, low)
 
     def fix(self, labels: np.ndarray, reason: str) -> None:
         """Notes that channels are never removed.
@@ -144,8 +148,3 @@ class Union:
                 return self._reasons[seen]
             seen = int(self._parents[seen])
         return ""
-
-    def _root(self, label: int) -> int:
-        while self._parents[label] != label:
-            label = self._parents[label]
-        return int(label)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import numpy as np
 
-from tfprune.channels.labels import FIXED, Channels, Union
+from tfprune.channels.labels import FIXED, Channels, Union, narrowed
 from tfprune.network.graph import Step, computed_graph, evaluate
 
 Rule = Callable[["Call"], Sequence[Channels]]
@@ -48,12 +48,14 @@ class Cut:
         slices: The axes of its weights that number channels.
         config: Name in the layer's configuration -> a function from the kept places (`Kept`) to its value.
         held: Name in the layer's configuration -> the call of the layer or model that it is.
+        args: The same for arguments of the call: number of a positional one, or name of another.
     """
 
     operation: Any
     slices: list[Slice] = field(default_factory=list)
     config: dict[str, Callable[["Kept"], Any]] = field(default_factory=dict)
     held: dict[str, Step] = field(default_factory=dict)
+    args: dict[int | str, Callable[["Kept"], Any]] = field(default_factory=dict)
 
 
 Kept = Callable[[np.ndarray], np.ndarray]
@@ -72,7 +74,8 @@ class Call:
     """One call of a layer or an operation, as a rule sees it.
 
     Attributes:
-        layer: The layer, without a pruning wrapper, or the operation.
+        operation: The layer, in its wrapper if it has one, or the operation.
+        layer: The layer, without a wrapper, or the operation.
         args: Its positional arguments, with `Channels` in place of each tensor.
         kwargs: Its named arguments, likewise.
         inputs: The channels of its inputs.
@@ -84,7 +87,7 @@ class Call:
     """
 
     def __init__(self, trace: "Trace", step: Step) -> None:
-        self.layer = self._operation = step.operation
+        self.layer = self.operation = step.operation
         self.args, self.kwargs, self.inputs = step.args, step.kwargs, step.inputs
         self.shapes = [tuple(tensor.shape[1:]) for tensor in step.outputs]
         self.outputs: Sequence[Channels] = ()
@@ -116,7 +119,7 @@ class Call:
         """
         outputs = [keras.KerasTensor((None, *shape)) for shape in shapes]
         step = Step(layer, tuple(inputs), {}, list(inputs), outputs)
-        self._trace.cut_of(self._operation).held[setting] = step
+        self._trace.cut_of(self.operation).held[setting] = step
         self._held = step.inputs
         return self._trace.step(step, holder=self)
 
@@ -135,7 +138,7 @@ class Call:
                 self.weight(mask, old.axis, old.labels, "masks", old.input)
 
     def new(self, count: int) -> np.ndarray:
-        """Returns labels of new channels that the layer makes."""
+        """Returns labels of new channels that the layer makes, as many as are asked for."""
         return self._trace.union.new(count, self.name)
 
     def unite(self, first: np.ndarray, second: np.ndarray) -> None:
@@ -167,8 +170,8 @@ class Call:
             role, which: `Slice.role` and `Slice.input`.
         """
         if variable is not None:
-            noted = Slice(self.layer, variable, axis, labels, role, which)
-            self._trace.add(self._operation, noted)
+            noted = Slice(self.layer, variable, axis % len(variable.shape), labels, role, which)
+            self._trace.add(self.operation, noted)
             self.slices.append(noted)
 
     def config(self, name: str, value: np.ndarray | Callable[[Kept], Any]) -> None:
@@ -176,7 +179,30 @@ class Call:
         if isinstance(value, np.ndarray):
             labels = value
             value = lambda kept: int(kept(labels).sum())  # noqa: E731 (one line is clearer here)
-        self._trace.cut_of(self._operation).config[name] = value
+        self._trace.cut_of(self.operation).config[name] = value
+
+    def argument(self, where: int | str, value: Callable[[Kept], Any]) -> None:
+        """Notes that an argument of the call follows from what is kept: its number, or its name."""
+        self._trace.cut_of(self.operation).args[where] = value
+
+    def boxed(self, channels: Channels, axis: int | None = None) -> Channels:
+        """Lets channels go together that differ along several axes: what stays of a tensor is a box.
+
+        Args:
+            channels: The channels.
+            axis: The axis along which they may still differ; None for the first of those.
+
+        Returns:
+            The channels, whose labels differ along one axis at most.
+        """
+        labels = narrowed(channels.labels)
+        made = Channels(channels.shape, labels)
+        if len(made.axes()) < 2:
+            return made
+        axis = made.axes()[0] if axis is None else axis
+        rows = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)
+        self.unite(rows[:, :1], rows)
+        return Channels.along(channels.shape, axis, rows[:, 0])
 
     def stay(self, reason: str) -> list[Channels]:
         """Fixes all inputs; returns fixed outputs."""
@@ -203,13 +229,20 @@ class Trace:
         self.calls: list[Call] = []
         self.unknown: dict[str, str] = {}
         self._rules = rules
-        self._nested: dict[int, list[Channels]] = {}
+        # id of a layer, an operation or a nested model -> the channels that its first call took and made.
+        self._first: dict[int, list[Channels]] = {}
 
     def run(self, model: Any) -> None:
         """Labels the channels of a functional model; its inputs and outputs stay."""
         inputs = [Channels.fixed(tensor.shape[1:]) for tensor in model.inputs]
         for channels in evaluate(model, inputs, self.step):
             self.union.fix(channels.labels, "output of the model")
+        # A tensor keeps a channel at least: what is one set altogether cannot go.
+        for call in self.calls:
+            for labels in [*(one.labels for one in call.slices), *(one.labels for one in call.outputs)]:
+                roots = np.unique(self.union.find(labels))
+                if len(roots) == 1:
+                    self.union.fix(roots, f"{call.name}: all its channels go together")
 
     def cut_of(self, operation: Any) -> Cut:
         """Returns what is noted of a layer or an operation."""
@@ -218,44 +251,88 @@ class Trace:
     def add(self, operation: Any, new: Slice) -> None:
         """Notes a slice; a layer that is called again has the same channels again."""
         slices = self.cut_of(operation).slices
-        for old in slices:
-            if old.variable is new.variable and old.axis == new.axis and old.role == new.role:
-                self.union.unite(old.labels, new.labels)
-                return
         size = new.variable.shape[new.axis]
         if len(new.labels) != size:
             raise ValueError(
                 f"`labels` must have one label for each of the {size} places of axis {new.axis} of "
                 f"{new.variable.path}. Received: {len(new.labels)} labels from layer {new.layer.name!r}"
             )
-        slices.append(new)
+        known = False
+        for old in slices:
+            if old.variable is new.variable and old.axis == new.axis:
+                self.union.unite(old.labels, new.labels)
+                known = known or old.role == new.role
+        if not known:
+            slices.append(new)
 
     def step(self, step: Step, holder: Call | None = None) -> Sequence[Channels]:
         """Returns the channels of the outputs of a call in the graph, or of one inside `holder`."""
         operation = step.operation
         graph = computed_graph(operation)
         if graph is not None:
-            before = self._nested.setdefault(id(operation), step.inputs)
-            for old, new in zip(before, step.inputs, strict=True):
-                if old is not new:
-                    self.union.unite(old.labels, new.labels)
-            return evaluate(graph, step.inputs, lambda inner: self.step(inner, holder))
-        self.cut_of(operation)
+            outputs = evaluate(graph, _as(graph.inputs, step.inputs), lambda inner: self.step(inner, holder))
+            self._again(operation, [*step.inputs, *outputs])
+            return _as(step.outputs, outputs)
+        cut = self.cut_of(operation)
         call = Call(self, step)
         call.outputs = self.outputs(call)
         if holder is None:
             self.calls.append(call)
         else:
             holder.holds(call)
+        if cut.config or cut.args:
+            self._again(operation, [*step.inputs, *call.outputs])
         return call.outputs
 
-    def outputs(self, call: Call) -> Sequence[Channels]:
-        """Returns the channels of the outputs of a call, by the layer's own rule or by one of `rules`."""
-        if isinstance(call.layer, TracesChannels):
-            return call.layer.trace_channels(call)
-        rule = self._rules(call.layer)
+    def _again(self, operation: Any, channels: list[Channels]) -> None:
+        """Lets channels of a call go together with those of the first call: one thing is built for all."""
+        first = self._first.setdefault(id(operation), channels)
+        if first is channels:
+            return
+        if [one.labels.shape for one in first] == [one.labels.shape for one in channels]:
+            for old, new in zip(first, channels, strict=True):
+                self.union.unite(old.labels, new.labels)
+        else:
+            for one in [*first, *channels]:
+                self.union.fix(one.labels, f"{operation.name}: it is called with tensors of several shapes")
+
+    def outputs(self, call: Call) -> list[Channels]:
+        """Returns the channels of the outputs of a call, by the layer's own rule or by one of `rules`.
+
+        Raises:
+            ValueError: If a rule returns other than the channels of each output.
+        """
+        own = isinstance(call.layer, TracesChannels)
+        rule = call.layer.trace_channels if own else self._rules(call.layer)
         if rule is None:
             kind = type(call.layer).__name__
             self.unknown[call.name] = kind
             return call.stay(f"{kind} has no rule for its channels")
-        return rule(call)
+        outputs = rule(call)
+        _check(call, outputs)
+        return [call.boxed(one) for one in outputs]
+
+
+def _check(call: Call, outputs: Any) -> None:
+    """Raises an error if a rule did not return the channels of each output."""
+    good = isinstance(outputs, (list, tuple)) and all(isinstance(one, Channels) for one in outputs)
+    if not good or len(outputs) != len(call.shapes):
+        got = [type(one).__name__ for one in outputs] if isinstance(outputs, (list, tuple)) else outputs
+        raise ValueError(
+            f"`trace_channels` must return a list of {len(call.shapes)} Channels, one for each output. "
+            f"Received: {got!r} from layer {call.name!r}"
+        )
+    for one, shape in zip(outputs, call.shapes, strict=True):
+        sizes = one.labels.shape
+        if len(sizes) != len(shape) or any(
+            size not in (1, wanted) for size, wanted in zip(sizes, shape, strict=True)
+        ):
+            raise ValueError(
+                "`trace_channels` must return labels whose size along each axis is 1 or that of the tensor, "
+                f"{shape}. Received: labels of shape {sizes} from layer {call.name!r}"
+            )
+
+
+def _as(tensors: Sequence[keras.KerasTensor], channels: Sequence[Channels]) -> list[Channels]:
+    """Returns channels with the shapes of symbolic tensors, which may leave other sizes open."""
+    return [Channels(tuple(one.shape[1:]), each.labels) for one, each in zip(tensors, channels, strict=True)]

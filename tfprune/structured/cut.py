@@ -99,7 +99,11 @@ class _Builder:
             self._made[id(operation)] = made
             if id(operation) in self._cuts and isinstance(operation, keras.layers.Layer):
                 self._layers.append((operation, made))
-        return keras.tree.flatten(self._made[id(operation)](*step.args, **step.kwargs))
+        args, kwargs = list(step.args), dict(step.kwargs)
+        if id(operation) in self._cuts:
+            for where, value in self._cuts[id(operation)].args.items():
+                (args if isinstance(where, int) else kwargs)[where] = value(self._kept)
+        return keras.tree.flatten(self._made[id(operation)](*args, **kwargs))
 
     def _smaller(self, operation: Any, shapes: Sequence[Sequence[int | None]]) -> Any:
         """Returns what stands in the place of a layer, an operation or a model that takes some shapes."""
@@ -141,8 +145,9 @@ class _Builder:
         for ours, theirs in zip(old.weights, weights, strict=True):
             values = self._edits.get(id(ours))
             values = ops.convert_to_numpy(ours) if values is None else values
-            for one in self._slices.get(id(ours), ()):
-                values = np.compress(self._kept(one.labels), values, one.axis)
+            # An axis may have several roles, in a layer that takes channels by the weight that makes them.
+            for axis, labels in {one.axis: one.labels for one in self._slices.get(id(ours), ())}.items():
+                values = np.compress(self._kept(labels), values, axis)
             theirs.assign(values)
 
     def _copy_trainable(self, old: Any) -> None:

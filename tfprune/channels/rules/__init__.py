@@ -12,19 +12,18 @@ from tfprune.channels.rules import (
     arithmetic,
     attention,
     kernels,
+    moves,
     normalization,
-    parts,
     positions,
     preprocessing,
     recurrent,
-    shape,
     wrappers,
 )
 from tfprune.channels.trace import Rule
 from tfprune.network.kinds import builtin_layer, builtin_operation
 
 _SUBJECTS = (
-    *(kernels, normalization, activation, positions, shape, arithmetic, parts, attention, recurrent),
+    *(kernels, normalization, activation, positions, moves, arithmetic, attention, recurrent),
     *(preprocessing, applications, wrappers),
 )
 

@@ -1,7 +1,7 @@
-"""Rules of what computes with each value by itself: activations, dropout, casts."""
+"""Rules of what computes with each value by itself, or along one axis: activations, dropout, sums so far."""
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import mixes, name_of
+from tfprune.channels.rules.axes import mixing, named_axes
 from tfprune.channels.trace import Call, Rule
 
 
@@ -11,17 +11,32 @@ def same(call: Call) -> list[Channels]:
 
 
 def _activation(call: Call) -> list[Channels]:
-    if mixes(call.layer):
-        return call.stay(f"{name_of(call.layer.activation)} over its channels")
+    reason = mixing(call.layer.activation)
+    return call.stay(reason) if reason else same(call)
+
+
+def along_axis(call: Call) -> list[Channels]:
+    """The values along an axis are computed together, those of each place of the others by themselves."""
+    channels = call.inputs[0]
+    axis = call.layer.axis
+    over = (-1,) if axis is None else named_axes(axis, len(channels.shape))
+    if -1 in over or set(over) & set(channels.axes()):
+        return call.stay("it computes with its channels together")
     return same(call)
 
 
-def _softmax(call: Call) -> list[Channels]:
-    axes = call.layer.axis
-    rank = len(call.inputs[0].shape)
-    over = {axis % (rank + 1) - 1 for axis in (axes if isinstance(axes, (list, tuple)) else [axes])}
-    if over & set(call.inputs[0].axes()):
-        return call.stay("softmax over its channels")
+def _normalize(call: Call) -> list[Channels]:
+    channels = call.inputs[0]
+    if set(named_axes(call.layer.axis, len(channels.shape))) & set(channels.axes()):
+        call.mix(channels, "it normalises over its channels")
+    return same(call)
+
+
+def _prelu(call: Call) -> list[Channels]:
+    channels, alpha = call.inputs[0], call.layer.alpha
+    for axis in channels.axes():
+        if alpha.shape[axis] > 1:
+            call.weight(alpha, axis, channels.on(axis), "scales")
     return same(call)
 
 
@@ -29,20 +44,9 @@ def _masking(call: Call) -> list[Channels]:
     return call.stay("it compares all channels of a step with its value")
 
 
-def _prelu(call: Call) -> list[Channels]:
-    channels, alpha = call.inputs[0], call.layer.alpha
-    for axis in channels.axes():
-        if alpha.shape[axis] > 1:
-            labels = channels.on(axis)
-            if labels is None:
-                return call.stay("its slopes are of channels and positions")
-            call.weight(alpha, axis, labels, "scales")
-    return same(call)
-
-
 LAYERS: dict[str, Rule] = {
     "Activation": _activation,
-    "Softmax": _softmax,
+    "Softmax": along_axis,
     "PReLU": _prelu,
     "Masking": _masking,
     **dict.fromkeys(
@@ -55,11 +59,24 @@ LAYERS: dict[str, Rule] = {
     ),
 }
 
-OPERATIONS: dict[str, Rule] = dict.fromkeys(
-    (
-        *("Relu", "Relu6", "Sigmoid", "HardSigmoid", "HardSilu", "Silu", "Tanh", "Gelu", "Elu", "Selu"),
-        *("LeakyRelu", "Softplus", "Softsign", "Abs", "Absolute", "Negative", "Square", "Sqrt", "Exp"),
-        *("Clip", "Cast", "Log", "Log1p", "Rsqrt", "Mish", "Celu", "HardTanh", "Identity", "Reciprocal"),
+OPERATIONS: dict[str, Rule] = {
+    **dict.fromkeys(
+        (
+            *("Relu", "Relu6", "Sigmoid", "SparseSigmoid", "LogSigmoid", "HardSigmoid", "HardSilu", "Silu"),
+            *("Tanh", "HardTanh", "TanhShrink", "Softplus", "Softsign", "SoftShrink", "HardShrink"),
+            *("SparsePlus", "Squareplus", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "Threshold"),
+            *("Absolute", "Abs", "Fabs", "Negative", "Sign", "Signbit", "Square", "Sqrt", "Rsqrt", "Cbrt"),
+            *("Reciprocal", "Exp", "Exp2", "Expm1", "Log", "Log2", "Log10", "Log1p", "Erf", "Erfc", "Erfinv"),
+            *("Sin", "Cos", "Tan", "Sinh", "Cosh", "Sinc", "Arcsin", "Arccos", "Arctan", "Arcsinh"),
+            *("Arccosh", "Arctanh", "Deg2rad", "Rad2deg", "I0", "Round", "Floor", "Ceil", "Trunc", "Clip"),
+            *("Cast", "SaturateCast", "Copy", "Identity", "StopGradient", "NanToNum", "ConvertToTensor"),
+            *("Isfinite", "Isinf", "Isnan", "LogicalNot", "BitwiseNot", "BitwiseInvert", "Real"),
+            *("ZerosLike", "OnesLike", "FullLike"),
+        ),
+        same,
     ),
-    same,
-)
+    **dict.fromkeys(
+        ("Softmax", "LogSoftmax", "Sparsemax", "Cumsum", "Cumprod", "Sort", "Argsort"), along_axis
+    ),
+    "Normalize": _normalize,
+}

@@ -1,14 +1,14 @@
-"""Axes of channels: those that a layer takes, and those that it makes."""
+"""Axes of channels: those that a layer takes, those that it makes, and those that its settings name."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfprune.channels.labels import FIXED
+from tfprune.channels.labels import FIXED, Channels
 from tfprune.channels.trace import Call
 
 LAST = -1
@@ -19,9 +19,23 @@ def channel_axis(layer: Any) -> int:
     return 0 if getattr(layer, "data_format", "channels_last") == "channels_first" else LAST
 
 
+def named_axes(axes: int | Iterable[int], rank: int) -> tuple[int, ...]:
+    """Returns axes of a tensor without the batch's, given those of one with it; -1 for the batch's.
+
+    Args:
+        axes: One or several, negative ones counted from the end.
+        rank: The number of axes without the batch's.
+    """
+    return tuple(axis % (rank + 1) - 1 for axis in ([axes] if isinstance(axes, int) else axes))
+
+
 def take(call: Call, axis: int, which: int = 0) -> np.ndarray:
-    """Returns the labels along the axis that a layer takes; fixed where others differ too."""
-    channels = call.inputs[which]
+    """Returns the labels along the axis that a layer takes; fixed where they lie along another one."""
+    return taken_of(call, call.inputs[which], axis)
+
+
+def taken_of(call: Call, channels: Channels, axis: int) -> np.ndarray:
+    """Returns the labels along the axis of a tensor that a layer takes, as `take` does."""
     labels = channels.on(axis)
     if labels is None or len(labels) != channels.shape[axis]:
         call.fix(channels, "it takes channels and positions together")
@@ -29,10 +43,11 @@ def take(call: Call, axis: int, which: int = 0) -> np.ndarray:
     return labels
 
 
-def mixes(layer: Any) -> bool:
-    """Returns whether a layer's activation computes with several channels together, as softmax does."""
-    activation = getattr(layer, "activation", None)
-    return activation is not None and not _acts_on_each(activation)
+def mixing(activation: Callable[[Any], Any] | None) -> str:
+    """Returns why an activation is not of each channel by itself, such as softmax; empty for one that is."""
+    if activation is None or _acts_on_each(activation):
+        return ""
+    return f"{getattr(activation, '__name__', None) or type(activation).__name__} over its channels"
 
 
 @functools.lru_cache
@@ -58,15 +73,16 @@ def _acts_on_each(activation: Callable[[Any], Any]) -> bool:
     )
 
 
-def name_of(activation: Any) -> str:
-    """Returns the name of an activation for readers."""
-    return getattr(activation, "__name__", None) or type(activation).__name__
-
-
 def make(call: Call, count: int, setting: str) -> np.ndarray:
     """Returns the labels of the channels that a layer makes, as many as its setting says."""
     labels = call.new(count)
-    if mixes(call.layer):
-        call.fix(labels, f"{name_of(call.layer.activation)} over its channels")
     call.config(setting, labels)
+    activate(call, labels)
     return labels
+
+
+def activate(call: Call, labels: np.ndarray) -> None:
+    """Fixes the channels of a layer whose activation may compute with several together."""
+    reason = mixing(call.layer.activation)
+    if reason:
+        call.fix(labels, reason)

@@ -1,18 +1,19 @@
 """Rules of the layers with kernels: dense layers, convolutions, embeddings."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import LAST, channel_axis, make, mixes, take
-from tfprune.channels.trace import Call, Rule
+from tfprune.channels.rules.axes import LAST, activate, channel_axis, make, take
+from tfprune.channels.trace import Call, Kept, Rule
 
 
 def _dense(call: Call) -> list[Channels]:
     layer, (channels,) = call.layer, call.inputs
     if any(axis != len(channels.shape) - 1 for axis in channels.axes()):
         # It mixes positions; the channels lie along another axis and pass.
-        if len(channels.shape) - 1 in channels.axes() or mixes(layer):
-            return call.stay("it takes channels and positions together")
+        activate(call, channels.labels)
         return [Channels(call.shapes[0], channels.labels)]
     taken = take(call, LAST)
     made = make(call, layer.units, "units")
@@ -57,6 +58,7 @@ def _depthwise_convolution(call: Call) -> list[Channels]:
     axis = channel_axis(layer)
     taken = take(call, axis)
     made = np.repeat(taken, layer.depth_multiplier)
+    activate(call, made)
     call.weight(layer.kernel, -2, taken, "scales")
     call.weight(layer.bias, 0, made, "scales")
     return [Channels.along(call.shapes[0], axis, made)]
@@ -75,51 +77,52 @@ def _separable_convolution(call: Call) -> list[Channels]:
 
 
 def _einsum_dense(call: Call) -> list[Channels]:
-    """One letter of the output that the kernel adds numbers channels, the first; one summed letter takes."""
-    layer, (channels,) = call.layer, call.inputs
-    equation = layer.equation.replace(" ", "")
-    operands, _, output = equation.partition("->")
-    inputs, _, kernel = operands.partition(",")
-    letters = inputs.replace("...", "")
-    rank = len(channels.shape) + 1
-    # The letters name the axes from the left up to the dots, and from the right.
-    before, _, after = inputs.partition("...") if "..." in inputs else (inputs, "", "")
-    axis_of = {letter: place for place, letter in enumerate(before)}
-    axis_of |= {letter: rank - len(after) + place for place, letter in enumerate(after)}
-    differing = [letter for letter in letters if axis_of[letter] - 1 in channels.axes()]
-    if len(differing) > 1 or any(letter not in kernel and letter not in output for letter in letters):
-        return call.stay("its equation is none of those that can be cut")
-    for letter in differing:
-        taken = channels.on(axis_of[letter] - 1)
-        if letter not in kernel:
-            return call.stay("its equation hands channels on")
-        role = "takes" if letter not in output else "scales"
-        call.weight(layer.kernel, kernel.index(letter), taken, role)
-        if role == "scales":
-            return call.stay("its equation hands channels on")
-    new = [letter for letter in output.replace("...", "") if letter in kernel and letter not in letters]
-    shape = call.shapes[0]
-    if not new or mixes(layer):
-        return [Channels.fixed(shape)]
-    letter = new[0]
-    start, _, end = output.partition("...") if "..." in output else (output, "", "")
-    place = start.index(letter) if letter in start else len(shape) + 1 - len(end) + end.index(letter)
-    axis = place - 1
-    made = call.new(shape[axis])
-    call.weight(layer.kernel, kernel.index(letter), made, "makes")
-    bias = layer.bias
-    if bias is not None:
-        bias_axis = axis - len(shape)
-        if len(bias.shape) >= -bias_axis and bias.shape[bias_axis] == shape[axis]:
-            call.weight(bias, bias_axis, made, "makes")
-    wanted = layer.get_config()["output_shape"]
-    wanted = [wanted] if isinstance(wanted, int) else list(wanted)
-    at = place - (len(shape) + 1 - len(wanted))
-    call.config(
-        "output_shape",
-        lambda kept: [int(kept(made).sum()) if i == at else size for i, size in enumerate(wanted)],
-    )
-    return [Channels.along(shape, axis, made)]
+    """The channels are taken if the equation sums over their axis; else they pass, scaled or not.
+
+    Where none pass, the first axis of the kernel that the output has and the input has not makes channels.
+    """
+    layer, (channels,), shape = call.layer, call.inputs, call.shapes[0]
+    operands, _, result = layer.equation.replace(" ", "").partition("->")
+    operand, _, kernel = operands.partition(",")
+    inputs, outputs = _axis_names(operand, len(channels.shape) + 1), _axis_names(result, len(shape) + 1)
+    out = Channels.fixed(shape)
+    for axis in channels.axes():
+        name, labels = inputs[axis + 1], channels.on(axis)
+        if name not in kernel and name not in outputs:
+            return call.stay("it sums over its channels")
+        if name in kernel:
+            call.weight(layer.kernel, kernel.index(name), labels, "scales" if name in outputs else "takes")
+        if name in outputs:
+            out = Channels.along(shape, outputs.index(name) - 1, labels)
+    new = [name for name in outputs if name in kernel and name not in inputs]
+    if out.is_fixed and new:
+        axis = outputs.index(new[0]) - 1
+        out = Channels.along(shape, axis, call.new(shape[axis]))
+        call.weight(layer.kernel, kernel.index(new[0]), out.on(axis), "makes")
+    activate(call, out.labels)
+    for axis in out.axes():
+        labels, place = out.on(axis), axis - len(shape)
+        bias = layer.bias
+        if bias is not None and len(bias.shape) >= -place and bias.shape[place] > 1:
+            call.weight(bias, place, labels, "makes" if outputs[axis + 1] in new else "scales")
+        wanted = layer.get_config()["output_shape"]
+        wanted = [wanted] if isinstance(wanted, int) else list(wanted)
+        at = axis if result.endswith("...") else place + len(wanted)
+        if 0 <= at < len(wanted) and wanted[at] is not None:
+            call.config("output_shape", _with_size(wanted, at, labels))
+    return [out]
+
+
+def _axis_names(letters: str, rank: int) -> list[str]:
+    """Returns a name for each axis of a tensor in an equation: the letters, numbers for those of the dots."""
+    before, dots, after = letters.partition("...")
+    between = rank - len(before) - len(after) if dots else 0
+    return [*before, *map(str, range(between)), *after]
+
+
+def _with_size(sizes: list[int | None], place: int, labels: np.ndarray) -> Callable[[Kept], list[int | None]]:
+    """Returns a function from what stays to a shape."""
+    return lambda kept: [*sizes[:place], int(kept(labels).sum()), *sizes[place + 1 :]]
 
 
 def _embedding(call: Call) -> list[Channels]:

@@ -1,70 +1,59 @@
-"""Rules of normalisation."""
+"""Rules of normalisation.
 
-from typing import Any
+Batch normalisation computes with each channel by itself, group normalisation with whole groups, so that
+what stays of a smaller model has the values that it had. Layer, RMS and unit normalisation compute with all
+channels: without some of them, the others are normalised over what stays, as in a network that was built so
+narrow. Such channels are `mixed`: a plan may choose them, as Torch-Pruning does, and no mask of the whole
+model computes the same; what is exact, `shrink`, keeps them.
+"""
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import take
+from tfprune.channels.rules.activation import same
+from tfprune.channels.rules.axes import named_axes
 from tfprune.channels.trace import Call, Rule
 
 
-def normalized_axis(layer: Any, rank: int) -> int | None:
-    """Returns the one axis, without the batch's, along which a normalisation has its parameters."""
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    if len(axes) != 1:
-        return None
-    return axes[0] % (rank + 1) - 1
+def _scale(call: Call) -> bool:
+    """Notes the weights of a normalisation; returns whether it normalises over the channels' axis."""
+    channels = call.inputs[0]
+    over = named_axes(call.layer.axis, len(channels.shape))
+    for axis in channels.axes():
+        if axis in over:
+            for variable in call.layer.weights:
+                call.weight(variable, over.index(axis), channels.on(axis), "scales")
+            return True
+    return False
 
 
 def _batch_normalization(call: Call) -> list[Channels]:
-    layer, channels = call.layer, call.inputs[0]
-    axis = normalized_axis(layer, len(channels.shape))
-    if axis is None:
-        return call.stay("it normalises along several axes")
-    taken = take(call, axis)
-    for variable in layer.variables:
-        if len(variable.shape) == 1:
-            call.weight(variable, 0, taken, "scales")
-    return [Channels.along(call.shapes[0], axis, taken)]
+    _scale(call)
+    return same(call)
 
 
-def _layer_normalization(call: Call) -> list[Channels]:
-    layer, channels = call.layer, call.inputs[0]
-    axis = normalized_axis(layer, len(channels.shape))
-    if axis is None:
-        return call.stay("it normalises along several axes")
-    taken = take(call, axis)
-    call.mix(taken, "it normalises over its channels")
-    for variable in layer.weights:
-        call.weight(variable, 0, taken, "scales")
-    return [Channels.along(call.shapes[0], axis, taken)]
-
-
-def _unit_normalization(call: Call) -> list[Channels]:
-    axis = normalized_axis(call.layer, len(call.inputs[0].shape))
-    if axis is None:
-        return call.stay("it normalises along several axes")
-    call.mix(call.inputs[0], "it normalises over its channels")
-    return list(call.inputs)
+def _over_channels(call: Call) -> list[Channels]:
+    if _scale(call):
+        call.mix(call.inputs[0], "it normalises over its channels")
+    return same(call)
 
 
 def _group_normalization(call: Call) -> list[Channels]:
     """Whole groups go, so that what stays is normalised as before."""
     layer, channels = call.layer, call.inputs[0]
-    axis = normalized_axis(layer, len(channels.shape))
-    taken = take(call, axis)
-    groups = layer.groups if layer.groups != -1 else len(taken)
-    together = taken.reshape(groups, -1)
+    if channels.is_fixed:
+        return same(call)
+    (axis,) = named_axes(layer.axis, len(channels.shape))
+    if channels.axes() != (axis,):
+        return call.stay("it normalises over channels and positions together")
+    taken = channels.on(axis)
+    together = taken.reshape(layer.groups, -1)
     call.unite(together[:, :1], together)
-    call.config("groups", lambda kept: int(kept(together[:, 0]).sum()))
-    for variable in layer.weights:
-        call.weight(variable, 0, taken, "scales")
-    return [Channels.along(call.shapes[0], axis, taken)]
+    call.config("groups", together[:, 0])
+    _scale(call)
+    return same(call)
 
 
 LAYERS: dict[str, Rule] = {
     "BatchNormalization": _batch_normalization,
-    "LayerNormalization": _layer_normalization,
-    "RMSNormalization": _layer_normalization,
-    "UnitNormalization": _unit_normalization,
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "UnitNormalization"), _over_channels),
     "GroupNormalization": _group_normalization,
 }

@@ -1,8 +1,9 @@
 """Rules of what computes with positions and hands channels on: pooling, padding, means."""
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import LAST, channel_axis, take
+from tfprune.channels.rules.axes import channel_axis, named_axes, take
 from tfprune.channels.trace import Call, Rule
+from tfprune.network.kinds import builtin_operation
 
 
 def positions(call: Call) -> list[Channels]:
@@ -18,23 +19,20 @@ def _global_pooling(call: Call) -> list[Channels]:
     return [Channels.along(call.shapes[0], axis, taken)]
 
 
-def _repeat_vector(call: Call) -> list[Channels]:
-    return [Channels.along(call.shapes[0], LAST, take(call, LAST))]
-
-
-def _reduce(call: Call) -> list[Channels]:
+def _reduced(call: Call) -> list[Channels]:
+    """Values along some axes become one."""
     operation, channels = call.layer, call.inputs[0]
-    rank = len(channels.shape)
-    axes = operation.axis
-    if axes is None:
-        return call.stay("it reduces the channels")
-    axes = {axis % (rank + 1) - 1 for axis in (axes if isinstance(axes, (list, tuple)) else [axes])}
-    if axes & set(channels.axes()) or -1 in axes:
-        return call.stay("it reduces the channels")
-    labels = channels.labels
-    if not operation.keepdims:
-        labels = labels.squeeze(tuple(axes))
-    return [Channels(call.shapes[0], labels)]
+    if operation.axis is None:
+        return call.stay("it computes with its channels together")
+    over = named_axes(operation.axis, len(channels.shape))
+    across = bool(set(over) & set(channels.axes()))
+    if -1 in over or (across and builtin_operation(operation) != "Sum"):
+        return call.stay("it computes with its channels together")
+    if across:
+        call.mix(channels, "it sums over its channels")
+        return [Channels.fixed(call.shapes[0])]
+    keeps = getattr(operation, "keepdims", False)
+    return [Channels(call.shapes[0], channels.labels.squeeze(() if keeps else over))]
 
 
 LAYERS: dict[str, Rule] = {
@@ -49,7 +47,19 @@ LAYERS: dict[str, Rule] = {
     **dict.fromkeys(
         [f"Global{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)], _global_pooling
     ),
-    "RepeatVector": _repeat_vector,
 }
 
-OPERATIONS: dict[str, Rule] = dict.fromkeys(("Mean", "Sum", "Max", "Min"), _reduce)
+OPERATIONS: dict[str, Rule] = {
+    **dict.fromkeys(
+        (
+            *("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Var", "Std", "Median", "Any", "All"),
+            *("Argmax", "Argmin", "CountNonzero", "Logsumexp", "Norm", "Ptp"),
+            *(f"Nan{kind}" for kind in ("max", "min", "mean", "sum", "prod", "var", "std", "median")),
+        ),
+        _reduced,
+    ),
+    **dict.fromkeys(
+        ("MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool", "Resize", "GaussianBlur"),
+        positions,
+    ),
+}
