@@ -44,7 +44,8 @@ ALLOWED = {
     "network": {"backend", "extras", "reading", "memory"},
     "channels": {"backend", "network"},
     "sparsity": {"backend", "extras", "channels", "network", "pictures"},
-    "structured": {"backend", "channels", "extras", "network", "pictures", "sparsity", "text"},
+    # "benchmark" for a budget of time: the one import that points up, in the function that measures.
+    "structured": {"backend", "benchmark", "channels", "extras", "network", "pictures", "sparsity", "text"},
     "data": {"extras", "reading", "errors", "text", "memory", "machine", "named"},
     "tfmot": {"network", "sparsity"},
     "models": {"backend", "extras", "reading", "memory", "named", "network", "text"},

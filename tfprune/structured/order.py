@@ -85,6 +85,20 @@ class Order:
             stays[sets] = False
         return stays
 
+    def cost(self, count: int, unit: str) -> int:
+        """Returns the "parameters" or the "macs" after the first `count` moves."""
+        return self._costs.cost(self.stays(count), unit)
+
+    def fewest(self, unit: str, most: float, low: int, high: int) -> int:
+        """Returns the number of moves, from `low` to `high`, after which a cost is first at most `most`."""
+        while low < high:
+            middle = (low + high) // 2
+            if self.cost(middle, unit) <= most:
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
     def _needed(self, kept: np.ndarray) -> np.ndarray:
         """Returns the sets that stay so that no tensor and no weight is left without a channel."""
         values = self._importance.values

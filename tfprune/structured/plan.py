@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from tfprune.sparsity.gradients import GradientData
 from tfprune.structured.costs import Costs, Size
 from tfprune.structured.cut import build_smaller, check_no_fit
 from tfprune.structured.importance import ChannelScore, Importance
+from tfprune.structured.latency import Seconds, fast_enough, pair_of
 from tfprune.structured.order import SCOPES, Order, kept_sets
 from tfprune.structured.picture import draw
 from tfprune.text import text_table
@@ -120,6 +121,8 @@ def plan(
     *,
     params: float | None = None,
     macs: float | None = None,
+    latency: float | None = None,
+    runtime: str | Seconds = "tflite",
     scope: str = "global",
     score: ChannelScore = "l2",
     round_to: int = 1,
@@ -129,21 +132,28 @@ def plan(
 ) -> Plan:
     """Chooses which channels of a model go, so that what is left meets a budget.
 
-    The budget is met from below, and as closely as one more set of channels allows. No layer and no tensor is
-    left without a channel. Channels that go together (of a residual connection; those of a group of a grouped
-    convolution; those of an attention head) are one set.
+    A budget of weights or MACs is met from below, and as closely as one more set of channels allows. For one
+    of time, some networks are cut, converted and measured beside the whole one; of those within the budget
+    the slowest is chosen, as nearly as measured times repeat. No layer and no tensor is left without a
+    channel. Channels that go together (of a residual connection; those of a group of a grouped convolution;
+    those of an attention head) are one set.
 
     Removed weights of a wrapped model count as zeros in scores, and as weights in the size.
 
     Args:
         model: A built functional or Sequential model, wrapped for pruning or not. It is not changed.
         params: The budget as a fraction of the model's weights, in (0, 1].
-        macs: The budget as a fraction of its multiply-accumulates, in (0, 1]. Exactly one budget is given.
+        macs: The budget as a fraction of its multiply-accumulates, in (0, 1].
+        latency: The budget as a fraction of the time of a call with one example, in (0, 1]. Exactly one
+            budget is given.
+        runtime: Where the time is measured. "tflite": in LiteRT, on a dense float32 file; "sparse": in
+            `tfprune.runtime`; both on one thread, with TensorFlow as Keras's backend. Or a function from a
+            model to the seconds that a call of it takes, on any machine.
         scope: Where channels are compared. "global": in one ranking of all groups; scores other than
             estimates of the loss ("taylor", "fisher") and factors of normalisation ("batchnorm") are divided
             by the mean of their group first. "layer": in each group alone, and the same fraction of the
             channels of each goes. "equal": in each group alone, and each gives up the same number of
-            parameters, or MACs where these are the budget, as long as it has them.
+            parameters, or MACs with the other budgets, as long as it has them.
         score: Which channels stay: those with the largest. "l1" and "l2": the norm of all weights that make
             and take a channel, in all layers of the group. "taylor" and "fisher": the loss that it is
             estimated to cost, summed over these weights. "batchnorm": the absolute value of the factors
@@ -159,8 +169,9 @@ def plan(
     Raises:
         ValueError: If an argument is out of its range, `keep` matches nothing, the budget cannot be reached,
             or a `fit` of the wrapped model is under way.
+        UserError: If the network cannot be converted to be measured.
     """
-    unit, fraction = _budget(params=params, macs=macs)
+    unit, fraction = _budget(params=params, macs=macs, latency=latency)
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {list(SCOPES)}. Received: scope={scope!r}")
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
@@ -170,10 +181,10 @@ def plan(
     kept = kept_sets(traced, keep)
     costs = Costs(traced, input_shape)
     whole = costs.size(np.ones(traced.count, bool))
-    if unit == "macs" and whole.macs is None:
+    if unit != "parameters" and whole.macs is None:
         raise ValueError(
             f"MACs must be known of all layers, but are not of {_names(costs.unknown())}: give `input_shape` "
-            f"where sizes are open, or `params` as the budget. Received: macs={macs}"
+            f"where sizes are open, or `params` as the budget. Received: {unit}={fraction}"
         )
     order = Order(
         traced,
@@ -181,11 +192,13 @@ def plan(
         Importance(traced, score, data),
         scope=scope,
         round_to=round_to,
-        unit=unit,
+        unit="parameters" if unit == "parameters" else "macs",
         kept=kept,
     )
-    count = _fewest_moves(order, costs, unit, fraction)
-    return _plan(traced, costs, order, count)
+    if unit != "latency":
+        return _plan(traced, costs, order, _fewest_moves(order, unit, fraction))
+    count, seconds = fast_enough(traced, order, fraction, pair_of(model, runtime, input_shape))
+    return _plan(traced, costs, order, count, seconds)
 
 
 def _budget(**budgets: float | None) -> tuple[str, float]:
@@ -201,25 +214,16 @@ def _budget(**budgets: float | None) -> tuple[str, float]:
     return {"params": "parameters"}.get(name, name), float(value)
 
 
-def _fewest_moves(order: Order, costs: Costs, unit: str, fraction: float) -> int:
-    """Returns the number of moves after which the cost is at most a fraction of the whole, by bisection."""
-    whole = costs.cost(order.stays(0), unit)
-    last = len(order.moves)
-    least = costs.cost(order.stays(last), unit)
+def _fewest_moves(order: Order, unit: str, fraction: float) -> int:
+    """Returns the number of moves after which the cost is at most a fraction of the whole."""
+    whole, least = order.cost(0, unit), order.cost(len(order.moves), unit)
     if least > fraction * whole:
         name = "params" if unit == "parameters" else unit
         raise ValueError(
             f"`{name}` must be at least {_up(least / whole)}: the fewest channels that each group may keep "
             f"leave {least:,} of {whole:,} {unit}. Received: {name}={fraction}"
         )
-    low, high = order.forced, last
-    while low < high:
-        middle = (low + high) // 2
-        if costs.cost(order.stays(middle), unit) <= fraction * whole:
-            high = middle
-        else:
-            low = middle + 1
-    return high
+    return order.fewest(unit, fraction * whole, order.forced, len(order.moves))
 
 
 def _up(fraction: float) -> float:
@@ -227,9 +231,12 @@ def _up(fraction: float) -> float:
     return math.ceil(fraction * 1e4) / 1e4
 
 
-def _plan(traced: Traced, costs: Costs, order: Order, count: int) -> Plan:
+def _plan(
+    traced: Traced, costs: Costs, order: Order, count: int, seconds: tuple[float | None, ...] = (None, None)
+) -> Plan:
     everything, stays = order.stays(0), order.stays(count)
-    before, after = costs.size(everything), costs.size(stays)
+    before = replace(costs.size(everything), seconds=seconds[0])
+    after = replace(costs.size(stays), seconds=seconds[1])
     group_of = np.full(traced.count, -1)
     for number, group in enumerate(traced.groups):
         group_of[group.sets] = number
