@@ -62,7 +62,7 @@ ALLOWED = {
         "text",
         "named",
     },
-    "experiments": _LIBRARY | {"runs"},
+    "experiments": _LIBRARY | {"runs", "channels", "structured"},
     "compiler": {"backend", "errors", "network", "sparsity", "runtime"},
     "export": {"network", "sparsity", "runtime", "compiler", *_LEAVES},
     "compare": {"runs", *_LEAVES},

@@ -90,6 +90,7 @@ class Setting:
         group: The heading in `--help`.
         only_with: What makes the setting matter, one of them; empty if it always does. Given without, it is
             an error.
+        unless: What takes its effect away, any of them: given with one, it is an error, too.
         words: A function from a value other than the default to words for readers; None: `name value`.
     """
 
@@ -101,6 +102,7 @@ class Setting:
     role: str = "setting"
     group: str = ""
     only_with: tuple[With, ...] = ()
+    unless: tuple[With, ...] = ()
     words: Callable[[Any], str] | None = None
 
     def broken_rule(self, value: Any) -> str | None:
@@ -208,7 +210,7 @@ def settings_of(owner: Any) -> dict[str, Setting]:
 
 
 def without_effect(values: Any, given: Collection[str] = ()) -> dict[str, str]:
-    """Returns the settings of a dataclass instance that are given for nothing, and what each would need.
+    """Returns the settings of a dataclass instance that are given for nothing, and why each is.
 
     Args:
         values: The instance.
@@ -216,18 +218,22 @@ def without_effect(values: Any, given: Collection[str] = ()) -> dict[str, str]:
             default always was; an empty one takes back what was given before.
 
     Returns:
-        Name -> the flags without which it has no effect, such as `--score=taylor or --regrowth=rigl`.
+        Name -> why, such as `without --score=taylor, or --regrowth=rigl`, or `with --prune=channels`.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(values)}
+
+    def any_holds(others: Sequence[With]) -> bool:
+        return any(other.holds(getattr(values, other.name), defaults[other.name]) for other in others)
+
     found = {}
     for name, said in settings_of(values).items():
         value = getattr(values, name)
         if value in ("", ()) or not (name in given or value != defaults[name]):
             continue
-        if said.only_with and not any(
-            other.holds(getattr(values, other.name), defaults[other.name]) for other in said.only_with
-        ):
-            found[name] = ", or ".join(map(str, said.only_with))
+        if said.only_with and not any_holds(said.only_with):
+            found[name] = f"without {', or '.join(map(str, said.only_with))}"
+        elif any_holds(said.unless):
+            found[name] = f"with {', or '.join(map(str, said.unless))}"
     return found
 
 
@@ -235,14 +241,14 @@ def check_effects(values: Any, given: Collection[str] = ()) -> None:
     """Checks that no setting is given for nothing; arguments as for `without_effect`.
 
     Raises:
-        UserError: With each such flag, and the flags without which it has no effect.
+        UserError: With each such flag, and the flags with or without which it has no effect.
     """
     found = without_effect(values, given)
     if found:
         raise UserError(
             "; ".join(
-                f"--{name}={to_text(getattr(values, name))}: has no effect without {needed}"
-                for name, needed in found.items()
+                f"--{name}={to_text(getattr(values, name))}: has no effect {why}"
+                for name, why in found.items()
             )
         )
 

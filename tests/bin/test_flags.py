@@ -44,6 +44,7 @@ def error_of(name, *arguments):
 # Setting that matters only with others -> flags under which it does not, a value, and flags under which it
 # does.
 PRUNES = "--regime=one_shot"
+CUTS = f"{PRUNES} --prune=channels"
 ONLY_WITH = {
     "data_dir": ("--dataset=digits", ".", "--dataset=image_folder"),
     "target_sparsity": ("", "0", PRUNES),
@@ -74,6 +75,16 @@ ONLY_WITH = {
         f"{PRUNES} --batchnorm_after_pruning=recalibrate",
     ),
     "pruning_engine": ("", "tfprune", PRUNES),
+    "prune": ("--regime=sparse", "weights", PRUNES),
+    "target_macs": (PRUNES, "0.5", CUTS),
+    "target_params": ("", "0.5", CUTS),
+    "cuts": ("--regime=iterative", "3", "--regime=gradual --prune=channels"),
+    "channel_scope": (PRUNES, "global", CUTS),
+    "channel_score": (PRUNES, "l2", CUTS),
+    "round_to": (PRUNES, "1", CUTS),
+    "keep_layers": (PRUNES, "head", CUTS),
+    "repair": (PRUNES, "none", CUTS),
+    "repair_images": (CUTS, "512", f"{CUTS} --repair=ridge"),
     "distill_weight": ("", "0.5", "--distill_from=teacher"),
     "distill_temperature": ("--distill_from=", "4", "--distill_from=teacher"),
     "lr_boundaries_epochs": ("--lr_schedule=cosine", "3", "--lr_schedule=step"),
@@ -105,7 +116,7 @@ def test_a_flag_without_effect_is_an_error(name):
         message = error_of("train", *line)
         assert message.startswith(f"--{name}=") and ": has no effect without --" in message
         for needed in within.split():
-            if needed != PRUNES or len(within.split()) == 1:
+            if needed not in CUTS.split() or len(within.split()) == 1:
                 assert needed.partition("=")[0] in message
     registry = registry_of("train")
     parse(registry, "--experiment=e", *arguments, *within.split())
@@ -123,6 +134,39 @@ def test_a_flagfile_may_have_any_default(tmp_path):
     assert typed == "--power=3.0: has no effect without --schedule=polynomial"
     path.write_text("--rounds=3\n--distill_weight=0.5")
     assert error_of("train", f"--flagfile={path}") == "--rounds=3: has no effect without --regime=iterative"
+
+
+# Of masks alone: flags under which each matters otherwise.
+OF_MASKS = {
+    "target_sparsity": ("0.9", ""),
+    "frequency": ("100", "--regime=gradual"),
+    "scope": ("global", ""),
+    "prune_layers": ("stage.*", ""),
+    "layer_sparsity": ("a:0.5", ""),
+    "spare_ends": ("true", ""),
+    "score": ("lamp", ""),
+    "granularity": ("channel", ""),
+    "block_size": ("1,2", ""),
+    "sparsity_m_by_n": ("2,4", ""),
+    "pruning_engine": ("tfmot", ""),
+}
+
+
+def test_of_every_setting_it_is_known_what_takes_its_effect_away():
+    said = settings_of(ExperimentConfig)
+    assert {name for name in said if said[name].unless} == {*OF_MASKS, "cuts"}
+
+
+@pytest.mark.parametrize("name", OF_MASKS)
+def test_a_flag_of_masks_is_an_error_where_channels_are_cut(name):
+    value, within = OF_MASKS[name]
+    message = error_of("train", *CUTS.split(), *within.split(), f"--{name}={value}")
+    assert message.startswith(f"--{name}=") and message.endswith(": has no effect with --prune=channels")
+
+
+def test_cuts_are_those_of_channels():
+    message = error_of("train", "--regime=gradual", "--cuts=3")
+    assert message == "--cuts=3: has no effect with --prune=weights"
 
 
 @pytest.mark.parametrize("form", ["--power=3", "-power=3", "--power 3"])

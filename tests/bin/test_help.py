@@ -73,7 +73,7 @@ def test_help_says_what_it_does_and_names_the_flags(binary, monkeypatch, name, f
 def test_help_of_train_has_a_heading_for_each_group(binary):
     groups = {said.group for of in (ExperimentConfig, Devices) for said in settings_of(of).values()}
     headings = re.findall(r"^(\w+):$", binary("train", "--help").stdout, flags=re.MULTILINE)
-    assert headings == ["run", "data", "model", "pruning", "training", "device"]
+    assert headings == ["run", "data", "model", "pruning", "channels", "training", "device"]
     assert groups == set(headings)
 
 

@@ -8,7 +8,8 @@ import pytest
 from tfprune import sparsity
 from tfprune.experiments.batches import load_dataset
 from tfprune.experiments.networks import load_model
-from tfprune.experiments.start import build_network, build_start, find_start, masks_sparsity
+from tfprune.experiments.pruning import masks_sparsity
+from tfprune.experiments.start import build_network, build_start, find_start
 
 
 def weights(model, name):

@@ -68,6 +68,19 @@ def sequence(classes, input_shape, seed):
     )
 
 
+def residual(classes, input_shape, seed, mean, std):
+    """A stem and a block around which it goes, too: two groups of channels."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input(input_shape, dtype="uint8")
+    x = layers.Normalization(mean=mean, variance=[s**2 for s in std], dtype="float32", name="normalization")(
+        image
+    )
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, padding="same", name="stem")(x))
+    block = layers.Conv2D(12, 3, padding="same", activation="relu", name="wide")(x)
+    x = layers.Add()([x, layers.Conv2D(8, 1, name="narrow")(block)])
+    return keras.Model(image, layers.Dense(classes, name="head")(layers.GlobalAveragePooling2D()(x)))
+
+
 @keras.saving.register_keras_serializable("own_networks")
 class Subclassed(keras.Model):
     """A model that makes its weights when it sees its first example."""

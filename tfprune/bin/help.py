@@ -52,8 +52,14 @@ def values(flag: SettingFlag) -> str:
 
 
 def condition(flag: SettingFlag) -> str:
-    """Returns the sentence about the flags without which a flag has no effect; empty if it always has one."""
-    return f"Only with {', or '.join(map(str, flag.said.only_with))}." if flag.said.only_with else ""
+    """Returns the sentence about what a flag needs to have an effect; empty if it always has one."""
+    said = flag.said
+    parts = [
+        f"{word} with {', or '.join(map(str, others))}"
+        for word, others in (("only", said.only_with), ("not", said.unless))
+        if others
+    ]
+    return f"{', '.join(parts).capitalize()}." if parts else ""
 
 
 def _flag(flag: SettingFlag, width: int) -> str:

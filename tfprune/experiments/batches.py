@@ -120,6 +120,23 @@ class Batches:
         """Returns batches to measure BatchNorm's statistics on, before a round's training."""
         return self._train((number, 0, 1), 0, epochs)
 
+    def plain_inputs(self, number: int, count: int) -> Any:
+        """Returns the inputs of training examples as the network sees them, not augmented, in memory.
+
+        Args:
+            number: The round, whose examples are its own; the first ones of a stream.
+            count: How many; all, if there are fewer.
+        """
+        train = self.dataset.train
+        batches = train_batches(
+            train,
+            image_size=self.dataset.image_size,
+            batch_size=min(count, len(train)),
+            seed=self._seed((number, 0, 2)),
+            epochs=1,
+        )
+        return next(batches.take(1).as_numpy_iterator())[0]
+
     def steps(self, number: int) -> int:
         """Returns the number of training steps of a round."""
         settings = self.config.settings(number)
@@ -132,8 +149,11 @@ class Batches:
             image_size=self.dataset.image_size,
             batch_size=config.batch_size,
             autoaugment=config.autoaugment if self.dataset.is_images else "none",
-            seed=int(np.random.SeedSequence([config.seed, *stream]).generate_state(1)[0]),
+            seed=self._seed(stream),
             first_epoch=first_epoch,
             epochs=epochs,
             shard=self.shard,
         )
+
+    def _seed(self, stream: tuple[int, ...]) -> int:
+        return int(np.random.SeedSequence([self.config.seed, *stream]).generate_state(1)[0])

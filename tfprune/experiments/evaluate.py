@@ -47,7 +47,8 @@ def load_run_data(run: RunFolder, data_dir: str) -> tuple[ExperimentConfig, Data
     config = run.read_config()
     if data_dir:
         config = replace(config, data_dir=data_dir)
-        if needed := without_effect(config).get("data_dir"):
+        if why := without_effect(config).get("data_dir"):
+            needed = why.removeprefix("without ")
             config.refuse("data_dir", f"has no effect on a run of {config.dataset}, only with {needed}")
     return config, load_dataset(config)
 

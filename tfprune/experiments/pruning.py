@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import keras
+from keras import ops
 
 from tfprune import sparsity
 from tfprune.errors import UserError
@@ -119,6 +120,16 @@ def selection(config: ExperimentConfig) -> dict[str, Any]:
     convolutions = source_of(config.model).convolutions_alone
     layers = config.prune_layers or (keras.layers.Conv2D if convolutions else None)
     return {"layers": layers, "spare_ends": config.spare_ends}
+
+
+def masks_sparsity(model: keras.Model) -> float:
+    """Returns the fraction of weights that the masks remove; 0 for a model without masks."""
+    kept = total = 0
+    for layer in sparsity.pruned_layers(model):
+        for mask in layer.masks:
+            values = ops.convert_to_numpy(mask)
+            kept, total = kept + int(values.sum()), total + values.size
+    return 1.0 - kept / total if total else 0.0
 
 
 def pruned_words(model: keras.Model) -> str:

@@ -1,6 +1,7 @@
 """Makes the result of a round from what was trained."""
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -9,11 +10,12 @@ import keras
 import tfprune
 from tfprune import sparsity
 from tfprune.data.splits import Dataset
+from tfprune.experiments.channels import parameters_of, widths_of
 from tfprune.experiments.methods.registry import method_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.differences import paper_differences
 from tfprune.runs.metric import Metric
-from tfprune.runs.result import LayerZeros, RoundResult, ancestry_of
+from tfprune.runs.result import Channels, LayerZeros, NetworkSize, RoundResult, ancestry_of
 from tfprune.training.callbacks import mean_data_wait_percent
 
 
@@ -28,6 +30,7 @@ def make_result(
     history: list[dict[str, float]],
     metric: Metric,
     at_end: float,
+    widths_before: Sequence[Channels],
     **measured: Any,
 ) -> RoundResult:
     """Returns the result of a round.
@@ -43,8 +46,9 @@ def make_result(
         history: One row an epoch.
         metric: By what the experiment is judged.
         at_end: Its value at the round's end, on the test split.
-        **measured: Further fields of `RoundResult`: `network`, `figures`, `device_count`, `hardware`,
-            `seconds`.
+        widths_before: Those of the network that the round began with; none where no channel goes or went.
+        **measured: Further fields of `RoundResult`: `network`, `whole`, `target_left`, `figures`,
+            `device_count`, `hardware`, `seconds`.
     """
     used = {"train": len(dataset.train), "test": len(dataset.test)}
     available = {"train": dataset.train.available, "test": dataset.test.available}
@@ -72,6 +76,8 @@ def make_result(
             for v in summary.variables
             if v.pruned
         ),
+        size=NetworkSize(parameters_of(model), summary.all_macs or None),
+        channels=widths_of(model, widths_before) if widths_before or config.prune == "channels" else (),
         epochs=len(history),
         steps=len(history) * steps_per_epoch,
         train_seconds=round(sum(row["train_seconds"] for row in history), 3),

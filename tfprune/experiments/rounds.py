@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,19 +10,21 @@ import keras
 from tfprune.data.waiting import WaitingTime
 from tfprune.errors import UserError
 from tfprune.experiments.batches import Batches
+from tfprune.experiments.channels import size_of
 from tfprune.experiments.devices import Devices
 from tfprune.experiments.environment import hardware
 from tfprune.experiments.methods.method import Method, Round
 from tfprune.experiments.networks import load_model, save_model
 from tfprune.experiments.own import compiled_of, is_own, keep_compiled, know_own, try_out
-from tfprune.experiments.pruning import pruned_words
+from tfprune.experiments.pruning import masks_sparsity
 from tfprune.experiments.results import make_result
-from tfprune.experiments.start import Start, build_start, masks_sparsity
+from tfprune.experiments.start import Start, build_start, whole_size
 from tfprune.experiments.task import Task, task_of
 from tfprune.experiments.teacher import check_teacher, distilled, load_teacher
 from tfprune.experiments.unfinished import read_unfinished
 from tfprune.files import make_folder
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.result import Channels, NetworkSize
 from tfprune.training.callbacks import NonFiniteLossError
 from tfprune.training.checkpoint import remove_checkpoint
 from tfprune.training.fit import compile_for_training, evaluate
@@ -59,6 +61,7 @@ class Rounds:
         self._task: Task | None = None
         self._network: keras.Model | None = None
         self._first: keras.Model | None = None
+        self._sizes: tuple[NetworkSize, NetworkSize] | None = None
 
     def build_start(self) -> None:
         """Builds the network of round 0 and checks that it fits what the experiment asks for; writes nothing.
@@ -70,7 +73,8 @@ class Rounds:
         self._first = model = build_start(config, batches.dataset, self._start)
         task = self._task_of(model)
         check_teacher(config, self._teacher, task)
-        self._method.check_start(model, Round(1, masks_sparsity(model), batches, task))
+        sizes = self._sizes_of_start(0, model)
+        self._method.check_start(model, Round(1, masks_sparsity(model), *sizes, batches, task))
         if is_own(config):
             try_out(config, model, task, batches)
 
@@ -93,9 +97,9 @@ class Rounds:
             history = []
         if writes:
             make_folder(folder.path)
-        task = self._task_of(model)
+        task, current = self._task_of(model), self._round(number, model)
         if number >= min(1, config.last_round):
-            self._figures = self._fit(model, number, history, notes)
+            model = self._fit(model, current, history, notes)
         at_end = task.value(self._figures)
         self._network = model
         result = make_result(
@@ -109,6 +113,9 @@ class Rounds:
             history,
             task.headline,
             at_end,
+            widths_before=self._widths_before(number),
+            whole=current.whole,
+            target_left=self._method.target_left(current),
             figures=self._figures,
             network=save_model(folder, model, keep=writes),
             device_count=self._devices.count,
@@ -120,9 +127,8 @@ class Rounds:
             remove_checkpoint(folder.path)
         self._devices.wait_for_all(f"{config.experiment} round {number}")  # The others read it now.
         if history:  # What a start is worth was said when it began.
-            self._log(
-                f"round {number} of {config.last_round}: {self._text(at_end)}, sparsity {result.sparsity:.4f}"
-            )
+            reached = self._method.reached(model, current.whole)
+            self._log(f"round {number} of {config.last_round}: {self._text(at_end)}, {reached}")
 
     def _begin_start(self) -> tuple[keras.Model, dict[str, Any]]:
         """Compiles and measures the starting network."""
@@ -133,8 +139,9 @@ class Rounds:
         compile_for_training(model, self.config.settings(0), task.goal)
         self._figures = self._evaluate(model)
         value, level = task.value(self._figures), masks_sparsity(model)
-        self._log(f"{task.words}; prunes {pruned_words(model)}")
-        self._log(f"starts at {self._text(value)}, sparsity {level:.4f}")
+        self._log(f"{task.words}; {self._method.prunes(model)}")
+        whole = self._sizes_of_start(0, model)[1]
+        self._log(f"starts at {self._text(value)}, {self._method.reached(model, whole)}")
         return model, {
             "target_sparsity": level,
             "metric_before": value,
@@ -148,14 +155,16 @@ class Rounds:
         model = self._network or load_model(folder)
         headline = self._task_of(model).headline
         with self._timed("prune"):
-            begun = self._method.begin(model, self._round(number))
+            current = self._round(number, model)
+            begun = self._method.begin(model, current)
         after = None
         if begun.prunes_by:
             self._log(f"round {number}: prunes by {begun.prunes_by}")
         else:
             after = self._task_of(model).value(self._evaluate(begun.model))
             self._log(
-                f"round {number} of {self.config.last_round}: pruned to {masks_sparsity(begun.model):.4f}, "
+                f"round {number} of {self.config.last_round}: pruned to "
+                f"{self._method.reached(begun.model, current.whole)}, "
                 f"{headline.name} {headline.text(before)} -> {headline.text(after)}"
             )
         return begun.model, {
@@ -165,16 +174,17 @@ class Rounds:
         }
 
     def _fit(
-        self, model: keras.Model, number: int, history: list[dict[str, float]], notes: dict[str, Any]
-    ) -> dict[str, float]:
-        """Trains up to the round's last epoch; returns the figures of its network."""
-        current, folder = self._round(number), self._run.round(number).path
+        self, model: keras.Model, current: Round, history: list[dict[str, float]], notes: dict[str, Any]
+    ) -> keras.Model:
+        """Trains up to the round's last epoch; returns the network, whose figures it keeps."""
+        number, folder = current.number, self._run.round(current.number).path
         waiting = WaitingTime()
         try:
             with self._timed("train"):
-                self._method.fit(
-                    distilled(self.config, model, self._teacher),
+                model = self._method.fit(
+                    model,
                     current,
+                    lambda student: distilled(self.config, student, self._teacher),
                     folder=folder,
                     train_images=len(self._batches.dataset.train),
                     train_batches=lambda first, last: waiting.measured(
@@ -195,12 +205,36 @@ class Rounds:
                 f"A lower --learning_rate (now {self.config.learning_rate}) may help"
             ) from error
         with self._timed("evaluate"):
-            return self._method.figures(model, history, current)
+            self._figures = self._method.figures(model, history, current)
+        return model
 
-    def _round(self, number: int) -> Round:
-        """Describes a round that trains to the method; `dense`, of round 0, has no start to be asked for."""
+    def _round(self, number: int, model: keras.Model) -> Round:
+        """Describes a round, and its network, to the method; `dense` has no round before to be asked for."""
+        sizes = self._sizes_of_start(number, model)
         start = self._run.round(0).read_result().sparsity if number else 0.0
-        return Round(number, start, self._batches, self._task)
+        return Round(number, start, *sizes, self._batches, self._task_of(model))
+
+    def _sizes_of_start(self, number: int, model: keras.Model) -> tuple[NetworkSize, NetworkSize]:
+        """Returns the size of round 0's network, and what it was before any channel was cut.
+
+        Args:
+            number: The round that the network is of.
+            model: The network. One whose round 0 was counted by no version was never cut.
+        """
+        if self._sizes is None:
+            start = self._run.round(0).read_result() if number else None
+            if start and start.size:
+                self._sizes = start.size, start.whole
+            else:
+                size = size_of(model)
+                self._sizes = size, whole_size(self.config, self._batches.dataset, self._start, size)
+        return self._sizes
+
+    def _widths_before(self, number: int) -> Sequence[Channels]:
+        """Returns the widths of the network that a round began with; none where no channel goes or went."""
+        if number:
+            return self._run.round(number - 1).read_result().channels
+        return self._start.result.channels if self._start else ()
 
     def _task_of(self, model: keras.Model) -> Task:
         """Returns what the experiment's networks are trained for, which the first one that comes says."""

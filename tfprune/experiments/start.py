@@ -9,17 +9,18 @@ from keras import ops
 from tfprune import sparsity
 from tfprune.data.splits import ArraySpec, Dataset, map_arrays
 from tfprune.errors import FileError, UserError, blame_flag
+from tfprune.experiments.channels import size_of
 from tfprune.experiments.first_call import outputs_for
 from tfprune.experiments.networks import load_model
 from tfprune.experiments.pruning import selecting_flags, wrap
-from tfprune.experiments.transfer import MisfitError, copy, paired, weighted_layers
+from tfprune.experiments.transfer import MisfitError, copy, on_data_of, paired, weighted_layers
 from tfprune.models.catalog import Wanted, source_of
-from tfprune.network.ending import head_layers
+from tfprune.network.ending import head_layers, replace_head
 from tfprune.network.graph import all_layers, is_built
 from tfprune.network.kinds import prunable
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RoundFolder, find_round
-from tfprune.runs.result import RoundResult
+from tfprune.runs.result import NetworkSize, RoundResult
 from tfprune.settings import without_effect
 from tfprune.sparsity.apply import masks_by_variable
 from tfprune.sparsity.prune import are_sparse
@@ -82,9 +83,9 @@ def build_network(config: ExperimentConfig, dataset: Dataset) -> keras.Model:
 def build_start(config: ExperimentConfig, dataset: Dataset, start: Start | None = None) -> keras.Model:
     """Returns the network of round 0, wrapped for pruning where the experiment needs it.
 
-    With `--init_from`, weights and masks are the other run's; the head is a fresh one if that run was on
-    another dataset. Else the weights are those of `--weights`, and a network that was pruned already keeps
-    its masks.
+    With `--init_from`, weights and masks are the other run's, and so is the network itself where channels
+    were cut from it; the head is a fresh one if that run was on another dataset. Else the weights are those
+    of `--weights`, and a network that was pruned already keeps its masks.
 
     Args:
         config: The experiment.
@@ -105,6 +106,9 @@ def build_start(config: ExperimentConfig, dataset: Dataset, start: Start | None 
 
     with blame_flag("init_from", config.init_from):
         source = load_model(start.folder)
+    if start.result.is_cut:
+        network = _cut_before(config, start, source, network)
+        return _wrapped(config, network, _pruned_before(network), config.flag("init_from"))
     head = head_layers(network) if start.config.dataset != config.dataset else []
     try:
         pairs = paired(source, network, but=[part for layer in head for part in all_layers(layer)])
@@ -119,6 +123,47 @@ def build_start(config: ExperimentConfig, dataset: Dataset, start: Start | None 
     network = _wrapped(config, network, masked, config.flag("init_from"))
     copy(pairs, masks, into=masks_by_variable(network))
     return network
+
+
+def whole_size(
+    config: ExperimentConfig, dataset: Dataset, start: Start | None, size: NetworkSize
+) -> NetworkSize:
+    """Returns the size of an experiment's network before any channel was cut.
+
+    Args:
+        config: The experiment.
+        dataset: Its data.
+        start: The round that `--init_from` names; None without one.
+        size: That of the network that it starts from.
+    """
+    cut_before = start is not None and start.result.is_cut
+    return size_of(build_network(config, dataset)) if cut_before else size
+
+
+def _cut_before(
+    config: ExperimentConfig, start: Start, source: keras.Model, network: keras.Model
+) -> keras.Model:
+    """Returns a network whose channels were cut, for the data of another experiment.
+
+    Args:
+        config: The experiment.
+        start: The round that the network is of.
+        source: The network; its layers become those of the one returned.
+        network: The experiment's network as it would be whole, with the data's inputs and statistics.
+
+    Raises:
+        UserError: If it was cut from another network, or does not fit the data.
+    """
+    for name in ("model", "width", "stem"):
+        if getattr(config, name) != getattr(start.config, name):
+            flag = start.config.flag(name)
+            config.refuse("init_from", f"was cut from another network: {flag}, unlike {config.flag(name)}")
+    try:
+        if start.config.dataset != config.dataset:
+            source = replace_head(source, network.outputs[0].shape[-1])
+        return on_data_of(source, network)
+    except ValueError as error:
+        config.refuse("init_from", f"its network does not fit {config.flag('dataset')}: {error}")
 
 
 def _build(config: ExperimentConfig, network: keras.Model, dataset: Dataset) -> None:
@@ -160,7 +205,7 @@ def _pruned_before(network: keras.Model) -> dict[int, str]:
 def _wrapped(
     config: ExperimentConfig, network: keras.Model, masked: dict[int, str], flag: str
 ) -> keras.Model:
-    """Wraps what the experiment prunes; for `dense` what is pruned already, whose masks stay.
+    """Wraps what the experiment prunes; where it prunes no weights what is pruned already, whose masks stay.
 
     Args:
         config: The experiment.
@@ -171,7 +216,7 @@ def _wrapped(
     Raises:
         UserError: If one of these would not be pruned.
     """
-    if config.regime == "dense":
+    if config.regime == "dense" or config.prune == "channels":
         if not masked:
             return network
         return sparsity.prune_low_magnitude(
@@ -201,13 +246,3 @@ def _model_flags(config: ExperimentConfig, *names: str) -> str:
     """Returns those of some flags that matter for the model, as they are written."""
     idle = without_effect(config, names)
     return " ".join(config.flag(name) for name in names if name not in idle)
-
-
-def masks_sparsity(model: keras.Model) -> float:
-    """Returns the fraction of weights that the masks remove; 0 for a model without masks."""
-    kept = total = 0
-    for layer in sparsity.pruned_layers(model):
-        for mask in layer.masks:
-            values = ops.convert_to_numpy(mask)
-            kept, total = kept + int(values.sum()), total + values.size
-    return 1.0 - kept / total if total else 0.0

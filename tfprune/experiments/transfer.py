@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from tfprune import sparsity
-from tfprune.network.graph import inner_layers, walk
+from tfprune.network.graph import Step, computed_graph, evaluate, inner_layers, walk
+from tfprune.reading import reason_of
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,47 @@ def copy(pairs: Iterable[tuple[Any, Any]], masks: dict[int, Any], into: dict[int
         new.assign(ops.convert_to_numpy(old))
         if id(old) in masks:
             into[id(new)].assign(np.asarray(ops.convert_to_numpy(masks[id(old)])))
+
+
+def on_data_of(source: keras.Model, network: keras.Model) -> keras.Model:
+    """Returns a network for the data of another one, with its own layers and weights.
+
+    Args:
+        source: A functional or Sequential network.
+        network: A network for the data: its inputs count, and its layers that know the data's statistics.
+
+    Returns:
+        A functional network; layers that scale by fixed numbers are those of `network` of the same names.
+
+    Raises:
+        ValueError: If the layers do not take such inputs.
+    """
+    fixed = {layer.name: layer for layer in walk(network) if _scales_by_fixed_numbers(layer)}
+
+    def call(step: Step) -> list[Any]:
+        operation = step.operation
+        if _scales_by_fixed_numbers(operation):
+            operation = fixed.get(operation.name, operation)
+        return keras.tree.flatten(operation(*step.args, **step.kwargs))
+
+    graph = computed_graph(source)
+    inputs = [
+        keras.Input(batch_shape=new.shape, dtype=new.dtype, name=old.name)
+        for old, new in zip(source.inputs, network.inputs, strict=True)
+    ]
+    try:
+        outputs = evaluate(graph, inputs, call)
+    except Exception as error:
+        raise ValueError(reason_of(error)) from error
+    return keras.Model(
+        keras.tree.pack_sequence_as(graph.input, inputs),
+        keras.tree.pack_sequence_as(graph.output, outputs),
+        name=source.name,
+    )
+
+
+def _scales_by_fixed_numbers(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.Normalization) and not layer.weights
 
 
 def _same_names(theirs: list[Part], ours: list[Part]) -> bool:

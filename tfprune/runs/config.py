@@ -50,6 +50,10 @@ SCORES = ("magnitude", "lamp", "random", "taylor", "fisher")
 GRANULARITIES = ("weight", "channel")
 POOLING_TYPES = ("AVG", "MAX")
 REGROWTHS = ("none", "set", "rigl")
+PRUNED = ("weights", "channels")
+CHANNEL_SCOPES = ("global", "layer", "equal")
+CHANNEL_SCORES = ("l2", "l1", "taylor", "fisher", "batchnorm", "variance")
+REPAIRS = ("none", "constant", "merge", "ridge")
 
 
 def _is_regular_expression(text: str) -> bool:
@@ -96,6 +100,9 @@ _M_BY_N = Rule(
 )
 
 _PRUNING = (With("regime", tuple(regime for regime in REGIMES if regime != "dense")),)
+_CUTTING_REGIMES = ("one_shot", "iterative", "gradual")
+_CHANNELS = (With("prune", ("channels",)),)
+_LEFT = Rule("0 or in (0, 1)", lambda share: 0.0 <= share < 1.0)
 _RESNET = (With("model", RESNETS),)
 _FILE = Rule("FILE.keras", lambda model: model.endswith(".keras"))
 _NAME = Rule("NAME", str.isidentifier)
@@ -239,12 +246,23 @@ class ExperimentConfig:
         group="pruning",
         choices=SCHEDULES,
     )
+    prune: str = setting(
+        "weights",
+        "What goes. weights: masks hold them at zero, and the network keeps its shape. channels: they are "
+        "cut out, so that the network that is left is smaller.",
+        group="pruning",
+        choices=PRUNED,
+        paper="weights",
+        words=lambda what: f"{what} cut out",
+        only_with=(With("regime", _CUTTING_REGIMES),),
+    )
     target_sparsity: float = setting(
         0.0,
         "Fraction of the prunable weights that are zero at the end.",
         group="pruning",
         rule=SPARSITY,
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
     power: float = setting(
         3.0,
@@ -266,6 +284,7 @@ class ExperimentConfig:
         group="pruning",
         rule=AT_LEAST_1,
         only_with=_BY_STEPS,
+        unless=_CHANNELS,
     )
     ramp_fraction: float = setting(
         0.5,
@@ -282,6 +301,7 @@ class ExperimentConfig:
         choices=SCOPES,
         words=lambda scope: f"scope {scope}",
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
     prune_layers: str = setting(
         "",
@@ -292,6 +312,7 @@ class ExperimentConfig:
         paper=Rule("every convolution", lambda pattern: not pattern),
         words=lambda pattern: f"layers {pattern}",
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
     layer_sparsity: tuple[str, ...] = setting(
         (),
@@ -301,6 +322,7 @@ class ExperimentConfig:
         paper=(),
         words=lambda targets: f"layer sparsity {' '.join(targets)}",
         only_with=(With("regime", ("one_shot", "iterative", "gradual")),),
+        unless=_CHANNELS,
     )
     spare_ends: bool = setting(
         False,
@@ -309,6 +331,7 @@ class ExperimentConfig:
         paper=False,
         words=lambda spared: "ends spared",
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
     score: str = setting(
         "magnitude",
@@ -319,13 +342,18 @@ class ExperimentConfig:
         choices=SCORES,
         paper="magnitude",
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
     gradient_batches: int = setting(
         8,
-        "Batches for one measurement of gradients (taylor, fisher, rigl).",
+        "Batches for one measurement of gradients (taylor, fisher, rigl) or of outputs (variance).",
         group="pruning",
         rule=AT_LEAST_1,
-        only_with=(With("score", ("taylor", "fisher")), With("regrowth", ("rigl",))),
+        only_with=(
+            With("score", ("taylor", "fisher")),
+            With("regrowth", ("rigl",)),
+            With("channel_score", ("taylor", "fisher", "variance")),
+        ),
     )
     granularity: str = setting(
         "weight",
@@ -335,6 +363,7 @@ class ExperimentConfig:
         paper="weight",
         words=lambda granularity: f"whole {granularity}s",
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
     block_size: tuple[int, ...] = setting(
         (1, 1),
@@ -344,6 +373,7 @@ class ExperimentConfig:
         paper=(1, 1),
         words=lambda block: f"blocks of {'x'.join(map(str, block))}",
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
     block_pooling_type: str = setting(
         "AVG",
@@ -360,6 +390,7 @@ class ExperimentConfig:
         paper=(),
         words=lambda pair: f"{' of '.join(map(str, pair))} weights zero",
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
     regrowth: str = setting(
         "none",
@@ -395,6 +426,79 @@ class ExperimentConfig:
         rule=AT_LEAST_1,
         only_with=(With("batchnorm_after_pruning", ("recalibrate",)),),
     )
+    target_macs: float = setting(
+        0.0,
+        "Share of the multiply-accumulates that is left at the end, of the whole network as --model has it. "
+        "0: --target_params counts.",
+        group="channels",
+        rule=_LEFT,
+        only_with=_CHANNELS,
+    )
+    target_params: float = setting(
+        0.0,
+        "Share of the parameters that is left at the end, likewise. 0: --target_macs counts.",
+        group="channels",
+        rule=_LEFT,
+        only_with=_CHANNELS,
+    )
+    cuts: int = setting(
+        0,
+        "How often gradual cuts: at the start of so many epochs, spread evenly over those of "
+        "--ramp_fraction. 0: at the start of each of these.",
+        group="channels",
+        rule=AT_LEAST_0,
+        only_with=(With("regime", ("gradual",)),),
+        unless=(With("prune", ("weights",)),),
+    )
+    channel_scope: str = setting(
+        "global",
+        "global: all channels by one ranking. layer: each group of channels that go together loses the same "
+        "share of them. equal: each loses as many parameters or MACs as any other.",
+        group="channels",
+        choices=CHANNEL_SCOPES,
+        words=lambda scope: f"channel scope {scope}",
+        only_with=_CHANNELS,
+    )
+    channel_score: str = setting(
+        "l2",
+        "What ranks channels, over all layers that make and take them: the L2 or L1 norm of their weights, "
+        "the loss that training batches estimate (taylor, fisher), the scale of their BatchNorm, or the "
+        "variance of their values.",
+        group="channels",
+        choices=CHANNEL_SCORES,
+        only_with=_CHANNELS,
+    )
+    round_to: int = setting(
+        1,
+        "Widths are left as multiples of this.",
+        group="channels",
+        rule=AT_LEAST_1,
+        only_with=_CHANNELS,
+    )
+    keep_layers: tuple[str, ...] = setting(
+        (),
+        "Names of layers, or patterns such as stage1_*, whose channels all stay.",
+        group="channels",
+        words=lambda patterns: f"{' '.join(patterns)} kept",
+        only_with=_CHANNELS,
+    )
+    repair: str = setting(
+        "none",
+        "What becomes of what is cut, before any training. none: nothing. constant: the mean of what varies "
+        "little goes into the next bias. merge: each removed channel becomes part of the one most like it. "
+        "ridge: what is left expresses it, by least squares (arXiv:2602.23795).",
+        group="channels",
+        choices=REPAIRS,
+        words=lambda method: f"repaired by {method}",
+        only_with=_CHANNELS,
+    )
+    repair_images: int = setting(
+        512,
+        "Training examples, without their labels, that --repair measures on.",
+        group="channels",
+        rule=AT_LEAST_1,
+        only_with=(With("repair", ("constant", "merge", "ridge")),),
+    )
     pruning_engine: str = setting(
         "tfprune",
         "What prunes: tfprune, or tfmot itself, on the same network in tf-keras, which needs --scope=layer "
@@ -403,6 +507,7 @@ class ExperimentConfig:
         choices=PRUNING_ENGINES,
         words=lambda engine: f"pruned by {engine}",
         only_with=_PRUNING,
+        unless=_CHANNELS,
     )
 
     epochs: tuple[int, ...] = setting(

@@ -29,6 +29,8 @@ from tfprune.runs.paper import Difference
 from tfprune.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, PERCENT, Rule, measured
 
 FORMAT = 4
+# The fields that are no plain values in JSON.
+_OBJECTS = {"config", "differences", "network", "metric", "layers", "size", "whole", "channels"}
 _OF_METRIC = {"metric_before", "metric_after_pruning", "metric_at_end"}
 
 _DIGEST = Rule("empty or 16 hexadecimal digits", lambda text: re.fullmatch("([0-9a-f]{16})?", text))
@@ -43,6 +45,38 @@ class LayerZeros:
     layer: str
     weights: int
     zeros: int
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """The size of a network.
+
+    Attributes:
+        parameters: Its weights, trainable or not, zeros too; masks are none.
+        macs: Multiply-accumulates of its kernels for one example, with zeros too; None where unknown.
+    """
+
+    parameters: int
+    macs: int | None
+
+    def share_of(self, whole: "NetworkSize", unit: str) -> float:
+        """Returns the share of another network's `unit`, "parameters" or "macs", which both know."""
+        return getattr(self, unit) / getattr(whole, unit)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The width of a part of a network: channels that go together, in all layers that make them.
+
+    Attributes:
+        layers: The layers.
+        kept: How many channels there are.
+        of: How many there were before any was cut.
+    """
+
+    layers: tuple[str, ...]
+    kept: int
+    of: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +105,10 @@ class RoundResult:
         metric_at_end: At the round's end.
         figures: The loss and all metrics at the round's end, by Keras's names and as Keras has them.
         layers: The pruned layers.
+        size: The size of the network; None in results of versions that did not count it.
+        whole: That of the network before any channel was cut; None likewise.
+        target_left: The share of `whole` asked, in the unit of the budget; None where no channels go.
+        channels: The widths of a network whose channels go or went.
         epochs: Epochs trained.
         steps: Training steps.
         train_seconds: Wall clock of the epochs.
@@ -101,6 +139,10 @@ class RoundResult:
     metric_at_end: float = measured()
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
     layers: tuple[LayerZeros, ...] = ()
+    size: NetworkSize | None = None
+    whole: NetworkSize | None = None
+    target_left: float | None = measured(FRACTION, default=None)
+    channels: tuple[Channels, ...] = ()
     epochs: int = measured(AT_LEAST_0, default=0)
     steps: int = measured(AT_LEAST_0, default=0)
     train_seconds: float = measured(AT_LEAST_0, default=0.0)
@@ -122,12 +164,15 @@ class RoundResult:
         """Whether the run names a section of the study and departs from it in nothing."""
         return bool(self.config.paper_section) and not self.differences
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether channels of the network were cut."""
+        return any(group.kept < group.of for group in self.channels)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `result.json`."""
         measured = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("config", "differences", "network", "metric", "layers")
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in _OBJECTS
         }
         return {
             "format": FORMAT,
@@ -137,6 +182,9 @@ class RoundResult:
             "metric": dataclasses.asdict(self.metric),
             **measured,
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
+            "size": self.size and dataclasses.asdict(self.size),
+            "whole": self.whole and dataclasses.asdict(self.whole),
+            "channels": [dataclasses.asdict(group) for group in self.channels],
         }
 
     @classmethod
@@ -237,6 +285,21 @@ def _is_layer(value: Any) -> bool:
     return type(weights) is int and type(zeros) is int and 0 <= zeros <= weights
 
 
+def _is_size(value: Any) -> bool:
+    if not isinstance(value, dict) or type(value.get("parameters")) is not int:
+        return False
+    macs = value.get("macs")
+    return value["parameters"] >= 1 and (macs is None or (type(macs) is int and macs >= 1))
+
+
+def _is_channels(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("layers"), list):
+        return False
+    kept, of = value.get("kept"), value.get("of")
+    named = all(isinstance(layer, str) for layer in value["layers"])
+    return named and type(kept) is int and type(of) is int and 1 <= kept <= of
+
+
 def _is_metric(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
         return False
@@ -267,6 +330,16 @@ _KINDS = {
         "a list of {layer, weights, zeros}, zeros <= weights",
         lambda value: isinstance(value, list) and all(map(_is_layer, value)),
         lambda value: tuple(LayerZeros(one["layer"], one["weights"], one["zeros"]) for one in value),
+    ),
+    NetworkSize: Kind(
+        "{parameters, macs}, at least 1 each, macs null where unknown",
+        _is_size,
+        lambda value: NetworkSize(value["parameters"], value["macs"]),
+    ),
+    tuple[Channels, ...]: Kind(
+        "a list of {layers, kept, of}, names and 1 <= kept <= of",
+        lambda value: isinstance(value, list) and all(map(_is_channels, value)),
+        lambda value: tuple(Channels(tuple(one["layers"]), one["kept"], one["of"]) for one in value),
     ),
     tuple[Difference, ...]: Kind(
         "a list",

@@ -75,8 +75,11 @@ def fit(
     progress: Progress | None = None,
     waited: Callable[[], float] | None = None,
     writes: bool = True,
+    part: range | None = None,
 ) -> list[dict[str, float]]:
     """Trains a compiled model up to `settings.epochs` epochs, with a checkpoint after each.
+
+    A fit can be in parts, each with an optimizer of its own: the rate goes on from one to the next.
 
     Args:
         model: Compiled by `compile_for_training`, or loaded from a checkpoint.
@@ -91,6 +94,7 @@ def fit(
         progress: Reports the progress; None: nothing does.
         waited: Returns the seconds waited for `train_batches` up to now; None: not recorded.
         writes: False in a process that shares the fit with another, which writes the files.
+        part: The epochs, counted from 0, of the model's optimizer, after which the fit stops; None: all.
 
     Returns:
         One row an epoch: epoch (from 1), the loss and the metrics in training, the same with `val_` before
@@ -100,11 +104,11 @@ def fit(
     Raises:
         NonFiniteLossError: Where the loss becomes NaN or infinite; the last epoch's checkpoint stays.
     """
-    first_epoch = len(history)
-    if first_epoch >= settings.epochs:
+    first_epoch, part = len(history), part or range(settings.epochs)
+    if first_epoch >= part.stop:
         return history
     steps_per_epoch = math.ceil(train_images / settings.batch_size)
-    schedule = make_schedule(settings, steps_per_epoch)
+    schedule = make_schedule(settings, steps_per_epoch, part.start)
     model.optimizer.learning_rate = schedule
     watching = [
         *callbacks,
@@ -119,8 +123,8 @@ def fit(
     try:
         with batch_norm_synchronized(model, over_replicas(model)):
             model.fit(
-                train_batches(first_epoch, settings.epochs),
-                epochs=settings.epochs,
+                train_batches(first_epoch, part.stop),
+                epochs=part.stop,
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps_per_epoch,
                 validation_data=test_batches,

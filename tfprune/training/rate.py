@@ -34,6 +34,7 @@ class RoundSchedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: `w`.
         boundaries: Rising numbers of updates, for "step".
         factor: `lr_factor`.
+        first: The updates of the fit before the optimizer's first: `t` is counted from there.
 
     Source: arXiv:1706.02677 (warm-up), arXiv:1608.03983 (cosine, without restarts).
     """
@@ -47,13 +48,14 @@ class RoundSchedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int = 0,
         boundaries: tuple[int, ...] = (),
         factor: float = 0.1,
+        first: int = 0,
     ) -> None:
         self.base, self.kind, self.steps, self.warmup_steps = base, kind, steps, warmup_steps
-        self.boundaries, self.factor = tuple(boundaries), factor
+        self.boundaries, self.factor, self.first = tuple(boundaries), factor, first
 
     def __call__(self, step: Any) -> Any:
-        """Returns the rate of an update, counted from 0, as a float32 tensor."""
-        step = ops.cast(step, "float32")
+        """Returns the rate of an update of the optimizer, counted from 0, as a float32 tensor."""
+        step = ops.cast(step, "float32") + self.first
         if self.kind == "cosine":
             passed = ops.maximum(step - self.warmup_steps, 0.0) / (self.steps - self.warmup_steps)
             rate = self.base * (0.5 + 0.5 * ops.cos(math.pi * passed))
@@ -68,8 +70,8 @@ class RoundSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def rate_at(self, step: int) -> float:
-        """Returns the rate of an update, counted from 0, rounded to float32."""
-        return float(ops.convert_to_numpy(self(step)))
+        """Returns the rate of an update of the fit, counted from 0, rounded to float32."""
+        return float(ops.convert_to_numpy(self(step - self.first)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that rebuild the schedule."""
@@ -80,13 +82,19 @@ class RoundSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "boundaries": list(self.boundaries),
             "factor": self.factor,
+            "first": self.first,
         }
 
 
-def make_schedule(settings: TrainingSettings, steps_per_epoch: int) -> RoundSchedule:
+def make_schedule(settings: TrainingSettings, steps_per_epoch: int, first_epoch: int = 0) -> RoundSchedule:
     """Returns the schedule of a fit; a warm-up of a fraction of an epoch is rounded to whole steps.
 
     At least the last step has the full rate.
+
+    Args:
+        settings: The numbers of the fit.
+        steps_per_epoch: Steps an epoch.
+        first_epoch: That of the optimizer's first update, counted from 0.
     """
     steps = settings.epochs * steps_per_epoch
     return RoundSchedule(
@@ -96,6 +104,7 @@ def make_schedule(settings: TrainingSettings, steps_per_epoch: int) -> RoundSche
         warmup_steps=min(round(settings.warmup_epochs * steps_per_epoch), steps - 1),
         boundaries=tuple(epochs * steps_per_epoch for epochs in settings.lr_boundaries_epochs),
         factor=settings.lr_factor,
+        first=first_epoch * steps_per_epoch,
     )
 
 

@@ -9,6 +9,7 @@ from tfprune import sparsity
 from tfprune.experiments.methods.method import Begun, Method, Round
 from tfprune.experiments.pruning import rising
 from tfprune.network.graph import functional
+from tfprune.runs.config import ExperimentConfig
 from tfprune.training.fit import compile_for_training
 
 
@@ -53,12 +54,7 @@ class Iterative(Method):
             gradient_data=current.batches.for_gradients(current.number),
             gradient_batches=config.gradient_batches,
         )
-        if config.batchnorm_after_pruning == "reset_removed":
-            sparsity.reset_removed(model)
-        elif config.batchnorm_after_pruning == "recalibrate":
-            # An epoch has at least one batch.
-            batches = current.batches.for_statistics(current.number, config.batchnorm_batches)
-            sparsity.recalibrate(model, itertools.islice(batches, config.batchnorm_batches))
+        update_batch_norm(config, model, current)
         return Begun(model, level)
 
     def _level(self, start: float, target: float, number: int) -> float:
@@ -69,3 +65,13 @@ class OneShot(Iterative):
     """Iterative pruning of one round, at the target."""
 
     schedules: ClassVar[tuple[str, ...]] = ("constant",)
+
+
+def update_batch_norm(config: ExperimentConfig, model: keras.Model, current: Round) -> None:
+    """Does with BatchNorm what is to be done after a network was pruned at once."""
+    if config.batchnorm_after_pruning == "reset_removed":
+        sparsity.reset_removed(model)
+    elif config.batchnorm_after_pruning == "recalibrate":
+        # An epoch has at least one batch.
+        batches = current.batches.for_statistics(current.number, config.batchnorm_batches)
+        sparsity.recalibrate(model, itertools.islice(batches, config.batchnorm_batches))

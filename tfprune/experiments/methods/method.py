@@ -1,5 +1,6 @@
 """`Method`: the checks and steps of a way of pruning, and those that all ways share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,11 +8,15 @@ import keras
 
 from tfprune import sparsity
 from tfprune.experiments.batches import Batches
-from tfprune.experiments.pruning import check_patterns
+from tfprune.experiments.channels import left_words, parameters_of
+from tfprune.experiments.pruning import check_patterns, masks_sparsity, pruned_words
 from tfprune.experiments.task import Task
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.result import NetworkSize
 from tfprune.training.fit import fit
 from tfprune.training.settings import TrainingSettings
+
+Taught = Callable[[keras.Model], keras.Model]
 
 
 @dataclass(frozen=True)
@@ -21,12 +26,16 @@ class Round:
     Attributes:
         number: From 1; 0 for the only round of `dense`.
         start: Sparsity of the masks that the experiment started from.
+        size: Of the network that the experiment started from.
+        whole: Of that network before any channel was cut.
         batches: The experiment's.
         task: What the network is trained for.
     """
 
     number: int
     start: float
+    size: NetworkSize
+    whole: NetworkSize
     batches: Batches
     task: Task
 
@@ -47,12 +56,12 @@ class Begun:
 
     Attributes:
         model: The network to train, compiled.
-        target_sparsity: The level that the round asks for.
+        target_sparsity: The level that the round asks for; None where no weights are to be zero.
         prunes_by: How the fit will prune, in words; empty where the pruning is done.
     """
 
     model: keras.Model
-    target_sparsity: float
+    target_sparsity: float | None
     prunes_by: str = ""
 
 
@@ -129,6 +138,25 @@ class Method:
         """
         self.check_target(first.start)
 
+    def target_left(self, current: Round) -> float | None:
+        """Returns the share of the whole network that a round asks for; None if it cuts no channels."""
+        return None
+
+    def reached(self, model: keras.Model, whole: NetworkSize) -> str:
+        """Returns what a network was pruned to, in words: `sparsity 0.9500`.
+
+        Args:
+            model: The network.
+            whole: Its size before any channel was cut.
+        """
+        text = f"sparsity {masks_sparsity(model):.4f}"
+        is_whole = parameters_of(model) == whole.parameters
+        return text if is_whole else f"{text}, {left_words(model, whole)}"
+
+    def prunes(self, model: keras.Model) -> str:
+        """Returns what of a network is pruned, in words."""
+        return f"prunes {pruned_words(model)}"
+
     def level(self, start: float, number: int) -> float:
         """Returns the sparsity that a round ends at, of all prunable weights together.
 
@@ -147,15 +175,21 @@ class Method:
         """
         raise NotImplementedError
 
-    def fit(self, model: keras.Model, current: Round, **arguments: Any) -> None:
+    def fit(self, model: keras.Model, current: Round, taught: Taught, **arguments: Any) -> keras.Model:
         """Trains the network to the round's end.
 
         Args:
-            model: The network that `begin` returned, or a checkpoint's, perhaps under a teacher.
+            model: The network that `begin` returned, or a checkpoint's.
             current: The round.
+            taught: A function from the network to the model to fit, which may have it under a teacher.
             **arguments: As for `tfprune.training.fit.fit`.
+
+        Returns:
+            The network: the same one, unless channels were cut from it.
         """
-        fit(model, current.settings, callbacks=self.callbacks(model, current), **arguments)
+        student = taught(model)
+        fit(student, current.settings, callbacks=self.callbacks(student, current), **arguments)
+        return model
 
     def callbacks(self, model: keras.Model, current: Round) -> list[keras.callbacks.Callback]:
         """Returns the callbacks that keep removed weights at zero and update the masks."""

@@ -3,6 +3,7 @@
 from tfprune.errors import blame_flag
 from tfprune.experiments.methods.at_once import Iterative, OneShot
 from tfprune.experiments.methods.by_steps import Gradual, Sparse
+from tfprune.experiments.methods.channels import CutInRounds, CutOnce, CutWhileTraining
 from tfprune.experiments.methods.dense import Dense
 from tfprune.experiments.methods.method import Method
 from tfprune.experiments.tfmot.method import Tfmot
@@ -17,13 +18,20 @@ METHODS: dict[str, type[Method]] = {
     "gradual": Gradual,
     "sparse": Sparse,
 }
+# By --regime, for --prune=channels.
+CUTTING: dict[str, type[Method]] = {
+    "one_shot": CutOnce,
+    "iterative": CutInRounds,
+    "gradual": CutWhileTraining,
+}
 # By --pruning_engine: another library that does what one of the above asks for.
 ENGINES: dict[str, type[Method]] = {"tfmot": Tfmot}
 
 
 def method_of(config: ExperimentConfig) -> Method:
     """Returns the way in which an experiment prunes."""
-    method = METHODS[config.regime](config)
+    methods = CUTTING if config.prune == "channels" else METHODS
+    method = methods[config.regime](config)
     return method if config.pruning_engine == "tfprune" else ENGINES[config.pruning_engine](method)
 
 

@@ -7,7 +7,7 @@ import keras
 
 from tfprune.errors import UserError, blame_flag
 from tfprune.experiments.methods.by_steps import Gradual
-from tfprune.experiments.methods.method import Begun, Method, Round
+from tfprune.experiments.methods.method import Begun, Method, Round, Taught
 from tfprune.runs.config import RESNETS, ExperimentConfig
 from tfprune.settings import to_text
 from tfprune.sparsity import ConstantSparsity, PruningSchedule
@@ -100,16 +100,26 @@ class Tfmot(Method):
         _engine().prune(model, schedule)
         return Begun(model, level)
 
-    def fit(self, model: keras.Model, current: Round, *, writes: bool = True, **arguments: Any) -> None:
+    def fit(
+        self,
+        model: keras.Model,
+        current: Round,
+        taught: Taught,
+        *,
+        writes: bool = True,
+        **arguments: Any,
+    ) -> keras.Model:
         """Trains the network's twin in tf-keras and brings the result back.
 
         Args:
             model: The network that `begin` returned, or a checkpoint's.
             current: The round.
+            taught: Returns the network itself: tfmot has no teacher.
             writes: True: one process works on one device.
             **arguments: As for `tfprune.training.fit.fit`.
         """
-        _engine().fit(model, current.settings, schedule=self._schedule(current), **arguments)
+        _engine().fit(taught(model), current.settings, schedule=self._schedule(current), **arguments)
+        return model
 
     def figures(
         self, model: keras.Model, history: list[dict[str, float]], current: Round
