@@ -186,9 +186,8 @@ class Dead:
             taken[taker.sets] = True
             needed[taker.sets[taker.weighs(~self.dead) & ~taker.free]] = True
         found = taken & ~needed & ~self.dead
-        for one in self._traced.slices:
-            sets = self._traced.sets[one.labels]
-            if len(sets) and (found | self.dead)[sets].all():
+        for sets in self._traced.together:
+            if (found | self.dead)[sets].all():
                 found[next(number for number in sets if found[number])] = False
         return found
 

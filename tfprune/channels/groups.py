@@ -76,6 +76,18 @@ class Traced:
         return {int(self.sets[label]): why for label, why in self.trace.mixed.items()}
 
     @cached_property
+    def together(self) -> list[np.ndarray]:
+        """The sets along each axis of a weight or a tensor, each once: one of them at least must stay."""
+        found: dict[bytes, np.ndarray] = {}
+        labels = [one.labels for one in self.slices]
+        for call in self.trace.calls:
+            labels += [channels.labels.ravel() for channels in [*call.inputs, *call.outputs]]
+        for each in labels:
+            sets = np.unique(self.sets[each])
+            found.setdefault(sets.tobytes(), sets)
+        return [sets for sets in found.values() if sets[0] != FIXED]
+
+    @cached_property
     def groups(self) -> list[ChannelGroup]:
         """The groups, in the order of the layers; those that are fixed too."""
         return _groups(self)

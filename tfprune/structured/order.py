@@ -107,7 +107,7 @@ class Order:
         for group in self._traced.groups:
             if not group.fixed and not needed[group.sets].any():
                 needed[group.sets[values[group.sets].argmax()]] = True
-        for sets in _together(self._traced):
+        for sets in self._traced.together:
             if not needed[sets].any():
                 needed[sets[values[sets].argmax()]] = True
         return needed
@@ -164,18 +164,6 @@ def kept_sets(traced: Traced, patterns: Sequence[str]) -> np.ndarray:
             "which matches none"
         )
     return kept
-
-
-def _together(traced: Traced) -> list[np.ndarray]:
-    """Returns the sets along each axis of a weight or a tensor, of which one at least must stay."""
-    found: dict[bytes, np.ndarray] = {}
-    labels = [one.labels for one in traced.slices]
-    for call in traced.trace.calls:
-        labels += [channels.labels.ravel() for channels in [*call.inputs, *call.outputs]]
-    for each in labels:
-        sets = np.unique(traced.sets[each])
-        found.setdefault(sets.tobytes(), sets)
-    return [sets for sets in found.values() if sets[0] != FIXED]
 
 
 def _widths(traced: Traced) -> np.ndarray:

@@ -59,7 +59,7 @@ def _recurrent(call: Call) -> list[Channels]:
 
 
 def _bidirectional(call: Call) -> list[Channels]:
-    """Each direction has units of its own, which go together where the outputs are merged."""
+    """Units of the same number go together: Keras takes both directions to be equally wide."""
     layer = call.layer
     directions = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
     if not all(builtin_layer(one) in _GATES for one in directions.values()):
@@ -73,14 +73,12 @@ def _bidirectional(call: Call) -> list[Channels]:
     for name, one in directions.items():
         call.config(name, _smaller(one, made[name]))
     forward, backward = made.values()
+    call.unite(forward, backward)
     axis = channel_axis(layer.forward_layer)
     if layer.merge_mode is None:
         outputs = [forward, backward]
-    elif layer.merge_mode == "concat":
-        outputs = [np.concatenate([forward, backward])]
     else:
-        call.unite(forward, backward)
-        outputs = [forward]
+        outputs = [np.concatenate([forward, backward]) if layer.merge_mode == "concat" else forward]
     states_of_each = (len(call.shapes) - len(outputs)) // 2
     outputs += [forward] * states_of_each + [backward] * states_of_each
     return [Channels.along(shape, axis, labels) for shape, labels in zip(call.shapes, outputs, strict=True)]
@@ -89,6 +87,7 @@ def _bidirectional(call: Call) -> list[Channels]:
 def _smaller(layer: Any, units: np.ndarray) -> Any:
     """Returns a function from what stays to the description of a layer with fewer units."""
     given = keras.saving.serialize_keras_object(layer)
+    given.pop("build_config", None)  # It would be built for as many inputs as before.
     setting = "units" if hasattr(layer, "units") else "filters"
 
     def smaller(kept: Kept) -> dict[str, Any]:
