@@ -1,6 +1,7 @@
 """What several benchmarks do with networks: write them for both runtimes, and time them by turns."""
 
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from tfprune.export.network import Network
 
 TFLITE = TFLite(next(each for each in CONVERSIONS if each.weights == "float32"))
 RUNTIMES = {"TFLite float32": TFLITE, "tfprune": Sparse()}
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Seconds that pass, and those that all threads compute: where other programs compute too, for one thread."""
 
 
 def write_files(model: Any, folder: Path, runtimes: Iterable[str]) -> dict[str, Path]:
@@ -36,7 +40,11 @@ def write_files(model: Any, folder: Path, runtimes: Iterable[str]) -> dict[str, 
 
 
 def time_files(
-    paths: Mapping[str, Mapping[str, Path]], images: np.ndarray, threads: int, rounds: int
+    paths: Mapping[str, Mapping[str, Path]],
+    images: np.ndarray,
+    threads: int,
+    rounds: int,
+    clock: str = "wall",
 ) -> dict[str, Timings]:
     """Times the files of several networks in each runtime, in interleaved rounds of one process.
 
@@ -45,6 +53,7 @@ def time_files(
         images: What each call takes.
         threads: Of each runtime.
         rounds: How often each is timed.
+        clock: One of `CLOCKS`.
 
     Returns:
         Runtime -> the seconds of each network.
@@ -54,4 +63,4 @@ def time_files(
         for runtime, path in files.items():
             run = RUNTIMES[runtime].load_batch(str(path), threads, len(images))
             calls.setdefault(runtime, {})[network] = lambda run=run: run(images)
-    return {runtime: time_rounds(each, rounds) for runtime, each in calls.items()}
+    return {runtime: time_rounds(each, rounds, clock=CLOCKS[clock]) for runtime, each in calls.items()}

@@ -29,6 +29,9 @@ NETWORKS = flags.DEFINE_list("networks", ["resnet34", "mobilenet_v2"], "What to 
 WIDTH = flags.DEFINE_integer("width", 64, "Filters of the first stage of the ResNet-34.", lower_bound=2)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Images a call.", lower_bound=1)
 THREADS = flags.DEFINE_list("threads", ["1", "all"], "Numbers of threads; all: the cores of this process.")
+CLOCK = flags.DEFINE_enum(
+    "clock", "wall", ["wall", "cpu"], "cpu: what one thread computes, where other programs run beside it."
+)
 ROUNDS = flags.DEFINE_integer("rounds", 41, "How often each is timed in each setting.", lower_bound=1)
 
 HEADER = ("network", "runtime", "threads", "whole ms", "cut ms", "built ms", "cut / built", "whole / cut")
@@ -83,7 +86,7 @@ def rows_of(network: str) -> list[tuple[str, ...]]:
     with tempfile.TemporaryDirectory() as folder, native_stderr_captured():
         paths = {name: write_files(model, Path(folder, name), RUNTIMES) for name, model in models.items()}
         for threads in parse_threads(THREADS.value):
-            for runtime, timings in time_files(paths, images, threads, ROUNDS.value).items():
+            for runtime, timings in time_files(paths, images, threads, ROUNDS.value, CLOCK.value).items():
                 if timings.failures:
                     sys.exit(f"error: {runtime}: {timings.failures}")
                 seconds = timings.seconds

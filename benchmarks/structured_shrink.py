@@ -42,6 +42,9 @@ TRAIN_EXAMPLES = flags.DEFINE_integer("train_examples", 50000, "Examples of thes
 TEST_EXAMPLES = flags.DEFINE_integer("test_examples", 0, "Test examples; 0: all.", lower_bound=0)
 VARIANTS = flags.DEFINE_list("variants", [], "Which; empty: all.")
 THREADS = flags.DEFINE_list("threads", ["1"], "Numbers of threads; all: the cores of this process.")
+CLOCK = flags.DEFINE_enum(
+    "clock", "wall", ["wall", "cpu"], "cpu: what one thread computes, where other programs run beside it."
+)
 ROUNDS = flags.DEFINE_integer("rounds", 41, "How often each file is timed.", lower_bound=1)
 
 DENSE = "shrink_dense"
@@ -212,7 +215,7 @@ def measure(names: list[str]) -> list[tuple[str, ...]]:
             )
         faster: dict[str, list[str]] = {name: [] for name in names}
         for threads in parse_threads(THREADS.value):
-            timings = time_files(paths, images, threads, ROUNDS.value)["TFLite float32"]
+            timings = time_files(paths, images, threads, ROUNDS.value, CLOCK.value)["TFLite float32"]
             for name in names:
                 ratio = paired_speedup(timings.seconds[f"{name} before"], timings.seconds[f"{name} after"])
                 faster[name].append(f"{ratio.median:.2f}x ({ratio.lower:.2f} to {ratio.upper:.2f})")
