@@ -13,12 +13,14 @@ goes on; one that fails is a row with the reason. They come one after the other,
 import argparse
 import inspect
 import json
+import math
+import multiprocessing
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +32,6 @@ SIDE = 96
 """Height and width of the images: all the models take them."""
 LARGEST_DIFFERENCE = 1e-5
 LARGEST_TFLITE_DIFFERENCE = 1e-4
-
-# Runs in a process of its own, in the folder of the files.
-PLAIN = """
-import sys
-sys.modules["tfprune"] = None
-import json, keras, numpy as np, tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
-
-images, expected = np.load("images.npy"), np.load("expected.npy")
-largest = np.abs(expected).max()
-model = keras.models.load_model("model.keras")
-reloaded = np.abs(np.asarray(model(images, training=False)) - expected).max() / largest
-model.export("saved_model", format="tf_saved_model", verbose=False)
-content = tf.lite.TFLiteConverter.from_saved_model("saved_model").convert()
-interpreter = Interpreter(model_content=content)
-interpreter.allocate_tensors()
-interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
-interpreter.invoke()
-made = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-with open("plain.json", "w") as file:
-    json.dump(
-        {
-            "reloaded": float(reloaded),
-            "tflite": float(np.abs(made - expected).max() / largest),
-            "tflite_bytes": len(content),
-        },
-        file,
-    )
-"""
 
 
 def randomise(model: Any, rng: Any) -> None:
@@ -116,8 +89,17 @@ def masked(model: Any, traced: Any, kept: Any) -> Any:
     return masked_model
 
 
-def cut_in_half(name: str, folder: Path) -> dict[str, Any]:
-    """Cuts a model, saves it with its images and its twin's outputs, and returns what is known of it."""
+def halve(model: Any, images: Any, rng: Any) -> tuple[dict[str, Any], Any, Any]:
+    """Cuts a model in half and compares it with its twin; the weights of the given one are changed.
+
+    Args:
+        model: The model; its weights should be random.
+        images: What the two are compared on.
+        rng: The source of what is cut.
+
+    Returns:
+        What is found, the smaller model and its outputs.
+    """
     import keras
     import numpy as np
 
@@ -125,11 +107,6 @@ def cut_in_half(name: str, folder: Path) -> dict[str, Any]:
     from tfprune.network.macs import kernel_uses
     from tfprune.structured.cut import build_smaller
 
-    rng = np.random.default_rng(0)
-    model = getattr(keras.applications, name)(
-        weights=None, input_shape=(SIDE, SIDE, 3), classifier_activation=None
-    )
-    randomise(model, rng)
     start = time.perf_counter()
     traced = Traced(model)
     groups = traced.groups
@@ -142,63 +119,111 @@ def cut_in_half(name: str, folder: Path) -> dict[str, Any]:
 
     smaller = build_smaller(model, traced.trace.cuts, kept)
     seconds = time.perf_counter() - start
+    uses = kernel_uses(model)
+    shapes = [
+        {id(old): each.shape for old, each in zip(model.weights, one.weights, strict=True)}
+        for one in (model, smaller)
+    ]
     made = [one for one in traced.slices if one.role == "makes" and len(one.variable.shape) > 1]
     found = {
         "parameters": [each.count_params() for each in (model, smaller)],
-        "macs": [sum(use.macs for use in kernel_uses(each)) for each in (model, smaller)],
+        # What stays of a kernel is used as often as before.
+        "macs": [sum(use.uses * math.prod(shapes[i][id(use.variable)]) for use in uses) for i in (0, 1)],
         "channels": [sum(len(one.labels) for one in made), int(sum(kept(one.labels).sum() for one in made))],
         "groups": sum(not group.fixed for group in groups),
         "fixed": [str(group) for group in groups if group.fixed],
         "unknown": traced.trace.unknown,
         "seconds": seconds,
     }
-    images = rng.uniform(0, 255, (1, SIDE, SIDE, 3)).astype(np.float32)
     outputs = keras.ops.convert_to_numpy(smaller(images, training=False))
-    smaller.save(folder / "model.keras")
-    np.save(folder / "images.npy", images)
-    np.save(folder / "expected.npy", outputs)
-    del smaller
     expected = keras.ops.convert_to_numpy(masked(model, traced, kept)(images, training=False))
     found["difference"] = float(np.abs(outputs - expected).max() / np.abs(expected).max())
-    return found
+    return found, smaller, outputs
 
 
-def run(command: list[str], folder: Path, memory: float) -> None:
-    """Runs a process within a limit of its memory.
+def write_halved(name: str) -> None:
+    """Writes what is found of a model, the smaller one, its images and its outputs into this folder."""
+    import keras
+    import numpy as np
 
-    Raises:
-        RuntimeError: It failed; the message is the last line that it printed.
-    """
-    limit = int(memory * GIB)
-    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    rng = np.random.default_rng(0)
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(SIDE, SIDE, 3), classifier_activation=None
     )
-    if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
+    randomise(model, rng)
+    images = rng.uniform(0, 255, (1, SIDE, SIDE, 3)).astype(np.float32)
+    found, smaller, outputs = halve(model, images, rng)
+    smaller.save("model.keras")
+    np.save("images.npy", images)
+    np.save("expected.npy", outputs)
+    write_found(found)
+
+
+def run_without_tfprune(name: str) -> None:
+    """Loads what `write_halved` left in this folder, compares it, writes a TFLite file and runs that."""
+    if "tfprune" in sys.modules:
+        raise RuntimeError("tfprune is imported")
+    sys.modules["tfprune"] = None  # `import tfprune` fails.
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    images, expected = np.load("images.npy"), np.load("expected.npy")
+    model = keras.models.load_model("model.keras")
+    function = tf.function(lambda inputs: model(inputs, training=False))
+    function = function.get_concrete_function(tf.TensorSpec(images.shape))
+    outputs = {"reloaded": function(tf.constant(images)).numpy()}
+    # Five times as fast as by way of a SavedModel.
+    function = convert_variables_to_constants_v2(function)
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
+    Path("model.tflite").write_bytes(content)
+    interpreter = Interpreter("model.tflite")
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.invoke()
+    outputs["tflite"] = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    largest = np.abs(expected).max()
+    write_found({key: float(np.abs(value - expected).max() / largest) for key, value in outputs.items()})
+
+
+def write_found(found: dict[str, Any]) -> None:
+    """Adds to what is known of a model, in this folder."""
+    path = Path("found.json")
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(before | found), encoding="utf-8")
+
+
+def limited(step: Callable[[str], None], name: str, folder: str, memory: float) -> None:
+    """Runs a step in a folder, within a limit of memory; writes why it failed, if it does."""
+    limit = int(memory * GIB)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    os.chdir(folder)
+    try:
+        step(name)
+    except Exception as error:  # Of any of the libraries.
+        write_found({"failure": f"{step.__name__}: {type(error).__name__}: {error}"})
 
 
 def record_of(name: str, memory: float) -> dict[str, Any]:
     """Returns what is found of one model, each step in a process of its own."""
-    found: dict[str, Any] = {"model": name}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        try:
-            run([sys.executable, __file__, f"--cut={name}"], folder, memory)
-            found |= json.loads((folder / "cut.json").read_text(encoding="utf-8"))
-            run([sys.executable, "-c", PLAIN], folder, memory)
-            found |= json.loads((folder / "plain.json").read_text(encoding="utf-8"))
-        except RuntimeError as error:
-            found["failure"] = str(error)
-    return found
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["keras", "tensorflow"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "found.json"
+        found: dict[str, Any] = {}
+        for step in (write_halved, run_without_tfprune):
+            process = processes.Process(target=limited, args=(step, name, folder, memory))
+            process.start()
+            process.join()
+            if path.exists():
+                found = json.loads(path.read_text(encoding="utf-8"))
+            if process.exitcode:
+                found["failure"] = f"{step.__name__}: exit status {process.exitcode}"
+            if "failure" in found:
+                break
+    return {"model": name} | found
 
 
 def passed(record: dict[str, Any]) -> bool:
@@ -265,12 +290,8 @@ def main() -> None:
         default=Path(tempfile.gettempdir()) / "structured_coverage.jsonl",
         help="a line for each model that was tried; remove the file to begin anew",
     )
-    parser.add_argument("--cut", default="", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.cut:
-        found = cut_in_half(flags.cut, Path())
-        Path("cut.json").write_text(json.dumps(found), encoding="utf-8")
-        return
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     lines = flags.records.read_text(encoding="utf-8").splitlines() if flags.records.exists() else []
     records = {record["model"]: record for record in map(json.loads, lines)}
     names = [name for name in application_names() if flags.only in name]

@@ -36,6 +36,13 @@ def images_of_any_size(subject):
     return model
 
 
+def tokens(subject, tie_weights=True):
+    """The same with an embedding, which the subject is given, too."""
+    inputs = keras.Input((5,), dtype="int32")
+    table = layers.ReversibleEmbedding(7, 6, tie_weights=tie_weights, name="before")
+    return _model(inputs, subject(table(inputs), table))
+
+
 def _model(inputs, made):
     outputs = [
         layers.Dense(3)(layers.Flatten()(one) if len(one.shape) > 2 else one)
@@ -51,6 +58,10 @@ def reason(traced, path):
     made = [one.labels for one in traced.slices if one.role == "makes" and path in one.variable.path]
     labels = np.concatenate(made)
     return FREE if traced.sets[labels].any() else traced.trace.union.reason(int(labels[0]))
+
+
+def _twice(layer, x):
+    return [layer(x), layer(layers.GlobalAveragePooling2D()(x))]
 
 
 # What takes `before`, what the channels of `before` are, and those of the layers in it by name.
@@ -196,6 +207,27 @@ KINDS = {
         images,
         lambda x: layers.ConvLSTM1D(4, 2, padding="same", return_state=True, name="own")(x)[1],
         {"conv_lstm_cell": FREE},
+    ),
+    "a cell": (
+        sequences,
+        lambda x: layers.RNN(layers.GRUCell(5), return_sequences=True, return_state=True)(x),
+        {"gru_cell": FREE},
+    ),
+    "cells on each other": (
+        sequences,
+        lambda x: layers.RNN([layers.LSTMCell(5), layers.SimpleRNNCell(4)], return_state=True)(x),
+        {"lstm_cell": FREE, "simple_rnn_cell": FREE},
+    ),
+    "a table both ways": (tokens, lambda x, table: table(x + layers.Dense(6)(x), reverse=True), {}),
+    "two tables": (
+        lambda subject: tokens(subject, tie_weights=False),
+        lambda x, table: table(x + layers.Dense(6)(x), reverse=True),
+        {},
+    ),
+    "tensors of several ranks, one layer": (
+        images,
+        lambda x: _twice(layers.Dense(5, name="own"), x),
+        {"own": FREE},
     ),
     "layers on a sum": (images, lambda x: layers.Average()([x, layers.Conv2D(6, 1)(x)]) - 0.5 * x, {}),
     "tensors of several ranks": (

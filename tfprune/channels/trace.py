@@ -1,7 +1,7 @@
 """Labels the channels of a functional model: one walk over its graph, a rule for each kind of layer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import keras
@@ -86,7 +86,7 @@ class Call:
         by_place: Whether several tensors meet, value by value.
     """
 
-    def __init__(self, trace: "Trace", step: Step) -> None:
+    def __init__(self, trace: "Trace", step: Step, holder: "Call | None" = None) -> None:
         self.layer = self.operation = step.operation
         self.args, self.kwargs, self.inputs = step.args, step.kwargs, step.inputs
         self.shapes = [tuple(tensor.shape[1:]) for tensor in step.outputs]
@@ -95,6 +95,8 @@ class Call:
         self.mixes = self.by_place = False
         self._trace = trace
         self._held: list[Channels] = []
+        # Whether it takes what a model that a layer holds has made.
+        self._inside = holder is not None and step.inputs is not holder._held
 
     @property
     def name(self) -> str:
@@ -126,9 +128,7 @@ class Call:
     def holds(self, call: "Call") -> None:
         """Notes what a call inside this one does as what this one does."""
         self.mixes |= call.mixes
-        for one in call.slices:
-            taken = one.input if call.inputs is self._held else INSIDE
-            self.slices.append(replace(one, input=taken))
+        self.slices += call.slices
 
     def mask(self, variable: keras.Variable, mask: keras.Variable) -> None:
         """Notes that a weight counts where its mask is true: the mask is cut as the weight is."""
@@ -170,6 +170,7 @@ class Call:
             role, which: `Slice.role` and `Slice.input`.
         """
         if variable is not None:
+            which = INSIDE if self._inside else which
             noted = Slice(self.layer, variable, axis % len(variable.shape), labels, role, which)
             self._trace.add(self.operation, noted)
             self.slices.append(noted)
@@ -274,13 +275,13 @@ class Trace:
             self._again(operation, [*step.inputs, *outputs])
             return _as(step.outputs, outputs)
         cut = self.cut_of(operation)
-        call = Call(self, step)
+        call = Call(self, step, holder)
         call.outputs = self.outputs(call)
         if holder is None:
             self.calls.append(call)
         else:
             holder.holds(call)
-        if cut.config or cut.args:
+        if (cut.config or cut.args) and not cut.slices:  # Else the weights say what goes together.
             self._again(operation, [*step.inputs, *call.outputs])
         return call.outputs
 
@@ -289,8 +290,9 @@ class Trace:
         first = self._first.setdefault(id(operation), channels)
         if first is channels:
             return
-        if [one.labels.shape for one in first] == [one.labels.shape for one in channels]:
-            for old, new in zip(first, channels, strict=True):
+        pairs = list(zip(first, channels, strict=True))
+        if all(_meet(old.labels, new.labels) for old, new in pairs):
+            for old, new in pairs:
                 self.union.unite(old.labels, new.labels)
         else:
             for one in [*first, *channels]:
@@ -311,6 +313,13 @@ class Trace:
         outputs = rule(call)
         _check(call, outputs)
         return [call.boxed(one) for one in outputs]
+
+
+def _meet(one: np.ndarray, other: np.ndarray) -> bool:
+    """Returns whether labels can be broadcast against each other."""
+    return one.ndim == other.ndim and all(
+        1 in sizes or sizes[0] == sizes[1] for sizes in zip(one.shape, other.shape, strict=True)
+    )
 
 
 def _check(call: Call, outputs: Any) -> None:

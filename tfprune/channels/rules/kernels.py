@@ -135,6 +135,23 @@ def _embedding(call: Call) -> list[Channels]:
     return [Channels.along(call.shapes[0], LAST, made)]
 
 
+def _reversible_embedding(call: Call) -> list[Channels]:
+    """Looks rows up, or multiplies with the table: both calls have the same channels."""
+    layer = call.layer
+    reverse = call.args[1] if len(call.args) > 1 else call.kwargs.get("reverse", False)
+    if not reverse:
+        outputs = _embedding(call)
+        labels = outputs[0].on(LAST)
+    else:
+        outputs = [Channels.fixed(call.shapes[0])]
+        labels = take(call, LAST)
+        call.config("output_dim", labels)
+        call.weight(layer.embeddings, 1, labels, "takes" if layer.tie_weights else "masks")
+    if not layer.tie_weights:
+        call.weight(layer.reverse_embeddings, 0, labels, "takes" if reverse else "masks")
+    return outputs
+
+
 LAYERS: dict[str, Rule] = {
     "Dense": _dense,
     "EinsumDense": _einsum_dense,
@@ -143,4 +160,5 @@ LAYERS: dict[str, Rule] = {
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise_convolution),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable_convolution),
     "Embedding": _embedding,
+    "ReversibleEmbedding": _reversible_embedding,
 }

@@ -10,8 +10,9 @@ from tfprune.channels.rules.axes import channel_axis, mixing, take, taken_of
 from tfprune.channels.trace import INSIDE, Call, Kept, Rule
 from tfprune.network.kinds import builtin_layer
 
-# Layer -> the blocks of columns in its kernels, one for each gate and the state.
-_GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1, "ConvLSTM1D": 4, "ConvLSTM2D": 4, "ConvLSTM3D": 4}
+# Cell -> the blocks of columns in its kernels, one for each gate and the state.
+_GATES = {"LSTMCell": 4, "GRUCell": 3, "SimpleRNNCell": 1, "ConvLSTMCell": 4}
+_LAYERS = ("LSTM", "GRU", "SimpleRNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 
 
 def _units(call: Call, layer: Any, states: list[Channels]) -> np.ndarray:
@@ -22,14 +23,21 @@ def _units(call: Call, layer: Any, states: list[Channels]) -> np.ndarray:
         layer: The layer.
         states: The channels of the states that it begins with.
     """
-    cell, count = layer.cell, layer.cell.kernel.shape[-1] // _GATES[builtin_layer(layer)]
     axis = channel_axis(layer)
-    units = call.new(count)
+    return _units_of(call, layer.cell, take(call, axis), axis, states)
+
+
+def _units_of(
+    call: Call, cell: Any, taken: np.ndarray, axis: int, states: list[Channels], which: int = 0
+) -> np.ndarray:
+    """Notes the weights of a cell that takes some channels; returns the labels of its units."""
+    gates = _GATES[builtin_layer(cell)]
+    units = call.new(cell.kernel.shape[-1] // gates)
     for activation in (cell.activation, getattr(cell, "recurrent_activation", None)):
         if mixing(activation):
             call.fix(units, mixing(activation))
-    columns = np.tile(units, _GATES[builtin_layer(layer)])
-    call.weight(cell.kernel, -2, take(call, axis), "takes")
+    columns = np.tile(units, gates)
+    call.weight(cell.kernel, -2, taken, "takes", which)
     call.weight(cell.kernel, -1, columns, "makes")
     call.weight(cell.recurrent_kernel, -2, units, "takes", INSIDE)
     call.weight(cell.recurrent_kernel, -1, columns, "makes")
@@ -62,7 +70,7 @@ def _bidirectional(call: Call) -> list[Channels]:
     """Units of the same number go together: Keras takes both directions to be equally wide."""
     layer = call.layer
     directions = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
-    if not all(builtin_layer(one) in _GATES for one in directions.values()):
+    if not all(builtin_layer(one) in _LAYERS for one in directions.values()):
         return call.stay("its recurrent layer has no rule")
     refusal = _refusal(call, list(directions.values()))
     if refusal:
@@ -96,4 +104,40 @@ def _smaller(layer: Any, units: np.ndarray) -> Any:
     return smaller
 
 
-LAYERS: dict[str, Rule] = {**dict.fromkeys(_GATES, _recurrent), "Bidirectional": _bidirectional}
+def _of_cells(call: Call) -> list[Channels]:
+    """A layer that runs a cell, or several, of which each takes what the one before it makes."""
+    layer = call.layer
+    stacked = builtin_layer(layer.cell) == "StackedRNNCells"
+    cells = layer.cell.cells if stacked else [layer.cell]
+    if not all(builtin_layer(cell) in _GATES for cell in cells):
+        return call.stay("its cell has no rule")
+    refusal = _refusal(call, [layer])
+    if refusal or len(call.inputs) > 1:
+        return call.stay(refusal or "it is given states")
+    axis = channel_axis(layer)
+    taken, which = take(call, axis), 0
+    states: list[np.ndarray] = []
+    units: list[np.ndarray] = []
+    for cell in cells:
+        units.append(_units_of(call, cell, taken, axis, [], which))
+        states += [units[-1]] * (len(cell.state_size) if isinstance(cell.state_size, (list, tuple)) else 1)
+        taken, which = units[-1], INSIDE
+    smaller = [_smaller(cell, labels) for cell, labels in zip(cells, units, strict=True)]
+    if stacked:
+        given = keras.saving.serialize_keras_object(layer.cell)
+        given.pop("build_config", None)
+        call.config(
+            "cell",
+            lambda kept: {**given, "config": {**given["config"], "cells": [one(kept) for one in smaller]}},
+        )
+    else:
+        call.config("cell", smaller[0])
+    made = [taken, *states][: len(call.shapes)]
+    return [Channels.along(shape, axis, labels) for shape, labels in zip(call.shapes, made, strict=True)]
+
+
+LAYERS: dict[str, Rule] = {
+    **dict.fromkeys(_LAYERS, _recurrent),
+    "Bidirectional": _bidirectional,
+    "RNN": _of_cells,
+}
