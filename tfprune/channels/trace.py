@@ -167,7 +167,9 @@ class Call:
             variable: The weight; None, of a layer that has none of the kind, is passed over.
             axis: The axis.
             labels: A label for each place.
-            role, which: `Slice.role` and `Slice.input`.
+            role: "makes" where a place of the axis makes a channel, "takes" where it takes one, "scales"
+                where it changes one as it passes.
+            which: Of what "takes": the layer's input that it takes, from 0.
         """
         if variable is not None:
             which = INSIDE if self._inside else which
