@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 Call = Callable[..., Any]
 
@@ -42,6 +43,16 @@ def replaced_calls(
 def tensors(values: Any) -> list[Any]:
     """Returns the tensors in a structure of arguments or outputs, in order."""
     return [value for value in keras.tree.flatten(values) if hasattr(value, "shape")]
+
+
+def without_gradient(tensor: Any) -> Any:
+    """Returns a tensor with its mask, but without what PyTorch keeps with it for a backward pass."""
+    if keras.backend.backend() != "torch":
+        return tensor
+    detached, mask = keras.ops.stop_gradient(tensor), get_keras_mask(tensor)
+    if mask is not None:
+        set_keras_mask(detached, mask)
+    return detached
 
 
 def asked_to_train() -> bool:

@@ -40,9 +40,7 @@ def build_smaller(
     Raises:
         ValueError: If a `fit` of the wrapped model is under way.
     """
-    check_no_fit(model)
-    builder = _Builder(cuts, kept, edits or {}, biases or {})
-    return builder.model(model)
+    return Builder(cuts, kept, edits or {}, biases or {}).model(model)
 
 
 def check_no_fit(model: keras.Model) -> None:
@@ -55,11 +53,16 @@ def check_no_fit(model: keras.Model) -> None:
             )
 
 
-class _Builder:
+class Builder:
+    """Builds a smaller model; arguments as those of `build_smaller`.
+
+    Attributes:
+        made: id of a layer, an operation or a nested model -> what stands in its place.
+    """
+
     def __init__(self, cuts: Mapping[int, Cut], kept: Kept, edits: Values, biases: Values) -> None:
         self._cuts, self._kept, self._edits, self._biases = cuts, kept, edits, biases
-        # id of a layer, an operation or a nested model -> what stands in its place.
-        self._made: dict[int, Any] = {}
+        self.made: dict[int, Any] = {}
         self._layers: list[tuple[Any, Any]] = []
         self._slices: dict[int, list[Slice]] = {}
         for cut in cuts.values():
@@ -68,12 +71,13 @@ class _Builder:
 
     def model(self, model: keras.Model) -> keras.Model:
         """Returns the smaller model, with its weights and what else its layers have learned."""
+        check_no_fit(model)
         with keras.saving.custom_object_scope(classes_of(model)):
             made = self._graph(model, [tensor.shape for tensor in model.inputs])
         for old, new in self._layers:
             self._copy(old, new)
             copy_state(old, new)
-        self._made[id(model)] = made
+        self.made[id(model)] = made
         for layer in walk(model):
             self._copy_trainable(layer)
         return made
@@ -87,23 +91,28 @@ class _Builder:
             made = keras.Sequential(name=model.name)
             made.add(inputs[0])
             for layer in model.layers:
-                made.add(self._made[id(layer)])
+                made.add(self.made[id(layer)])
             return made
         structure = keras.tree.pack_sequence_as(model.input, inputs)
         return keras.Model(structure, keras.tree.pack_sequence_as(model.output, outputs), name=model.name)
 
     def _call(self, step: Step) -> Sequence[Any]:
         operation = step.operation
-        if id(operation) not in self._made:
+        if id(operation) not in self.made:
             made = self._smaller(operation, [tensor.shape for tensor in step.inputs])
-            self._made[id(operation)] = made
+            self.made[id(operation)] = made
             if id(operation) in self._cuts and isinstance(operation, keras.layers.Layer):
                 self._layers.append((operation, made))
+        args, kwargs = self.arguments(step)
+        return keras.tree.flatten(self.made[id(operation)](*args, **kwargs))
+
+    def arguments(self, step: Step) -> tuple[list[Any], dict[str, Any]]:
+        """Returns the arguments of the call in the place of one of the whole model."""
         args, kwargs = list(step.args), dict(step.kwargs)
-        if id(operation) in self._cuts:
-            for where, value in self._cuts[id(operation)].args.items():
+        if id(step.operation) in self._cuts:
+            for where, value in self._cuts[id(step.operation)].args.items():
                 (args if isinstance(where, int) else kwargs)[where] = value(self._kept)
-        return keras.tree.flatten(self._made[id(operation)](*args, **kwargs))
+        return args, kwargs
 
     def _smaller(self, operation: Any, shapes: Sequence[Sequence[int | None]]) -> Any:
         """Returns what stands in the place of a layer, an operation or a model that takes some shapes."""
@@ -152,7 +161,7 @@ class _Builder:
 
     def _copy_trainable(self, old: Any) -> None:
         """Sets the flags of a layer, which its setter hands on to the layers inside, and of those."""
-        new = self._made.get(id(old))
+        new = self.made.get(id(old))
         if new is None:
             return
         for ours, theirs in [(old, new)] if isinstance(old, keras.Model) else _pairs(old, new):

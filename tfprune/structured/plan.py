@@ -18,6 +18,7 @@ from tfprune.structured.importance import ChannelScore, Importance
 from tfprune.structured.latency import Seconds, fast_enough, pair_of
 from tfprune.structured.order import SCOPES, Order, kept_sets
 from tfprune.structured.picture import draw
+from tfprune.structured.repair import repaired
 from tfprune.text import text_table
 
 _NAMES_IN_A_ROW = 3
@@ -71,13 +72,28 @@ class Plan:
     unknown: dict[str, str]
     _rest: tuple[Size, Size]
 
-    def apply(self) -> keras.Model:
+    def apply(self, repair: str | None = None, images: Any = None) -> keras.Model:
         """Returns the model without the channels that go, with its present weights; it is not changed.
+
+        Args:
+            repair: What the layers that took those channels are given in their place, by their values on
+                `images`. None: nothing. "constant": their mean. "merge": a multiple of the channel that stays
+                and correlates most. "ridge": the best sum of all channels that stay. A layer without a
+                bias is given one for it, unless a BatchNorm follows. See `structured.repair.repaired`.
+            images: Inputs of the model without labels, a few hundred; for a model of several inputs in its
+                structure.
 
         Returns:
             A new model of the same class, Sequential or functional, that is not compiled. A wrapped model
             stays wrapped, with its masks, its schedules and its step.
+
+        Raises:
+            ValueError: If `repair` is none of these, or `images` are too few or do not fit.
         """
+        if repair is not None:
+            return repaired(self.traced, self.stays, images, repair)
+        if images is not None:
+            raise ValueError("`images` must be None without `repair`. Received: images, and repair=None")
         return build_smaller(
             self.model, self.traced.trace.cuts, lambda labels: self.stays[self.traced.sets[labels]]
         )

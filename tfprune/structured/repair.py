@@ -1,0 +1,323 @@
+"""Moves what is cut out of a network into what stays of it, by its values on a few unlabelled images.
+
+A layer that took a removed channel can take a guess of it from the channels that stay. A constant guess goes
+into the bias (Thimm and Fiesler, "Evaluating pruning methods", 1995); one channel times a factor into that
+channel's weights; a least squares fit of all channels into the whole kernel (GRAIL, arXiv:2602.23795).
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.channels.groups import Traced
+from tfprune.network.calls import replaced_calls, tensors, without_gradient
+from tfprune.network.graph import Step, computed_graph, evaluate
+from tfprune.structured.cut import Builder
+from tfprune.structured.regression import METHODS, Regression
+from tfprune.structured.takers import Taker, inside, normalizations, takers
+
+_BATCH = 32
+
+
+def repaired(traced: Traced, stays: np.ndarray, images: Any, method: str) -> keras.Model:
+    """Returns the smaller model that computes as the whole one, as far as it can.
+
+    Layer by layer, in the order of the graph, each that takes a removed channel x (in a convolution at all
+    positions together, behind a Flatten with a mean for each position) is given in its place:
+
+    - "constant": the mean of x.
+    - "merge": `factor * y + constant` by least squares, y the one channel that stays that correlates most
+      with x.
+    - "ridge": the sum of all channels that stay, each times a factor, and a constant, by ridge regression
+      with a penalty of `RIDGE` times their mean variance. The channels that stay are brought back to what
+      they were in the whole model likewise.
+
+    x has its values of the whole model, the channels that stay those of the smaller one, whose earlier layers
+    are repaired. Both models are run side by side, layer by layer, on all images: memory for the values
+    between two layers is needed.
+
+    Factors go into the layer's kernel, constants into its bias. A layer without a bias is given one, unless
+    a BatchNorm is all that takes its outputs: then its moving mean takes the constant. Where a layer can be
+    given none (`EinsumDense`, attention's projections, recurrent layers with `use_bias=False`) the constant
+    is left out. Recurrent, depthwise and grouped kernels, and those of custom layers, stay as they are; in a
+    wrapped layer removed weights stay removed. A layer that is called several times is repaired for its first
+    call.
+
+    Exact, but for rounding, the penalty and the borders that a convolution pads: channels that are constant
+    (all methods), a multiple of another ("merge", "ridge"), a sum of others ("ridge").
+
+    Args:
+        traced: The channels of the model, which is run in inference and not changed.
+        stays: For each set of channels whether it stays.
+        images: Inputs of the model: an array, or the model's structure of them, of at least two examples.
+        method: One of `METHODS`.
+
+    Raises:
+        ValueError: If the method is none of these; if the images are none, do not fit the model's inputs, or
+            give values that are not finite; if for "merge" or "ridge" a layer takes more channels that stay
+            than it has samples (images times positions).
+    """
+    if method not in METHODS:
+        raise ValueError(f"`repair` must be None or one of {', '.join(METHODS)}. Received: repair={method!r}")
+    return _Repair(traced, stays, method).run(_checked(traced.model, images))
+
+
+class _Pair:
+    """A taker of the whole model, and the one in its place in the smaller model, which is repaired.
+
+    Args:
+        traced: The channels of the whole model.
+        stays: For each set of channels whether it stays.
+        whole, small: The takers.
+        norm: The BatchNorm whose moving mean takes constants where the small layer has no bias, if any.
+        method: One of `METHODS`.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        stays: np.ndarray,
+        whole: Taker,
+        small: Taker,
+        norm: keras.layers.BatchNormalization | None,
+        method: str,
+    ) -> None:
+        self.whole, self.small, self._norm = whole, small, norm
+        self._kernel = traced.values(whole.kernel).astype(np.float64)
+        for one in traced.slices:
+            if one.variable is whole.kernel and one.axis not in whole.axes:
+                self._kernel = self._kernel.compress(stays[traced.sets[one.labels]], one.axis)
+        kept = stays[traced.sets[whole.labels]]
+        place = np.cumsum(kept) - 1  # Of a feature that stays, among those.
+        self._kept = kept
+        self._blocks = [
+            (block, place[block[:, kept[block[0]]]], Regression(kept[block[0]], len(block), method))
+            for block in whole.blocks
+            if not kept[block[0]].all()
+        ]
+
+    @property
+    def differ(self) -> bool:
+        """Whether a channel is removed that the layer took."""
+        return bool(self._blocks)
+
+    def add(self, whole: np.ndarray, small: np.ndarray) -> None:
+        """Adds the features of a batch."""
+        for block, staying, regression in self._blocks:
+            regression.add(whole[:, block], small[:, staying])
+
+    def check(self, images: int, method: str) -> None:
+        """Raises an error if there are too few samples, or values that are not finite."""
+        for _, _, regression in self._blocks:
+            if regression.samples < regression.wanted:
+                raise ValueError(
+                    f"`images` must give as many samples as channels stay, at least, for repair={method!r}: "
+                    f"{regression.wanted} at layer {self.whole.layer.name!r}. "
+                    f"Received: {images} images that give {regression.samples} (images times positions)"
+                )
+            if not regression.finite:
+                raise ValueError(
+                    "`images` must give finite values. "
+                    f"Received: images that give others at layer {self.whole.layer.name!r}"
+                )
+
+    def write(self) -> None:
+        """Repairs the layer."""
+        axes = self.whole.axes
+        rows = np.moveaxis(self._kernel, axes, range(len(axes)))
+        rest = rows.shape[len(axes) :]
+        rows = rows.reshape(len(self._kept), -1)
+        made, added = rows[self._kept], np.zeros(rows.shape[1])
+        for block, staying, regression in self._blocks:
+            factors, constants = regression.solve()
+            for here, there, constant in zip(block, staying, constants, strict=True):
+                made[there] = factors.T @ rows[here]
+                added += constant @ rows[here]
+        made = made.reshape(*(self.small.kernel.shape[axis] for axis in axes), *rest)
+        self.small.kernel.assign(np.moveaxis(made, range(len(axes)), axes))
+        bias = getattr(self.small.owner, "bias", None)
+        if bias is not None:
+            bias.assign(ops.convert_to_numpy(bias) + self.small.constant(added.reshape(rest)))
+        elif self._norm is not None:
+            mean = self._norm.moving_mean
+            mean.assign(ops.convert_to_numpy(mean) - self.small.constant(added.reshape(rest)))
+
+
+class _Values:
+    """A tensor of the whole model and the one in its place, batch by batch, until all have taken it."""
+
+    def __init__(self, uses: int) -> None:
+        self.uses = uses
+        self.batches: list[tuple[Any, Any]] = []
+
+    def take(self) -> None:
+        """Notes that a call has taken it."""
+        self.uses -= 1
+        if not self.uses:
+            self.batches = []
+
+
+class _Repair:
+    """Runs a model and the smaller one side by side, and repairs each layer before it is run."""
+
+    def __init__(self, traced: Traced, stays: np.ndarray, method: str) -> None:
+        self._traced, self._method = traced, method
+        cuts, norms = traced.trace.cuts, normalizations(traced)
+        whole = {number: takers(traced, cut.operation) for number, cut in cuts.items()}
+        biases = {
+            id(one.owner): np.zeros(one.constant(np.zeros(one.rest)).shape)
+            for one in (one for those in whole.values() for one in those)
+            if one.gains_bias and id(one.owner) not in norms and not stays[traced.sets[one.labels]].all()
+        }
+        self._builder = Builder(cuts, lambda labels: stays[traced.sets[labels]], {}, biases)
+        self._small = self._builder.model(traced.model)
+        smaller = Traced(self._small)
+        norms = normalizations(smaller)
+        # id of a layer or operation -> what is to be repaired in it.
+        self._pairs: dict[int, list[_Pair]] = {}
+        for number, those in whole.items():
+            if number in self._builder.made:
+                made = takers(smaller, self._builder.made[number])
+                pairs = [
+                    _Pair(traced, stays, one, other, norms.get(id(other.owner)), method)
+                    for one, other in zip(those, made, strict=True)
+                ]
+                self._pairs[number] = [pair for pair in pairs if pair.differ]
+
+    def run(self, images: list[np.ndarray]) -> keras.Model:
+        """Returns the smaller model, repaired."""
+        graph = computed_graph(self._traced.model)
+        self._images, self._uses = len(images[0]), iter(_uses(graph))
+        inputs = []
+        for tensor, array in zip(graph.inputs, images, strict=True):
+            values = _Values(next(self._uses))
+            for start in range(0, len(array), _BATCH):
+                batch = ops.convert_to_tensor(array[start : start + _BATCH], tensor.dtype)
+                values.batches.append((batch, batch))
+            inputs.append(values)
+        evaluate(graph, inputs, self._call)
+        return self._small
+
+    def _call(self, step: Step) -> Sequence[_Values]:
+        graph = computed_graph(step.operation)
+        if graph is not None:
+            return evaluate(graph, step.inputs, self._call)
+        outputs = [_Values(next(self._uses)) for _ in step.outputs]
+        if not any(self._pairs.values()):
+            return outputs  # All is repaired.
+        calls = list(self._calls(step))
+        pairs = self._pairs.pop(id(step.operation), [])
+        # What the layer itself makes of what it takes is repaired when that is.
+        for some in ([one for one in pairs if one.whole.within == within] for within in (False, True)):
+            if some:
+                self._repair(some, calls)
+        for whole, small in calls:
+            for values, *made in zip(outputs, whole(), small(), strict=True):
+                values.batches.append(tuple(made))
+        for values in step.inputs:
+            values.take()
+        return outputs
+
+    def _calls(self, step: Step) -> Any:
+        """Yields for each batch the call of the whole model and the one in its place."""
+        made = self._builder.made[id(step.operation)]
+        arguments = (step.args, step.kwargs), self._builder.arguments(step)
+        for number in range(len(step.inputs[0].batches)):
+            yield tuple(
+                _Invocation(operation, *_filled(arguments[which], number, which))
+                for which, operation in enumerate((step.operation, made))
+            )
+
+    def _repair(self, pairs: list[_Pair], calls: list[tuple["_Invocation", "_Invocation"]]) -> None:
+        for whole, small in calls:
+            features = zip(
+                whole.features([pair.whole for pair in pairs]),
+                small.features([pair.small for pair in pairs]),
+                strict=True,
+            )
+            for pair, both in zip(pairs, features, strict=True):
+                pair.add(*both)
+        for pair in pairs:
+            pair.check(self._images, self._method)
+            pair.write()
+
+
+class _Invocation:
+    """A call of a layer or an operation on tensors."""
+
+    def __init__(self, operation: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._operation, self._args, self._kwargs = operation, args, dict(kwargs)
+        if isinstance(operation, keras.layers.Layer) and not self._kwargs.get("training"):
+            if "training" in inspect.signature(operation.call).parameters:
+                self._kwargs["training"] = False
+
+    def __call__(self) -> list[Any]:
+        made = self._operation(*self._args, **self._kwargs)
+        return [without_gradient(tensor) for tensor in keras.tree.flatten(made)]
+
+    def features(self, wanted: list[Taker]) -> list[np.ndarray]:
+        """Returns the features that takers in it are given."""
+        found: dict[int, Any] = {id(inside(self._operation)): tensors((self._args, self._kwargs))[0]}
+
+        def seen(layer: keras.layers.Layer, call: Callable) -> Callable:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                found.setdefault(id(layer), tensors((args, kwargs))[0])
+                return call(*args, **kwargs)
+
+            return run
+
+        hidden = {id(one.layer): one.layer for one in wanted if id(one.layer) not in found}
+        if hidden:
+            with replaced_calls(hidden.values(), seen):
+                self()
+        return [one.features(found[id(one.layer)]) for one in wanted]
+
+
+def _filled(arguments: Any, number: int, which: int) -> Any:
+    """Returns arguments with a batch in the place of each `_Values`."""
+    return keras.tree.map_structure(
+        lambda value: value.batches[number][which] if isinstance(value, _Values) else value, arguments
+    )
+
+
+def _uses(graph: Any) -> list[int]:
+    """Returns how many calls take each tensor, in the order in which they are made."""
+    counts = [0] * len(graph.inputs)
+
+    def count(step: Step) -> list[int]:
+        inner = computed_graph(step.operation)
+        if inner is not None:
+            return evaluate(inner, step.inputs, count)
+        for number in step.inputs:
+            counts[number] += 1
+        made = list(range(len(counts), len(counts) + len(step.outputs)))
+        counts.extend([0] * len(made))
+        return made
+
+    evaluate(graph, range(len(graph.inputs)), count)
+    return counts
+
+
+def _checked(model: keras.Model, images: Any) -> list[np.ndarray]:
+    """Returns the inputs of a model as arrays, in its order."""
+    if images is None:
+        raise ValueError("`images` must be inputs of the model, for a repair. Received: images=None")
+    arrays = [np.asarray(ops.convert_to_numpy(one)) for one in keras.tree.flatten(images)]
+    wanted = [tuple(tensor.shape) for tensor in model.inputs]
+    shapes = [array.shape for array in arrays]
+    if len(shapes) != len(wanted) or not all(map(_fits, shapes, wanted)):
+        raise ValueError(f"`images` must have the shapes of the model's inputs, {wanted}. Received: {shapes}")
+    counts = [len(array) for array in arrays]
+    if min(counts) < 2 or len(set(counts)) > 1:
+        raise ValueError(f"`images` must be two at least, as many for each input. Received: {counts}")
+    return arrays
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        size is None or one == size for one, size in zip(shape, wanted, strict=True)
+    )
