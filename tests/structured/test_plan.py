@@ -46,8 +46,7 @@ def values_of(model):
 
 @pytest.mark.slow
 @pytest.mark.one_backend
-@pytest.mark.parametrize("scope", ["global", "layer", "equal"])
-@pytest.mark.parametrize("budget", [{"params": 0.6}, {"macs": 0.4}])
+@pytest.mark.parametrize(("scope", "budget"), [("global", {"params": 0.6}), ("equal", {"macs": 0.4})])
 def test_sizes_are_those_of_the_applied_model(scope, budget):
     model = make_model()
     before = values_of(model)
@@ -185,6 +184,18 @@ def test_keep_may_name_a_layer_that_hands_channels_on():
     made = plan(model, params=0.8, keep="norm")
     assert made.groups[0].kept == made.groups[0].channels
     assert "norm" not in made.groups[0].layers
+
+
+@pytest.mark.one_backend
+def test_keep_may_name_a_nested_model():
+    inner = make_chain(8, 8, name="backbone")
+    image = keras.Input((6, 6, 3))
+    x = inner(layers.Conv2D(3, 1, name="before")(image))
+    model = keras.Model(image, layers.Dense(2, name="after")(layers.Dense(16, name="wide")(x)))
+    made = plan(model, params=0.9, keep=["backbone", "wide"])
+    kept = {row.layers: row.kept for row in made.groups}
+    assert (kept["conv0",], kept["conv1",], kept["head",], kept["wide",]) == (8, 8, 4, 16)
+    assert kept["before",] < 3
 
 
 @pytest.mark.one_backend

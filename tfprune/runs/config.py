@@ -453,7 +453,7 @@ class ExperimentConfig:
     channel_scope: str = setting(
         "global",
         "global: all channels by one ranking. layer: each group of channels that go together loses the same "
-        "share of them. equal: each loses as many parameters or MACs as any other.",
+        "share of them. equal: each group loses the same share of the sum of its scores.",
         group="channels",
         choices=CHANNEL_SCOPES,
         words=lambda scope: f"channel scope {scope}",

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfprune.channels.groups import ChannelGroup, Traced
 from tfprune.channels.labels import FIXED
+from tfprune.network.graph import chains
 from tfprune.structured.costs import Costs
 from tfprune.structured.importance import Importance
 
@@ -142,22 +143,22 @@ def kept_sets(traced: Traced, patterns: Sequence[str]) -> np.ndarray:
 
     Args:
         traced: The channels.
-        patterns: Names of layers, or patterns as `block1_*`.
+        patterns: Names of layers, or patterns as `block1_*`; of a nested model for all in it.
 
     Raises:
         ValueError: If a pattern matches no layer.
     """
     kept = np.zeros(traced.count, bool)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    found = set()
+    ways = {key: [layer.name for layer in way[1:]] for key, way in chains(traced.model).items()}
     for call in traced.trace.calls:
-        matching = {pattern for pattern in patterns if fnmatch.fnmatchcase(call.name, pattern)}
-        if matching:
-            found |= matching
+        names = [call.name, *ways.get(id(call.layer), ())]
+        if any(fnmatch.filter(names, pattern) for pattern in patterns):
             made = [one.labels for one in call.slices if one.role == "makes"]
             for labels in [*made, *(channels.labels.ravel() for channels in call.outputs)]:
                 kept[traced.sets[labels]] = True
-    missing = [pattern for pattern in patterns if pattern not in found]
+    names = {name for way in ways.values() for name in way} | {call.name for call in traced.trace.calls}
+    missing = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
     if missing:
         raise ValueError(
             f"`keep` must name layers of the model, or match names, as 'block1_*'. Received: {missing[0]!r}, "

@@ -176,7 +176,8 @@ def plan(
             (gamma). "variance": that of the values that the next layers take, over examples and positions.
             Any other score of `prune_low_magnitude`, a name or a function, is summed over these weights.
         round_to: What is kept of a group is a multiple, but for groups that have fewer channels.
-        keep: Names of layers, or patterns such as "block1_*", whose channels all stay.
+        keep: Names of layers, or patterns such as "block1_*", whose channels all stay; the name of a nested
+            model is one for all layers in it.
         data: For scores that are measured: batches `(x, y)` for "taylor" and "fisher", of a compiled model;
             batches of inputs, or an array of them, for "variance".
         input_shape: With the batch's axis, for a model whose own sizes are open: that of one example whose
