@@ -68,7 +68,7 @@ class Costs:
             along = [self._number(one.labels) for one in axes]
             numbered = {one.axis % len(weight.shape) for one in axes}
             rest = math.prod(size for axis, size in enumerate(weight.shape) if axis not in numbered)
-            owners = [one for role in ("makes", "scales") for one in axes if one.role == role]
+            owners = [one for role in ("makes", "scales", "takes") for one in axes if one.role == role]
             owner = owners[0] if owners else None
             self._owners.append(None if owner is None else (owner.layer.name, along[axes.index(owner)]))
             parameters.append((rest, along))
@@ -90,21 +90,8 @@ class Costs:
         terms = self._macs if unit == "macs" else self._parameters
         return int(terms.values(self._counts(stays)).sum())
 
-    def after_each(self, moves: Sequence[np.ndarray], unit: str) -> np.ndarray:
-        """Returns the cost after each of some cuts, one after another, of a network that is else whole."""
-        move_of = np.full(self._traced.count, -1)
-        for number, sets in enumerate(moves):
-            move_of[sets] = number
-        removed = np.zeros((len(moves), len(self.numberings)), np.int64)
-        place, numbering = move_of[self._places], self._numbering_of_place()
-        np.add.at(removed, (place[place >= 0], numbering[place >= 0]), 1)
-        counts = self._counts(np.ones(self._traced.count, bool))[1:] - removed.cumsum(0)
-        counts = np.concatenate([np.ones((len(moves), 1), np.int64), counts], 1)
-        terms = self._macs if unit == "macs" else self._parameters
-        return terms.values(counts).sum(-1)
-
     def by_owner(self, stays: np.ndarray, group_of: np.ndarray) -> dict[Any, tuple[int, int]]:
-        """Returns parameters and MACs by what makes or scales which channels.
+        """Returns parameters and MACs by what the weights make, or scale, or take.
 
         Args:
             stays: Whether each set stays.
@@ -139,9 +126,6 @@ class Costs:
         if not self.numberings:
             return np.ones(1, np.int64)
         return np.concatenate([[1], np.add.reduceat(stays[self._places].astype(np.int64), self._starts)])
-
-    def _numbering_of_place(self) -> np.ndarray:
-        return np.repeat(np.arange(len(self.numberings)), [len(sets) for sets in self.numberings])
 
     def _number(self, labels: np.ndarray) -> int:
         sets = self._traced.sets[labels]
@@ -180,8 +164,8 @@ class _Terms:
         ).reshape(len(terms), width)
 
     def values(self, counts: np.ndarray) -> np.ndarray:
-        """Returns each product; `counts` may have more axes before the last one."""
+        """Returns each product."""
         values = self._constants
         for along in self._along.T:
-            values = values * counts[..., along]
+            values = values * counts[along]
         return values

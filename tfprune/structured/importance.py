@@ -108,7 +108,7 @@ class Importance:
             values = self._scores_of(rule, variable, None if gradients is None else gradients[key])
             for one in each:
                 others = tuple(axis for axis in range(values.ndim) if axis != one.axis % values.ndim)
-                yield self._traced.sets[one.labels], (values**norm).sum(others) ** (1 / norm)
+                yield self._traced.sets[one.labels], (values**norm).sum(others, np.float64) ** (1 / norm)
 
     def _scores_of(
         self, rule: scores.Score, variable: keras.Variable, gradients: Gradients | None
@@ -117,7 +117,7 @@ class Importance:
         mask = self._traced.trace.masks.get(id(variable))
         if mask is not None:
             weights *= ops.convert_to_numpy(mask)
-        values = np.asarray(rule(Tensor(variable.path, weights, gradients)), np.float64)
+        values = np.asarray(rule(Tensor(variable.path, weights, gradients)))
         if values.shape != weights.shape:
             raise ValueError(
                 f"`score` must return numbers of shape {weights.shape}. Received: shape {values.shape}"

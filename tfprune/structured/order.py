@@ -37,7 +37,6 @@ class Order:
         costs: Their costs.
         importance: Their scores.
         scope, round_to: As in `plan`.
-        unit: "parameters" or "macs": what each group gives up an equal share of with `scope="equal"`.
         kept: Whether each set is one that the caller keeps.
 
     Attributes:
@@ -54,11 +53,10 @@ class Order:
         *,
         scope: str,
         round_to: int,
-        unit: str,
         kept: np.ndarray,
     ) -> None:
         self._traced, self._scope, self._round_to = traced, scope, round_to
-        self._costs, self._importance, self._unit = costs, importance, unit
+        self._costs, self._importance = costs, importance
         self.reasons: dict[int, str] = {}
         needed = self._needed(kept)
         width = _widths(traced)
@@ -132,8 +130,8 @@ class Order:
         elif self._scope == "layer":
             keys = [end / count for end in ends[1:]]
         else:
-            whole = self._costs.cost(np.ones(self._traced.count, bool), self._unit)
-            keys = list(whole - self._costs.after_each(moved, self._unit)) if moved else []
+            total = self._importance.values[group.sets].sum() or 1.0
+            keys = list(np.cumsum([values[block].sum() for block in blocks]) / total)
         forced = int(bool(moved) and count % step > 0)
         return [Move(sets, float(key)) for sets, key in zip(moved, keys, strict=True)], forced
 

@@ -168,8 +168,8 @@ def plan(
         scope: Where channels are compared. "global": in one ranking of all groups; scores other than
             estimates of the loss ("taylor", "fisher") and factors of normalisation ("batchnorm") are divided
             by the mean of their group first. "layer": in each group alone, and the same fraction of the
-            channels of each goes. "equal": in each group alone, and each gives up the same number of
-            parameters, or MACs with the other budgets, as long as it has them.
+            channels of each goes. "equal": in each group alone, and the same share of the sum of each group's
+            scores goes, so that a group whose scores are concentrated in few channels loses more of them.
         score: Which channels stay: those with the largest. "l1" and "l2": the norm of all weights that make
             and take a channel, in all layers of the group. "taylor" and "fisher": the loss that it is
             estimated to cost, summed over these weights. "batchnorm": the absolute value of the factors
@@ -209,7 +209,6 @@ def plan(
         Importance(traced, score, data),
         scope=scope,
         round_to=round_to,
-        unit="parameters" if unit == "parameters" else "macs",
         kept=kept,
     )
     if unit != "latency":
