@@ -49,6 +49,7 @@ def run_export(runs, monkeypatch, capsys):
             "data_dir": "",
             "formats": ["keras", "saved_model", "tflite", "sparse"],
             "sparse_weights": "float16",
+            "shrink": True,
             "audit_images": 20,
             **changes,
         }

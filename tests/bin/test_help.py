@@ -40,6 +40,7 @@ BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "headline", "laye
                 "export_dir",
                 "formats",
                 "sparse_weights",
+                "shrink",
                 "audit_images",
             ],
             "Exports a network",

@@ -14,6 +14,7 @@ from tests.support.compiled_models import assert_same, kinds, randomise
 from tfprune.compiler.compile import compile_model
 from tfprune.models.resnet import build_resnet
 from tfprune.runtime import graph as runtime_graph
+from tfprune.structured.shrink import ExactCut
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
@@ -182,3 +183,37 @@ def test_another_backend(tmp_path):
     with np.load(paths[1]) as found:
         for array, other in zip(wanted, found.values(), strict=True):
             np.testing.assert_allclose(other, array, rtol=1e-6)
+
+
+def with_dead_channels():
+    image = keras.Input((8, 8, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255, dtype="float32")(image)
+    x = layers.Conv2D(8, 3, name="first")(x)
+    x = layers.Conv2D(6, 3, name="second")(layers.ReLU()(x))
+    model = randomise(keras.Model(image, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x))))
+    kernel = model.get_layer("first").kernel
+    kernel.assign(kernel * (np.arange(8) >= 5))
+    return model
+
+
+def test_dead_channels_are_cut_first():
+    model = with_dead_channels()
+    for shrink, filters in ((True, 3), (False, 8)):
+        graph = compile_model(model, shrink=shrink)
+        assert {node.name: node.kernel.shape[-1] for node in graph.nodes if hasattr(node, "kernel")} == {
+            "first": filters,
+            "second": 6,
+            "head": 3,
+        }
+        assert_same(model, graph)
+
+
+def test_what_cannot_be_cut_is_compiled_all_the_same(monkeypatch):
+    def fails(*args):
+        raise TypeError("no configuration")
+
+    model = with_dead_channels()
+    monkeypatch.setattr(ExactCut, "smaller", property(fails))
+    with pytest.warns(UserWarning, match="with all channels, because they cannot be cut: no configuration"):
+        graph = compile_model(model)
+    assert_same(model, graph)

@@ -54,12 +54,15 @@ def randomise(model, seed=0):
 
 
 def prune(model, sparsity=0.9, seed=0):
-    """Zeroes random weights of every convolution; returns the masks."""
+    """Zeroes random weights of every convolution, but no whole channel; returns the masks."""
     rng = np.random.default_rng(seed)
     masks = {}
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
             mask = (rng.random(layer.kernel.shape) >= sparsity).astype("float32")
+            inputs, outputs = mask.shape[2:]
+            places = np.arange(max(inputs, outputs))
+            mask[0, 0, places % inputs, places % outputs] = 1
             layer.kernel.assign(layer.kernel * mask)
             masks[layer.name] = mask
     return masks

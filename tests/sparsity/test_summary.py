@@ -197,6 +197,29 @@ def test_the_dictionary_is_ready_for_json(model):
     assert loaded["left_out"] == {"norm": "no prunable variables"}
 
 
+def test_dead_channels_are_told(model):
+    assert (summarize(model).channels[0].dead, "channels" in str(summarize(model))) == (0, False)
+    kernel, head = model.get_layer("conv").kernel, model.get_layer("head").kernel
+    kernel.assign(kernel * np.array([0, 1, 1, 1]))  # Constant, whatever comes in.
+    head.assign(head * np.tile([1, 1, 0, 1], 36)[:, None])  # Taken by nothing.
+    line = "2 of 6 channels change no output: conv (2 of 4)"
+    for wrapped in (model, prune_low_magnitude(model, None, keep_zeros=True)):
+        summary = summarize(wrapped)
+        assert line in str(summary).splitlines()
+        assert summary.to_markdown().endswith(f" |\n\n{line}")
+        channels = json.loads(json.dumps(summary.to_dict()))["channels"]
+        assert channels == [
+            {"layer": "conv", "channels": 4, "dead": 2},
+            {"layer": "head", "channels": 2, "dead": 0},
+        ]
+
+
+def test_the_channels_of_a_model_without_a_graph_are_unknown():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    assert summarize(layer).channels is None and summarize(layer).to_dict()["channels"] is None
+
+
 def test_an_unbuilt_model_is_an_error():
     with pytest.raises(ValueError, match="must be built"):
         summarize(keras.Sequential([layers.Dense(3)]))

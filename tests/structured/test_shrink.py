@@ -314,3 +314,21 @@ def test_a_subclassed_model_is_an_error():
 
     with pytest.raises(ValueError, match="`model` must be functional or Sequential and built"):
         shrink(Subclassed())
+
+
+@pytest.mark.parametrize("change", [lambda layer: layer.quantize("int8"), lambda layer: layer.enable_lora(2)])
+def test_layers_with_other_weights_than_their_class_has_keep_their_channels(change):
+    inputs = keras.Input((6,))
+    x = inputs
+    for name in ("first", "second", "third", "fourth"):
+        x = layers.Dense(8, activation="relu", name=name)(x)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    randomize(model)
+    for name in ("first", "third"):
+        zero(model.get_layer(name).kernel, ..., slice(0, 3))
+    change(model.get_layer("second"))
+    for weight in model.get_layer("second").weights:
+        if "lora" in weight.name:
+            weight.assign(ops.ones_like(weight))
+    small = shrunk(model, IMAGES[:, 0, 0, :1].repeat(6, 1))
+    assert [layer.units for layer in small.layers[1:]] == [8, 8, 5, 8, 3]

@@ -3,8 +3,9 @@
   python -m tfprune.bin.export --experiment=demo_one_shot
   python -m tfprune.bin.export --model=pruned.keras --inputs=examples.npz
 
-Strips the pruning wrappers, writes the artifacts, runs each through its own runtime, and checks that every
-removed weight is exactly zero in it. export.json is the audit; an artifact that fails it is an error. Works
+Strips the pruning wrappers, cuts the channels that change no output, writes the artifacts, runs each through
+its own runtime, and checks that it does what the uncut network does and that every removed weight is exactly
+zero in it. export.json is the audit; an artifact that fails it is an error. Works
 on the TensorFlow backend, whatever backend trained.
 
 A finished round of an experiment goes to the run's export/ folder (export_round_KK/ for another round than
@@ -100,6 +101,11 @@ class Flags(FinishedRun):
         choices=SPARSE_WEIGHTS,
         only_with=(With("formats", ("sparse",)),),
     )
+    shrink: bool = setting(
+        True,
+        "Cuts channels that change no output, exactly, and says which; --noshrink keeps all shapes.",
+        group="export",
+    )
     audit_images: int = setting(
         1000,
         "Test examples of the audit, at most; the first ones.",
@@ -144,6 +150,7 @@ def main() -> None:
         inputs=inputs,
         formats=values.formats if values["formats"].present else None,
         sparse_weights=values.sparse_weights,
+        shrink=values.shrink,
         dense_audit=dense_audit,
     )
     print(format_audit(audit))

@@ -256,8 +256,6 @@ def _takers(traced: Traced, flow: Flow) -> Iterator[_Taker]:
 def _refusal(call: Call, one: Slice) -> str:
     """Returns why a layer cannot take a constant into its bias; empty if it can."""
     layer, name = call.layer, builtin_layer(call.layer)
-    if getattr(layer, "quantization_mode", None) is not None:
-        return "it is quantized, so that no constant is moved into its bias"
     if name == "Dense":
         return ""
     if name in ("Conv1D", "Conv2D", "Conv3D"):

@@ -8,10 +8,13 @@ import keras
 import numpy as np
 
 from tfprune.channels.labels import FIXED, Channels, Union, narrowed
-from tfprune.network.graph import Step, computed_graph, evaluate
+from tfprune.network.graph import Step, all_layers, computed_graph, evaluate
 
 Rule = Callable[["Call"], Sequence[Channels]]
 
+
+# Attributes of Keras's layers that change which weights a layer has.
+_OTHER_WEIGHTS = {"quantization_mode": "it is quantized", "lora_enabled": "it has weights of LoRA"}
 
 INSIDE = -1
 """The `Slice.input` of a weight that takes channels which the layer itself made."""
@@ -307,6 +310,9 @@ class Trace:
             ValueError: If a rule returns other than the channels of each output.
         """
         own = isinstance(call.layer, TracesChannels)
+        others = "" if own else _other_weights(call.layer)
+        if others:
+            return call.stay(others)
         rule = call.layer.trace_channels if own else self._rules(call.layer)
         if rule is None:
             kind = type(call.layer).__name__
@@ -315,6 +321,13 @@ class Trace:
         outputs = rule(call)
         _check(call, outputs)
         return [call.boxed(one) for one in outputs]
+
+
+def _other_weights(operation: Any) -> str:
+    """Returns why a layer has other weights than its class has; empty if it has those."""
+    parts = all_layers(operation) if isinstance(operation, keras.layers.Layer) else ()
+    found = (why for flag, why in _OTHER_WEIGHTS.items() if any(getattr(part, flag, None) for part in parts))
+    return next(found, "")
 
 
 def _meet(one: np.ndarray, other: np.ndarray) -> bool:

@@ -1,5 +1,7 @@
 """Compiles a Keras model for the sparse runtime."""
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -10,9 +12,10 @@ from tfprune.errors import UserError
 from tfprune.network.graph import computed_graph, producer
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Graph, Input
+from tfprune.structured.shrink import ExactCut
 
 
-def compile_model(model: keras.Model) -> Graph:
+def compile_model(model: keras.Model, *, shrink: bool = True) -> Graph:
     """Compiles a Keras model into the graph that the sparse runtime runs at inference.
 
     BatchNorm goes into the convolution before it. Activations and residual sums go into the convolution or
@@ -21,7 +24,9 @@ def compile_model(model: keras.Model) -> Graph:
     convolution. Folding is done in float64 and rounded once; a weight of 0 stays 0. The graph computes in
     float32, whatever the precision of the model's layers. Random layers, such as `Dropout`, are left out.
 
-    Compilation reads only configurations and weights, so that it works on every backend.
+    Channels that change no output are cut first, exactly (`tfprune.structured.shrink`).
+
+    Compilation works on every backend.
 
     Example:
 
@@ -34,6 +39,7 @@ def compile_model(model: keras.Model) -> Graph:
         model: A built functional or Sequential model without pruning wrappers, with one input of
             images, uint8 or float32 `[n, height, width, channels]` of a fixed size, and one output
             `[n, classes]`. Nested models are taken apart; a layer called twice becomes two nodes.
+        shrink: Whether to cut them. Without, the nodes have the layers' shapes.
 
     Returns:
         The graph. Its nodes have the names of the Keras layers, with the path, joined with `/`, for those of
@@ -50,6 +56,8 @@ def compile_model(model: keras.Model) -> Graph:
             f" without a `call` of their own. Received: {type(model).__name__}"
         )
     height, width, channels = _image_shape(functional)
+    if shrink:
+        functional = computed_graph(_shrunk(model))
     draft = Draft()
     image = Input(
         producer(functional.inputs[0]).name,
@@ -70,6 +78,16 @@ def compile_model(model: keras.Model) -> Graph:
     except GraphError as error:  # For example, folding made a weight infinite.
         raise _refuse_model(functional, str(error)) from error
     return graph
+
+
+def _shrunk(model: keras.Model) -> keras.Model:
+    """Returns a model without its dead channels; the model itself if there are none, or it cannot be cut."""
+    try:
+        cut = ExactCut(model)
+        return cut.smaller if cut.cuts else model
+    except Exception as error:  # Of a layer's own configuration or rule, too.
+        warnings.warn(f"Compiled with all channels, because they cannot be cut: {error}", stacklevel=3)
+        return model
 
 
 def _image_shape(functional: keras.Model) -> tuple[int, int, int]:

@@ -217,9 +217,10 @@ def format_audit(audit: dict[str, Any]) -> str:
         audit: The return value of `export_model`, or a parsed `export.json`.
 
     Returns:
-        Lines without a trailing newline, the last of them of what was left out. "to float32" is the share of
-        the dense network's float32 weights, uncompressed; where the audit knows the dense network's own
-        files, columns with the share of these, raw to raw and gzipped to gzipped, follow each.
+        Lines without a trailing newline; the second says what was cut, the last what was left out. "to
+        float32" is the share of the dense network's float32 weights, uncompressed; where the audit knows the
+        dense network's own files, columns with the share of these, raw to raw and gzipped to gzipped, follow
+        each.
     """
     entries = audit["artifacts"]
     with_dense = any(entry["bytes_to_dense_artifact"] is not None for entry in entries.values())
@@ -236,7 +237,27 @@ def format_audit(audit: dict[str, Any]) -> str:
         f" ({100 * audit['sparsity']:.2f} % of the masked kernels); {_examples(audit)}"
     )
     left_out = [f"left out: {name}: {reason}" for name, reason in audit["left_out"].items()]
-    return "\n".join([title, *text_table(header, rows), *left_out])
+    return "\n".join([title, *cut_line(audit), *text_table(header, rows), *left_out])
+
+
+def cut_line(audit: dict[str, Any]) -> list[str]:
+    """Returns the line that says what was cut of the network, or why nothing was; none if nothing is dead."""
+    cut = audit.get("cut")
+    if not cut:
+        return []
+    if cut["reason"]:
+        return [f"no channel cut: {cut['reason']}"]
+    if not cut["removed"]:
+        return []
+    macs = ""
+    if cut["macs_before"] is not None and cut["macs"] is not None:
+        macs = f" and {cut['macs']:,} of {cut['macs_before']:,} multiply-accumulates"
+    return [
+        f"cut: {cut['removed']:,} of {cut['channels']:,} channels, which change no output;"
+        f" {cut['parameters']:,} of {audit['parameters']:,} parameters{macs} stay; of these"
+        f" parameters {100 * cut['sparsity_all_weights']:.2f} % are removed"
+        f" ({100 * cut['sparsity']:.2f} % of the masked kernels)"
+    ]
 
 
 def _measure_outputs(

@@ -12,7 +12,8 @@ import numpy as np
 
 from tfprune.errors import UserError
 from tfprune.export.arrays import Arrays, by_name, count_of, part_of
-from tfprune.export.audit import AuditError, audit_file, compare_outputs
+from tfprune.export.audit import AuditError, audit_file, compare_outputs, cut_line
+from tfprune.export.cut import cut_network
 from tfprune.export.dense_audit import check_dense_audit
 from tfprune.export.formats import all_files, chosen_files, format_names
 from tfprune.export.formats.format import Format
@@ -48,6 +49,7 @@ def export_model(
     masks: Mapping[str, np.ndarray] | None = None,
     formats: Sequence[str] | None = None,
     sparse_weights: str = "float16",
+    shrink: bool = True,
     dense_audit: dict[str, Any] | None = None,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -70,8 +72,16 @@ def export_model(
       `images` (also how many) and `input_shape`; `largest_logit`, the largest absolute value of the outputs;
     - `sparsity` (removed share of the masked kernels), `sparsity_all_weights` (of all weights,
       trainable or not); `all_zero`, kernels of which nothing is left and for which nothing could be searched;
-    - `dense_weights_bytes`: the weights as float32, four bytes each, trainable or not. Pruning
-      does not change their number, so this is the dense network's size too;
+    - `dense_weights_bytes`: the weights as float32, four bytes each, trainable or not. Masks
+      do not change their number, so this is the dense network's size too;
+    - `cut`, null with `shrink=False`: `reason`, why nothing was cut (empty if something was, or nothing could
+      be); `channels` that layers make, and how many of them were `removed`; `layers` that lost some (`layer`,
+      `channels`, `dead`); `silent`, channels that stay although the kernels that make them are zero
+      (`layers`, `channels`, `reason`); `macs_before` and `macs` for one example, null where unknown;
+      `largest_logit_difference_relative`, how far the cut moved the outputs (1e-5 at most);
+      `took_constants`, the biases and moving means that took the constants of channels that went: all other
+      weights are parts of what they were. Its `parameters`, `sparsity` and `sparsity_all_weights` are of
+      the network that stays, and those above of the network that was given;
     - `artifacts`: for each name `format`, `weights`, `bytes`, `gzip_bytes`,
       `largest_logit_difference` (absolute), `largest_logit_difference_relative` (to
       `largest_logit`), `equal_predictions_percent`, `rule`, `passed`, `weights_passed` (all but the
@@ -102,6 +112,9 @@ def export_model(
             has the others. Artifacts of other formats from an earlier export are removed.
         sparse_weights: How `model.tfprune` stores its weights: `"float16"` or `"float32"`. Either way it
             computes in float32.
+        shrink: Whether channels that change no output are cut before the files are written, exactly
+            (`tfprune.structured.shrink`). The files are held against the uncut network. A model that cannot
+            be cut is exported as it is, and the audit says why.
         dense_audit: The parsed `export.json` of the dense network this one was pruned from.
         progress: Receives a line for each artifact.
 
@@ -121,10 +134,15 @@ def export_model(
     deployable = Deployable(model, inputs)
     signature = Signature(deployable.model, inputs)
     masks = deployable.masks if masks is None else masks
-    network = Network(deployable.model, masks, str(work / _SOURCES), signature, deployable.not_copied)
-    dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, network.model)
+    whole = Network(deployable.model, masks, str(work / _SOURCES), signature, deployable.not_copied)
+    dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, whole.model)
     examples = signature.arrays()
-    reference = _reference(model, network, examples)
+    reference = _reference(model, whole, examples)
+    network, cut = cut_network(whole, examples, reference) if shrink else (whole, None)
+    audit = _describe(whole, examples, reference)
+    audit |= {"cut": cut and cut.record() | _shares(network), "all_zero": deployable.all_zero}
+    for line in cut_line(audit):
+        progress(line)
     left_out = LeftOut(files, formats is not None, progress)
     for file in files:
         with left_out.unless_possible(file):
@@ -153,10 +171,9 @@ def export_model(
                 if not entry["passed"] and (reason := file.shortcoming(entry)):
                     left_out.add(file, reason)
                     continue
-                entries[file.name] = entry | _ratios(entry, network.model, dense_artifacts.get(file.name))
+                entries[file.name] = entry | _ratios(entry, whole.model, dense_artifacts.get(file.name))
                 progress(_progress_line(file, entry))
-            audit = _describe(network, examples, reference)
-            audit |= {"all_zero": deployable.all_zero, "left_out": left_out.reasons}
+            audit |= {"left_out": left_out.reasons}
             audit |= {"dense_comparison": dense_comparison, "artifacts": entries}
             failures = [line for entry in entries.values() for line in entry["failures"]]
             audit = {"passed": not failures} | audit
@@ -280,10 +297,7 @@ def _ratios(
 
 
 def _describe(network: Network, examples: Arrays, reference: Arrays) -> dict[str, Any]:
-    masks, signature = network.masks, network.signature
-    removed = sum(int((np.asarray(mask) == 0).sum()) for mask in masks.values())
-    masked = sum(int(np.size(mask)) for mask in masks.values())
-    parameters = network.model.count_params()
+    signature = network.signature
     count = count_of(examples)
     outputs = by_name(reference, signature.outputs[0].name).values()
     return {
@@ -291,11 +305,9 @@ def _describe(network: Network, examples: Arrays, reference: Arrays) -> dict[str
         "inputs": _ports(signature.inputs),
         "outputs": _ports(signature.outputs),
         **({"input_shape": list(signature.inputs[0].shape[1:]), "images": count} if signature.images else {}),
-        "parameters": parameters,
-        "dense_weights_bytes": 4 * parameters,
+        **_shares(network),
+        "dense_weights_bytes": 4 * network.model.count_params(),
         "weights_bytes": network.weights_bytes,
-        "sparsity": removed / masked if masked else 0.0,
-        "sparsity_all_weights": removed / parameters,
         "examples": count,
         "random_inputs": not signature.examples,
         "largest_logit": max(float(np.abs(values.astype(np.float64)).max()) for values in outputs),
@@ -304,6 +316,18 @@ def _describe(network: Network, examples: Arrays, reference: Arrays) -> dict[str
             "tensorflow": tf.__version__,
             "ai_edge_litert": ai_edge_litert.__version__,
         },
+    }
+
+
+def _shares(network: Network) -> dict[str, Any]:
+    """Returns how many weights a network has, and which shares of them the masks remove."""
+    removed = sum(int((np.asarray(mask) == 0).sum()) for mask in network.masks.values())
+    masked = sum(int(np.size(mask)) for mask in network.masks.values())
+    parameters = network.model.count_params()
+    return {
+        "parameters": parameters,
+        "sparsity": removed / masked if masked else 0.0,
+        "sparsity_all_weights": removed / parameters,
     }
 
 

@@ -35,6 +35,7 @@ class Network:
 
     Attributes:
         kernels: Name to the kernel, for each mask.
+        work: The folder for its SavedModel.
         weights_bytes: The bytes of all weights, trainable or not, as they are in memory.
 
     Raises:
@@ -56,7 +57,7 @@ class Network:
         self.masks = dict(masks)
         self.kernels = masked_kernels(model, self.masks)
         self.weights_bytes = sum(int(np.asarray(weight).nbytes) for weight in model.weights)
-        self._work = work
+        self.work = work
         self._graph: Graph | None = None
         # Whether TFLite's converter takes any number of examples a call, until it was found not to.
         self.any_batch = True
@@ -73,7 +74,7 @@ class Network:
             UserError: The sparse runtime cannot run a layer.
         """
         if self._graph is None:
-            self._graph = compile_model(self.model)
+            self._graph = compile_model(self.model, shrink=False)
         return self._graph
 
     def saved_model(self, batch_size: int | None = None) -> str:
@@ -82,7 +83,7 @@ class Network:
         Args:
             batch_size: The number of examples of a call of it; None for that of the model, mostly any.
         """
-        folder = os.path.join(self._work, f"network_{batch_size or 'any'}")
+        folder = os.path.join(self.work, f"network_{batch_size or 'any'}")
         if not os.path.exists(folder):
             write_saved_model(self.model, folder, self.signature, batch_size)
         return folder

@@ -1,4 +1,4 @@
-"""`summarize`: the zeros of a model, layer by layer, the work they save, and the layers left out."""
+"""`summarize`: the zeros of a model, layer by layer, the work they save, dead channels, what is left out."""
 
 import os
 import textwrap
@@ -10,9 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.channels.dead import Dead, LayerChannels
+from tfprune.channels.groups import Traced
 from tfprune.extras import extra
 from tfprune.network import kinds
-from tfprune.network.graph import inner_layers
+from tfprune.network.graph import computed_graph, inner_layers
 from tfprune.network.macs import kernel_uses, total
 from tfprune.pictures import new_figure, short_count, short_name, write_picture
 from tfprune.sparsity.apply import pruned_layers
@@ -70,6 +72,9 @@ class Summary:
         all_macs: The multiply-accumulates of all kernels, prunable or not, for one example, if no zero is
             skipped; None if those of one kernel are unknown.
         all_sparse_macs: The multiply-accumulates of all kernels with weights that are not zero.
+        channels: The layers that make channels, with the number of channels that are dead: they change no
+            output, and `tfprune.structured.shrink` cuts them. None of a model that computes no graph, whose
+            channels cannot be followed.
     """
 
     variables: tuple[VariableSummary, ...]
@@ -78,6 +83,7 @@ class Summary:
     all_nonzeros: int
     all_macs: int | None = None
     all_sparse_macs: int | None = None
+    channels: tuple[LayerChannels, ...] | None = None
 
     @property
     def counted(self) -> tuple[VariableSummary, ...]:
@@ -118,13 +124,14 @@ class Summary:
             "all_sparse_macs": self.all_sparse_macs,
             "variables": [{**asdict(v), "sparsity": v.sparsity} for v in self.variables],
             "left_out": dict(self.left_out),
+            "channels": None if self.channels is None else [asdict(one) for one in self.channels],
         }
 
     def to_markdown(self) -> str:
-        """Returns a Markdown table, one row a variable."""
+        """Returns a Markdown table, one row a variable, and below it a paragraph on dead channels, if any."""
         rows = [f"| {' | '.join(cells)} |" for cells in [_HEADER, *self._cells()]]
         rows.insert(1, "|---|---|---|" + "---:|" * (len(_HEADER) - _TEXT_COLUMNS))
-        return "\n".join(rows)
+        return "\n".join(rows) + "".join(f"\n\n{line}" for line in self._dead())
 
     def plot(self, path: str | os.PathLike) -> None:
         """Writes a picture of each variable's parameters, those that are not zero, and its sparsity.
@@ -149,10 +156,21 @@ class Summary:
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             lines.append("  ".join(cells))
+        for line in self._dead():
+            lines += textwrap.wrap(line, width=110, subsequent_indent="  ")
         for why in dict.fromkeys(self.left_out.values()):
             names = ", ".join(name for name, reason in self.left_out.items() if reason == why)
             lines += textwrap.wrap(f"not pruned, {why}: {names}", width=110, subsequent_indent="  ")
         return "\n".join(lines)
+
+    def _dead(self) -> list[str]:
+        """Returns the line on dead channels; none without any."""
+        dead = [one for one in self.channels or () if one.dead]
+        if not dead:
+            return []
+        total = sum(one.channels for one in self.channels)
+        names = ", ".join(f"{one.layer} ({one.dead:,} of {one.channels:,})" for one in dead)
+        return [f"{sum(one.dead for one in dead):,} of {total:,} channels change no output: {names}"]
 
     def _cells(self) -> list[list[str]]:
         rows = [
@@ -170,7 +188,7 @@ class Summary:
 
 
 def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
-    """Counts the zeros of a model, variable by variable, and the arithmetic that they would save.
+    """Counts the zeros of a model, variable by variable, the arithmetic that they would save, dead channels.
 
     The model may be wrapped, stripped, or never pruned. A variable that several layers share counts once,
     and its multiply-accumulates (MACs) once a call.
@@ -179,6 +197,9 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
     is. Biases, normalisation and products without a kernel (of attention's queries and keys) are not
     counted. MACs are None, and `-` in the tables, where they depend on a size that is unknown, such as an
     image size or a number of time steps of None; `tfprune.network.macs.kernel_uses` has the details.
+
+    Channels are counted in functional and Sequential models. Those made constant by zeros are found by a call
+    of the model on one example.
 
     Args:
         model: A built model or layer.
@@ -260,6 +281,7 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
         all_sparse_macs=total(
             [None if times is None else times * nonzeros_of[key] for key, times in uses_of.items()]
         ),
+        channels=None if computed_graph(model) is None else tuple(Dead(Traced(model)).layers),
     )
 
 

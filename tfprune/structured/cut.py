@@ -58,11 +58,13 @@ class Builder:
 
     Attributes:
         made: id of a layer, an operation or a nested model -> what stands in its place.
+        successors: id of a weight -> the weight in its place.
     """
 
     def __init__(self, cuts: Mapping[int, Cut], kept: Kept, edits: Values, biases: Values) -> None:
         self._cuts, self._kept, self._edits, self._biases = cuts, kept, edits, biases
         self.made: dict[int, Any] = {}
+        self.successors: dict[int, keras.Variable] = {}
         self._layers: list[tuple[Any, Any]] = []
         self._slices: dict[int, list[Slice]] = {}
         for cut in cuts.values():
@@ -158,6 +160,7 @@ class Builder:
             for axis, labels in {one.axis: one.labels for one in self._slices.get(id(ours), ())}.items():
                 values = np.compress(self._kept(labels), values, axis)
             theirs.assign(values)
+            self.successors[id(ours)] = theirs
 
     def _copy_trainable(self, old: Any) -> None:
         """Sets the flags of a layer, which its setter hands on to the layers inside, and of those."""

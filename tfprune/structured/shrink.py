@@ -1,12 +1,14 @@
 """Cuts exactly the channels that no output depends on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import keras
+import numpy as np
 
 from tfprune.channels.dead import Dead, LayerChannels, SilentChannels
 from tfprune.channels.groups import Traced
-from tfprune.structured.cut import build_smaller
+from tfprune.structured.cut import Builder
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,46 @@ class DeadChannels:
             lines.append("Channels whose kernels are zero, and that stay:")
         lines += [f"  {one.channels} of {', '.join(one.layers)}: {one.reason}" for one in self.silent]
         return "\n".join(lines)
+
+
+class ExactCut:
+    """A model beside the smaller one with the same outputs, for those who compare them.
+
+    Args:
+        model: A built functional or Sequential model. It is not changed.
+
+    Attributes:
+        found: What is dead.
+        successors: id of a weight of `model` -> the weight in its place, once `smaller` is built.
+
+    Raises:
+        ValueError: If the model is subclassed or not built.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._traced = Traced(model)
+        self._dead = dead = Dead(self._traced)
+        self._builder = Builder(self._traced.trace.cuts, dead.kept, dead.edits, dead.biases)
+        self.found = DeadChannels(tuple(dead.layers), tuple(dead.silent))
+        self.successors = self._builder.successors
+
+    @property
+    def cuts(self) -> bool:
+        """Whether there is anything to cut."""
+        return bool(self._dead.dead.any())
+
+    @cached_property
+    def smaller(self) -> keras.Model:
+        """The smaller model."""
+        return self._builder.model(self._traced.model)
+
+    def part(self, variable: keras.Variable, values: np.ndarray) -> np.ndarray:
+        """Returns the part of values in the shape of a weight that stays."""
+        # An axis may have several roles.
+        axes = {one.axis: one.labels for one in self._traced.slices if one.variable is variable}
+        for axis, labels in axes.items():
+            values = np.compress(self._dead.kept(labels), values, axis)
+        return values
 
 
 def shrink(model: keras.Model) -> keras.Model:
@@ -54,9 +96,7 @@ def shrink(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is subclassed or not built.
     """
-    traced = Traced(model)
-    dead = Dead(traced)
-    return build_smaller(model, traced.trace.cuts, dead.kept, dead.edits, dead.biases)
+    return ExactCut(model).smaller
 
 
 def dead_channels(model: keras.Model) -> DeadChannels:
@@ -71,5 +111,4 @@ def dead_channels(model: keras.Model) -> DeadChannels:
     Raises:
         ValueError: If the model is subclassed or not built.
     """
-    dead = Dead(Traced(model))
-    return DeadChannels(tuple(dead.layers), tuple(dead.silent))
+    return ExactCut(model).found

@@ -1,0 +1,166 @@
+"""The network without the channels that change no output, and the proof that nothing else changed."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.channels.dead import LayerChannels, SilentChannels
+from tfprune.export.arrays import Arrays, by_name
+from tfprune.export.audit import compare_outputs
+from tfprune.export.network import Network, in_batches, keras_run, weights_by_name
+from tfprune.export.signature import BATCH_SIZE
+from tfprune.network.graph import computed_graph
+from tfprune.network.macs import kernel_uses, total
+from tfprune.structured.shrink import ExactCut
+
+# What rounding may move the outputs by, relative to the largest.
+MAX_DIFFERENCE = 1e-5
+# The weights that take the constants of channels that go.
+_TAKE_CONSTANTS = ("bias", "moving_mean")
+
+
+@dataclass(frozen=True)
+class NetworkCut:
+    """The channels that were cut of a network.
+
+    Attributes:
+        reason: Why nothing was cut although channels may be dead; empty otherwise.
+        channels: The number of channels that layers make.
+        layers: The layers that lost channels.
+        silent: The channels that stay although the kernels that make them are zero, with the reasons.
+        macs_before, macs: Multiply-accumulates for one example, before and after; None where unknown.
+        largest_logit_difference_relative: How far the outputs moved, relative to the largest.
+        took_constants: Names of the weights that took the constants of channels that went. All others are the
+            parts that stay of what they were.
+    """
+
+    reason: str = ""
+    channels: int = 0
+    layers: Sequence[LayerChannels] = ()
+    silent: Sequence[SilentChannels] = ()
+    macs_before: int | None = None
+    macs: int | None = None
+    largest_logit_difference_relative: float = 0.0
+    took_constants: Sequence[str] = ()
+
+    @property
+    def removed(self) -> int:
+        """Returns the number of channels that went."""
+        return sum(one.dead for one in self.layers)
+
+    def record(self) -> dict[str, Any]:
+        """Returns everything as plain types, ready for JSON."""
+        return {
+            **asdict(self),
+            "removed": self.removed,
+            "layers": [asdict(one) for one in self.layers],
+            "silent": [asdict(one) | {"layers": list(one.layers)} for one in self.silent],
+            "took_constants": list(self.took_constants),
+        }
+
+
+def cut_network(network: Network, examples: Arrays, reference: Arrays) -> tuple[Network, NetworkCut]:
+    """Cuts the channels of a network that change no output, and proves that nothing else changed.
+
+    The outputs on the examples must be the same up to rounding, `MAX_DIFFERENCE` of the largest. Each weight
+    must be the part that stays of what it was, but for the biases and moving means that took constants.
+
+    Args:
+        network: The network. It is not changed.
+        examples: The examples, an array or arrays by input.
+        reference: The network's outputs for them, an array or arrays by output.
+
+    Returns:
+        The smaller network, with what stays of the masks, and what was cut. It is `network` itself if no
+        channel is dead, or if it cannot be cut or the proof fails: `NetworkCut.reason` says why.
+    """
+    if computed_graph(network.model) is None:
+        return network, NetworkCut("it has a `call` of its own, in which channels cannot be followed")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Of constants that cannot be found: no harm here.
+            cut = ExactCut(network.model)
+        channels = sum(one.channels for one in cut.found.layers)
+        if not cut.cuts:
+            return network, NetworkCut(channels=channels, silent=cut.found.silent)
+        changed = _changed_weights(network.model, cut)
+        smaller = _with_masks(network, cut)
+        difference = _difference(smaller, examples, reference)
+    except Exception as error:  # Of a layer's own configuration or rule, too.
+        return network, NetworkCut(" ".join(str(error).split()) or type(error).__name__)
+    macs_before, macs = (_macs(each, examples) for each in (network, smaller))
+    layers = [one for one in cut.found.layers if one.dead]
+    return smaller, NetworkCut("", channels, layers, cut.found.silent, macs_before, macs, difference, changed)
+
+
+def _changed_weights(model: keras.Model, cut: ExactCut) -> list[str]:
+    """Returns the names of the weights of the smaller model that are not parts of the model's.
+
+    Raises:
+        ValueError: Others than those that take constants are among them.
+    """
+    smaller = cut.smaller
+    before = {id(cut.successors[id(weight)]): weight for weight in model.weights}
+    changed = []
+    for name, weight in weights_by_name(smaller).items():
+        old = before.get(id(weight))
+        if old is not None:
+            part = cut.part(old, ops.convert_to_numpy(old))
+            if np.array_equal(part, ops.convert_to_numpy(weight), equal_nan=True):
+                continue
+        if weight.name not in _TAKE_CONSTANTS:
+            raise ValueError(f"weight {name!r} of the smaller network is not a part of what it was")
+        changed.append(name)
+    return changed
+
+
+def _with_masks(network: Network, cut: ExactCut) -> Network:
+    """Returns the smaller network with what stays of the masks.
+
+    Raises:
+        ValueError: A mask's name is that of another kernel there.
+    """
+    masks = {
+        name: cut.part(network.kernels[name].variable, np.asarray(mask))
+        for name, mask in network.masks.items()
+    }
+    smaller = Network(cut.smaller, masks, network.work, network.signature, network.not_copied)
+    for name, kernel in network.kernels.items():
+        if smaller.kernels[name].variable is not cut.successors[id(kernel.variable)]:
+            raise ValueError(f"{name!r} is another kernel in the smaller network")
+    return smaller
+
+
+def _difference(smaller: Network, examples: Arrays, reference: Arrays) -> float:
+    """Returns how far the outputs moved, relative to the largest of each.
+
+    Raises:
+        ValueError: Further than by rounding.
+    """
+    signature = smaller.signature
+    first = signature.outputs[0].name
+    run = keras_run(smaller.model, signature)
+    found = by_name(in_batches(run, examples, signature.batch_size or BATCH_SIZE), first)
+    difference = max(
+        compare_outputs(found[name], values)["largest_logit_difference_relative"]
+        for name, values in by_name(reference, first).items()
+    )
+    if not difference <= MAX_DIFFERENCE:
+        raise ValueError(
+            f"the outputs of the smaller network differ by {difference:.2g} of the largest,"
+            f" the rule is {MAX_DIFFERENCE:g}"
+        )
+    return difference
+
+
+def _macs(network: Network, examples: Arrays) -> int | None:
+    shapes = None
+    if any(None in port.shape[1:] for port in network.signature.inputs):
+        arrays = network.signature.pack(examples)
+        shapes = keras.tree.map_structure(lambda array: tuple(array.shape), arrays)
+    return total([use.macs for use in kernel_uses(network.model, shapes)])
