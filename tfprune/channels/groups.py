@@ -48,10 +48,14 @@ class Traced:
     def __init__(self, model: keras.Model) -> None:
         graph = computed_graph(model)
         if graph is None:
+            advice = (
+                "begin it with a `keras.Input`"
+                if isinstance(model, keras.Sequential)
+                else "write a subclassed one with the functional API, or cut the functional models in it"
+            )
             raise ValueError(
                 "`model` must be functional or Sequential and built, so that its channels can be followed: "
-                "write a subclassed one with the functional API, or cut the functional models in it. "
-                f"Received: model={model!r}"
+                f"{advice}. Received: model={model!r}"
             )
         self.model, self.trace = model, Trace(rule_of)
         self.trace.run(graph)

@@ -61,6 +61,11 @@ class Importance:
             raise ValueError(
                 f"`data` must be given for a score that is measured. Received: score={score!r}, data=None"
             )
+        if data is not None and not needs_data:
+            raise ValueError(
+                "`data` must be None with a score that is not measured. "
+                f"Received: score={score!r}, data of type {type(data).__name__}"
+            )
         if rule == "batchnorm":
             self.comparable, self.missing = True, "no BatchNormalization scales it"
             parts = self._gammas()
@@ -158,7 +163,19 @@ def _rule(score: ChannelScore) -> Callable[[Tensor], np.ndarray] | str:
 
 
 def _batches(data: Any) -> Iterable[Any]:
-    """Returns batches of an array of inputs, or batches as they are."""
-    if hasattr(data, "shape"):
-        return [data[start : start + _BATCH] for start in range(0, len(data), _BATCH)]
-    return first_batches(data, 0, None)
+    """Returns batches of an array of inputs, or of arrays by their names, or batches as they are.
+
+    Raises:
+        ValueError: If the arrays have no example.
+    """
+    arrays = list(data.values()) if isinstance(data, Mapping) else [data]
+    if not all(hasattr(array, "shape") for array in arrays):
+        return first_batches(data, 0, None)
+    count = min(len(array) for array in arrays)
+    if not count:
+        shapes = [tuple(array.shape) for array in arrays]
+        raise ValueError(f"`data` must have at least one example. Received: arrays of shape {shapes}")
+    return (
+        keras.tree.map_structure(lambda array: array[start : start + _BATCH], data)
+        for start in range(0, count, _BATCH)
+    )

@@ -2,7 +2,7 @@
 
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,18 +136,23 @@ class Order:
         return [Move(sets, float(key)) for sets, key in zip(moved, keys, strict=True)], forced
 
 
-def kept_sets(traced: Traced, patterns: Sequence[str]) -> np.ndarray:
+def kept_sets(traced: Traced, keep: Sequence[str] | str) -> np.ndarray:
     """Returns whether each set is of the channels that the layers of some names make or hand on.
 
     Args:
         traced: The channels.
-        patterns: Names of layers, or patterns as `block1_*`; of a nested model for all in it.
+        keep: Names of layers, or patterns as `block1_*`; of a nested model for all in it.
 
     Raises:
-        ValueError: If a pattern matches no layer.
+        ValueError: If `keep` is something else, or a pattern matches no layer.
     """
     kept = np.zeros(traced.count, bool)
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = [keep] if isinstance(keep, str) else keep
+    if not (isinstance(patterns, Collection) and all(isinstance(pattern, str) for pattern in patterns)):
+        raise ValueError(
+            "`keep` must be a name of a layer, or a pattern as 'block1_*', or a list of them. "
+            f"Received: keep={keep!r}"
+        )
     ways = {key: [layer.name for layer in way[1:]] for key, way in chains(traced.model).items()}
     for call in traced.trace.calls:
         names = [call.name, *ways.get(id(call.layer), ())]
@@ -159,8 +164,8 @@ def kept_sets(traced: Traced, patterns: Sequence[str]) -> np.ndarray:
     missing = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
     if missing:
         raise ValueError(
-            f"`keep` must name layers of the model, or match names, as 'block1_*'. Received: {missing[0]!r}, "
-            "which matches none"
+            "`keep` must name layers of the model, or match names, as 'block1_*'. "
+            f"Received: keep={keep!r}, of which {missing[0]!r} matches none"
         )
     return kept
 

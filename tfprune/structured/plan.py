@@ -234,10 +234,10 @@ def _fewest_moves(order: Order, unit: str, fraction: float) -> int:
     """Returns the number of moves after which the cost is at most a fraction of the whole."""
     whole, least = order.cost(0, unit), order.cost(len(order.moves), unit)
     if least > fraction * whole:
-        name = "params" if unit == "parameters" else unit
+        name, words = ("params", unit) if unit == "parameters" else (unit, "MACs")
         raise ValueError(
-            f"`{name}` must be at least {_up(least / whole)}: the fewest channels that each group may keep "
-            f"leave {least:,} of {whole:,} {unit}. Received: {name}={fraction}"
+            f"`{name}` must be at least {_up(least / whole)}: the fewest channels that each group may have, by "
+            f"`keep` and `round_to`, leave {least:,} of {whole:,} {words}. Received: {name}={fraction}"
         )
     return order.fewest(unit, fraction * whole, order.forced, len(order.moves))
 
