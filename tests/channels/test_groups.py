@@ -56,3 +56,5 @@ def test_a_subclassed_model_is_an_error():
 
     with pytest.raises(ValueError, match="`model` must be functional or Sequential and built"):
         channel_groups(Own())
+    with pytest.raises(ValueError, match="begin it with a `keras.Input`. Received: model=<Sequential"):
+        channel_groups(keras.Sequential([layers.Dense(3)]))

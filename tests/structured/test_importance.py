@@ -137,3 +137,15 @@ def test_gradients_of_layers_that_do_not_train_are_missed():
     assert made.groups[0].kept < 6
     with pytest.raises(ValueError, match="`gradient_data` must be an iterable of batches"):
         plan(model, params=0.8, score="fisher", data=data[0])
+
+
+@pytest.mark.one_backend
+def test_inputs_of_several_names_are_measured_as_arrays_by_name():
+    first, second = keras.Input((3,), name="first"), keras.Input((2,), name="second")
+    x = layers.Concatenate()([layers.Dense(4, name="wide")(first), second])
+    model = keras.Model({"first": first, "second": second}, layers.Dense(2)(x))
+    wide = model.get_layer("wide")
+    wide.kernel.assign(wide.kernel * np.array([1, 0, 1, 0]))
+    data = {"first": RNG.normal(size=(100, 3)), "second": RNG.normal(size=(100, 2))}
+    made = plan(model, params=0.7, score="variance", data=data)
+    assert set(np.flatnonzero(made.stays[made.traced.groups[0].sets])) == {0, 2}
