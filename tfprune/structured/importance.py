@@ -1,5 +1,6 @@
 """Scores sets of channels: what a set loses at most stays longest."""
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -175,7 +176,5 @@ def _batches(data: Any) -> Iterable[Any]:
     if not count:
         shapes = [tuple(array.shape) for array in arrays]
         raise ValueError(f"`data` must have at least one example. Received: arrays of shape {shapes}")
-    return (
-        keras.tree.map_structure(lambda array: array[start : start + _BATCH], data)
-        for start in range(0, count, _BATCH)
-    )
+    parts = [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
+    return [keras.tree.map_structure(operator.itemgetter(part), data) for part in parts]

@@ -236,8 +236,8 @@ def _fewest_moves(order: Order, unit: str, fraction: float) -> int:
     if least > fraction * whole:
         name, words = ("params", unit) if unit == "parameters" else (unit, "MACs")
         raise ValueError(
-            f"`{name}` must be at least {_up(least / whole)}: the fewest channels that each group may have, by "
-            f"`keep` and `round_to`, leave {least:,} of {whole:,} {words}. Received: {name}={fraction}"
+            f"`{name}` must be at least {_up(least / whole)}: the fewest channels that each group may have "
+            f"by `keep` and `round_to` leave {least:,} of {whole:,} {words}. Received: {name}={fraction}"
         )
     return order.fewest(unit, fraction * whole, order.forced, len(order.moves))
 
