@@ -133,6 +133,18 @@ def _sparsity(figure: float, row: Row) -> str:
     return words.number(figure, 4) if figure else "0"
 
 
+def _size(figure: float, row: Row, unit: str) -> str:
+    """Returns `533 k of 1.33 M`."""
+    whole, text = getattr(row.result.whole, unit), words.amount(figure)
+    return f"{text} of {words.amount(whole)}" if row.result.is_cut else text
+
+
+def _times_fewer(row: Row, unit: str) -> str:
+    if not row.result.is_cut:
+        return ""
+    return f"{words.times(1 / row.result.size.share_of(row.result.whole, unit))} fewer"
+
+
 GAIN = Column(
     "gain_percent_points",
     "gain",
@@ -180,6 +192,17 @@ COLUMNS = (
         has_spread=True,
         of_metric=True,
         in_summary=False,
+    ),
+    *(
+        Column(
+            unit,
+            title,
+            lambda row, unit=unit: getattr(row.result.size, unit, None),
+            cell=lambda figure, row, unit=unit: _size(figure, row, unit),
+            note=lambda row, unit=unit: _times_fewer(row, unit),
+            shown=lambda levels: any(level.is_cut for level in levels),
+        )
+        for unit, title in (("parameters", "parameters"), ("macs", "MACs"))
     ),
     Column(
         "file_bytes",

@@ -32,6 +32,7 @@ with extra("experiments"):
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 _LOSS = Metric("loss", in_percent=False, higher_is_better=False)
+_OF_KERNELS, _OF_ALL = "sparsity of the pruned kernels", "share of the weights removed"
 _SPARSITY_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _LEAST_SHARE = 1e-4  # The bottom of the axis of the share of weights left.
 _SERIES = 8
@@ -203,7 +204,8 @@ def _over_sparsity(
         return False
     shares = [1 - row.sparsity for row in paper] + [1 - s for levels in drawn.values() for s, _ in levels]
     metric = experiments[0].metric
-    _sparsity_axis(axes, min(0.5, *shares))
+    cut = any(row.result.is_cut for e in experiments for row in e.rows)
+    _sparsity_axis(axes, min(0.5, *shares), _OF_ALL if cut else _OF_KERNELS)
     _fit_axis(axes, values, metric)
     for section in dict.fromkeys(row.experiment.section for row in paper):
         own = [row for row in paper if row.experiment.section == section]
@@ -221,8 +223,9 @@ def _over_sparsity(
             axes.axhline(levels[0][1].mean, color=colors()[mark.color], lw=1.6, ls=(0, (6, 4)), zorder=1)
         elif levels:
             _line(axes, [(1 - sparsity, value.mean) for sparsity, value in levels], mark)
+            what = _OF_ALL if experiment.last.is_cut else "sparsity"
             for sparsity, value in levels:
-                told = f"{experiment.name}, sparsity {sparsity:.4g}: {_told(value, metric)} {unit}".strip()
+                told = f"{experiment.name}, {what} {sparsity:.4g}: {_told(value, metric)} {unit}".strip()
                 _mark(axes, 1 - sparsity, value.mean, mark, 7, told, value.deviation)
     _label_sections(axes, paper, theirs)
     return True
@@ -230,18 +233,18 @@ def _over_sparsity(
 
 def _levels(experiment: Experiment, value: Callable[[Row], float | None]) -> Iterable[tuple[float, Spread]]:
     for level in experiment.levels:
-        sparsity, found = level.spread(lambda row: row.result.sparsity), level.spread(value)
+        sparsity, found = level.spread(lambda row: row.result.removed), level.spread(value)
         if sparsity is not None and found is not None and sparsity.mean < 1:
             yield sparsity.mean, found
 
 
-def _sparsity_axis(axes: Axes, least_share: float) -> None:
+def _sparsity_axis(axes: Axes, least_share: float, label: str) -> None:
     axes.set_xscale("log")
     axes.set_xlim(1.15, least_share / 1.15)
     ticks = [sparsity for sparsity in _SPARSITY_TICKS if 1 - sparsity >= least_share / 1.15]
     axes.set_xticks([1 - sparsity for sparsity in ticks], [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("sparsity of the pruned kernels", loc="right")
+    axes.set_xlabel(label, loc="right")
 
 
 def _label_sections(axes: Axes, paper: Sequence[PaperRow], theirs: Callable[[PaperRow], float]) -> None:
@@ -304,7 +307,9 @@ def _draw_steps(axes: Axes, experiments: Sequence[Experiment], marks: dict[str, 
         return
     asked = {level.number: level.target_sparsity for level in first.levels}
     asked |= {number: row.sparsity for number, row in first.paper_by_round.items() if not asked.get(number)}
-    ticks = [(0, "start"), *((number, f"{level:.3g}") for number, level in sorted(asked.items()) if level)]
+    names = {number: f"{level:.3g}" for number, level in asked.items() if level}
+    names |= {one.number: f"{one.target_left:.3g} left" for one in first.levels if one.target_left}
+    ticks = [(0, "start"), *sorted(names.items())]
     axes.set_xticks(*zip(*ticks, strict=True))
 
 

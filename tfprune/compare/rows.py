@@ -70,7 +70,7 @@ class Row:
     @property
     def is_dense(self) -> bool:
         """Whether the network is dense: the sparse transfer trains like a dense one and is not."""
-        return self.result.config.regime == "dense" and not self.result.sparsity
+        return self.result.is_dense
 
     @property
     def start_value(self) -> float | None:
@@ -173,6 +173,16 @@ class Level:
             return None
         result = self.rows[0].result
         return result.sparsity if result.config.regime == "dense" else result.target_sparsity
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether channels were cut."""
+        return any(row.result.is_cut for row in self.rows)
+
+    @property
+    def target_left(self) -> float | None:
+        """The share of the whole network asked; None where no channels are cut."""
+        return self.rows[0].result.target_left if self.rows else None
 
 
 def gain_over(ours: Level, theirs: Level) -> Spread | None:
@@ -398,6 +408,8 @@ def _section(result: RoundResult) -> str:
 
 def _paper_row(result: RoundResult) -> PaperRow | None:
     config = result.config
+    if config.prune == "channels" or result.is_cut:
+        return None  # The paper cuts no channels.
     if config.regime == "dense":
         # Dense training asks for no sparsity: it has the one of the masks it started with, if any.
         level = result.sparsity or 0.0
@@ -426,8 +438,7 @@ def _baseline(run: Run, result: RoundResult, known: dict[str, Run]) -> tuple[str
         for other in ancestor.rounds:
             # A sparse transfer trains in the dense regime too, but its network is not dense.
             if (
-                other.config.regime == "dense"
-                and not other.sparsity
+                other.is_dense
                 and other.config.dataset == result.config.dataset
                 and other.test_examples == result.test_examples
                 and other.metric == result.metric

@@ -320,6 +320,9 @@ def _csv_row(
     for name in _MEASURED:
         # The settings `train_examples`, `epochs`, ... are what was asked: what was done replaces them.
         values[name] = getattr(row.result, name)
+    for unit in ("parameters", "macs"):
+        values[f"{unit}_before"] = getattr(row.result.whole, unit, None)
+    values["channels_asked"] = row.result.target_left
     values |= before | {csv_name(own, "before"): row.result.metric_before}
     values["versions"] = " ".join(
         f"{name}={version}" for name, version in sorted(row.result.versions.items())

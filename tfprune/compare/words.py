@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -100,6 +101,15 @@ def size(number_of_bytes: int | None) -> str:
     return NOTHING if number_of_bytes is None else size_text(number_of_bytes)
 
 
+def amount(value: float) -> str:
+    """Returns a large number of three digits: `1.16 G`, `21.3 M`, `842`."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * factor:
+            scaled = value / factor
+            return f"{scaled:.{max(0, 2 - int(math.log10(max(scaled, 1))))}f} {unit}"
+    return f"{value:.0f}"
+
+
 def milliseconds(value: float) -> str:
     """Returns `3.2 ms`, of three digits."""
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
@@ -168,12 +178,15 @@ def section_title(section: str, dataset: str) -> str:
 
 
 def kind(row: Row | PaperRow) -> str:
-    """Returns how a network was pruned: `one-shot`, `iterative`, ..., `dense` or `sparse transfer`."""
+    """Returns how a network was pruned: `one-shot`, `channels cut one-shot`, `dense`, ..."""
     ours = isinstance(row, Row)
     regime = row.result.config.regime if ours else row.experiment.regime
     if regime == "dense":
+        if ours and row.result.is_cut:
+            return "transfer of a cut network"
         return "sparse transfer" if (row.result if ours else row).sparsity else "dense"
-    return _REGIMES.get(regime, regime)  # A method without words of its own has its name.
+    name = _REGIMES.get(regime, regime)  # A method without words of its own has its name.
+    return f"channels cut {name}" if ours and row.result.config.prune == "channels" else name
 
 
 def network(result: RoundResult) -> str:
@@ -196,7 +209,7 @@ def network(result: RoundResult) -> str:
 # What `network`, `recipe` and the tables say of a run already.
 _TOLD = frozenset(
     "experiment init_from paper_section dataset train_examples test_examples model width stem image_size "
-    "weights regime schedule target_sparsity rounds regrowth scope".split()
+    "weights regime schedule target_sparsity rounds regrowth scope prune channel_scope".split()
 )
 
 
@@ -216,7 +229,7 @@ def settings(experiment: Experiment, among: Sequence[Experiment]) -> list[str]:
     facts = []
     for field in dataclasses.fields(config):
         said, own = settings_of(config)[field.name], getattr(config, field.name)
-        prunes = said.group == "pruning"
+        prunes = said.group in ("pruning", "channels")
         if field.name in _TOLD or said.role in ("seed", "place") or (prunes and config.regime == "dense"):
             continue
         if field.name == "autoaugment" and not of_images:
@@ -242,7 +255,8 @@ def recipe(experiment: Experiment, among: Sequence[Experiment]) -> str:
     if config.regime == "sparse":
         facts[0] += f" ({config.regrowth})"
     if config.regime != "dense":
-        facts.append(f"scope {config.scope}")
+        scope = config.channel_scope if config.prune == "channels" else config.scope
+        facts.append(f"scope {scope}")
     if config.regime == "gradual":
         facts.append(f"{config.schedule} schedule")
     if config.weights != "none" and not config.init_from and config.model.isidentifier():

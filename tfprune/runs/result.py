@@ -169,6 +169,18 @@ class RoundResult:
         """Whether channels of the network were cut."""
         return any(group.kept < group.of for group in self.channels)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the run trained without pruning, a network that nothing was pruned from."""
+        return self.config.regime == "dense" and not self.sparsity and not self.is_cut
+
+    @property
+    def removed(self) -> float:
+        """The share of the weights that is gone: of the pruned kernels; of all where channels were cut."""
+        if not self.is_cut:
+            return self.sparsity
+        return 1.0 - (1.0 - self.sparsity) * self.size.share_of(self.whole, "parameters")
+
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `result.json`."""
         measured = {
