@@ -240,6 +240,20 @@ def test_gradual_has_the_one_shots_epochs_and_rates():
     assert gradual.regime == "gradual"
 
 
+def test_channels_go_to_a_half_and_a_quarter_of_the_work():
+    """At once, in rounds and in training; those that cut at once or in training with the one-shot's recipe."""
+    one_shot = config_of("cifar10_one_shot_95")
+    for regime, shares in (("one_shot", (0.5, 0.25)), ("iterative", (0.5, 0.25)), ("gradual", (0.5,))):
+        for share in shares:
+            config = config_of(f"cifar10_channels_{regime}_{'half' if share == 0.5 else 'quarter'}")
+            assert (config.regime, config.prune, config.target_macs) == (regime, "channels", share)
+            assert (config.model, config.dataset, config.width) == ("resnet34", "cifar10", 64)
+            epochs = sum(config.settings(number).epochs for number in range(1, config.training_rounds + 1))
+            assert epochs == one_shot.settings(1).epochs
+            for name in ("learning_rate", "lr_boundaries_epochs") if regime != "iterative" else ():
+                assert getattr(config, name) == getattr(one_shot, name)
+
+
 @pytest.mark.parametrize("name", ["cifar10_one_shot_995", "cifar10_one_shot_95"])
 def test_the_other_scope_is_all_that_differs(name):
     layer = config_of(f"{name}_layer")

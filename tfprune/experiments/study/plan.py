@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from tfprune.errors import UserError
+from tfprune.experiments.channels import BUDGETS
 from tfprune.experiments.methods.registry import check_experiment, method_of
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
@@ -15,7 +16,15 @@ from tfprune.settings import settings_of
 REFERENCES = tuple(name for name, said in settings_of(ExperimentConfig).items() if said.role == "reference")
 
 # With any of these the zeros are not exactly the target's share of all kernels.
-_COUNTING = ("prune_layers", "layer_sparsity", "spare_ends", "granularity", "block_size", "sparsity_m_by_n")
+_COUNTING = (
+    "prune",
+    "prune_layers",
+    "layer_sparsity",
+    "spare_ends",
+    "granularity",
+    "block_size",
+    "sparsity_m_by_n",
+)
 
 # A level's own rounding to whole weights.
 _ROUNDING = 1e-4
@@ -110,6 +119,7 @@ def check_plan(runs: Sequence[ExperimentConfig]) -> None:
             for flag, (name, round_name) in references(config).items():
                 _check_reference(config, flag, by_name[name], round_name)
             _check_start_sparsity(config, by_name)
+            _check_start_share(config, by_name)
         except UserError as error:
             raise UserError(f"{config.experiment}: {error}") from error
         RunFolder(config.folder).check_claim(config)
@@ -140,6 +150,18 @@ def _check_start_sparsity(config: ExperimentConfig, by_name: dict[str, Experimen
         source, round_name = references(config)["init_from"]
         planned = _planned_sparsity(by_name[source], round_name, by_name)
         method_of(config).check_target(planned - _ROUNDING)
+
+
+def _check_start_share(config: ExperimentConfig, by_name: dict[str, ExperimentConfig]) -> None:
+    """Checks that a run that cuts channels leaves no more than the start will have, where that is certain."""
+    if not config.init_from or config.prune != "channels":
+        return
+    source, round_name = references(config)["init_from"]
+    start = by_name[source]
+    for name in BUDGETS:
+        left = getattr(start, name)
+        if not round_name and 0 < left < getattr(config, name):
+            config.refuse(name, f"must be at most {left:g}, what {source} leaves")
 
 
 def _planned_sparsity(
