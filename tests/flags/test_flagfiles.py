@@ -241,7 +241,7 @@ def test_gradual_has_the_one_shots_epochs_and_rates():
 
 
 def test_channels_go_to_a_half_and_a_quarter_of_the_work():
-    """At once, in rounds and in training; those that cut at once or in training with the one-shot's recipe."""
+    """At once, in rounds and in training; but for the rounds with the recipe of the one-shot."""
     one_shot = config_of("cifar10_one_shot_95")
     for regime, shares in (("one_shot", (0.5, 0.25)), ("iterative", (0.5, 0.25)), ("gradual", (0.5,))):
         for share in shares:
