@@ -118,16 +118,18 @@ def write_gathered(name: str) -> Path:
     """Prunes the dense network so that what stays gathers in few channels; returns its file, wrapped."""
     import keras
 
-    from tfprune.sparsity import prune_low_magnitude
+    from tfprune.sparsity import prune_low_magnitude, pruned_layers
 
     path = Path(OUTPUT_DIR.value, f"shrink_{name}.keras")
     if not path.exists():
         network, _ = load(DENSE)
         gather(network, SPARSITY.value, GATHERED[name])
-        # The masks are those of the zeros.
-        prune_low_magnitude(network, None, layers=keras.layers.Conv2D, scope="global", keep_zeros=True).save(
-            path
+        pruned = prune_low_magnitude(
+            network, None, layers=keras.layers.Conv2D, scope="global", keep_zeros=False
         )
+        for wrapper in pruned_layers(pruned):
+            wrapper.masks[0].assign(wrapper.layer.kernel != 0)
+        pruned.save(path)
     return path
 
 
@@ -152,7 +154,7 @@ def gather(model: Any, sparsity: float, strength: float) -> None:
 
     traced = Traced(model)
     found = [layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-    kernels = {id(kernel): np.array(kernel) for kernel in found}
+    kernels = {id(kernel): kernel.numpy() for kernel in found}
     scores = {key: np.abs(kernel) for key, kernel in kernels.items()}
     axes = [one for one in traced.slices if id(one.variable) in kernels]
 
