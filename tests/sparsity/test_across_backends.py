@@ -54,6 +54,7 @@ FROZEN = {
     "channels": {"granularity": "channel"},
     "channels_global": {"granularity": "channel", "scope": "global"},
     "lamp": {"score": "lamp", "scope": "global"},
+    "gathered": {"score": "gathered", "scope": "global"},
     "random": {"score": "random"},
     "taylor": {"score": "taylor"},
     "fisher": {"score": "fisher", "scope": "global"},

@@ -105,7 +105,8 @@ def test_unknown_score_lists_the_valid_ones():
         scores.get("l3")
     # There may be more: others' tests register their own.
     assert all(
-        f"{name!r}" in str(error.value) for name in ("fisher", "lamp", "magnitude", "random", "taylor")
+        f"{name!r}" in str(error.value)
+        for name in ("fisher", "gathered", "lamp", "magnitude", "random", "taylor")
     )
 
 

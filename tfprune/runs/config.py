@@ -46,7 +46,7 @@ RESNETS = ("resnet18", "resnet34")
 MODELS = (*RESNETS, "efficientnet_lite0")
 STEMS = ("imagenet", "cifar")
 SCOPES = ("layer", "global", "erk")
-SCORES = ("magnitude", "lamp", "random", "taylor", "fisher")
+SCORES = ("magnitude", "lamp", "gathered", "random", "taylor", "fisher")
 GRANULARITIES = ("weight", "channel")
 POOLING_TYPES = ("AVG", "MAX")
 REGROWTHS = ("none", "set", "rigl")
@@ -336,7 +336,8 @@ class ExperimentConfig:
     score: str = setting(
         "magnitude",
         "What ranks weights: their magnitude, that beside the larger ones of the layer (lamp, for "
-        "--scope=global), random numbers, |weight * gradient| (taylor), or weight^2 * gradient^2 (fisher). "
+        "--scope=global), that times the strength of the weight's channels (gathered, so that more channels "
+        "lose all weights), random numbers, |weight * gradient| (taylor), or weight^2 * gradient^2 (fisher). "
         "Training batches give the gradients.",
         group="pruning",
         choices=SCORES,

@@ -17,6 +17,7 @@ from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.regrowth import drop_and_grow
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.scores import Gradients, Score, Tensor
+from tfprune.sparsity.standing import channel_standing
 from tfprune.sparsity.wrapper import PruneLowMagnitude, description
 
 
@@ -93,6 +94,7 @@ def set_sparsity(
     optimizer: Any = None,
     gradients: Mapping[int, Gradients] | None = None,
     *,
+    model: keras.layers.Layer,
     moved: bool = False,
 ) -> None:
     """Updates masks to `sparsity` and zeroes what they remove.
@@ -106,14 +108,24 @@ def set_sparsity(
         scope: "layer", "global" or "erk".
         optimizer: Its slots for removed weights become zero too, lest momentum move them.
         gradients: Where a score needs them: id of a prunable variable -> its gradients.
+        model: The model that the variables are in, where channels go from layer to layer.
         moved: Whether weights that were removed before may have moved since, as when a checkpoint was loaded:
             they become zero where the mask stays as it is, too.
 
     Raises:
         ValueError: On weights or scores that are NaN or infinite, of a variable whose mask changes; the
-            message names the layer.
+            message names the layer. If a score needs the channels of a model that is subclassed.
     """
-    ranked = _ranked(parts, gradients)
+    standing = None
+    if any(part.rule.needs_channels for part in parts):
+        by_magnitude = _ranked(parts, None, scores.magnitude)
+        masks = new_masks(by_magnitude, sparsity, scope)
+        kept = (
+            (ranked.part.variable, ranked.weights() * mask)
+            for ranked, mask in zip(by_magnitude, masks, strict=True)
+        )
+        standing = channel_standing(model, kept)
+    ranked = _ranked(parts, gradients, standing=standing)
     _change(ranked, new_masks(ranked, sparsity, scope), optimizer, moved)
 
 
@@ -226,12 +238,20 @@ _FEW_WEIGHTS = 1 << 22
 
 
 def _ranked(
-    parts: Sequence[Part], gradients: Mapping[int, Gradients] | None, score: Score | None = None
+    parts: Sequence[Part],
+    gradients: Mapping[int, Gradients] | None,
+    score: Score | None = None,
+    standing: Mapping[int, np.ndarray] | None = None,
 ) -> list["_Ranked"]:
     """Returns variables ranked by `score`, or else by that of each layer."""
     few = sum(math.prod(part.shape) for part in parts) <= _FEW_WEIGHTS
     return [
-        (_KeptRanked if few else _Ranked)(part, gradients, score or scores.get(part.rule.score))
+        (_KeptRanked if few else _Ranked)(
+            part,
+            gradients,
+            score or scores.get(part.rule.score),
+            (standing or {}).get(id(part.variable), 1.0),
+        )
         for part in parts
     ]
 
@@ -239,10 +259,16 @@ def _ranked(
 class _Ranked(Ranked):
     """The values of a prunable variable, read from the model whenever they are asked for."""
 
-    def __init__(self, part: Part, gradients: Mapping[int, Gradients] | None, score: Score) -> None:
+    def __init__(
+        self,
+        part: Part,
+        gradients: Mapping[int, Gradients] | None,
+        score: Score,
+        standing: np.ndarray | float,
+    ) -> None:
         self.part, self.name, self.shape, self.pattern = part, part.name, part.shape, part.pattern
         self.min_density = part.rule.min_density
-        self._gradients, self._score = gradients, score
+        self._gradients, self._score, self._standing = gradients, score, standing
         self.watches = score not in scores.SCORES.values()
 
     def mask(self) -> np.ndarray:
@@ -274,7 +300,7 @@ class _Ranked(Ranked):
         if not all_finite(weights):
             raise ValueError(f"Weights must be finite. Received: NaN or infinity in {self.name}")
         gradients = _gradients_of(self.part, self._gradients) if needs_gradients else None
-        return Tensor(self.name, weights, gradients, self.part.layer.seed)
+        return Tensor(self.name, weights, gradients, self.part.layer.seed, self._standing)
 
 
 class _KeptRanked(_Ranked):

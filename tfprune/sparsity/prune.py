@@ -87,8 +87,8 @@ def prune_low_magnitude(
             all tensors together reach it, by one ranking. "erk": all tensors together reach it, small ones
             with less (Erdos-Renyi-Kernel, arXiv:1911.11134). Layers are together if all their arguments
             are equal.
-        score: The rank of a weight, the lowest goes first: "magnitude", "lamp", "random", "taylor",
-            "fisher", or a function (`scores.py`).
+        score: The rank of a weight, the lowest goes first: "magnitude", "lamp", "gathered", "random",
+            "taylor", "fisher", or a function (`scores.py`).
         granularity: "weight", or "channel": whole output channels, ranked by their L2 norm.
         regrowth: None, or a method that moves a fixed number of weights about: `SET()` or `RigL()`.
         pattern: A `Pattern` (`patterns.py`), such as `Blocks((4, 4))`, `MOfN(2, 4)` or one of your own, in
@@ -327,7 +327,8 @@ def prune_to(
         batches = first_batches(gradient_data, 0, gradient_batches)
         gradients = GradientMeter(model, wrappers).measure(batches)
     for (choice, target), group in groups.items():
-        set_sparsity(group, target, choice, getattr(model, "optimizer", None), gradients, moved=True)
+        optimizer = getattr(model, "optimizer", None)
+        set_sparsity(group, target, choice, optimizer, gradients, model=model, moved=True)
         if choice == "global":
             warn_of_erased(group)
 

@@ -231,7 +231,7 @@ class Pruner:
             if rule.regrowth is not None:
                 regrow(parts, sparsity, rule.scope, until, self._trainer(), gradients)
             else:
-                set_sparsity(parts, sparsity, rule.scope, self._trainer(), gradients)
+                set_sparsity(parts, sparsity, rule.scope, self._trainer(), gradients, model=self._model)
             if rule.scope == "global" and key not in self._arrived:
                 target = target_of(rule.pruning_schedule)
                 if target is not None and sparsity >= target:

@@ -136,6 +136,11 @@ class Rule:
         return getattr(scores.get(self.score), "needs_gradients", False)
 
     @property
+    def needs_channels(self) -> bool:
+        """Returns whether the score reads how strong channels are."""
+        return getattr(scores.get(self.score), "needs_channels", False)
+
+    @property
     def needs_gradients(self) -> bool:
         """Returns whether an update by schedule reads gradients."""
         return self.score_needs_gradients or (self.regrowth is not None and self.regrowth.needs_gradients)

@@ -42,12 +42,15 @@ class Tensor:
         gradients: The gradients of the loss, if the score asks for them (`needs_gradients`), else None. For a
             removed weight they are what they would be if it were there, at zero.
         seed: The layer's seed, for scores that draw numbers.
+        standing: How strong the channels of each weight are by magnitude, from 0 to 1, if the score asks for
+            it (`needs_channels`), else 1. It has as many axes as the weights, of their sizes or of size 1.
     """
 
     name: str
     weights: np.ndarray
     gradients: Gradients | None = None
     seed: int = 0
+    standing: np.ndarray | float = 1.0
 
     def generator(self, step: int = 0) -> np.random.Generator:
         """Returns a source of random numbers; equal seeds, names and steps give equal numbers."""
@@ -60,6 +63,12 @@ Score = Callable[[Tensor], np.ndarray]
 def needs_gradients(score: Score) -> Score:
     """Marks a score that reads `tensor.gradients`, so that they are measured before it is called."""
     score.needs_gradients = True
+    return score
+
+
+def needs_channels(score: Score) -> Score:
+    """Marks a score that reads `tensor.standing`, which is then found in a functional or Sequential model."""
+    score.needs_channels = True
     return score
 
 
@@ -108,9 +117,22 @@ def lamp(tensor: Tensor) -> np.ndarray:
     return scores.reshape(tensor.weights.shape)
 
 
+@needs_channels
+def gathered(tensor: Tensor) -> np.ndarray:
+    """Returns the magnitude times the standing of the channels that a weight makes and takes.
+
+    The weights that stay gather in fewer channels: those that would keep a few weak ones lose them all, so
+    that `tfprune.structured.shrink` cuts more. `sparsity/standing.py` says what a channel's standing is. By
+    a `regrowth` weights go by their magnitude alone.
+    """
+    return np.abs(tensor.weights) * tensor.standing
+
+
 magnitude.group_norm = 2
 
-SCORES: dict[str, Score] = {score.__name__: score for score in (magnitude, lamp, random, taylor, fisher)}
+SCORES: dict[str, Score] = {
+    score.__name__: score for score in (magnitude, lamp, gathered, random, taylor, fisher)
+}
 
 
 def get(score: str | Score) -> Score:
