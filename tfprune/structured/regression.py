@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 METHODS = ("constant", "merge", "ridge")
-RIDGE = 1e-4
+RIDGE = 1e-3
 """The penalty of "ridge", as a share of the mean variance of the channels that stay."""
 
 # Values of samples that are looked at together, at most.

@@ -7,6 +7,7 @@ channel's weights; a least squares fit of all channels into the whole kernel (GR
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import keras
@@ -14,8 +15,10 @@ import numpy as np
 from keras import ops
 
 from tfprune.channels.groups import Traced
+from tfprune.network.calibration import Moments
 from tfprune.network.calls import replaced_calls, tensors, without_gradient
 from tfprune.network.graph import Step, computed_graph, evaluate
+from tfprune.network.kinds import builtin_layer
 from tfprune.structured.cut import Builder
 from tfprune.structured.regression import METHODS, Regression
 from tfprune.structured.takers import Taker, inside, normalizations, takers
@@ -40,12 +43,12 @@ def repaired(traced: Traced, stays: np.ndarray, images: Any, method: str) -> ker
     are repaired. Both models are run side by side, layer by layer, on all images: memory for the values
     between two layers is needed.
 
-    Factors go into the layer's kernel, constants into its bias. A layer without a bias is given one, unless
-    a BatchNorm is all that takes its outputs: then its moving mean takes the constant. Where a layer can be
-    given none (`EinsumDense`, attention's projections, recurrent layers with `use_bias=False`) the constant
-    is left out. Recurrent, depthwise and grouped kernels, and those of custom layers, stay as they are; in a
-    wrapped layer removed weights stay removed. A layer that is called several times is repaired for its first
-    call.
+    Factors go into the layer's kernel, constants into its bias, and the mean and the variance of a BatchNorm
+    change as those of its inputs do: what no channel that stays explains is missing in the variance. A layer
+    without a bias is given one, unless a BatchNorm is all that takes its outputs. Where a layer can be given
+    none (`EinsumDense`, attention's projections, recurrent layers with `use_bias=False`) the constant is left
+    out. Recurrent, depthwise and grouped kernels, and those of custom layers, stay as they are; in a wrapped
+    layer removed weights stay removed. A layer that is called several times is repaired for its first call.
 
     Exact, but for rounding, the penalty and the borders that a convolution pads: channels that are constant
     (all methods), a multiple of another ("merge", "ridge"), a sum of others ("ridge").
@@ -73,7 +76,6 @@ class _Pair:
         traced: The channels of the whole model.
         stays: For each set of channels whether it stays.
         whole, small: The takers.
-        norm: The BatchNorm whose moving mean takes constants where the small layer has no bias, if any.
         method: One of `METHODS`.
     """
 
@@ -83,10 +85,9 @@ class _Pair:
         stays: np.ndarray,
         whole: Taker,
         small: Taker,
-        norm: keras.layers.BatchNormalization | None,
         method: str,
     ) -> None:
-        self.whole, self.small, self._norm = whole, small, norm
+        self.whole, self.small = whole, small
         self._kernel = traced.values(whole.kernel).astype(np.float64)
         for one in traced.slices:
             if one.variable is whole.kernel and one.axis not in whole.axes:
@@ -142,9 +143,6 @@ class _Pair:
         bias = getattr(self.small.owner, "bias", None)
         if bias is not None:
             bias.assign(ops.convert_to_numpy(bias) + self.small.constant(added.reshape(rest)))
-        elif self._norm is not None:
-            mean = self._norm.moving_mean
-            mean.assign(ops.convert_to_numpy(mean) - self.small.constant(added.reshape(rest)))
 
 
 class _Values:
@@ -176,17 +174,21 @@ class _Repair:
         self._builder = Builder(cuts, lambda labels: stays[traced.sets[labels]], {}, biases)
         self._small = self._builder.model(traced.model)
         smaller = Traced(self._small)
-        norms = normalizations(smaller)
         # id of a layer or operation -> what is to be repaired in it.
         self._pairs: dict[int, list[_Pair]] = {}
         for number, those in whole.items():
             if number in self._builder.made:
                 made = takers(smaller, self._builder.made[number])
                 pairs = [
-                    _Pair(traced, stays, one, other, norms.get(id(other.owner)), method)
-                    for one, other in zip(those, made, strict=True)
+                    _Pair(traced, stays, one, other, method) for one, other in zip(those, made, strict=True)
                 ]
                 self._pairs[number] = [pair for pair in pairs if pair.differ]
+        # id of a BatchNorm -> for each of its channels whether it stays.
+        self._norms = {
+            id(one.layer): stays[traced.sets[one.labels]]
+            for one in traced.slices
+            if builtin_layer(one.layer) == "BatchNormalization" and one.variable is one.layer.moving_mean
+        }
 
     def run(self, images: list[np.ndarray]) -> keras.Model:
         """Returns the smaller model, repaired."""
@@ -207,7 +209,7 @@ class _Repair:
         if graph is not None:
             return evaluate(graph, step.inputs, self._call)
         outputs = [_Values(next(self._uses)) for _ in step.outputs]
-        if not any(self._pairs.values()):
+        if not any(self._pairs.values()) and not self._norms:
             return outputs  # All is repaired.
         calls = list(self._calls(step))
         pairs = self._pairs.pop(id(step.operation), [])
@@ -215,6 +217,8 @@ class _Repair:
         for some in ([one for one in pairs if one.whole.within == within] for within in (False, True)):
             if some:
                 self._repair(some, calls)
+        if id(step.operation) in self._norms:
+            self._normalize(step, self._norms.pop(id(step.operation)))
         for whole, small in calls:
             for values, *made in zip(outputs, whole(), small(), strict=True):
                 values.batches.append(tuple(made))
@@ -244,6 +248,25 @@ class _Repair:
         for pair in pairs:
             pair.check(self._images, self._method)
             pair.write()
+
+    def _normalize(self, step: Step, kept: np.ndarray) -> None:
+        """Changes the statistics of a BatchNorm as those of its inputs have changed."""
+        norm = self._builder.made[id(step.operation)]
+        whole, small = (
+            reduce(Moments.merged, [_moments(pair[which], norm.axis) for pair in step.inputs[0].batches])
+            for which in (0, 1)
+        )
+        mean, variance = whole.mean[kept], whole.variance[kept]
+        norm.moving_mean.assign(ops.convert_to_numpy(norm.moving_mean) + small.mean - mean)
+        varies = (variance > 0) & (small.variance > 0)
+        ratio = np.divide(small.variance, variance, out=np.ones_like(variance), where=varies)
+        norm.moving_variance.assign(ops.convert_to_numpy(norm.moving_variance) * ratio)
+
+
+def _moments(tensor: Any, axis: int) -> Moments:
+    array = np.moveaxis(np.asarray(ops.convert_to_numpy(tensor)), axis, -1)
+    array = array.reshape(-1, array.shape[-1]).astype(np.float64)
+    return Moments(len(array), array.mean(0), array.var(0))
 
 
 class _Invocation:
