@@ -1,0 +1,51 @@
+"""Random models of which rows and columns of weights are zero: what `shrink` makes of them has their outputs."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from tests.support import masked_twin
+from tests.support.random_models import models
+from tfprune.structured import dead_channels, shrink
+
+# JAX compiles each operation of each model.
+_EXAMPLES = 6 if keras.backend.backend() == "jax" else 30
+
+
+def zero_some(model, rng):
+    """Removes some rows and columns of most kernels, and some values of other weights."""
+    for weight in model.weights:
+        values = np.array(ops.convert_to_numpy(weight))
+        if not values.ndim or values.dtype.kind != "f" or "variance" in weight.path or rng.random() < 0.25:
+            continue
+        for axis in range(max(values.ndim - 2, 0), values.ndim):
+            if values.ndim > 1 or rng.random() < 0.5:
+                stays = rng.random(values.shape[axis]) > rng.choice([0.3, 0.6, 0.9])
+                sizes = [1] * values.ndim
+                sizes[axis] = -1
+                values *= stays.reshape(sizes)
+        weight.assign(values)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=_EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(models(), st.integers(0, 999))
+def test_no_output_changes(model, seed):
+    zero_some(model, np.random.default_rng(seed))
+    if not any(layer.dead for layer in dead_channels(model).layers):
+        return
+    small = shrink(model)
+    assert small.count_params() < model.count_params()
+    inputs = masked_twin.random_inputs(model, seed)
+    outputs = zip(*(masked_twin.outputs_of(each, inputs) for each in (model, small)), strict=True)
+    for expected, made in outputs:
+        assert np.abs(made - expected).max() <= 1e-5 * max(np.abs(expected).max(), 1e-3)
