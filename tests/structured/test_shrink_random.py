@@ -1,4 +1,4 @@
-"""Random models of which rows and columns of weights are zero: what `shrink` makes of them has their outputs."""
+"""Random models, parts of whose weights are zero: what `shrink` makes of them has their outputs."""
 
 import keras
 import numpy as np
