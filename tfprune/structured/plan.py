@@ -59,7 +59,7 @@ class Plan:
         stays: Booleans, one for each set of channels of `traced`.
         groups: The groups, in the order of the layers; the fixed ones at the end.
         before: The size of the model.
-        after: The size of what `apply` returns.
+        after: The size of what `apply` returns; `repair` may add biases to it.
         unknown: Names of layers without a rule, whose neighbours are fixed -> their classes.
     """
 
