@@ -191,7 +191,7 @@ def plan(
     unit, fraction = _budget(params=params, macs=macs, latency=latency)
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {list(SCOPES)}. Received: scope={scope!r}")
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+    if isinstance(round_to, bool) or not isinstance(round_to, (int, np.integer)) or round_to < 1:
         raise ValueError(f"`round_to` must be a whole number of at least 1. Received: round_to={round_to!r}")
     traced = Traced(model)
     check_no_fit(model)

@@ -51,9 +51,20 @@ def _refusal(call: Call, layers: list[Any]) -> str:
     """Returns why nothing of a call can be cut; empty if something can."""
     if any(layer.stateful for layer in layers):
         return "it keeps its state from call to call"
-    if "mask" in call.kwargs and call.kwargs["mask"] is not None:
-        return "it is given a mask"
     return ""
+
+
+def _states(call: Call) -> list[Channels]:
+    """Returns the channels of the states that a call is given: of all inputs but the first one and the mask."""
+    mask = call.kwargs.get("mask")
+    return [one for one in call.inputs[1:] if one is not mask]
+
+
+def _mask(call: Call, *units: np.ndarray) -> None:
+    """Notes that a mask skips steps, so that what units make without any input depends on it."""
+    if call.kwargs.get("mask") is not None:
+        for labels in units:
+            call.mix(labels, "it skips masked steps")
 
 
 def _recurrent(call: Call) -> list[Channels]:
@@ -61,7 +72,8 @@ def _recurrent(call: Call) -> list[Channels]:
     refusal = _refusal(call, [layer])
     if refusal:
         return call.stay(refusal)
-    units = _units(call, layer, call.inputs[1:])
+    units = _units(call, layer, _states(call))
+    _mask(call, units)
     call.config("units" if hasattr(layer, "units") else "filters", units)
     return [Channels.along(shape, channel_axis(layer), units) for shape in call.shapes]
 
@@ -75,9 +87,11 @@ def _bidirectional(call: Call) -> list[Channels]:
     refusal = _refusal(call, list(directions.values()))
     if refusal:
         return call.stay(refusal)
-    half = len(call.inputs[1:]) // 2
-    states = {"layer": call.inputs[1 : 1 + half], "backward_layer": call.inputs[1 + half :]}
+    given = _states(call)
+    half = len(given) // 2
+    states = {"layer": given[:half], "backward_layer": given[half:]}
     made = {name: _units(call, one, states[name]) for name, one in directions.items()}
+    _mask(call, *made.values())
     for name, one in directions.items():
         call.config(name, _smaller(one, made[name]))
     forward, backward = made.values()
@@ -112,7 +126,7 @@ def _of_cells(call: Call) -> list[Channels]:
     if not all(builtin_layer(cell) in _GATES for cell in cells):
         return call.stay("its cell has no rule")
     refusal = _refusal(call, [layer])
-    if refusal or len(call.inputs) > 1:
+    if refusal or _states(call):
         return call.stay(refusal or "it is given states")
     axis = channel_axis(layer)
     taken, which = take(call, axis), 0
@@ -122,6 +136,7 @@ def _of_cells(call: Call) -> list[Channels]:
         units.append(_units_of(call, cell, taken, axis, [], which))
         states += [units[-1]] * (len(cell.state_size) if isinstance(cell.state_size, (list, tuple)) else 1)
         taken, which = units[-1], INSIDE
+    _mask(call, *units)
     smaller = [_smaller(cell, labels) for cell, labels in zip(cells, units, strict=True)]
     if stacked:
         given = keras.saving.serialize_keras_object(layer.cell)
