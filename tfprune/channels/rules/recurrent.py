@@ -55,16 +55,9 @@ def _refusal(call: Call, layers: list[Any]) -> str:
 
 
 def _states(call: Call) -> list[Channels]:
-    """Returns the channels of the states that a call is given: of all inputs but the first one and the mask."""
+    """Returns the channels of the states that a call is given: all inputs but the first and the mask."""
     mask = call.kwargs.get("mask")
     return [one for one in call.inputs[1:] if one is not mask]
-
-
-def _mask(call: Call, *units: np.ndarray) -> None:
-    """Notes that a mask skips steps, so that what units make without any input depends on it."""
-    if call.kwargs.get("mask") is not None:
-        for labels in units:
-            call.mix(labels, "it skips masked steps")
 
 
 def _recurrent(call: Call) -> list[Channels]:
@@ -73,7 +66,6 @@ def _recurrent(call: Call) -> list[Channels]:
     if refusal:
         return call.stay(refusal)
     units = _units(call, layer, _states(call))
-    _mask(call, units)
     call.config("units" if hasattr(layer, "units") else "filters", units)
     return [Channels.along(shape, channel_axis(layer), units) for shape in call.shapes]
 
@@ -91,7 +83,6 @@ def _bidirectional(call: Call) -> list[Channels]:
     half = len(given) // 2
     states = {"layer": given[:half], "backward_layer": given[half:]}
     made = {name: _units(call, one, states[name]) for name, one in directions.items()}
-    _mask(call, *made.values())
     for name, one in directions.items():
         call.config(name, _smaller(one, made[name]))
     forward, backward = made.values()
@@ -136,7 +127,6 @@ def _of_cells(call: Call) -> list[Channels]:
         units.append(_units_of(call, cell, taken, axis, [], which))
         states += [units[-1]] * (len(cell.state_size) if isinstance(cell.state_size, (list, tuple)) else 1)
         taken, which = units[-1], INSIDE
-    _mask(call, *units)
     smaller = [_smaller(cell, labels) for cell, labels in zip(cells, units, strict=True)]
     if stacked:
         given = keras.saving.serialize_keras_object(layer.cell)
