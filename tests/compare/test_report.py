@@ -16,6 +16,7 @@ from tfprune.files import write_json
 from tfprune.lock import hold
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.metric import ACCURACY
+from tfprune.runs.result import Channels, NetworkSize
 
 DIGITS = {"dataset": "digits", "width": 8, "image_size": 16}
 
@@ -303,3 +304,70 @@ def test_two_comparisons_of_one_folder_are_told_of_each_other(folder):
     with hold(folder.path):
         write_comparison(folder.path)
         write_page(folder.path)
+
+
+@pytest.fixture
+def cut(folder):
+    """A dense network, zeros in half of it, and half of its channels cut out; then that on other data."""
+    whole = NetworkSize(40_000, 3_000_000)
+    small = {
+        "size": NetworkSize(10_000, 1_200_000),
+        "whole": whole,
+        "channels": (Channels(("a", "b"), 4, 8),),
+    }
+    folder.dense("dense", 97.0, size=whole, whole=whole, **DIGITS)
+    folder.one_shot("sparse", "dense", 0.5, (40.0, 95.0), size=whole, whole=whole, **DIGITS)
+    asked = {"prune": "channels", "target_macs": 0.4, "target_left": 0.4}
+    folder.one_shot("cut", "dense", 0.0, (30.0, 96.0), **asked, **small, **DIGITS)
+    folder.dense("moved", 70.0, init_from="cut", **small, **{**DIGITS, "dataset": "cifar10"})
+    write_export(folder, "cut")
+    return folder
+
+
+def test_cut_networks_stand_beside_sparse_ones_with_what_is_left(cut):
+    comparison = write_comparison(cut.path)
+    (text,) = [line for line in comparison.text.splitlines() if line.startswith("cut ")]
+    assert "10.0 k of 40.0 k" in text and "1.20 M of 3.00 M" in text and " 1.0 " in text  # its drop, too
+    (text,) = [line for line in comparison.text.splitlines() if line.startswith("sparse ")]
+    assert "40.0 k" in text and " of " not in text and "0.5000" in text
+    text = " ".join(comparison.text.split())
+    assert "channels cut at once, scope global" in text and "to 40 % of the MACs" in text
+    assert "transfer of a cut network" in text and words.SIZES_EXPLAINED in text
+    row = read_csv(comparison)["cut", 1]
+    assert [row[name] for name in ("parameters", "parameters_before", "macs", "macs_before")] == [
+        "10000.0",
+        "40000",
+        "1200000.0",
+        "3000000",
+    ]
+    assert (row["channels_asked"], row["prune"]) == ("0.4", "channels")
+
+
+def test_the_page_says_what_is_left_of_a_cut_network(cut):
+    page = write_page(cut.path).read_text()
+    assert "4.0× fewer" in page and "2.5× fewer" in page  # parameters, MACs
+    # The file, beside the whole network's weights.
+    assert "80× smaller" in page
+    assert "share of the weights removed" in page and "sparsity of the pruned kernels" not in page
+    assert words.SIZES_EXPLAINED.split(";")[0].strip() in " ".join(page.split())
+
+
+def test_no_sizes_stand_where_nothing_was_cut(folder):
+    write_demo(folder)
+    text = write_comparison(folder.path).text
+    assert "MACs" not in text and "parameters" not in text
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (842, "842"),
+        (9_999, "10.0 k"),
+        (999.6, "1.00 k"),
+        (21_282_122, "21.3 M"),
+        (1.16e9, "1.16 G"),
+        (133_400, "133 k"),
+    ],
+)
+def test_an_amount_has_three_digits(value, text):
+    assert words.amount(value) == text

@@ -22,7 +22,8 @@ class Artifact:
         name: Such as `model_int8.tflite`.
         weights: How its weights are stored, such as `float16 sparse`; `""` if not recorded.
         raw_bytes: Its size.
-        times_smaller: How many times smaller than the dense float32 weights; `None` if not recorded.
+        times_smaller: How many times smaller than the dense float32 weights, those of channels that were cut
+            too; `None` if not recorded.
         gzip_bytes: Compressed; `None` if not recorded.
         equal_predictions_percent: Test images on which its class is the network's; `None` if not recorded.
     """
@@ -129,6 +130,9 @@ def read_export(run: Run) -> list[Artifact]:
         dense = content.get("dense_weights_bytes")
         if dense is not None and not (is_number(dense) and dense > 0):
             reject("dense_weights_bytes", dense, "must be above 0")
+        result = run.rounds[-1]
+        if dense and result.is_cut:
+            dense /= result.size.share_of(result.whole, "parameters")
         return [
             _artifact(name, _object(entry), dense)
             for name, entry in _object(content.get("artifacts", {})).items()

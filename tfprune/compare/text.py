@@ -117,6 +117,8 @@ def notes_on(experiments: Sequence[Experiment], runs: Sequence[Run]) -> list[str
     """Returns what to read below the tables: the units, and which rounds are unfinished."""
     rows = [row for experiment in experiments for row in experiment.rows]
     notes = [words.metrics_explained(dict.fromkeys(e.metric for e in experiments)) + _SPARSITY]
+    if any(row.result.is_cut for row in rows):
+        notes[0] += words.SIZES_EXPLAINED
     if any(row.file or row.latency for row in rows):
         notes[0] += _FILES
     if any(row.paper is not None and row.paper.after_pruning_is_chance for row in rows):

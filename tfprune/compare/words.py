@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -18,12 +17,23 @@ from tfprune.settings import OPEN, settings_of
 NOTHING = "–"
 """The text of a cell without a value."""
 
+SIZES_EXPLAINED = (
+    " Parameters and MACs count zeros, too; where channels were cut, they are what is left of those of the "
+    "whole network."
+)
+"""How to read the sizes of networks in a table with a network whose channels were cut."""
+
 _DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _REGIMES = {
     "one_shot": "one-shot",
     "iterative": "iterative",
     "gradual": "gradual, while training",
     "sparse": "sparse from the start",
+}
+_CUTS = {
+    "one_shot": "channels cut at once",
+    "iterative": "channels cut in rounds",
+    "gradual": "channels cut while training",
 }
 
 
@@ -105,8 +115,7 @@ def amount(value: float) -> str:
     """Returns a large number of three digits: `1.16 G`, `21.3 M`, `842`."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * factor:
-            scaled = value / factor
-            return f"{scaled:.{max(0, 2 - int(math.log10(max(scaled, 1))))}f} {unit}"
+            return f"{value / factor:#.3g}".rstrip(".") + f" {unit}"
     return f"{value:.0f}"
 
 
@@ -178,15 +187,16 @@ def section_title(section: str, dataset: str) -> str:
 
 
 def kind(row: Row | PaperRow) -> str:
-    """Returns how a network was pruned: `one-shot`, `channels cut one-shot`, `dense`, ..."""
+    """Returns how a network was pruned: `one-shot`, `channels cut at once`, `dense`, ..."""
     ours = isinstance(row, Row)
     regime = row.result.config.regime if ours else row.experiment.regime
     if regime == "dense":
         if ours and row.result.is_cut:
             return "transfer of a cut network"
         return "sparse transfer" if (row.result if ours else row).sparsity else "dense"
-    name = _REGIMES.get(regime, regime)  # A method without words of its own has its name.
-    return f"channels cut {name}" if ours and row.result.config.prune == "channels" else name
+    if ours and row.result.config.prune == "channels":
+        return _CUTS[regime]
+    return _REGIMES.get(regime, regime)  # A method without words of its own has its name.
 
 
 def network(result: RoundResult) -> str:

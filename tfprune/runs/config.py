@@ -433,6 +433,7 @@ class ExperimentConfig:
         "0: --target_params counts.",
         group="channels",
         rule=_LEFT,
+        words=lambda share: f"to {100 * share:g} % of the MACs",
         only_with=_CHANNELS,
     )
     target_params: float = setting(
@@ -440,6 +441,7 @@ class ExperimentConfig:
         "Share of the parameters that is left at the end, likewise. 0: --target_macs counts.",
         group="channels",
         rule=_LEFT,
+        words=lambda share: f"to {100 * share:g} % of the parameters",
         only_with=_CHANNELS,
     )
     cuts: int = setting(

@@ -213,6 +213,11 @@ class View:
         return words.examples(result for run in self.runs for result in run.rounds)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether channels were cut from a network."""
+        return any(row.result.is_cut for e in self.experiments for row in e.rows)
+
+    @property
     def has_seeds(self) -> bool:
         """Whether an experiment has several seeds."""
         return any(len(e.runs) > 1 for e in self.experiments)
