@@ -19,20 +19,22 @@ from tests.support.interrupted_runs import (
 from tests.support.small_experiments import Runs
 from tfprune import sparsity
 from tfprune.errors import UserError
-from tfprune.experiments.batches import load_dataset
-from tfprune.experiments.channels import size_of
+from tfprune.experiments.batches import Batches, load_dataset
+from tfprune.experiments.channels import cut, plan_cut, size_of
 from tfprune.experiments.networks import load_model
+from tfprune.experiments.pruning import masks_sparsity
 from tfprune.experiments.run import run_experiment
 from tfprune.experiments.start import build_network, build_start, find_start, whole_size
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.result import RoundResult
+from tfprune.training.fit import compile_for_training
 
 pytestmark = pytest.mark.slow
 
 MODEL = "tests.support.own_networks:residual"
 CUT = {"model": MODEL, "init_from": "wide", "prune": "channels"}
-ROUNDS = {**CUT, "regime": "iterative", "schedule": "geometric", "rounds": 2, "epochs": (2,)}
+ROUNDS = {**CUT, "regime": "iterative", "schedule": "geometric", "rounds": 2, "epochs": (1,)}
 GRADUAL = {**CUT, "regime": "gradual", "schedule": "polynomial", "epochs": (3,), "ramp_fraction": 0.7}
 
 
@@ -87,7 +89,7 @@ def test_each_round_leaves_what_the_schedule_says(wide, in_rounds):
         assert result.whole == whole and result.size == size_of(model)
         assert 0.7 * left <= result.size.macs / whole.macs <= left
         assert result.is_cut and result.sparsity == 0.0 and result.target_sparsity is None
-        assert result.metric_after_pruning is not None and result.epochs == 2
+        assert result.metric_after_pruning is not None and result.epochs == 1
 
 
 def test_the_network_is_a_plain_one_of_the_widths_in_its_result(wide, in_rounds):
@@ -122,7 +124,7 @@ def test_gradual_cuts_between_epochs_and_goes_on_at_the_rate(gradual):
 @pytest.mark.parametrize(
     "name, number, epoch, last_of_all",
     [
-        ("in_rounds", 2, 2, 2),  # after the second cut
+        ("in_rounds", 2, 1, 2),  # after the second cut, which begins from the first one's network
         ("gradual", 1, 2, 1),  # after the second cut, which no checkpoint has seen
     ],
 )
@@ -162,27 +164,48 @@ def test_a_cut_network_goes_to_another_dataset_with_a_new_head(runs, in_rounds):
 
 
 def test_runs_that_start_from_a_cut_network(runs, in_rounds):
-    """Cut further, to a share of the whole; pruned to zeros, and cut again with the masks that stay."""
+    """Pruned to zeros, and then cut again, with the masks, which stay."""
     first = in_rounds.round(2).read_result()
     further = {"epochs": (1,), "regime": "one_shot"}
     sparse = runs.run("cut_then_sparse", init_from="cut_in_rounds", target_sparsity=0.5, **further)
     result = sparse.round(1).read_result()
     assert (result.size, result.whole, result.channels) == (first.size, first.whole, first.channels)
     assert result.sparsity == pytest.approx(0.5, abs=0.01)
-    both = runs.run(
-        "cut_then_sparse_then_cut",
-        init_from="cut_then_sparse",
-        prune="channels",
-        target_params=0.15,
-        **further,
-    )
-    result, before = both.round(1).read_result(), both.round(0).read_result()
-    assert before.size == first.size and result.whole == first.whole
-    assert 0.05 <= result.size.parameters / result.whole.parameters <= 0.15
-    assert {group.layers: group.of for group in result.channels} == {
-        group.layers: group.of for group in first.channels
-    }
-    assert sparsity.pruned_layers(load_model(both.round(1))) and result.sparsity > 0.1
+    config = runs.config("both", **{**CUT, **further, "init_from": "cut_then_sparse", "target_macs": 0.1})
+    batches = Batches(config, load_dataset(config))
+    start = build_start(config, batches.dataset, find_start(config))
+    smaller = cut(config, start, 0.5, batches, 1)
+    assert size_of(smaller).macs <= 0.5 * first.size.macs
+    masked = {wrapper.layer.name: wrapper.masks[0] for wrapper in sparsity.pruned_layers(smaller)}
+    assert masked.keys() == {"stem", "wide", "narrow", "head"}
+    assert 0.1 < masks_sparsity(smaller) < 0.9
+
+
+def test_what_is_cut_is_repaired_on_plain_training_examples(runs, wide):
+    """Right after the cut, before any training, on the examples that the round draws."""
+    config = runs.config("repaired", **{**CUT, "regime": "one_shot", "target_macs": 0.5, "repair": "ridge"})
+    config = dataclasses.replace(config, repair_images=48)
+    batches, model = Batches(config, load_dataset(config)), load_model(wide.round(0))
+    examples = batches.plain_inputs(1, 48)
+    assert examples.shape == (48, 8, 8, 3) and np.array_equal(examples, batches.plain_inputs(1, 48))
+    held = {image.tobytes() for image in batches.dataset.train.inputs}
+    assert all(image.tobytes() in held for image in examples)
+    assert len(batches.plain_inputs(2, 1000)) == 64  # all there are
+    expected = plan_cut(config, model, 0.5).apply(repair="ridge", images=examples)
+    found = cut(config, model, 0.5, batches, 1)
+    assert all(map(np.array_equal, found.get_weights(), expected.get_weights()))
+    plain = cut(dataclasses.replace(config, repair="none", repair_images=512), model, 0.5, batches, 1)
+    assert not np.array_equal(found.get_weights()[-2], plain.get_weights()[-2])
+
+
+@pytest.mark.parametrize("score", ["taylor", "variance"])
+def test_a_score_is_measured_on_training_batches(runs, wide, score):
+    flags = {**CUT, "regime": "one_shot", "target_macs": 0.5, "channel_score": score, "gradient_batches": 2}
+    config = runs.config("scored", **flags)
+    model, batches = load_model(wide.round(0)), Batches(config, load_dataset(config))
+    compile_for_training(model, config.settings(1))
+    smaller = cut(config, model, 0.5, batches, 1)
+    assert size_of(smaller).macs <= 0.5 * size_of(model).macs
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,6 @@ from tfprune.experiments.transfer import weighted_layers
 from tfprune.network.macs import kernel_uses, total
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.result import Channels, NetworkSize
-from tfprune.settings import to_text
 
 BUDGETS = {"target_macs": "macs", "target_params": "parameters"}
 """Setting -> the field of `NetworkSize` that it is a share of."""
@@ -23,12 +23,15 @@ UNITS = {"macs": "MACs", "parameters": "parameters"}
 """Field of `NetworkSize` -> its name in words."""
 
 _ARGUMENTS = {"target_macs": "macs", "target_params": "params"}
-# Arguments of `structured.plan` and `Plan.apply` that are settings of another name.
+# Arguments of `structured.plan` and `Plan.apply` -> the settings that they are.
 _FLAGS = {
+    **{argument: name for name, argument in _ARGUMENTS.items()},
     "keep": "keep_layers",
     "score": "channel_score",
     "scope": "channel_scope",
     "images": "repair_images",
+    "round_to": "round_to",
+    "repair": "repair",
 }
 _ON_LABELS, _ON_INPUTS = ("taylor", "fisher"), ("variance",)
 
@@ -143,9 +146,7 @@ def cut(
 
 
 def _with_flag(config: ExperimentConfig, error: ValueError, otherwise: str) -> UserError:
-    """Returns an error of the library as that of the flag that it is about."""
-    text = str(error)
-    name = next((flag for argument, flag in _FLAGS.items() if f"`{argument}`" in text), otherwise)
-    if "`round_to`" in text:
-        name = "round_to"
-    return UserError(f"--{name}={to_text(getattr(config, name))}: {text}")
+    """Returns an error of the library as that of the flag that it is about, which it names first."""
+    argument = re.match("`(\\w+)`", str(error))
+    name = _FLAGS.get(argument[1], otherwise) if argument else otherwise
+    return UserError(f"{config.flag(name)}: {error}")
