@@ -329,8 +329,8 @@ def part(g, x):
 
 
 def arithmetic(g, x):
-    channels = np.linspace(0.5, 1.5, x.shape[-1])
-    first = np.linspace(0, 1, x.shape[1]).reshape((-1,) + (1,) * (len(x.shape) - 2))
+    channels = np.linspace(0.5, 1.5, x.shape[-1], dtype="float32")
+    first = np.linspace(0, 1, x.shape[1], dtype="float32").reshape((-1,) + (1,) * (len(x.shape) - 2))
     other = g.like(x)
     return g.pick(
         (

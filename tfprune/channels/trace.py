@@ -51,6 +51,7 @@ class Cut:
         slices: The axes of its weights that number channels.
         config: Name in the layer's configuration -> a function from the kept places (`Kept`) to its value.
         held: Name in the layer's configuration -> the call of the layer or model that it is.
+        outputs: The channels of the outputs of the last call.
         args: The same for arguments of the call: number of a positional one, or name of another.
     """
 
@@ -58,6 +59,7 @@ class Cut:
     slices: list[Slice] = field(default_factory=list)
     config: dict[str, Callable[["Kept"], Any]] = field(default_factory=dict)
     held: dict[str, Step] = field(default_factory=dict)
+    outputs: Sequence[Channels] = ()
     args: dict[int | str, Callable[["Kept"], Any]] = field(default_factory=dict)
 
 
@@ -67,7 +69,27 @@ Kept = Callable[[np.ndarray], np.ndarray]
 
 @runtime_checkable
 class TracesChannels(Protocol):
-    """A layer of one's own that says what becomes of its channels."""
+    """A layer of one's own that says what becomes of its channels.
+
+    Without `trace_channels` a layer of no class of Keras's fixes the channels that it takes, and is named in
+    the plan. The method is called for each call of the layer in a model, with a `Call` that has the channels
+    of its inputs and takes note of the axes of its weights. A layer that makes channels of those it takes,
+    and scales them, as many as its setting `units` says:
+
+    .. code-block:: python
+
+        def trace_channels(self, call):
+            taken, made = call.take(-1), call.new(self.units)
+            call.weight(self.kernel, 0, taken, "takes")
+            call.weight(self.kernel, 1, made, "makes")
+            call.weight(self.scale, 0, made, "scales")
+            call.config("units", made)  # `get_config()["units"]` of the smaller layer.
+            return [Channels.along(call.shapes[0], -1, made)]
+
+    A layer that computes with each value by itself returns `call.inputs`; what must go together,
+    `call.unite` says; what must stay, `call.fix`; a layer that computes with all channels, as normalisation
+    does, says `call.mix`. `call.stay(reason)` fixes all.
+    """
 
     def trace_channels(self, call: "Call") -> Sequence[Channels]:
         """Returns the channels of each output; `call` takes note of the weights' axes."""
@@ -144,6 +166,23 @@ class Call:
         """Returns labels of new channels that the layer makes, as many as are asked for."""
         return self._trace.union.new(count, self.name)
 
+    def take(self, axis: int, channels: Channels | None = None) -> np.ndarray:
+        """Returns the labels along an axis that the layer takes, of the axis's size.
+
+        Where labels differ along another axis, as those of channels do for a layer that takes positions, all
+        are fixed.
+
+        Args:
+            axis: The axis, without the batch's.
+            channels: Those of one of the inputs; None for the first.
+        """
+        channels = self.inputs[0] if channels is None else channels
+        labels = channels.on(axis)
+        if labels is None or len(labels) != channels.shape[axis]:
+            self.fix(channels, "it takes channels and positions together")
+            return np.full(channels.shape[axis], FIXED)
+        return labels
+
     def unite(self, first: np.ndarray, second: np.ndarray) -> None:
         """Lets channels go together, those of the first array with those of the second."""
         self._trace.union.unite(first, second)
@@ -173,6 +212,9 @@ class Call:
             role: "makes" where a place of the axis makes a channel, "takes" where it takes one, "scales"
                 where it changes one as it passes.
             which: Of what "takes": the layer's input that it takes, from 0.
+
+        Raises:
+            ValueError: If there is not one label for each place.
         """
         if variable is not None:
             which = INSIDE if self._inside else which
@@ -281,7 +323,7 @@ class Trace:
             return _as(step.outputs, outputs)
         cut = self.cut_of(operation)
         call = Call(self, step, holder)
-        call.outputs = self.outputs(call)
+        call.outputs = cut.outputs = self.outputs(call)
         if holder is None:
             self.calls.append(call)
         else:

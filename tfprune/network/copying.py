@@ -1,12 +1,13 @@
 """A copy of a model through its configuration, as a `.keras` file is loaded: class, layers and weights."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
-from keras.src.saving.serialization_lib import ObjectSharingScope
+from keras.src.saving.serialization_lib import ObjectSharingScope, SafeModeScope
 
 from tfprune.network.graph import all_layers
 
@@ -25,6 +26,13 @@ def classes_of(model: keras.Model) -> dict[str, type]:
         and not cls.__module__.startswith("keras.src.")
         and keras.saving.get_registered_name(cls) == cls.__name__
     }
+
+
+@contextlib.contextmanager
+def classes_and_functions_of(model: keras.Model) -> Iterator[None]:
+    """Lets configurations name the classes of a model in memory, and hold functions without a name."""
+    with keras.saving.custom_object_scope(classes_of(model)), SafeModeScope(False):
+        yield
 
 
 def computes_in_float32(model: keras.Model) -> bool:

@@ -9,7 +9,7 @@ from keras import ops
 
 from tfprune.channels.labels import Channels
 from tfprune.channels.trace import Cut, Kept, Slice
-from tfprune.network.copying import classes_of
+from tfprune.network.copying import classes_and_functions_of
 from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, producer, walk
 from tfprune.network.state import copy_state
 from tfprune.sparsity import PruneLowMagnitude, pruned_layers
@@ -74,7 +74,7 @@ class Builder:
     def model(self, model: keras.Model) -> keras.Model:
         """Returns the smaller model, with its weights and what else its layers have learned."""
         check_no_fit(model)
-        with keras.saving.custom_object_scope(classes_of(model)):
+        with classes_and_functions_of(model):
             made = self._graph(model, [tensor.shape for tensor in model.inputs])
         for old, new in self._layers:
             self._copy(old, new)
@@ -106,7 +106,10 @@ class Builder:
             if id(operation) in self._cuts and isinstance(operation, keras.layers.Layer):
                 self._layers.append((operation, made))
         args, kwargs = self.arguments(step)
-        return keras.tree.flatten(self.made[id(operation)](*args, **kwargs))
+        outputs = keras.tree.flatten(self.made[id(operation)](*args, **kwargs))
+        if id(operation) in self._cuts:
+            self._check(operation, outputs)
+        return outputs
 
     def arguments(self, step: Step) -> tuple[list[Any], dict[str, Any]]:
         """Returns the arguments of the call in the place of one of the whole model."""
@@ -115,6 +118,20 @@ class Builder:
             for where, value in self._cuts[id(step.operation)].args.items():
                 (args if isinstance(where, int) else kwargs)[where] = value(self._kept)
         return args, kwargs
+
+    def _check(self, operation: Any, outputs: list[keras.KerasTensor]) -> None:
+        """Raises an error if a smaller layer makes other channels than its rule says."""
+        for tensor, channels in zip(outputs, self._cuts[id(operation)].outputs, strict=True):
+            if len(channels.shape) != len(tensor.shape) - 1:
+                continue  # Of another call, on a tensor of another rank.
+            for axis in channels.axes():
+                count = int(self._kept(channels.on(axis)).sum())
+                if tensor.shape[axis + 1] not in (None, count):
+                    raise ValueError(
+                        f"`trace_channels` of layer {operation.name!r} must say how the smaller layer is "
+                        f"configured: {count} channels stay along axis {axis}. Received: a layer that makes "
+                        f"{tensor.shape[axis + 1]}"
+                    )
 
     def _smaller(self, operation: Any, shapes: Sequence[Sequence[int | None]]) -> Any:
         """Returns what stands in the place of a layer, an operation or a model that takes some shapes."""
@@ -159,6 +176,11 @@ class Builder:
             # An axis may have several roles, in a layer that takes channels by the weight that makes them.
             for axis, labels in {one.axis: one.labels for one in self._slices.get(id(ours), ())}.items():
                 values = np.compress(self._kept(labels), values, axis)
+            if values.shape != tuple(theirs.shape):
+                raise ValueError(
+                    "`trace_channels` must name each axis of a weight that numbers channels. Received: "
+                    f"of {ours.path} stays shape {values.shape}, the smaller layer has {tuple(theirs.shape)}"
+                )
             theirs.assign(values)
             self.successors[id(ours)] = theirs
 

@@ -3,12 +3,12 @@
 from tfprune.channels.labels import Channels
 from tfprune.channels.rules.activation import same
 from tfprune.channels.rules.arithmetic import elementwise
-from tfprune.channels.rules.axes import LAST, take
+from tfprune.channels.rules.axes import LAST
 from tfprune.channels.trace import Call, Rule
 
 
 def _layer_scale(call: Call) -> list[Channels]:
-    taken = take(call, LAST)
+    taken = call.take(LAST)
     call.weight(call.layer.gamma, 0, taken, "scales")
     call.config("projection_dim", taken)
     return [Channels.along(call.shapes[0], LAST, taken)]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import LAST, taken_of
+from tfprune.channels.rules.axes import LAST
 from tfprune.channels.trace import INSIDE, Call, Rule
 from tfprune.network.graph import inner_layers
 from tfprune.network.kinds import builtin_layer
@@ -30,7 +30,7 @@ def _attention_heads(call: Call) -> list[Channels]:
         if part is None:
             continue
         which = next(number for number, one in enumerate(call.inputs) if one is channels)
-        call.weight(part.kernel, 0, taken_of(call, channels, LAST), "takes", which)
+        call.weight(part.kernel, 0, call.take(LAST, channels), "takes", which)
         call.weight(part.kernel, 1, made, "makes")
         call.weight(part.bias, 0, made, "makes")
     for channels in call.inputs:
@@ -48,7 +48,7 @@ def _attention_heads(call: Call) -> list[Channels]:
     else:
         # Its output, query, key and value are equally wide.
         for channels in (query, key, value):
-            call.unite(out, taken_of(call, channels, LAST))
+            call.unite(out, call.take(LAST, channels))
     # Scores have an axis of heads behind the batch's.
     return [
         Channels.along(call.shapes[0], LAST, out),
@@ -65,8 +65,8 @@ def _dot_product_attention(call: Call) -> list[Channels]:
     for channels in call.inputs:
         if not any(channels is one for one in (query, value, key)):
             call.fix(channels, "it is a mask")
-    met, passed = taken_of(call, query, LAST), taken_of(call, value, LAST)
-    call.unite(met, taken_of(call, key, LAST))
+    met, passed = call.take(LAST, query), call.take(LAST, value)
+    call.unite(met, call.take(LAST, key))
     call.mix(met, "it sums over its channels")
     if builtin_layer(layer) == "AdditiveAttention" and layer.use_scale:
         call.weight(layer.scale, 0, met, "scales")

@@ -1,4 +1,4 @@
-"""Axes of channels: those that a layer takes, those that it makes, and those that its settings name."""
+"""Axes of channels: those that a layer makes, and those that its settings name."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -8,7 +8,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune.channels.labels import FIXED, Channels
 from tfprune.channels.trace import Call
 
 LAST = -1
@@ -27,20 +26,6 @@ def named_axes(axes: int | Iterable[int], rank: int) -> tuple[int, ...]:
         rank: The number of axes without the batch's.
     """
     return tuple(axis % (rank + 1) - 1 for axis in ([axes] if isinstance(axes, int) else axes))
-
-
-def take(call: Call, axis: int, which: int = 0) -> np.ndarray:
-    """Returns the labels along the axis that a layer takes; fixed where they lie along another one."""
-    return taken_of(call, call.inputs[which], axis)
-
-
-def taken_of(call: Call, channels: Channels, axis: int) -> np.ndarray:
-    """Returns the labels along the axis of a tensor that a layer takes, as `take` does."""
-    labels = channels.on(axis)
-    if labels is None or len(labels) != channels.shape[axis]:
-        call.fix(channels, "it takes channels and positions together")
-        return np.full(channels.shape[axis], FIXED)
-    return labels
 
 
 def mixing(activation: Callable[[Any], Any] | None) -> str:

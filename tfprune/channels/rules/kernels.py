@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import LAST, activate, channel_axis, make, take
-from tfprune.channels.trace import Call, Kept, Rule
+from tfprune.channels.rules.axes import LAST, activate, channel_axis, make
+from tfprune.channels.trace import INSIDE, Call, Kept, Rule
 
 
 def _dense(call: Call) -> list[Channels]:
@@ -15,7 +15,7 @@ def _dense(call: Call) -> list[Channels]:
         # It mixes positions; the channels lie along another axis and pass.
         activate(call, channels.labels)
         return [Channels(call.shapes[0], channels.labels)]
-    taken = take(call, LAST)
+    taken = call.take(LAST)
     made = make(call, layer.units, "units")
     call.weight(layer.kernel, 0, taken, "takes")
     call.weight(layer.kernel, 1, made, "makes")
@@ -26,7 +26,7 @@ def _dense(call: Call) -> list[Channels]:
 def _convolution(call: Call) -> list[Channels]:
     layer = call.layer
     axis = channel_axis(layer)
-    taken = take(call, axis)
+    taken = call.take(axis)
     made = make(call, layer.filters, "filters")
     if layer.groups > 1:
         # Whole groups: all that a group takes goes with all that it makes.
@@ -45,7 +45,7 @@ def _convolution(call: Call) -> list[Channels]:
 def _transposed_convolution(call: Call) -> list[Channels]:
     layer = call.layer
     axis = channel_axis(layer)
-    taken = take(call, axis)
+    taken = call.take(axis)
     made = make(call, layer.filters, "filters")
     call.weight(layer.kernel, -1, taken, "takes")
     call.weight(layer.kernel, -2, made, "makes")
@@ -56,7 +56,7 @@ def _transposed_convolution(call: Call) -> list[Channels]:
 def _depthwise_convolution(call: Call) -> list[Channels]:
     layer = call.layer
     axis = channel_axis(layer)
-    taken = take(call, axis)
+    taken = call.take(axis)
     made = np.repeat(taken, layer.depth_multiplier)
     activate(call, made)
     call.weight(layer.kernel, -2, taken, "scales")
@@ -67,7 +67,7 @@ def _depthwise_convolution(call: Call) -> list[Channels]:
 def _separable_convolution(call: Call) -> list[Channels]:
     layer = call.layer
     axis = channel_axis(layer)
-    taken = take(call, axis)
+    taken = call.take(axis)
     made = make(call, layer.filters, "filters")
     call.weight(layer.depthwise_kernel, -2, taken, "takes")
     call.weight(layer.pointwise_kernel, -2, np.repeat(taken, layer.depth_multiplier), "scales")
@@ -126,12 +126,19 @@ def _with_size(sizes: list[int | None], place: int, labels: np.ndarray) -> Calla
 
 
 def _embedding(call: Call) -> list[Channels]:
+    """A table's columns are channels; one that is reversible takes them as it made them."""
     layer = call.layer
+    if call.kwargs.get("reverse") or len(call.args) > 1 and call.args[1]:
+        taken = call.take(LAST)
+        call.weight(layer.embeddings, 1, taken, "takes")
+        call.weight(getattr(layer, "reverse_embeddings", None), 0, taken, "takes")
+        return [Channels.fixed(call.shapes[0])]
     if not call.inputs[0].is_fixed:
         return call.stay("it looks rows up")
     made = call.new(layer.output_dim)
     call.config("output_dim", made)
     call.weight(layer.embeddings, 1, made, "makes")
+    call.weight(getattr(layer, "reverse_embeddings", None), 0, made, "takes", INSIDE)
     return [Channels.along(call.shapes[0], LAST, made)]
 
 
@@ -144,7 +151,7 @@ def _reversible_embedding(call: Call) -> list[Channels]:
         labels = outputs[0].on(LAST)
     else:
         outputs = [Channels.fixed(call.shapes[0])]
-        labels = take(call, LAST)
+        labels = call.take(LAST)
         call.config("output_dim", labels)
         call.weight(layer.embeddings, 1, labels, "takes" if layer.tie_weights else "masks")
     if not layer.tie_weights:

@@ -1,7 +1,7 @@
 """Rules of what computes with positions and hands channels on: pooling, padding, means."""
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import channel_axis, named_axes, take
+from tfprune.channels.rules.axes import channel_axis, named_axes
 from tfprune.channels.trace import Call, Rule
 from tfprune.network.kinds import builtin_operation
 
@@ -9,12 +9,12 @@ from tfprune.network.kinds import builtin_operation
 def positions(call: Call) -> list[Channels]:
     """Positions change, channels pass."""
     axis = channel_axis(call.layer)
-    taken = take(call, axis)
+    taken = call.take(axis)
     return [Channels.along(shape, axis, taken) for shape in call.shapes]
 
 
 def _global_pooling(call: Call) -> list[Channels]:
-    taken = take(call, channel_axis(call.layer))
+    taken = call.take(channel_axis(call.layer))
     axis = channel_axis(call.layer) if len(call.shapes[0]) > 1 else 0
     return [Channels.along(call.shapes[0], axis, taken)]
 

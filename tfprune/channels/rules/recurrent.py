@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfprune.channels.labels import Channels
-from tfprune.channels.rules.axes import channel_axis, mixing, take, taken_of
+from tfprune.channels.rules.axes import channel_axis, mixing
 from tfprune.channels.trace import INSIDE, Call, Kept, Rule
 from tfprune.network.kinds import builtin_layer
 
@@ -24,7 +24,7 @@ def _units(call: Call, layer: Any, states: list[Channels]) -> np.ndarray:
         states: The channels of the states that it begins with.
     """
     axis = channel_axis(layer)
-    return _units_of(call, layer.cell, take(call, axis), axis, states)
+    return _units_of(call, layer.cell, call.take(axis), axis, states)
 
 
 def _units_of(
@@ -43,7 +43,7 @@ def _units_of(
     call.weight(cell.recurrent_kernel, -1, columns, "makes")
     call.weight(cell.bias, -1, columns, "makes")
     for state in states:
-        call.unite(units, taken_of(call, state, axis))
+        call.unite(units, call.take(axis, state))
     return units
 
 
@@ -120,7 +120,7 @@ def _of_cells(call: Call) -> list[Channels]:
     if refusal or _states(call):
         return call.stay(refusal or "it is given states")
     axis = channel_axis(layer)
-    taken, which = take(call, axis), 0
+    taken, which = call.take(axis), 0
     states: list[np.ndarray] = []
     units: list[np.ndarray] = []
     for cell in cells:
