@@ -288,7 +288,8 @@ def test_a_stripped_model_has_its_masks_in_its_zeros(make, tmp_path):
     wrapped = pruned(make)
     removed = sum(int((mask == 0).sum()) for mask in masks_of(wrapped).values())
     model = strip_pruning(wrapped)
-    audit = export_model(model, str(tmp_path), formats=("keras", "saved_model"), progress=quietly)
+    arguments = {"formats": ("keras", "saved_model"), "shrink": False, "progress": quietly}
+    audit = export_model(model, str(tmp_path), **arguments)
     assert audit["artifacts"]["model.keras"]["zeros"]["masked_zero"] == removed > 0
 
 

@@ -185,10 +185,26 @@ def test_dense_network_and_ratio_to_it(make_network, images, tmp_path):
     assert audit["dense_comparison"] == "the dense network's artifacts of the same names"
 
 
+def test_a_network_that_lost_channels_is_compared_with_the_wider_one(
+    exported, images, make_network, tmp_path
+):
+    _, audit = exported
+    model, _ = make_network(sparsity=0, width=8)
+    other = audit | {"sparsity": 0}
+    arguments = {"inputs": images, "formats": ("keras",), "progress": quietly}
+    small = export_model(model, str(tmp_path), masks={}, dense_audit=other, **arguments)
+    assert small["parameters"] < audit["parameters"]
+    assert small["dense_weights_bytes"] == audit["dense_weights_bytes"]
+    entry = small["artifacts"]["model.keras"]
+    assert entry["bytes_to_dense_weights"] == entry["bytes"] / audit["dense_weights_bytes"]
+    assert entry["bytes_to_dense_artifact"] < 0.5
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"parameters": 7}, "none: 7 parameters in the dense network"),
+        ({"parameters": 99_999, "outputs": {}}, "none: 99999 parameters in the dense network"),
         ({"sparsity": 0.5}, "none: the other network is not dense, its sparsity is 0.5"),
     ],
 )

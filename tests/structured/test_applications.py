@@ -24,6 +24,7 @@ def conv_next():
 
 
 @pytest.mark.slow
+@pytest.mark.one_backend  # The layers are tried on each, one by one.
 @pytest.mark.parametrize("make", [mobile_net, dense_net, conv_next])
 def test_half_of_the_channels(make):
     rng = np.random.default_rng(0)

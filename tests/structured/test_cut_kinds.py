@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.applications.convnext import LayerScale, StochasticDepth
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from tests.support import masked_twin
 
@@ -233,6 +235,8 @@ KINDS = {
         lambda x: _twice(layers.Dense(5, name="own"), x),
         {"own": FREE},
     ),
+    "layers of ConvNeXt": (images, lambda x: StochasticDepth(0.1)(LayerScale(0.5, 6, name="scale")(x)), {}),
+    "a layer of InceptionResNet": (images, lambda x: CustomScaleLayer(0.2)([x, layers.Conv2D(6, 1)(x)]), {}),
     "layers on a sum": (images, lambda x: layers.Average()([x, layers.Conv2D(6, 1)(x)]) - 0.5 * x, {}),
     "tensors of several ranks": (
         images,

@@ -22,8 +22,10 @@ from tfprune.bin.main import run_main
 from tfprune.bin.tensorflow_start import start_tensorflow
 from tfprune.errors import UserError, blame_flag
 from tfprune.machine import available_cores
+from tfprune.reading import json_of, reading
+from tfprune.records import values_of
 from tfprune.runs.folder import find_round
-from tfprune.settings import AT_LEAST_1, With, setting
+from tfprune.settings import AT_LEAST_1, With, measured, setting
 
 # The names of what `tfprune.benchmark.contenders` has, known before TensorFlow is loaded.
 CONTENDERS = (
@@ -68,17 +70,28 @@ class Flags(FinishedRun):
     )
 
 
+@dataclass(frozen=True)
+class _Audit:
+    """The part of `export.json` that sizes are compared with."""
+
+    dense_weights_bytes: int = measured(AT_LEAST_1)
+
+
 def main() -> None:
     """Measures, prints and writes."""
     values = flags.FLAGS
     batch_sizes, threads = parse_batch_sizes(values.batch_sizes), parse_threads(values.threads)
     run, found = find_round(values.output_dir, values.experiment, "experiment")
     folder = run.export_folder(found.number)
-    if not (folder / "export.json").exists():
+    audit = folder / "export.json"
+    if not audit.exists():
         raise UserError(
             f"--experiment={values.experiment}: {folder} has no exported files: run"
             f" python -m tfprune.bin.export --experiment={values.experiment} first"
         )
+    # That of the dense network, which was wider if channels were cut since.
+    with reading(audit, "audit of an export", "export that experiment anew"):
+        dense_weights_bytes = values_of(_Audit, json_of(audit))["dense_weights_bytes"]
     os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exported files are TensorFlow's.
     start_tensorflow()
     from tfprune.benchmark.contenders import chosen_contenders
@@ -118,7 +131,7 @@ def main() -> None:
                 str(folder),
                 inputs=examples,
                 outputs=keras_logits(model, inputs),
-                dense_weights_bytes=4 * model.count_params(),
+                dense_weights_bytes=dense_weights_bytes,
                 plan=plan,
             )
             title = f"{values.experiment}: {model.name}, {inputs_title(record['inputs'])}"

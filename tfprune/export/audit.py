@@ -231,8 +231,10 @@ def format_audit(audit: dict[str, Any]) -> str:
         for row, entry in zip(rows, entries.values(), strict=True):
             row[3:3] = [_ratio(entry["bytes_to_dense_artifact"])]
             row[6:6] = [_ratio(entry["gzip_to_dense_artifact"])]
+    dense = audit["dense_weights_bytes"] // 4
+    wider = f" of the dense network's {dense:,}" if dense != audit["parameters"] else ""
     title = (
-        f"{audit['parameters']:,} parameters, {audit['dense_weights_bytes']:,} bytes as dense"
+        f"{audit['parameters']:,} parameters{wider}, {audit['dense_weights_bytes']:,} bytes as dense"
         f" float32; {100 * audit['sparsity_all_weights']:.2f} % of them removed"
         f" ({100 * audit['sparsity']:.2f} % of the masked kernels); {_examples(audit)}"
     )

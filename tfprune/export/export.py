@@ -5,7 +5,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -72,8 +72,8 @@ def export_model(
       `images` (also how many) and `input_shape`; `largest_logit`, the largest absolute value of the outputs;
     - `sparsity` (removed share of the masked kernels), `sparsity_all_weights` (of all weights,
       trainable or not); `all_zero`, kernels of which nothing is left and for which nothing could be searched;
-    - `dense_weights_bytes`: the weights as float32, four bytes each, trainable or not. Masks
-      do not change their number, so this is the dense network's size too;
+    - `dense_weights_bytes`: the weights of the dense network as float32, four bytes each, trainable or not.
+      Masks do not change their number; where channels were cut before, it is that of `dense_audit`;
     - `cut`, null with `shrink=False`: `reason`, why nothing was cut (empty if something was, or nothing could
       be); `channels` that layers make, and how many of them were `removed`; `layers` that lost some (`layer`,
       `channels`, `dead`); `silent`, channels that stay although the kernels that make them are zero
@@ -91,7 +91,7 @@ def export_model(
       `bytes_to_dense_artifact`, `gzip_to_dense_artifact` (to the artifact of the same name in
       `dense_audit`, raw to raw and gzipped to gzipped; null where `dense_comparison` says "none"
       and why: no `dense_audit`, or of a network that is not this one's dense ancestor by its
-      parameters and sparsity). The first pair compares
+      parameters, sparsity, inputs and outputs). The first pair compares
       with the usual float32 file, and so counts the smaller number format as a gain; the second
       shows what the zeros alone gain. Where there are several outputs, the measures are the worst of
       them, and `outputs` has those of each. `saved_model` also has `variables_bytes` and
@@ -135,11 +135,11 @@ def export_model(
     signature = Signature(deployable.model, inputs)
     masks = deployable.masks if masks is None else masks
     whole = Network(deployable.model, masks, str(work / _SOURCES), signature, deployable.not_copied)
-    dense_artifacts, dense_comparison = _dense_artifacts(dense_audit, whole.model)
+    dense = _dense(dense_audit, whole)
     examples = signature.arrays()
     reference = _reference(model, whole, examples)
     network, cut = cut_network(whole, examples, reference) if shrink else (whole, None)
-    audit = _describe(whole, examples, reference)
+    audit = _describe(whole, examples, reference) | {"dense_weights_bytes": 4 * dense.parameters}
     audit |= {"cut": cut and cut.record() | _shares(network), "all_zero": deployable.all_zero}
     for line in cut_line(audit):
         progress(line)
@@ -171,10 +171,10 @@ def export_model(
                 if not entry["passed"] and (reason := file.shortcoming(entry)):
                     left_out.add(file, reason)
                     continue
-                entries[file.name] = entry | _ratios(entry, whole.model, dense_artifacts.get(file.name))
+                entries[file.name] = entry | _ratios(entry, dense, file.name)
                 progress(_progress_line(file, entry))
             audit |= {"left_out": left_out.reasons}
-            audit |= {"dense_comparison": dense_comparison, "artifacts": entries}
+            audit |= {"dense_comparison": dense.comparison, "artifacts": entries}
             failures = [line for entry in entries.values() for line in entry["failures"]]
             audit = {"passed": not failures} | audit
             if failures:
@@ -270,29 +270,50 @@ def _reference(model: keras.Model, network: Network, examples: Arrays) -> Arrays
     return reference
 
 
-def _dense_artifacts(dense_audit: dict[str, Any] | None, network: keras.Model) -> tuple[dict[str, Any], str]:
-    """Returns the dense network's artifacts by name, none where it is not comparable, and the reason."""
+class _Dense(NamedTuple):
+    """The dense network that a network is compared with.
+
+    Attributes:
+        parameters: Its weights; as many as the network's own where no other is known.
+        comparison: Which files are compared, or why none are.
+        artifacts: Name -> the entry of the audit; none where it is not comparable.
+    """
+
+    parameters: int
+    comparison: str
+    artifacts: dict[str, Any]
+
+
+def _dense(dense_audit: dict[str, Any] | None, network: Network) -> _Dense:
+    """Returns the dense network with what is compared.
+
+    It has as many parameters, or more if channels were cut since; then what goes in and comes out is the
+    same. The ancestor of a transfer to another dataset has another head.
+    """
+    parameters = network.model.count_params()
     if dense_audit is None:
-        return {}, "none: no audit of the dense network"
+        return _Dense(parameters, "none: no audit of the dense network", {})
     check_dense_audit(dense_audit)
-    parameters = network.count_params()
-    if dense_audit["parameters"] != parameters:
-        # The ancestor of a transfer to another dataset has another head.
-        return {}, f"none: {dense_audit['parameters']} parameters in the dense network, {parameters} here"
+    theirs = dense_audit["parameters"]
+    ports = {"inputs": _ports(network.signature.inputs), "outputs": _ports(network.signature.outputs)}
+    if theirs < parameters or (
+        theirs > parameters and ports != {name: dense_audit.get(name) for name in ports}
+    ):
+        reason = f"none: {theirs} parameters in the dense network, {parameters} here"
+        return _Dense(parameters, reason, {})
     if dense_audit["sparsity"]:
-        return {}, f"none: the other network is not dense, its sparsity is {dense_audit['sparsity']:g}"
-    return dense_audit["artifacts"], "the dense network's artifacts of the same names"
+        reason = f"none: the other network is not dense, its sparsity is {dense_audit['sparsity']:g}"
+        return _Dense(parameters, reason, {})
+    return _Dense(theirs, "the dense network's artifacts of the same names", dense_audit["artifacts"])
 
 
-def _ratios(
-    entry: dict[str, Any], network: keras.Model, dense: dict[str, Any] | None
-) -> dict[str, float | None]:
-    dense_weights = 4 * network.count_params()
+def _ratios(entry: dict[str, Any], dense: _Dense, name: str) -> dict[str, float | None]:
+    dense_weights, artifact = 4 * dense.parameters, dense.artifacts.get(name)
     return {
         "bytes_to_dense_weights": entry["bytes"] / dense_weights,
         "gzip_to_dense_weights": entry["gzip_bytes"] / dense_weights,
-        "bytes_to_dense_artifact": entry["bytes"] / dense["bytes"] if dense else None,
-        "gzip_to_dense_artifact": entry["gzip_bytes"] / dense["gzip_bytes"] if dense else None,
+        "bytes_to_dense_artifact": entry["bytes"] / artifact["bytes"] if artifact else None,
+        "gzip_to_dense_artifact": entry["gzip_bytes"] / artifact["gzip_bytes"] if artifact else None,
     }
 
 
@@ -306,7 +327,6 @@ def _describe(network: Network, examples: Arrays, reference: Arrays) -> dict[str
         "outputs": _ports(signature.outputs),
         **({"input_shape": list(signature.inputs[0].shape[1:]), "images": count} if signature.images else {}),
         **_shares(network),
-        "dense_weights_bytes": 4 * network.model.count_params(),
         "weights_bytes": network.weights_bytes,
         "examples": count,
         "random_inputs": not signature.examples,

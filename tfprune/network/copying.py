@@ -10,6 +10,7 @@ import numpy as np
 from keras.src.saving.serialization_lib import ObjectSharingScope, SafeModeScope
 
 from tfprune.network.graph import all_layers
+from tfprune.network.state import copy_state
 
 # The precisions of networks that are trained in another one than float32.
 _OTHER = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16", "float64")
@@ -79,6 +80,7 @@ def copy_in_float32(
             f" weights: {len(shapes[1])}, not the {len(shapes[0])} that it has, or others of other shapes"
         )
     copy.set_weights([np.asarray(keras.ops.convert_to_numpy(weight)) for weight in model.weights])
+    copy_state(model, copy)
     return copy
 
 
