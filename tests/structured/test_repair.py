@@ -132,7 +132,7 @@ def check(kind, change, method):
     for weight, values in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(weight), values)
     # Ridge regression shrinks a little.
-    assert error(model, small) < (5e-3 if method == "ridge" else 1e-5), (change.__name__, method)
+    assert error(model, small) < (1e-2 if method == "ridge" else 1e-5), (change.__name__, method)
     assert small.count_params() < model.count_params()
 
 
@@ -253,7 +253,7 @@ def test_a_wrapped_model_stays_wrapped_and_its_removed_weights_removed():
         (IMAGES[:1], "constant", r"`images` must be two at least, as many for each input. Received: \[1\]"),
         (IMAGES[0], "ridge", r"inputs, \[\(None, 6, 6, 3\)\]. Received: \[\(6, 6, 3\)\]"),
         (IMAGES[:3], "ridge", "4 at layer 'pooled'. Received: 3 images that give 3 "),
-        (IMAGES[:3], "merge", "as many samples as channels stay, at least, for repair='merge'"),
+        (IMAGES[:3], "merge", "a sample for each 8 channels that stay, for repair='merge': 4 at"),
         (
             IMAGES[:3] * np.nan,
             "constant",
@@ -262,7 +262,12 @@ def test_a_wrapped_model_stays_wrapped_and_its_removed_weights_removed():
     ],
 )
 def test_errors(images, method, message):
-    model = image_model(layers.GlobalAveragePooling2D(), layers.Dense(2, name="pooled"))
+    model = functional(
+        keras.Input((6, 6, 3)),
+        layers.Conv2D(64, 3, name="first"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2, name="pooled"),
+    )
     with pytest.raises(ValueError, match=message):
         repaired(*without_odd(model), images, method)
 
@@ -280,5 +285,5 @@ def test_a_plan_is_applied_with_a_repair():
 
 
 def test_three_images_are_enough_where_they_have_positions():
-    model = image_model(layers.Conv2D(2, 1))
-    assert repaired(*without_odd(model), IMAGES[:3], "ridge").layers[1].filters == 4
+    model = functional(keras.Input((6, 6, 3)), layers.Conv2D(64, 3, name="first"), layers.Conv2D(2, 1))
+    assert repaired(*without_odd(model), IMAGES[:3], "ridge").layers[1].filters == 32

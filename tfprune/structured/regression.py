@@ -6,7 +6,13 @@ import numpy as np
 
 METHODS = ("constant", "merge", "ridge")
 RIDGE = 1e-3
-"""The penalty of "ridge", as a share of the mean variance of the channels that stay."""
+"""The penalty of "ridge", as a share of the mean variance of the channels that stay.
+
+To it comes `FEW` times the square of the number of these channels over that of the samples.
+"""
+FEW = 0.1
+CHANNELS_A_SAMPLE = 8
+"""For how many channels that stay a sample is needed, for "merge" and "ridge"."""
 
 # Values of samples that are looked at together, at most.
 _CHUNK = 2**22
@@ -39,7 +45,7 @@ class Regression:
     @property
     def wanted(self) -> int:
         """The number of samples that are needed at least."""
-        return 1 if self._method == "constant" else self._staying
+        return 1 if self._method == "constant" else -(-self._staying // CHANNELS_A_SAMPLE)
 
     @property
     def finite(self) -> bool:
@@ -80,7 +86,7 @@ class Regression:
             constant = np.diag(own) <= _ROUNDING * (given**2).mean(0)
             own[constant] = own[:, constant] = shared[:, constant] = 0
             if own.any():
-                factors = _FACTORS[self._method](own, shared)
+                factors = _FACTORS[self._method](own, shared, self.samples)
         constants = missing - given @ factors.T
         if self._method != "ridge":
             # What stays is left as it is: where little of the variance is explained, less of it behind a mean
@@ -91,12 +97,13 @@ class Regression:
         return factors, constants
 
 
-def _merged(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
+def _merged(own: np.ndarray, shared: np.ndarray, samples: int) -> np.ndarray:
     """Returns the factor of the one channel that correlates most, and zeros.
 
     Args:
         own: The covariances of the channels that stay.
         shared: Those of what is missing with them, `[channels, staying]`.
+        samples: The number of samples that they are of.
     """
     variance = np.diag(own)
     scale = np.divide(shared, variance, out=np.zeros_like(shared), where=variance > 0)
@@ -106,10 +113,13 @@ def _merged(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
     return factors
 
 
-def _regressed(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
+def _regressed(own: np.ndarray, shared: np.ndarray, samples: int) -> np.ndarray:
     """Returns the factors of ridge regression; arguments as those of `_merged`."""
-    penalty = RIDGE * np.diag(own).mean()
+    penalty = (RIDGE + FEW * (len(own) / samples) ** 2) * np.diag(own).mean()
     return np.linalg.solve(own + penalty * np.eye(len(own)), shared.T).T
 
 
-_FACTORS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"merge": _merged, "ridge": _regressed}
+_FACTORS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+    "merge": _merged,
+    "ridge": _regressed,
+}

@@ -20,7 +20,7 @@ from tfprune.network.calls import replaced_calls, tensors, without_gradient
 from tfprune.network.graph import Step, computed_graph, evaluate
 from tfprune.network.kinds import builtin_layer
 from tfprune.structured.cut import Builder
-from tfprune.structured.regression import METHODS, Regression
+from tfprune.structured.regression import CHANNELS_A_SAMPLE, METHODS, Regression
 from tfprune.structured.takers import Taker, inside, normalizations, takers
 
 _BATCH = 32
@@ -36,8 +36,8 @@ def repaired(traced: Traced, stays: np.ndarray, images: Any, method: str) -> ker
     - "merge": `factor * y + constant` by least squares, y the one channel that stays that correlates most
       with x.
     - "ridge": the sum of all channels that stay, each times a factor, and a constant, by ridge regression
-      with a penalty of `RIDGE` times their mean variance. The channels that stay are brought back to what
-      they were in the whole model likewise.
+      with a penalty of `RIDGE` times their mean variance, and more where samples are few. The channels that
+      stay are brought back to what they were in the whole model likewise.
 
     x has its values of the whole model, the channels that stay those of the smaller one, whose earlier layers
     are repaired. Both models are run side by side, layer by layer, on all images: memory for the values
@@ -61,8 +61,8 @@ def repaired(traced: Traced, stays: np.ndarray, images: Any, method: str) -> ker
 
     Raises:
         ValueError: If the method is none of these; if the images are none, do not fit the model's inputs, or
-            give values that are not finite; if for "merge" or "ridge" a layer takes more channels that stay
-            than it has samples (images times positions).
+            give values that are not finite; if for "merge" or "ridge" a layer has less than a sample (an
+            image, at a position) for each `CHANNELS_A_SAMPLE` channels that stay.
     """
     if method not in METHODS:
         raise ValueError(f"`repair` must be None or one of {', '.join(METHODS)}. Received: repair={method!r}")
@@ -116,8 +116,8 @@ class _Pair:
         for _, _, regression in self._blocks:
             if regression.samples < regression.wanted:
                 raise ValueError(
-                    f"`images` must give as many samples as channels stay, at least, for repair={method!r}: "
-                    f"{regression.wanted} at layer {self.whole.layer.name!r}. "
+                    f"`images` must give a sample for each {CHANNELS_A_SAMPLE} channels that stay, for "
+                    f"repair={method!r}: {regression.wanted} at layer {self.whole.layer.name!r}. "
                     f"Received: {images} images that give {regression.samples} (images times positions)"
                 )
             if not regression.finite:
