@@ -337,3 +337,19 @@ def test_a_fit_under_way_is_an_error():
     model.fit(*data, batch_size=4, verbose=0, callbacks=[UpdatePruningStep(), Cut()])
     assert seen == [0]
     assert plan(model, params=0.5).after.parameters > 0
+
+
+@pytest.mark.one_backend
+def test_where_nothing_can_go_the_reasons_are_named():
+    def make(**options):
+        inputs = keras.Input((5, 6), batch_size=2)
+        x = layers.LSTM(4, return_sequences=True, name="first")(inputs)
+        return keras.Model(inputs, layers.Dense(2)(layers.LSTM(3, name="second", **options)(x)))
+
+    kept = r"leave (\d+) of \1 parameters \(first: it is kept, by `keep`; second: it is kept, by `keep`; "
+    with pytest.raises(ValueError, match=kept):
+        plan(make(), params=0.5, keep=["first", "second"])
+    model = make(stateful=True)
+    assert "  second: it keeps its state from call to call" in str(plan(model, params=1.0))
+    with pytest.raises(ValueError, match="second: it keeps its state from call to call"):
+        plan(model, params=0.5, keep="first")

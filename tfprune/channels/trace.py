@@ -254,6 +254,8 @@ class Call:
 
     def stay(self, reason: str) -> list[Channels]:
         """Fixes all inputs; returns fixed outputs."""
+        if getattr(self.layer, "weights", None):
+            self._trace.whole[self.name] = reason
         for channels in self.inputs:
             self.fix(channels, reason)
         return [Channels.fixed(shape) for shape in self.shapes]
@@ -268,13 +270,15 @@ class Trace:
         mixed: Label -> which layer computes with it together with others, and how.
         masks: id of a weight -> its mask.
         calls: All calls, in the order of `evaluate`; those in a nested model at each of its own calls.
-        unknown: Names of layers without a rule -> their classes.
+        whole: Names of layers with weights that are not cut at all -> why.
+        unknown: Names of those without a rule -> their classes.
     """
 
     def __init__(self, rules: Callable[[Any], Rule | None]) -> None:
         self.union, self.cuts, self.mixed = Union(), {}, {}
         self.masks: dict[int, keras.Variable] = {}
         self.calls: list[Call] = []
+        self.whole: dict[str, str] = {}
         self.unknown: dict[str, str] = {}
         self._rules = rules
         # id of a layer, an operation or a nested model -> the channels that its first call took and made.

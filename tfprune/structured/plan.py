@@ -123,9 +123,10 @@ class Plan:
         if self.before.seconds is not None:
             before, after = (1e3 * size.seconds for size in (self.before, self.after))
             lines.append(f"{before:.3g} ms before, {after:.3g} ms after")
-        fixed = [f"  {_names(one.layers)}: {one.fixed}" for one in self.groups if one.fixed]
+        fixed = [f"{_names(one.layers)}: {one.fixed}" for one in self.groups if one.fixed]
+        fixed += _whole(self.traced)
         if fixed:
-            lines += ["", "Fixed:", *fixed]
+            lines += ["", "Fixed:", *(f"  {line}" for line in fixed)]
         if self.unknown:
             named = ", ".join(f"{name} ({kind})" for name, kind in self.unknown.items())
             lines += ["", f"Without a rule, so that what meets them stays: {named}"]
@@ -212,7 +213,7 @@ def plan(
         kept=kept,
     )
     if unit != "latency":
-        return _plan(traced, costs, order, _fewest_moves(order, unit, fraction))
+        return _plan(traced, costs, order, _fewest_moves(traced, order, unit, fraction))
     count, seconds = fast_enough(traced, order, fraction, pair_of(model, runtime, input_shape))
     return _plan(traced, costs, order, count, seconds)
 
@@ -230,14 +231,17 @@ def _budget(**budgets: float | None) -> tuple[str, float]:
     return {"params": "parameters"}.get(name, name), float(value)
 
 
-def _fewest_moves(order: Order, unit: str, fraction: float) -> int:
+def _fewest_moves(traced: Traced, order: Order, unit: str, fraction: float) -> int:
     """Returns the number of moves after which the cost is at most a fraction of the whole."""
     whole, least = order.cost(0, unit), order.cost(len(order.moves), unit)
     if least > fraction * whole:
         name, words = ("params", unit) if unit == "parameters" else (unit, "MACs")
+        kept = [f"{_names(traced.groups[number].layers)}: {why}" for number, why in order.reasons.items()]
+        fixed = [*kept, *_whole(traced), *map(str, filter(lambda group: group.fixed, traced.groups))]
+        why = f" ({_names(fixed, '; ')})" if least == whole and fixed else ""
         raise ValueError(
             f"`{name}` must be at least {_up(least / whole)}: the fewest channels that each group may have "
-            f"by `keep` and `round_to` leave {least:,} of {whole:,} {words}. Received: {name}={fraction}"
+            f"by `keep` and `round_to` leave {least:,} of {whole:,} {words}{why}. Received: {name}={fraction}"
         )
     return order.fewest(unit, fraction * whole, order.forced, len(order.moves))
 
@@ -280,9 +284,15 @@ def _plan(
     return Plan(traced.model, traced, stays, tuple(groups), before, after, dict(traced.trace.unknown), rest)
 
 
-def _names(names: Sequence[str]) -> str:
+def _whole(traced: Traced) -> list[str]:
+    """Returns the layers that have a rule and are not cut at all, with the reasons."""
+    trace = traced.trace
+    return [f"{name}: {reason}" for name, reason in trace.whole.items() if name not in trace.unknown]
+
+
+def _names(names: Sequence[str], between: str = ", ") -> str:
     """Returns some names; of many the first ones, and how many there are."""
-    shown = ", ".join(names[:_NAMES_IN_A_ROW])
+    shown = between.join(names[:_NAMES_IN_A_ROW])
     return shown if len(names) <= _NAMES_IN_A_ROW else f"{shown} and {len(names) - _NAMES_IN_A_ROW} more"
 
 
