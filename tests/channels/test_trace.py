@@ -126,6 +126,14 @@ def test_an_operation_without_a_rule_is_named():
             "`labels` must have one label for each of the 5 places of axis 1 of own/kernel. Received: 4",
         ),
         (
+            lambda self, call: call.weight(self.kernel, 2, call.new(5), "makes"),
+            "`axis` must be one of the 2 axes of own/kernel. Received: axis=2 from layer 'own'",
+        ),
+        (
+            lambda self, call: call.weight(self.kernel, 1, call.new(5), "gives"),
+            "`role` must be one of makes, takes, scales, masks. Received: role='gives' from layer 'own'",
+        ),
+        (
             lambda self, call: [Channels.along((5,), 0, call.new(5))],
             "`trace_channels` of layer 'own' must say how",
         ),

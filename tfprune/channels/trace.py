@@ -20,6 +20,9 @@ INSIDE = -1
 """The `Slice.input` of a weight that takes channels which the layer itself made."""
 
 
+_ROLES = ("makes", "takes", "scales", "masks")
+
+
 @dataclass(frozen=True, eq=False)
 class Slice:
     """An axis of a weight that numbers channels.
@@ -214,11 +217,21 @@ class Call:
             which: Of what "takes": the layer's input that it takes, from 0.
 
         Raises:
-            ValueError: If there is not one label for each place.
+            ValueError: If there is not one label for each place, no such axis, or no such role.
         """
+        if role not in _ROLES:
+            raise ValueError(
+                f"`role` must be one of {', '.join(_ROLES)}. Received: role={role!r} from layer {self.name!r}"
+            )
         if variable is not None:
+            rank = len(variable.shape)
+            if not -rank <= axis < rank:
+                raise ValueError(
+                    f"`axis` must be one of the {rank} axes of {variable.path}. Received: axis={axis} from "
+                    f"layer {self.name!r}"
+                )
             which = INSIDE if self._inside else which
-            noted = Slice(self.layer, variable, axis % len(variable.shape), labels, role, which)
+            noted = Slice(self.layer, variable, axis % rank, labels, role, which)
             self._trace.add(self.operation, noted)
             self.slices.append(noted)
 
