@@ -136,14 +136,22 @@ def test_nothing_to_measure_is_one_error(benchmark, exported):
         hidden.rename(exported / "model.tfprune")
 
 
-def test_a_damaged_file_is_one_error(benchmark, exported):
-    right = (exported / "model.tfprune").read_bytes()
+@pytest.mark.parametrize(
+    ("name", "damaged", "reason"),
+    [
+        ("model.tfprune", lambda right: right[: len(right) // 2], ""),
+        ("export.json", lambda right: b"[]", "not a readable audit of an export: .*a JSON object"),
+        ("export.json", lambda right: b"{}", ".*`dense_weights_bytes` is missing"),
+    ],
+)
+def test_a_damaged_file_is_one_error(benchmark, exported, name, damaged, reason):
+    right = (exported / name).read_bytes()
     try:
-        (exported / "model.tfprune").write_bytes(right[: len(right) // 2])
-        with pytest.raises(UserError, match="model.tfprune: "):
+        (exported / name).write_bytes(damaged(right))
+        with pytest.raises(UserError, match=f"{name}: {reason}"):
             benchmark("exported")
     finally:
-        (exported / "model.tfprune").write_bytes(right)
+        (exported / name).write_bytes(right)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,10 @@ def main() -> None:
         )
     # That of the dense network, which was wider if channels were cut since.
     with reading(audit, "audit of an export", "export that experiment anew"):
-        dense_weights_bytes = values_of(_Audit, json_of(audit))["dense_weights_bytes"]
+        content = json_of(audit)
+        if not isinstance(content, dict):
+            raise ValueError(f"it must be a JSON object. Received: {type(content).__name__}")
+        dense_weights_bytes = values_of(_Audit, content)["dense_weights_bytes"]
     os.environ["KERAS_BACKEND"] = "tensorflow"  # Before Keras loads: the exported files are TensorFlow's.
     start_tensorflow()
     from tfprune.benchmark.contenders import chosen_contenders
