@@ -12,7 +12,7 @@ from tests.support.random_models import models
 from tfprune.structured import dead_channels, shrink
 
 # JAX compiles each operation of each model.
-_EXAMPLES = 6 if keras.backend.backend() == "jax" else 30
+_EXAMPLES = 4 if keras.backend.backend() == "jax" else 30
 
 
 def zero_some(model, rng):
