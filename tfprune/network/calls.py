@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
-from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 Call = Callable[..., Any]
 
@@ -49,9 +48,9 @@ def without_gradient(tensor: Any) -> Any:
     """Returns a tensor with its mask, but without what PyTorch keeps with it for a backward pass."""
     if keras.backend.backend() != "torch":
         return tensor
-    detached, mask = keras.ops.stop_gradient(tensor), get_keras_mask(tensor)
+    detached, mask = keras.ops.stop_gradient(tensor), getattr(tensor, "_keras_mask", None)
     if mask is not None:
-        set_keras_mask(detached, mask)
+        detached._keras_mask = mask
     return detached
 
 
