@@ -67,12 +67,23 @@ class LazyNames(griffe.Extension):
     """Shows to Griffe, which reads the source, the public names that a package loads when they are used."""
 
     def on_package(self, *, pkg: griffe.Module, **_rest: Any) -> None:
-        """Adds an alias for each name that Griffe did not find."""
+        """Adds an alias for each name that Griffe did not find, or takes for the module of the same name."""
         for names in public_packages().values():
-            for name in names:
+            # Before an alias takes the place of a module that leads to other names.
+            found = [(name, _member(pkg, name.path), _member(pkg, name.home)) for name in names]
+            for name, shown, meant in found:
                 module, _, last = name.path.removeprefix("tfprune.").rpartition(".")
-                if last not in pkg[module].members:
-                    pkg[module].set_member(last, griffe.Alias(last, name.home, parent=pkg[module]))
+                if shown is None or shown is not meant:
+                    target = name.home if meant is None else meant
+                    pkg[module].set_member(last, griffe.Alias(last, target, parent=pkg[module]))
+
+
+def _member(pkg: griffe.Module, path: str) -> Any:
+    """Returns what Griffe read under a name; None if that is nothing."""
+    try:
+        return pkg[path.removeprefix("tfprune.")]
+    except KeyError:
+        return None
 
 
 def _names(module: ModuleType) -> list[Name]:
