@@ -22,6 +22,7 @@ def make_model(*readers):
 
 
 @pytest.mark.slow
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "readers",
     [
