@@ -9,7 +9,7 @@ from tests.support import masked_twin
 from tests.support.random_models import models
 
 # JAX compiles each operation of each model.
-_EXAMPLES = 5 if keras.backend.backend() == "jax" else 25
+_EXAMPLES = 3 if keras.backend.backend() == "jax" else 12
 
 
 @pytest.mark.slow

@@ -118,8 +118,12 @@ def randomize(model, seed=0):
         variable.assign(values)
 
 
-def random_inputs(model, seed=0, batch=2):
-    """Returns a list of random inputs of a model: whole numbers below 5 where it takes such."""
+def random_inputs(model, seed=0, batch=13):
+    """Returns a list of random inputs of a model: whole numbers below 5 where it takes such.
+
+    The batch is of no other axis's size: where it is, Keras's addition on TensorFlow takes one value for each
+    example, of shape [batch, 1, 1, 1], for a bias.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for tensor in model.inputs:
