@@ -213,3 +213,12 @@ def test_a_weight_that_makes_and_takes_channels():
     masked_twin.randomize(model)
     _, small = masked_twin.check_cut(model, masked_twin.random_inputs(model))
     assert small.get_layer("table").output_dim < 6
+
+
+def test_a_layer_without_weights_that_is_called_with_tensors_of_several_widths():
+    inputs = keras.Input((4,))
+    shared = layers.ReLU()
+    outputs = [layers.Dense(2)(shared(layers.Dense(width)(inputs))) for width in (6, 9, 5)]
+    model = keras.Model(inputs, outputs)
+    _, small = masked_twin.check_cut(model, masked_twin.random_inputs(model))
+    assert small.count_params() < model.count_params()

@@ -54,7 +54,7 @@ class Cut:
         slices: The axes of its weights that number channels.
         config: Name in the layer's configuration -> a function from the kept places (`Kept`) to its value.
         held: Name in the layer's configuration -> the call of the layer or model that it is.
-        outputs: The channels of the outputs of the last call.
+        outputs: The channels of the outputs of each call.
         args: The same for arguments of the call: number of a positional one, or name of another.
     """
 
@@ -62,7 +62,7 @@ class Cut:
     slices: list[Slice] = field(default_factory=list)
     config: dict[str, Callable[["Kept"], Any]] = field(default_factory=dict)
     held: dict[str, Step] = field(default_factory=dict)
-    outputs: Sequence[Channels] = ()
+    outputs: list[Sequence[Channels]] = field(default_factory=list)
     args: dict[int | str, Callable[["Kept"], Any]] = field(default_factory=dict)
 
 
@@ -340,7 +340,8 @@ class Trace:
             return _as(step.outputs, outputs)
         cut = self.cut_of(operation)
         call = Call(self, step, holder)
-        call.outputs = cut.outputs = self.outputs(call)
+        call.outputs = self.outputs(call)
+        cut.outputs.append(call.outputs)
         if holder is None:
             self.calls.append(call)
         else:

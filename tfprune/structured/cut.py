@@ -121,17 +121,19 @@ class Builder:
 
     def _check(self, operation: Any, outputs: list[keras.KerasTensor]) -> None:
         """Raises an error if a smaller layer makes other channels than its rule says."""
-        for tensor, channels in zip(outputs, self._cuts[id(operation)].outputs, strict=True):
-            if len(channels.shape) != len(tensor.shape) - 1:
-                continue  # Of another call, on a tensor of another rank.
-            for axis in channels.axes():
-                count = int(self._kept(channels.on(axis)).sum())
-                if tensor.shape[axis + 1] not in (None, count):
-                    raise ValueError(
-                        f"`trace_channels` of layer {operation.name!r} must say how the smaller layer is "
-                        f"configured: {count} channels stay along axis {axis}. Received: a layer that makes "
-                        f"{tensor.shape[axis + 1]}"
-                    )
+        made = [tuple(tensor.shape[1:]) for tensor in outputs]
+        calls = self._cuts[id(operation)].outputs
+        # Of a layer that is called several times, each call may have channels of its own.
+        if not any(all(map(self._fits, made, each)) for each in calls):
+            raise ValueError(
+                f"`trace_channels` of layer {operation.name!r} must say how the smaller layer is configured: "
+                f"what stays has shape {self._size(calls[0][0])}. Received: a layer that makes {made[0]}"
+            )
+
+    def _fits(self, made: tuple[int | None, ...], channels: Channels) -> bool:
+        """Returns whether a tensor has as many channels as stay."""
+        size = self._size(channels)
+        return len(made) == len(size) and all(made[axis] in (None, size[axis]) for axis in channels.axes())
 
     def _smaller(self, operation: Any, shapes: Sequence[Sequence[int | None]]) -> Any:
         """Returns what stands in the place of a layer, an operation or a model that takes some shapes."""
