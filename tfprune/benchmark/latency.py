@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfprune.benchmark.contenders import DENSE_TFLITE, OURS_NAME
@@ -33,17 +32,17 @@ class Stopwatch:
         UserError: The backend is not TensorFlow, or the runtime cannot run a layer of the model.
     """
 
-    def __init__(self, model: keras.Model, runtime: str, input_shape: Any = None) -> None:
+    def __init__(self, model: Any, runtime: str, input_shape: Any = None) -> None:
         """Converts the model."""
         self._format = next(
             file for file in all_files() if file.timing and file.timing.name == _FILES[runtime]
         )
         self._inputs = None
         if input_shape is not None:
-            self._inputs = np.zeros((1, *input_shape[1:]), keras.tree.flatten(model.input)[0].dtype)
+            self._inputs = np.zeros((1, *input_shape[1:]), model.inputs[0].dtype)
         self._whole = self._loaded(model)
 
-    def seconds(self, model: keras.Model) -> tuple[float, float]:
+    def seconds(self, model: Any) -> tuple[float, float]:
         """Returns the seconds of a call of the first model and of another one, timed in the same rounds.
 
         Both are those of the fastest turn: what else the machine does makes a turn slower, never faster.
@@ -55,7 +54,7 @@ class Stopwatch:
         timed = time_rounds(calls, ROUNDS, least_turn_seconds=_TURN_SECONDS).seconds
         return min(timed["whole"]), min(timed["other"])
 
-    def _loaded(self, model: keras.Model) -> Callable[[], Any]:
+    def _loaded(self, model: Any) -> Callable[[], Any]:
         deployable = Deployable(model, self._inputs)
         signature = Signature(deployable.model, self._inputs)
         size = signature.batch_size or 1
