@@ -1,6 +1,5 @@
 """Dead channels: those without which no output of a model changes."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +107,7 @@ class Dead:
     def __init__(self, traced: Traced) -> None:
         self._traced = traced
         self._flow = Flow(traced)
-        self._takers = list(_takers(traced, self._flow))
+        self._takers = _takers(traced, self._flow)
         self.dead = np.zeros(traced.count, bool)
         self.edits: dict[int, np.ndarray] = {}
         self.biases: dict[int, np.ndarray] = {}
@@ -223,8 +222,8 @@ class Dead:
         return norm if np.array_equal(sets[0], taker.made) else None
 
 
-def _takers(traced: Traced, flow: Flow) -> Iterator[_Taker]:
-    """Yields the axes of weights that take channels, each once."""
+def _takers(traced: Traced, flow: Flow) -> list[_Taker]:
+    """Returns the axes of weights that take channels, each once."""
     found: dict[tuple[int, int], _Taker] = {}
     for number, call in enumerate(traced.trace.calls):
         for one in call.slices:
@@ -250,7 +249,7 @@ def _takers(traced: Traced, flow: Flow) -> Iterator[_Taker]:
             found[key] = _Taker(
                 one, traced.sets[one.labels], made, used, _refusal(call, one), values, varies, [number]
             )
-    return iter(found.values())
+    return list(found.values())
 
 
 def _refusal(call: Call, one: Slice) -> str:

@@ -1,6 +1,6 @@
 """Builds a model anew without some of its channels."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -119,6 +119,13 @@ class Builder:
                 (args if isinstance(where, int) else kwargs)[where] = value(self._kept)
         return args, kwargs
 
+    def part(self, variable: keras.Variable, values: np.ndarray) -> np.ndarray:
+        """Returns the part that stays of values in the shape of a weight."""
+        # An axis may have several roles, in a layer that takes channels by the weight that makes them.
+        for axis, labels in {one.axis: one.labels for one in self._slices.get(id(variable), ())}.items():
+            values = np.compress(self._kept(labels), values, axis)
+        return values
+
     def _check(self, operation: Any, outputs: list[keras.KerasTensor]) -> None:
         """Raises an error if a smaller layer makes other channels than its rule says."""
         made = [tuple(tensor.shape[1:]) for tensor in outputs]
@@ -140,11 +147,11 @@ class Builder:
         if computed_graph(operation) is not None:
             return self._graph(operation, shapes)
         cut = self._cuts[id(operation)]
+        changes = {name: value(self._kept) for name, value in cut.config.items()}
         if not isinstance(operation, keras.layers.Layer):
-            return _smaller_operation(operation, cut, self._kept)
+            return _from_config(operation, changes) if changes else operation
         wrapped = isinstance(operation, PruneLowMagnitude)
         layer = operation.layer if wrapped else operation
-        changes = {name: value(self._kept) for name, value in cut.config.items()}
         for name, step in cut.held.items():
             inner = self._smaller(step.operation, [(None, *self._size(one)) for one in step.inputs])
             changes[name] = keras.saving.serialize_keras_object(inner)
@@ -174,10 +181,7 @@ class Builder:
             bias.assign(self._biases[id(inner)][self._kept(made)])
         for ours, theirs in zip(old.weights, weights, strict=True):
             values = self._edits.get(id(ours))
-            values = ops.convert_to_numpy(ours) if values is None else values
-            # An axis may have several roles, in a layer that takes channels by the weight that makes them.
-            for axis, labels in {one.axis: one.labels for one in self._slices.get(id(ours), ())}.items():
-                values = np.compress(self._kept(labels), values, axis)
+            values = self.part(ours, ops.convert_to_numpy(ours) if values is None else values)
             if values.shape != tuple(theirs.shape):
                 raise ValueError(
                     "`trace_channels` must name each axis of a weight that numbers channels. Received: "
@@ -207,16 +211,6 @@ def _input(tensor: keras.KerasTensor, shape: Sequence[int | None]) -> keras.Kera
     return type(layer).from_config({**layer.get_config(), "batch_shape": tuple(open_as_before)}).output
 
 
-def _from_config(layer: keras.layers.Layer, changes: dict[str, Any]) -> keras.layers.Layer:
-    """Returns a layer of the same class and configuration, but for the changes, without weights."""
-    return type(layer).from_config({**layer.get_config(), **changes})
-
-
-def _smaller_operation(operation: Any, cut: Cut, kept: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """Returns an operation of `keras.ops` with what it was made with, but for what follows from the cut."""
-    if not cut.config:
-        return operation
-    config = operation.get_config()
-    return type(operation).from_config(
-        {**config, **{name: value(kept) for name, value in cut.config.items()}}
-    )
+def _from_config(operation: Any, changes: dict[str, Any]) -> Any:
+    """Returns a layer or an operation of the same class and configuration, but for the changes."""
+    return type(operation).from_config({**operation.get_config(), **changes})

@@ -40,7 +40,6 @@ class ExactCut:
         model: A built functional or Sequential model. It is not changed.
 
     Attributes:
-        found: What is dead.
         successors: id of a weight of `model` -> the weight in its place, once `smaller` is built.
 
     Raises:
@@ -51,8 +50,12 @@ class ExactCut:
         self._traced = Traced(model)
         self._dead = dead = Dead(self._traced)
         self._builder = Builder(self._traced.trace.cuts, dead.kept, dead.edits, dead.biases)
-        self.found = DeadChannels(tuple(dead.layers), tuple(dead.silent))
         self.successors = self._builder.successors
+
+    @cached_property
+    def found(self) -> DeadChannels:
+        """The channels that go, and those that stay although zeros make them."""
+        return DeadChannels(tuple(self._dead.layers), tuple(self._dead.silent))
 
     @property
     def cuts(self) -> bool:
@@ -66,11 +69,7 @@ class ExactCut:
 
     def part(self, variable: keras.Variable, values: np.ndarray) -> np.ndarray:
         """Returns the part of values in the shape of a weight that stays."""
-        # An axis may have several roles.
-        axes = {one.axis: one.labels for one in self._traced.slices if one.variable is variable}
-        for axis, labels in axes.items():
-            values = np.compress(self._dead.kept(labels), values, axis)
-        return values
+        return self._builder.part(variable, values)
 
 
 def shrink(model: keras.Model) -> keras.Model:

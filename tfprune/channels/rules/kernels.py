@@ -6,7 +6,7 @@ import numpy as np
 
 from tfprune.channels.labels import Channels
 from tfprune.channels.rules.axes import LAST, activate, channel_axis, make
-from tfprune.channels.trace import INSIDE, Call, Kept, Rule
+from tfprune.channels.trace import Call, Kept, Rule
 
 
 def _dense(call: Call) -> list[Channels]:
@@ -126,19 +126,13 @@ def _with_size(sizes: list[int | None], place: int, labels: np.ndarray) -> Calla
 
 
 def _embedding(call: Call) -> list[Channels]:
-    """A table's columns are channels; one that is reversible takes them as it made them."""
+    """A table's columns are channels."""
     layer = call.layer
-    if call.kwargs.get("reverse") or len(call.args) > 1 and call.args[1]:
-        taken = call.take(LAST)
-        call.weight(layer.embeddings, 1, taken, "takes")
-        call.weight(getattr(layer, "reverse_embeddings", None), 0, taken, "takes")
-        return [Channels.fixed(call.shapes[0])]
     if not call.inputs[0].is_fixed:
         return call.stay("it looks rows up")
     made = call.new(layer.output_dim)
     call.config("output_dim", made)
     call.weight(layer.embeddings, 1, made, "makes")
-    call.weight(getattr(layer, "reverse_embeddings", None), 0, made, "takes", INSIDE)
     return [Channels.along(call.shapes[0], LAST, made)]
 
 
