@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.activations import linear
 
 from tfprune.channels.flow import Flow, any_along, connections, is_kernel
 from tfprune.channels.groups import Traced
@@ -202,24 +201,11 @@ class Dead:
         if layer.bias is not None:
             _add(self.edits, layer.bias, constant)
             return
-        norm = self._norm_behind(taker)
+        norm = self._traced.norms.get(id(layer))
         if norm is not None:
             _add(self.edits, norm.moving_mean, -constant)
         else:
             self.biases[id(layer)] = constant
-
-    def _norm_behind(self, taker: _Taker) -> Any:
-        """Returns the BatchNorm that alone takes what a layer makes; None if there is none."""
-        calls, layer = self._traced.trace.calls, taker.layer
-        behind = [number for call in taker.numbers for number in self._flow.takers[call]]
-        if len(taker.numbers) > 1 or len(behind) > 1 or behind[0] < 0 or layer.activation is not linear:
-            return None
-        norm = calls[behind[0]].layer
-        once = sum(call.layer is norm for call in calls) == 1
-        sets = [self._traced.sets[one.labels] for one in calls[behind[0]].slices]
-        if builtin_layer(norm) != "BatchNormalization" or not once or not sets:
-            return None
-        return norm if np.array_equal(sets[0], taker.made) else None
 
 
 def _takers(traced: Traced, flow: Flow) -> list[_Taker]:

@@ -11,6 +11,7 @@ from keras import ops
 
 from tfprune.channels.groups import Traced
 from tfprune.channels.labels import FIXED, Channels
+from tfprune.channels.rules.kernels import BIASED
 from tfprune.channels.trace import INSIDE, Call, Slice
 from tfprune.network.graph import Step, computed_graph, evaluate
 from tfprune.network.kinds import builtin_layer, builtin_operation
@@ -18,16 +19,7 @@ from tfprune.network.kinds import builtin_layer, builtin_operation
 # For sizes that a model leaves open: the smallest with which it can be called.
 _OPEN_SIZES = (32, 96, 256)
 # Layers whose made channels depend on the channels that their kernel's weights take, and on no others.
-_LINEAR = {
-    "Dense",
-    "EinsumDense",
-    *(
-        f"{kind}{n}D{turn}"
-        for kind in ("Conv", "SeparableConv")
-        for n in (1, 2, 3)
-        for turn in ("", "Transpose")
-    ),
-}
+_LINEAR = {*BIASED, "EinsumDense"}
 _JOINING = {"Concatenate"}
 
 
@@ -51,14 +43,12 @@ class Flow:
 
     Attributes:
         constants: (number of the call, id of the weight, axis) -> what it takes there.
-        takers: Number of a call -> the numbers of the calls that take its outputs; -1 for the model's output.
         failure: Why no constants are known, if the call of the model failed; else empty.
     """
 
     def __init__(self, traced: Traced) -> None:
         self._traced = traced
         self.constants: dict[tuple[int, int, int], Constants] = {}
-        self.takers: dict[int, list[int]] = {}
         self.failure = ""
         if any(self._starts(call) for call in traced.trace.calls):
             self._run()
@@ -76,17 +66,14 @@ class Flow:
         sizes = _OPEN_SIZES if any(None in tensor.shape[1:] for tensor in graph.inputs) else _OPEN_SIZES[:1]
         for size in sizes:
             self.constants.clear()
-            self.takers.clear()
             self._numbers = itertools.count()
             inputs = [_Value.unknown(tensor, size) for tensor in graph.inputs]
             try:
-                outputs = evaluate(graph, inputs, self._call)
+                evaluate(graph, inputs, self._call)
             except Exception as error:  # Of Keras, of its backend, or of a layer of the user's.
                 self.failure = " ".join(str(error).split()) or type(error).__name__
                 continue
             self.failure = ""
-            for value in outputs:
-                self.takers.setdefault(value.maker, []).append(-1)
             return
         self.constants.clear()
         warnings.warn(
@@ -100,8 +87,6 @@ class Flow:
             return evaluate(graph, step.inputs, self._call)
         number = next(self._numbers)
         call = self._traced.trace.calls[number]
-        for value in step.inputs:
-            self.takers.setdefault(value.maker, []).append(number)
         for one in call.slices:
             if one.role == "takes" and one.input != INSIDE:
                 self.constants[number, id(one.variable), one.axis] = step.inputs[one.input].constants(
@@ -112,7 +97,7 @@ class Flow:
         )
         tensors = keras.tree.flatten(step.operation(*args, **kwargs))
         known = self._known(call, step.inputs, tensors)
-        return [_Value.of(tensor, each, number) for tensor, each in zip(tensors, known, strict=True)]
+        return [_Value.of(tensor, each) for tensor, each in zip(tensors, known, strict=True)]
 
     def _known(self, call: Call, inputs: list["_Value"], tensors: list[Any]) -> list[np.ndarray]:
         """Returns for each output which values are known, in the shape of its labels."""
@@ -197,11 +182,10 @@ class _Value:
         tensor: The numbers, with a batch's axis of size 1.
         known: Whether they are the same for all inputs of the model: booleans without the batch's axis, of
             size 1 along axes that do not matter.
-        maker: The number of the call that returned it; -1 for an input of the model.
     """
 
-    def __init__(self, tensor: Any, known: np.ndarray, maker: int) -> None:
-        self.tensor, self.known, self.maker = tensor, known, maker
+    def __init__(self, tensor: Any, known: np.ndarray) -> None:
+        self.tensor, self.known = tensor, known
 
     @classmethod
     def unknown(cls, tensor: keras.KerasTensor, size: int) -> "_Value":
@@ -209,14 +193,14 @@ class _Value:
         shape = [size if each is None else each for each in tensor.shape[1:]]
         # No zeros: they may mean that a time step is masked.
         value = 0.5 if "float" in tensor.dtype else 1
-        return cls(ops.full((1, *shape), value, tensor.dtype), np.zeros([1] * len(shape), bool), -1)
+        return cls(ops.full((1, *shape), value, tensor.dtype), np.zeros([1] * len(shape), bool))
 
     @classmethod
-    def of(cls, tensor: Any, known: np.ndarray, maker: int) -> "_Value":
+    def of(cls, tensor: Any, known: np.ndarray) -> "_Value":
         """Returns a tensor with zeros where it is not known, so that no NaN goes on from there."""
         if not known.all():
             tensor = ops.where(known[None], tensor, ops.zeros_like(tensor))
-        return cls(tensor, known, maker)
+        return cls(tensor, known)
 
     def along(self, channels: Channels, labels: np.ndarray) -> np.ndarray:
         """Returns whether the places of the axis that carries `labels` are known."""

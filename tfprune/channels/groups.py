@@ -10,7 +10,8 @@ from keras import ops
 from tfprune.channels.labels import FIXED
 from tfprune.channels.rules import rule_of
 from tfprune.channels.trace import Slice, Trace
-from tfprune.network.graph import computed_graph
+from tfprune.network.graph import Graph, computed_graph
+from tfprune.network.kinds import builtin_layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,28 @@ class Traced:
         values = np.asarray(ops.convert_to_numpy(variable))
         mask = self.trace.masks.get(id(variable))
         return values if mask is None else np.where(ops.convert_to_numpy(mask), values, values.dtype.type(0))
+
+    @cached_property
+    def norms(self) -> dict[int, keras.layers.BatchNormalization]:
+        """The BatchNorms that alone take all that a linear layer makes: id of the layer -> BatchNorm."""
+        inner = {id(call.operation): call.layer for call in self.trace.calls}
+        graph = Graph(computed_graph(self.model), lambda operation: inner.get(id(operation), operation))
+        made = {id(one.layer): one.labels for one in self.slices if one.role == "makes"}
+        scaled = {id(one.variable): one.labels for one in self.slices if one.role == "scales"}
+        found = {}
+        for layer in graph.operations:
+            consumers = graph.consumers(layer)
+            if len(consumers) != 1 or any(layer is output for output in graph.outputs):
+                continue
+            (norm,) = consumers
+            if (
+                builtin_layer(norm) == "BatchNormalization"
+                and graph.producers(norm) == [layer]
+                and getattr(layer, "activation", None) is keras.activations.linear
+                and np.array_equal(made.get(id(layer)), scaled.get(id(norm.moving_mean)))
+            ):
+                found[id(layer)] = norm
+        return found
 
     @cached_property
     def mixed(self) -> dict[int, str]:

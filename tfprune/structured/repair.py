@@ -21,7 +21,7 @@ from tfprune.network.graph import Step, computed_graph, evaluate
 from tfprune.network.kinds import builtin_layer
 from tfprune.structured.cut import Builder
 from tfprune.structured.regression import CHANNELS_A_SAMPLE, METHODS, Regression
-from tfprune.structured.takers import Taker, inside, normalizations, takers
+from tfprune.structured.takers import Taker, inside, takers
 
 _BATCH = 32
 
@@ -164,7 +164,7 @@ class _Repair:
 
     def __init__(self, traced: Traced, stays: np.ndarray, method: str) -> None:
         self._traced, self._method = traced, method
-        cuts, norms = traced.trace.cuts, normalizations(traced)
+        cuts, norms = traced.trace.cuts, traced.norms
         whole = {number: takers(traced, cut.operation) for number, cut in cuts.items()}
         biases = {
             id(one.owner): np.zeros(one.constant(np.zeros(one.rest)).shape)

@@ -12,8 +12,9 @@ from keras import ops
 
 from tfprune.channels.groups import Traced
 from tfprune.channels.labels import FIXED
+from tfprune.channels.rules.kernels import BIASED
 from tfprune.channels.trace import INSIDE, Slice
-from tfprune.network.graph import Graph, all_layers, computed_graph
+from tfprune.network.graph import all_layers
 from tfprune.network.kinds import builtin_layer, kernels
 from tfprune.sparsity import PruneLowMagnitude
 
@@ -99,27 +100,6 @@ def _slices(traced: Traced, operation: Any) -> Iterator[Slice]:
         yield from cut.slices
         for step in cut.held.values():
             yield from _slices(traced, step.operation)
-
-
-def normalizations(traced: Traced) -> dict[int, keras.layers.BatchNormalization]:
-    """Returns the BatchNorms that alone take all that a linear layer makes: id of the layer -> BatchNorm."""
-    graph = Graph(computed_graph(traced.model), inside)
-    made = {id(one.layer): one.labels for one in traced.slices if one.role == "makes"}
-    scaled = {id(one.variable): one.labels for one in traced.slices if one.role == "scales"}
-    found = {}
-    for layer in graph.operations:
-        consumers = graph.consumers(layer)
-        if len(consumers) != 1 or any(layer is output for output in graph.outputs):
-            continue
-        (norm,) = consumers
-        if (
-            builtin_layer(norm) == "BatchNormalization"
-            and graph.producers(norm) == [layer]
-            and getattr(layer, "activation", None) is keras.activations.linear
-            and np.array_equal(made.get(id(layer)), scaled.get(id(norm.moving_mean)))
-        ):
-            found[id(layer)] = norm
-    return found
 
 
 def inside(operation: Any) -> Any:
@@ -251,17 +231,6 @@ def _cell(cell: Any, one: Slice) -> Taker | None:
     features = _of_channels(layer, rank) if rank else _of_last_axis
     return Taker(layer, cell, one.variable, axes, one.labels, bool(rank), features, constant)
 
-
-BIASED = {
-    "Dense",
-    *(
-        f"{kind}{n}D{turn}"
-        for kind in ("Conv", "SeparableConv")
-        for n in (1, 2, 3)
-        for turn in ("", "Transpose")
-    ),
-}
-"""Classes of layers that make their bias if `use_bias` says so."""
 
 _MAKERS: dict[str, Callable[[Any, Slice], Taker | None]] = {
     "Dense": _dense,

@@ -153,13 +153,20 @@ def _reversible_embedding(call: Call) -> list[Channels]:
     return outputs
 
 
-LAYERS: dict[str, Rule] = {
+_ADDING: dict[str, Rule] = {
     "Dense": _dense,
-    "EinsumDense": _einsum_dense,
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
     **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), _transposed_convolution),
-    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise_convolution),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable_convolution),
+}
+
+BIASED = frozenset(_ADDING)
+"""Classes of layers that add up what their kernel takes, and a bias if `use_bias` says so."""
+
+LAYERS: dict[str, Rule] = {
+    **_ADDING,
+    "EinsumDense": _einsum_dense,
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise_convolution),
     "Embedding": _embedding,
     "ReversibleEmbedding": _reversible_embedding,
 }
