@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.random_models import models
+from tests.support.random_models import examples, models
 from tfprune.network.macs import kernel_uses, total
 from tfprune.structured import plan
 
 
 @pytest.mark.slow
 @pytest.mark.one_backend
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@examples(6)
 @given(models(), st.sampled_from(["global", "layer", "equal"]), st.sampled_from([1, 2, 4]), st.data())
 def test_sizes(model, scope, round_to, data):
     arguments = {"scope": scope, "round_to": round_to}

@@ -1,18 +1,14 @@
 """Random models, parts of whose weights are zero: what `shrink` makes of them has their outputs."""
 
-import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
 from tests.support import masked_twin
-from tests.support.random_models import models
+from tests.support.random_models import examples, models
 from tfprune.structured import dead_channels, shrink
-
-# JAX compiles each operation of each model.
-_EXAMPLES = 4 if keras.backend.backend() == "jax" else 30
 
 
 def zero_some(model, rng):
@@ -31,13 +27,7 @@ def zero_some(model, rng):
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=_EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@examples(30, on_jax=4)
 @given(models(), st.integers(0, 999))
 def test_no_output_changes(model, seed):
     zero_some(model, np.random.default_rng(seed))

@@ -6,10 +6,27 @@ depends on the shapes alone, so that every choice makes a model.
 
 import keras
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
 from tests.support import masked_twin
+
+
+def examples(count, on_jax=None):
+    """Returns the settings of a test that tries the same random models in each run.
+
+    Args:
+        count: How many.
+        on_jax: How many on JAX, which compiles each operation of each model.
+    """
+    return settings(
+        max_examples=on_jax if on_jax and keras.backend.backend() == "jax" else count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @st.composite
