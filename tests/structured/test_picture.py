@@ -23,10 +23,15 @@ def planned(*widths, seconds=None, macs=1000):
     return Plan(None, None, None, tuple(groups), *sizes, {}, (Size(0, 0), Size(0, 0)))
 
 
+def drawn(made):
+    """The picture of a plan."""
+    return draw(made.groups, made.before, made.after)
+
+
 @pytest.mark.parametrize("count", [1, 40])
 def test_bars_are_as_wide_as_the_numbers_and_texts_have_room(count):
     made = planned(*range(20, 20 + 8 * count, 8))
-    figure = draw(made)
+    figure = drawn(made)
     assert figure.bbox.width == 1100
     widths, *costs = figure.axes
     bars = [bar.patches[0] for bar in widths.containers]
@@ -53,7 +58,7 @@ def test_bars_are_as_wide_as_the_numbers_and_texts_have_room(count):
 
 
 def test_words_and_totals():
-    figure = draw(planned(20, seconds=(0.004, 0.00123)))
+    figure = drawn(planned(20, seconds=(0.004, 0.00123)))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "layer0 +1" and names[1] == "…" + 35 * "x"
     titles = [panel.get_title(loc="left") for panel in figure.axes]
@@ -63,7 +68,7 @@ def test_words_and_totals():
         "MACs: 1 k → 1 k, 100 %",
     ]
     assert [text.get_text() for text in figure.axes[0].texts] == ["10 of 20", "10"]
-    assert len(draw(planned(20, macs=None)).axes) == 2
+    assert len(drawn(planned(20, macs=None)).axes) == 2
 
 
 def test_a_plan_writes_its_picture(tmp_path):

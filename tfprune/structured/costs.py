@@ -28,6 +28,31 @@ class Size:
     seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class PlannedGroup:
+    """A group of channels in a plan.
+
+    Its parameters and MACs are those of the weights that make its channels or scale them as they pass.
+
+    Attributes:
+        layers: Names of the layers that make the channels.
+        takers: Names of the layers that take them.
+        channels: The number of channels, as in `ChannelGroup`.
+        kept: How many of them stay.
+        before: Parameters and MACs of the whole network.
+        after: Those of the planned one.
+        fixed: Why none goes; empty where they can.
+    """
+
+    layers: tuple[str, ...]
+    takers: tuple[str, ...]
+    channels: int
+    kept: int
+    before: Size
+    after: Size
+    fixed: str = ""
+
+
 class Costs:
     """The parameters and MACs of a traced model as functions of the sets of channels that stay.
 

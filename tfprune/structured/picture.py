@@ -1,13 +1,11 @@
 """A plan as a picture: how wide each part of the network is before and after, and what it costs."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfprune.extras import extra
 from tfprune.pictures import new_figure, short_count, short_name
-
-if TYPE_CHECKING:
-    from tfprune.structured.plan import Plan, PlannedGroup
+from tfprune.structured.costs import PlannedGroup, Size
 
 _BEFORE, _AFTER, _FIXED = "#c6d9e8", "#0072b2", "0.55"
 _COSTS = {"parameters": "#e69f00", "macs": "#d55e00"}
@@ -17,8 +15,8 @@ _BAR, _FEWEST = 0.74, 3
 _LONGEST_NAME = 36
 
 
-def draw(plan: "Plan") -> Any:
-    """Draws one row for each group of channels, in the order of `Plan.groups`.
+def draw(rows: Sequence[PlannedGroup], whole: Size, left: Size) -> Any:
+    """Draws one row for each group of channels of a plan, given the sizes of the network before and after.
 
     On the left a bar is as wide as the group has channels, and dark as far as they stay: the outline of the
     network before and after. Groups that are fixed are grey. To the right of it stand the parameters and the
@@ -28,23 +26,22 @@ def draw(plan: "Plan") -> Any:
         A figure 1,100 pixels wide, as tall as its rows need. It belongs to no pyplot state.
 
     Raises:
-        ValueError: If the model has no groups of channels.
+        ValueError: If there are no rows.
     """
-    rows = plan.groups
     if not rows:
         raise ValueError("The model has no layer that makes channels: there is nothing to draw.")
     figure = new_figure(11, _FRAME_INCHES + _ROW_INCHES * max(len(rows), _FEWEST))
-    units = [unit for unit in _COSTS if getattr(plan.before, unit) is not None]
+    units = [unit for unit in _COSTS if getattr(whole, unit) is not None]
     panels = figure.subplots(1, 1 + len(units), sharey=True, width_ratios=(3.2, *[2] * len(units)))
     _draw_widths(panels[0], rows)
     channels, kept = sum(row.channels for row in rows), sum(row.kept for row in rows)
     title = f"channels: {channels:,} → {kept:,}"
-    if plan.before.seconds is not None:
-        title += f"; {1e3 * plan.before.seconds:.3g} → {1e3 * plan.after.seconds:.3g} ms"
+    if whole.seconds is not None:
+        title += f"; {1e3 * whole.seconds:.3g} → {1e3 * left.seconds:.3g} ms"
     panels[0].set_title(title, loc="left", fontsize=9.5)
     for panel, unit in zip(panels[1:], units, strict=True):
         _draw_costs(panel, rows, unit)
-        before, after = getattr(plan.before, unit), getattr(plan.after, unit)
+        before, after = getattr(whole, unit), getattr(left, unit)
         share = f", {100 * after / before:.0f} %" if before else ""
         title = f"{_WORDS[unit]}: {short_count(before)} → {short_count(after)}{share}"
         panel.set_title(title, loc="left", fontsize=9.5)
@@ -59,7 +56,7 @@ def draw(plan: "Plan") -> Any:
     return figure
 
 
-def _draw_widths(panel: Any, rows: Sequence["PlannedGroup"]) -> None:
+def _draw_widths(panel: Any, rows: Sequence[PlannedGroup]) -> None:
     widest = max(row.channels for row in rows)
     for place, row in enumerate(rows):
         color = _FIXED if row.fixed else _AFTER
@@ -72,7 +69,7 @@ def _draw_widths(panel: Any, rows: Sequence["PlannedGroup"]) -> None:
     panel.spines["bottom"].set_visible(False)
 
 
-def _draw_costs(panel: Any, rows: Sequence["PlannedGroup"], unit: str) -> None:
+def _draw_costs(panel: Any, rows: Sequence[PlannedGroup], unit: str) -> None:
     with extra("plot"):
         from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -90,7 +87,7 @@ def _draw_costs(panel: Any, rows: Sequence["PlannedGroup"], unit: str) -> None:
     panel.grid(axis="x", color="0.92", lw=0.8)
 
 
-def _draw_legend(figure: Any, rows: Sequence["PlannedGroup"]) -> None:
+def _draw_legend(figure: Any, rows: Sequence[PlannedGroup]) -> None:
     with extra("plot"):
         from matplotlib.patches import Patch
 
@@ -100,7 +97,7 @@ def _draw_legend(figure: Any, rows: Sequence["PlannedGroup"]) -> None:
     figure.legend(handles=entries, loc="outside lower left", ncols=3, fontsize=8.5, frameon=False)
 
 
-def _name(row: "PlannedGroup") -> str:
+def _name(row: PlannedGroup) -> str:
     """Returns the first layer's name, and how many more there are."""
     more = f" +{len(row.layers) - 1}" if len(row.layers) > 1 else ""
     return short_name(row.layers[0], _LONGEST_NAME - len(more)) + more

@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.channels.groups import Traced
 from tfprune.pictures import write_picture
 from tfprune.sparsity.gradients import GradientData
-from tfprune.structured.costs import Costs, Size
+from tfprune.structured.costs import Costs, PlannedGroup, Size
 from tfprune.structured.cut import build_smaller, check_no_fit
 from tfprune.structured.importance import ChannelScore, Importance
 from tfprune.structured.latency import Seconds, fast_enough, pair_of
@@ -22,31 +22,6 @@ from tfprune.structured.repair import repaired
 from tfprune.text import text_table
 
 _NAMES_IN_A_ROW = 3
-
-
-@dataclass(frozen=True)
-class PlannedGroup:
-    """A group of channels in a plan.
-
-    Its parameters and MACs are those of the weights that make its channels or scale them as they pass.
-
-    Attributes:
-        layers: Names of the layers that make the channels.
-        takers: Names of the layers that take them.
-        channels: The number of channels, as in `ChannelGroup`.
-        kept: How many of them stay.
-        before: Parameters and MACs of the whole network.
-        after: Those of the planned one.
-        fixed: Why none goes; empty where they can.
-    """
-
-    layers: tuple[str, ...]
-    takers: tuple[str, ...]
-    channels: int
-    kept: int
-    before: Size
-    after: Size
-    fixed: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +84,7 @@ class Plan:
         Raises:
             ValueError: On another ending, or if the model has no groups of channels.
         """
-        write_picture(path, lambda: draw(self))
+        write_picture(path, lambda: draw(self.groups, self.before, self.after))
 
     def __str__(self) -> str:
         rows = [
