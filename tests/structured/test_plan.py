@@ -239,6 +239,8 @@ def test_no_part_of_a_split_is_emptied():
             {"macs": 0.5, "keep": ["conv0", "block*"]},
             "`keep` must name .*, of which 'block[*]' matches",
         ),
+        ({"macs": 0.5, "score": "gathered"}, "`score` must be one of.*Received: score='gathered'"),
+        ({"macs": 0.5, "input_shape": "x"}, "`input_shape` must be a shape.*Received: 'x'"),
         ({"macs": 0.5, "keep": 3}, "`keep` must be a name of a layer.*Received: keep=3"),
         ({"macs": 0.5, "keep": [None]}, r"`keep` must be a name of a layer.*Received: keep=\[None\]"),
         ({"macs": 0.5, "data": [3]}, "`data` must be None.*Received: score='l2', data of type list"),

@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,6 +256,8 @@ def _placeholders(shapes: Any) -> Any:
     """Returns a placeholder for each shape in a structure, in plain containers."""
     if isinstance(shapes, dict):
         return {name: _placeholders(shape) for name, shape in shapes.items()}
+    if isinstance(shapes, str) or not isinstance(shapes, Iterable):
+        raise ValueError(f"`input_shape` must be a shape, or a structure of them. Received: {shapes!r}")
     if not all(isinstance(length, int | None) for length in shapes):
         return [_placeholders(shape) for shape in shapes]
     # The batch size is whatever the first call had.

@@ -153,9 +153,11 @@ def _rule(score: ChannelScore) -> Callable[[Tensor], np.ndarray] | str:
     Raises:
         ValueError: If there is none; the message lists the valid names.
     """
-    if callable(score):
-        return score
     known: Mapping[str, Any] = {**scores.SCORES, **_OF_WEIGHTS, **{name: name for name in _OF_CHANNELS}}
+    # How strong its channels are ranks a weight among others, but no channel: there is nothing to compare.
+    known = {name: rule for name, rule in known.items() if not getattr(rule, "needs_channels", False)}
+    if callable(score) and not getattr(score, "needs_channels", False):
+        return score
     if not isinstance(score, str) or score not in known:
         raise ValueError(
             f"`score` must be one of {sorted(known)} or a function of a tensor. Received: score={score!r}"
