@@ -64,6 +64,7 @@ ALLOWED = {
     },
     "experiments": _LIBRARY | {"runs", "channels", "structured"},
     "compiler": {"backend", "errors", "network", "sparsity", "structured", "runtime"},
+    "sparse_training": {"backend", "errors", "extras", "memory", "network", "runtime", "sparsity", "text"},
     "export": {"channels", "network", "sparsity", "structured", "runtime", "compiler", *_LEAVES},
     "compare": {"runs", *_LEAVES},
     "benchmark": {"runtime", "export", *_LEAVES},
