@@ -1,0 +1,452 @@
+"""The calls of a convolution: forwards, the gradients of its input and of its weights, new weights.
+
+Which kernel, dense or sparse, and how it is cut, depend on the weights and on the machine, not on the number
+of threads: nor does any result.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from tfprune.runtime.kernels.kernel import Kernel as Code
+from tfprune.runtime.machine import Machine
+from tfprune.runtime.plan.parts import Even, Parts, TilesOrGroups
+from tfprune.sparse_training import lists
+from tfprune.sparse_training.graph import Kernel, Window
+from tfprune.sparse_training.kernels.convolution import DenseSum, Epilogue, SparseSum, Tile
+from tfprune.sparse_training.kernels.weights import Block, Gather, Scatter, WeightsGradient
+from tfprune.sparse_training.layout import Layout
+
+Address = int | np.ndarray
+
+# A kernel with a greater share of its weights is faster dense, where outputs can share what they read.
+_DENSE_FROM = 0.25
+_LEAST_ROWS_DENSE = 3
+# Slots of partial sums, at least, so that as many threads have something to do.
+_LEAST_UNITS = 32
+# The parts of the batch whose gradients of the weights are summed apart, at most.
+_MOST_CHUNKS = 8
+# The places of a block of the dense kernel, at most: its weights then stay in the first-level cache.
+_MOST_PLACES = 576
+
+
+class Call(NamedTuple):
+    """One call of a kernel.
+
+    Attributes:
+        kernel: The kernel.
+        arguments: Its parameters in their order; an array stands for its address.
+        parts: The way to cut the call for threads.
+        multiply_adds: The products of weights that stay with pixels, those of the whole batch.
+    """
+
+    kernel: Code
+    arguments: tuple[int | np.ndarray, ...]
+    parts: Parts
+    multiply_adds: int = 0
+
+
+class Statistics(NamedTuple):
+    """Partial sums for each channel, taken where a convolution makes a value.
+
+    Attributes:
+        sums: The place of float32 `[slots, 2, channels, lanes]`. Forwards the sums of `m * (x - c)` and
+            `m * (x - c)^2`, for the gradient of the input those of `x` and `x * (z - c)`.
+        center: Address of float32 `[channels]`, the numbers c.
+        mask: The place of float32 `[tiles, images]`, the numbers m; forwards only.
+        z: The place of a value laid out as the gradient; for the gradient only.
+    """
+
+    sums: int
+    center: Address
+    mask: int = 0
+    z: int = 0
+
+
+class Relu(NamedTuple):
+    """The derivative of a relu that is multiplied into a gradient.
+
+    Attributes:
+        output: The place of the relu's output, laid out as the gradient; None: it is made of `z` of the
+            statistics, `z * scale + shift`.
+        scale: Address of float32 `[channels]`.
+        shift: Address of float32 `[channels]`.
+    """
+
+    output: int | None = None
+    scale: Address = 0
+    shift: Address = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A direction's sums with their list and tables."""
+
+    sums: lists.Sums
+    listed: lists.SparseList | lists.DenseList
+    tiles: tuple[Tile, ...]
+    positions: np.ndarray
+    units: np.ndarray
+    rows: np.ndarray
+    costs: tuple[int, ...]
+
+    @property
+    def slots(self) -> int:
+        return (len(self.units)) * self.sums.slots
+
+
+class Convolution:
+    """A convolution's lists, and the calls that use them.
+
+    Places are offsets of buffers in the arena, in float32 numbers.
+
+    Attributes:
+        forward_slots: The slots of the forward pass's partial sums.
+        gradient_slots: The same of the input's gradient.
+        partials: The float32 numbers of scratch memory that `weights_gradient` needs.
+        dense: Whether the dense kernels are used.
+        bytes: The size of the lists and tables.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        window: Window,
+        groups: int,
+        source: Layout,
+        target: Layout,
+        machine: Machine,
+        *,
+        dense: bool | None = None,
+        input_gradient: bool = True,
+    ) -> None:
+        """Makes the lists.
+
+        Args:
+            kernel: The weights.
+            window: The window.
+            groups: The groups of channels.
+            source: The layout of the input, with a halo of at least `layout.halo_of_input`; that of its
+                gradient too.
+            target: The layout of the output, and of its gradient, with a halo of at least
+                `layout.halo_of_gradient`.
+            machine: The machine.
+            dense: Whether to use the dense kernels; None: where they are likely to be faster.
+            input_gradient: Whether the input's gradient is wanted, too.
+        """
+        self._source, self._target, self._machine = source, target, machine
+        self._weights = len(kernel.values)
+        outputs = kernel.shape[3] // groups
+        if dense is None:
+            dense = kernel.density >= _DENSE_FROM and outputs >= _LEAST_ROWS_DENSE
+        self.dense = dense
+        forward = lists.forward_sums(kernel, window, groups, source, target)
+        self._forward = self._prepare(forward, source, target)
+        self._gradients = []
+        if input_gradient:
+            sums = lists.gradient_sums(kernel, window, groups, source, target)
+            self._gradients = [self._prepare(part, target, source) for part in sums]
+        if dense:
+            self._products = lists.dense_products(forward, self._weights, Block(4, 3))
+        else:
+            self._products = lists.sparse_products(forward, self._weights, (8, 4, 2, 1))
+        self._products_units, self._chunks = self._units_of_products()
+        self._tables = np.array([table.ctypes.data for table in self._products.tables], np.int64)
+
+    @property
+    def forward_slots(self) -> int:
+        """See the class."""
+        return self._forward.slots
+
+    @property
+    def gradient_slots(self) -> int:
+        """See the class."""
+        return sum(part.slots for part in self._gradients)
+
+    @property
+    def partials(self) -> int:
+        """See the class."""
+        return (len(self._chunks) - 1) * self._products.partial
+
+    @property
+    def bytes(self) -> int:
+        """See the class."""
+        held = [self._products, self._forward, self._forward.listed]
+        for part in self._gradients:
+            held += [part, part.listed]
+        arrays = [value for owner in held for value in vars(owner).values() if isinstance(value, np.ndarray)]
+        return sum(array.nbytes for array in (*arrays, *self._products.tables))
+
+    def forward(
+        self, source: int, target: int, *, bias: Address | None = None, statistics: Statistics | None = None
+    ) -> list[Call]:
+        """Returns the calls that make the output.
+
+        Args:
+            source: The place of the input.
+            target: The place of the output.
+            bias: Address of float32 `[outputs]`; None: none.
+            statistics: The partial sums to take of the output; None: none.
+        """
+        epilogue = Epilogue(bias=bias is not None, sums="own" if statistics else "")
+        given = {"bias": bias} if bias is not None else {}
+        return [
+            self._call(self._forward, self._source, self._target, source, target, epilogue, statistics, given)
+        ]
+
+    def input_gradient(
+        self,
+        gradient: int,
+        target: int,
+        *,
+        accumulate: bool = False,
+        relu: Relu | None = None,
+        statistics: Statistics | None = None,
+    ) -> list[Call]:
+        """Returns the calls that make the gradient of the input.
+
+        Args:
+            gradient: The place of the output's gradient.
+            target: The place of the input's gradient.
+            accumulate: Whether to add it to what is there.
+            relu: The derivative to multiply the sum with; None: none.
+            statistics: The partial sums to take of the product; None: none.
+        """
+        kind = "" if relu is None else "affine" if relu.output is None else "output"
+        epilogue = Epilogue(accumulate=accumulate, relu=kind, sums="product" if statistics else "")
+        given = {}
+        if kind == "output":
+            given = {"relu": relu.output + self._source.first}
+        elif kind == "affine":
+            given = {"scale": relu.scale, "shift": relu.shift}
+        calls = []
+        for part in self._gradients:
+            calls.append(
+                self._call(part, self._target, self._source, gradient, target, epilogue, statistics, given)
+            )
+            if statistics:
+                moved = part.slots * 2 * self._source.shape.channels * self._machine.lanes
+                sums, *others = statistics
+                statistics = Statistics(sums + moved, *others)
+        return calls
+
+    def weights_gradient(self, source: int, gradient: int, gradients: Address, partials: int) -> list[Call]:
+        """Returns the calls that make the gradient of the weights.
+
+        Args:
+            source: The place of the input.
+            gradient: The place of the output's gradient.
+            gradients: Address of float32 `[weights]`, in the order of the kernel's positions.
+            partials: The place of scratch memory.
+        """
+        products, grid = self._products, self._forward.sums.grid
+        calls = []
+        if products.blocks:
+            code = WeightsGradient(
+                products.blocks,
+                self._source.images,
+                grid.source_steps[1] * self._source.column,
+                self._target.column,
+            )
+            by_tile = grid.rows == 1
+            arguments = (
+                source + self._source.first,
+                gradient + self._target.first,
+                self._source.tile if by_tile else grid.source_steps[0] * self._source.row,
+                self._target.tile if by_tile else self._target.row,
+                grid.columns,
+                self._chunks,
+                self._products_units,
+                products.firsts,
+                products.firsts.shape[1] - 1,
+                self._tables,
+                partials,
+                products.partial,
+            )
+            parts = TilesOrGroups(len(self._chunks) - 1, tuple(products.costs.tolist()))
+            calls.append(Call(code, arguments, parts, self._multiply_adds(self._forward)))
+        arguments = (partials, products.partial, len(self._chunks) - 1, products.places, gradients)
+        return [*calls, Call(Gather(), arguments, Even(self._weights))]
+
+    def refresh(self, values: Address) -> list[Call]:
+        """Returns the calls that bring new weights to the lists.
+
+        Args:
+            values: Address of float32 `[weights]`, in the order of the kernel's positions.
+        """
+        return [
+            Call(
+                Scatter(),
+                (values, part.listed.values if self.dense else part.listed.entries, part.listed.packed),
+                Even(self._weights),
+            )
+            for part in (self._forward, *self._gradients)
+        ]
+
+    def _multiply_adds(self, part: _Prepared) -> int:
+        images = self._source.tiles * self._source.images
+        return len(part.sums.weight) * part.sums.positions * images
+
+    def _prepare(self, sums: lists.Sums, source: Layout, target: Layout) -> _Prepared:
+        machine = self._machine
+        if self.dense:
+            vectors = 2
+            most_rows = 6 if machine.registers <= 16 else 12
+            listed = lists.dense_list(sums, self._weights, most_rows, _MOST_PLACES)
+            order = listed.order
+            counts, sizes = listed.groups[:, :, 1].sum(0), np.diff([*listed.groups[0, :, 3], sums.rows])
+            costs = counts * sizes + 1
+        else:
+            vectors = machine.registers // 2 if machine.registers <= 16 else 8
+            listed = lists.sparse_list(sums, self._weights)
+            order = np.arange(sums.rows)
+            costs = np.bincount(sums.row, minlength=sums.rows) + 1
+        tiles, positions, units = _tables(sums.grid, source, target, vectors * machine.lanes)
+        channels = target.shape.channels
+        rows = np.column_stack(
+            [
+                sums.target,
+                sums.channel,
+                sums.slot * 2 * channels * machine.lanes + sums.channel * machine.lanes,
+            ]
+        )[order]
+        return _Prepared(sums, listed, tiles, positions, units, rows, tuple(costs.tolist()))
+
+    def _call(
+        self,
+        part: _Prepared,
+        source_layout: Layout,
+        target_layout: Layout,
+        source: int,
+        target: int,
+        epilogue: Epilogue,
+        statistics: Statistics | None,
+        given: dict,
+    ) -> Call:
+        sums, listed, lanes = part.sums, part.listed, self._machine.lanes
+        channels = target_layout.shape.channels
+        values = dict.fromkeys(SparseSum.parameters + DenseSum.parameters, 0) | given
+        values |= {
+            "source": source + source_layout.first,
+            "target": target + target_layout.first,
+            "positions": part.positions,
+            "units": part.units,
+            "rows": part.rows,
+            "row_count": sums.rows,
+            "slot": sums.slots * 2 * channels * lanes,
+            "channel": channels * lanes,
+        }
+        if statistics:
+            values |= {
+                "z": statistics.z + target_layout.first,
+                "sums": statistics.sums,
+                "mask": statistics.mask,
+                "center": statistics.center,
+            }
+        if self.dense:
+            blocks = len(listed.groups)
+            code = DenseSum(part.tiles, epilogue, blocks > 1, listed.sizes)
+            values |= {
+                "sizes": listed.starts,
+                "groups": listed.groups,
+                "group_count": listed.groups.shape[1],
+                "places": listed.places,
+                "values": listed.values,
+            }
+        else:
+            blocks = (len(listed.starts) - 1) // sums.rows
+            code = SparseSum(part.tiles, epilogue, blocks > 1)
+            values |= {"starts": listed.starts, "entries": listed.entries}
+        values["blocks"] = blocks
+        arguments = tuple(values[name] for name in code.parameters)
+        return Call(code, arguments, TilesOrGroups(len(part.units), part.costs), self._multiply_adds(part))
+
+    def _units_of_products(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the units of the weights' gradient, int64 `[units, 3]`, and the first of each chunk."""
+        grid, source, target = self._forward.sums.grid, self._source, self._target
+        tiles = source.tiles
+        chunks = min(tiles, _MOST_CHUNKS)
+        edges = tiles * np.arange(chunks + 1) // chunks
+        units, firsts = [], [0]
+        for first, last in zip(edges.tolist(), edges[1:].tolist(), strict=False):
+            if grid.rows == 1:
+                units.append((first * source.tile, first * target.tile, last - first))
+            else:
+                units += [
+                    (
+                        tile * source.tile + row * grid.source_steps[0] * source.row,
+                        tile * target.tile + row * target.row,
+                        1,
+                    )
+                    for tile in range(first, last)
+                    for row in range(grid.rows)
+                ]
+            firsts.append(len(units))
+        return np.array(units, np.int64), np.array(firsts, np.int64)
+
+
+def _tables(
+    grid: lists.Grid, source: Layout, target: Layout, numbers: int
+) -> tuple[tuple[Tile, ...], np.ndarray, np.ndarray]:
+    """Cuts the positions of a batch into tiles and units.
+
+    Args:
+        grid: The positions of an image.
+        source: The layout of what is read.
+        target: The layout of what is written.
+        numbers: float32 numbers of a tile at most.
+
+    Returns:
+        The shapes of tiles; the positions, int64 `[positions, 3]`; int64 `[units, shapes + 1]`: the first
+        position of each shape in each unit, and the end.
+    """
+    images = min(numbers, source.images)
+    pixels = max(1, numbers // images)
+    down, right = grid.source_steps
+    down_target, right_target = grid.target_steps
+    # Of tiles, rows and columns: how many there are, and the steps in source, target and mask.
+    axes = (
+        (source.tiles, source.tile, target.tile, source.images),
+        (grid.rows, down * source.row, down_target * target.row, 0),
+        (grid.columns, right * source.column, right_target * target.column, 0),
+    )
+    # Each axis is cut into about equal pieces; one that is not cut leaves pixels to the next.
+    cuts: list[list[tuple[int, int]]] = []
+    for count, *_ in reversed(axes):
+        number = -(-count // pixels)
+        edges = [count * i // number for i in range(number + 1)]
+        cuts.insert(0, [(a, b - a) for a, b in zip(edges, edges[1:], strict=False)])
+        pixels = 1 if number > 1 else pixels // count
+    units_of_tile = 1
+    if len(cuts[0]) == source.tiles:
+        units_of_tile = min(len(cuts[1]), -(-_LEAST_UNITS // source.tiles))
+    edges = [len(cuts[1]) * i // units_of_tile for i in range(units_of_tile + 1)]
+    shapes = sorted({(a[1], b[1], c[1]) for a in cuts[0] for b in cuts[1] for c in cuts[2]}, reverse=True)
+    positions, units = [], []
+    for tile in cuts[0]:
+        for first, last in zip(edges, edges[1:], strict=False):
+            unit = [len(positions)]
+            for shape in shapes:
+                for row in cuts[1][first:last]:
+                    for column in cuts[2]:
+                        if (tile[1], row[1], column[1]) == shape:
+                            starts = (tile[0], row[0], column[0])
+                            places = [
+                                sum(at * axis[1 + i] for at, axis in zip(starts, axes, strict=True))
+                                for i in range(3)
+                            ]
+                            positions += [
+                                [place + part for place in places] for part in range(0, source.images, images)
+                            ]
+                unit.append(len(positions))
+            units.append(unit)
+    tiles = []
+    for shape in shapes:
+        inside = list(np.ndindex(*shape))
+        places = (
+            tuple(sum(at * axis[1 + i] for at, axis in zip(index, axes, strict=True)) for index in inside)
+            for i in range(3)
+        )
+        tiles.append(Tile(*places, images))
+    return tuple(tiles), np.array(positions, np.int64), np.array(units, np.int64)

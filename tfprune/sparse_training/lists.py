@@ -1,0 +1,442 @@
+"""From the weights of a convolution to the lists that the kernels read.
+
+Forwards, and for the gradient of the input, a convolution is a set of sums: a **row** is a channel of the
+result, and its **entries** are the weights that it takes, each with the place that it is multiplied with,
+relative to the position. The gradient's rows are the same for each class of pixels that a stride tells
+apart: those of a class meet the same taps of the window.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfprune.sparse_training.graph import Kernel, Window
+from tfprune.sparse_training.kernels.weights import Block
+from tfprune.sparse_training.layout import Layout
+
+
+class Grid(NamedTuple):
+    """The positions of a sum, and the steps from one to the next, vertical and horizontal, in pixels.
+
+    Attributes:
+        rows: The rows of positions.
+        columns: The positions of a row.
+        source_steps: The steps in what is read.
+        target_steps: The steps in what is written.
+    """
+
+    rows: int
+    columns: int
+    source_steps: tuple[int, int]
+    target_steps: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sums:
+    """The sums of a convolution in one direction, at the positions of one grid.
+
+    Attributes:
+        grid: The positions.
+        target: The place of each row's first result, from the first pixel of the target, int64 `[rows]`.
+        channel: The channel of each row, int64 `[rows]`.
+        family: A number that is the same for rows that may share what they read, int64 `[rows]`,
+            ascending.
+        slot: The number of the pixels' class of each row, int64 `[rows]`.
+        slots: The number of classes.
+        row: The row of each entry, int64 `[entries]`, ascending; within a row, places ascend.
+        place: What the entry reads, from the position, int64 `[entries]`.
+        weight: The index in the kernel's values, int64 `[entries]`.
+    """
+
+    grid: Grid
+    target: np.ndarray
+    channel: np.ndarray
+    family: np.ndarray
+    slot: np.ndarray
+    slots: int
+    row: np.ndarray
+    place: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Returns the number of rows."""
+        return len(self.target)
+
+    @property
+    def positions(self) -> int:
+        """Returns the number of positions of an image."""
+        return self.grid.rows * self.grid.columns
+
+
+class _Axis(NamedTuple):
+    """One axis of a window that moves over a side of `side` pixels."""
+
+    side: int
+    positions: int
+    padding: int
+    dilation: int
+    stride: int
+
+    @property
+    def classes(self) -> int:
+        """Returns the number of classes of pixels."""
+        return min(self.stride, self.side)
+
+    def pixels(self, of_class: int) -> int:
+        """Returns the number of pixels of a class."""
+        return -(-(self.side - of_class) // self.stride)
+
+
+def axes_of(window: Window, source: Layout) -> tuple[_Axis, _Axis]:
+    """Returns the two axes of a window over a value.
+
+    Where there is but one position the stride is immaterial: it becomes so long that each pixel is a class
+    of its own, which meets one tap at most.
+    """
+    axes = []
+    for axis, (side, positions) in enumerate(
+        zip(source.shape[:2], window.positions(source.shape), strict=True)
+    ):
+        padding, dilation = window.padding[2 * axis], window.dilation[axis]
+        stride = window.strides[axis]
+        if positions == 1:
+            stride = max(stride, side + padding, window.size[axis] * dilation)
+        axes.append(_Axis(side, positions, padding, dilation, stride))
+    return axes[0], axes[1]
+
+
+def forward_sums(kernel: Kernel, window: Window, groups: int, source: Layout, target: Layout) -> Sums:
+    """Returns the sums that make a convolution's output.
+
+    Args:
+        kernel: The weights.
+        window: The window.
+        groups: The groups of channels.
+        source: The layout of the input.
+        target: The layout of the output.
+    """
+    vertical, horizontal = axes_of(window, source)
+    outputs = kernel.shape[3]
+    tap_row, tap_column, read, written = _weights(kernel, groups)
+    down = tap_row * vertical.dilation - vertical.padding
+    right = tap_column * horizontal.dilation - horizontal.padding
+    reaches = _meets(down, vertical.positions, window.strides[0], vertical.side)
+    reaches &= _meets(right, horizontal.positions, window.strides[1], horizontal.side)
+    channels = np.arange(outputs)
+    return _sorted(
+        Grid(vertical.positions, horizontal.positions, window.strides, (1, 1)),
+        channels * target.channel,
+        channels,
+        channels // (outputs // groups),
+        np.zeros(outputs, np.int64),
+        written,
+        down * source.row + right * source.column + read * source.channel,
+        reaches,
+    )
+
+
+def gradient_sums(kernel: Kernel, window: Window, groups: int, source: Layout, target: Layout) -> list[Sums]:
+    """Returns the sums that make the gradient of a convolution's input from that of its output.
+
+    Args:
+        kernel: The weights.
+        window: The window.
+        groups: The groups of channels.
+        source: The layout of the convolution's input, and of its gradient.
+        target: The layout of the convolution's output, and of its gradient.
+
+    Returns:
+        The sums of each size of grid: one, where the strides divide the sides.
+    """
+    vertical, horizontal = axes_of(window, source)
+    inputs = source.shape.channels
+    tap_row, tap_column, written, read = _weights(kernel, groups)
+    moved = [_classes(tap, axis) for tap, axis in ((tap_row, vertical), (tap_column, horizontal))]
+    (class_row, down), (class_column, right) = moved
+    place = down * target.row + right * target.column + read * target.channel
+    sums = []
+    for rows in sorted({vertical.pixels(r) for r in range(vertical.classes)}, reverse=True):
+        for columns in sorted({horizontal.pixels(c) for c in range(horizontal.classes)}, reverse=True):
+            here_rows = [r for r in range(vertical.classes) if vertical.pixels(r) == rows]
+            here_columns = [c for c in range(horizontal.classes) if horizontal.pixels(c) == columns]
+            slots = len(here_rows) * len(here_columns)
+            slot_row, slot_column, channel = (
+                grid.ravel()
+                for grid in np.meshgrid(here_rows, here_columns, np.arange(inputs), indexing="ij")
+            )
+            slot = np.arange(slots).repeat(inputs)
+            reaches = np.isin(class_row, here_rows) & np.isin(class_column, here_columns)
+            reaches &= _meets(down, rows, 1, vertical.positions)
+            reaches &= _meets(right, columns, 1, horizontal.positions)
+            of_class = (class_row - here_rows[0]) * len(here_columns) + class_column - here_columns[0]
+            sums.append(
+                _sorted(
+                    Grid(rows, columns, (1, 1), (vertical.stride, horizontal.stride)),
+                    slot_row * source.row + slot_column * source.column + channel * source.channel,
+                    channel,
+                    slot * groups + channel // (inputs // groups),
+                    slot,
+                    of_class * inputs + written,
+                    place,
+                    reaches,
+                )
+            )
+    return sums
+
+
+def _weights(kernel: Kernel, groups: int) -> tuple[np.ndarray, ...]:
+    """Returns of each weight the tap's row and column, the input channel and the output channel."""
+    positions = np.arange(kernel.size) if kernel.positions is None else kernel.positions
+    tap_row, tap_column, read, written = np.unravel_index(positions, kernel.shape)
+    return tap_row, tap_column, read + written // (kernel.shape[3] // groups) * kernel.shape[2], written
+
+
+def _classes(tap: np.ndarray, axis: _Axis) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the class of the pixels that a tap meets, and how far from them its positions lie."""
+    before = tap * axis.dilation - axis.padding
+    of_class = before % axis.stride
+    return of_class, (of_class - before) // axis.stride
+
+
+def _meets(shift: np.ndarray, positions: int, stride: int, side: int) -> np.ndarray:
+    """Returns whether a tap meets a pixel at one position at least, and not the halo alone."""
+    first = np.maximum(0, -(shift // stride))
+    return (first < positions) & (shift + first * stride < side)
+
+
+def _sorted(
+    grid: Grid,
+    target: np.ndarray,
+    channel: np.ndarray,
+    family: np.ndarray,
+    slot: np.ndarray,
+    row: np.ndarray,
+    place: np.ndarray,
+    kept: np.ndarray,
+) -> Sums:
+    weight = np.flatnonzero(kept)
+    row, place = row[weight], place[weight]
+    order = np.lexsort((place, row))
+    slots = int(slot[-1]) + 1
+    return Sums(grid, target, channel, family, slot, slots, row[order], place[order], weight[order])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SparseList:
+    """Entries as pairs of a place and a weight, row by row, in blocks of what is read.
+
+    Attributes:
+        starts: The first entry of each row in each block, int64 `[blocks * rows + 1]`.
+        entries: int32 `[entries, 2]`: the place, and the bits of the weight.
+        packed: The places of the kernel's weights in the entries, counted in 32-bit numbers, int32; those of
+            weights without an entry are -1.
+    """
+
+    starts: np.ndarray
+    entries: np.ndarray
+    packed: np.ndarray
+
+
+def sparse_list(sums: Sums, weights: int, block_edges: Sequence[int] = ()) -> SparseList:
+    """Makes a list for the sparse kernel.
+
+    Args:
+        sums: The sums.
+        weights: The number of the kernel's weights.
+        block_edges: Places at which a block ends and the next begins, ascending.
+    """
+    block = np.searchsorted(np.asarray(block_edges, np.int64), sums.place, side="right")
+    order = np.argsort(block, kind="stable")
+    counts = np.bincount(block * sums.rows + sums.row, minlength=(len(block_edges) + 1) * sums.rows)
+    entries = np.zeros((len(order), 2), np.int32)
+    entries[:, 0] = sums.place[order]
+    packed = np.full(weights, -1, np.int32)
+    packed[sums.weight[order]] = 2 * np.arange(len(order)) + 1
+    return SparseList(np.concatenate([[0], np.cumsum(counts)]), entries, packed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DenseList:
+    """Groups of rows that read the same places, with a matrix of weights each.
+
+    Attributes:
+        sizes: The numbers of rows of a group that occur, descending.
+        starts: The first group of each size, and the number of groups, int64 `[sizes + 1]`.
+        order: The rows in the order of the groups.
+        groups: int64 `[blocks, groups, 4]`: the first of the group's places, their number, the place of its
+            weights, its first row in `order`.
+        places: int32 `[places]`.
+        values: The matrices, each `[places, rows of the group]`, float32.
+        packed: The places of the kernel's weights in `values`, int32; -1 as in `SparseList`.
+    """
+
+    sizes: tuple[int, ...]
+    starts: np.ndarray
+    order: np.ndarray
+    groups: np.ndarray
+    places: np.ndarray
+    values: np.ndarray
+    packed: np.ndarray
+
+
+def dense_list(sums: Sums, weights: int, most_rows: int, most_places: int) -> DenseList:
+    """Makes a list for the dense kernel.
+
+    Args:
+        sums: The sums.
+        weights: The number of the kernel's weights.
+        most_rows: The rows of a group at most; groups of a family are about equally large.
+        most_places: The places of a block at most.
+    """
+    packed = np.full(weights, -1, np.int32)
+    families = np.concatenate([[0], np.flatnonzero(np.diff(sums.family)) + 1, [sums.rows]])
+    read = []
+    for first, last in zip(families, families[1:], strict=False):
+        here = slice(*np.searchsorted(sums.row, [first, last]))
+        read.append((first, last, here, *np.unique(sums.place[here], return_inverse=True)))
+    blocks = max(1, *(-(-len(places) // most_places) for *_, places, _ in read))
+    starts_of_places = np.concatenate([[0], np.cumsum([len(places) for *_, places, _ in read])])
+    found = []  # Of each group: its size, first row, and of each block the first place, number, matrix.
+    values = 0
+    for (first, last, here, places, index), start in zip(read, starts_of_places, strict=False):
+        edges = len(places) * np.arange(blocks + 1) // blocks
+        cuts = -(-(last - first) // most_rows)
+        rows = first + (last - first) * np.arange(cuts + 1) // cuts
+        matrices = np.zeros((cuts, blocks), np.int64)
+        for cut in range(cuts):
+            size = rows[cut + 1] - rows[cut]
+            matrices[cut] = values + edges[:-1] * size
+            values += len(places) * size
+            found.append((size, rows[cut], start + edges[:-1], np.diff(edges), matrices[cut]))
+        of_entry = np.searchsorted(rows, sums.row[here], side="right") - 1
+        size = np.diff(rows)[of_entry]
+        packed[sums.weight[here]] = matrices[of_entry, 0] + index * size + sums.row[here] - rows[of_entry]
+    found.sort(key=lambda group: -group[0])
+    sizes = [int(group[0]) for group in found]
+    distinct = tuple(sorted(set(sizes), reverse=True))
+    firsts = np.concatenate([[0], np.cumsum(sizes)])
+    groups = np.array(
+        [
+            [
+                (places[b], counts[b], matrix[b], firsts[g])
+                for g, (_, _, places, counts, matrix) in enumerate(found)
+            ]
+            for b in range(blocks)
+        ],
+        np.int64,
+    )
+    return DenseList(
+        distinct,
+        np.array([sizes.index(size) for size in distinct] + [len(sizes)], np.int64),
+        np.concatenate([np.arange(row, row + size) for size, row, *_ in found]),
+        groups,
+        np.concatenate([places for *_, places, _ in read]).astype(np.int32),
+        np.zeros(values, np.float32),
+        packed,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Products:
+    """The products of entries and output channels whose sums over pixels are the gradients of weights.
+
+    Attributes:
+        blocks: The shapes of blocks.
+        firsts: The first block of each shape for each group of rows, int64 `[shapes, groups + 1]`.
+        tables: Of each shape int32 `[blocks, words]`: the place of the block's sums in the partial sums,
+            the places of its outputs and of its entries.
+        costs: The products of each group.
+        partial: The partial sums of a chunk.
+        places: The place of each weight in the partial sums, int32 `[weights]`; -1: none, its gradient is 0.
+    """
+
+    blocks: tuple[Block, ...]
+    firsts: np.ndarray
+    tables: tuple[np.ndarray, ...]
+    costs: np.ndarray
+    partial: int
+    places: np.ndarray
+
+
+def sparse_products(sums: Sums, weights: int, sizes: Sequence[int]) -> Products:
+    """Cuts the entries of each row into blocks.
+
+    Args:
+        sums: The sums of the forward pass.
+        weights: The number of the kernel's weights.
+        sizes: The numbers of entries of a block, descending, the last of them 1.
+    """
+    counts = np.bincount(sums.row, minlength=sums.rows)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    blocks, firsts, tables = [], [], []
+    done = np.zeros(sums.rows, np.int64)
+    for size in sizes:
+        number = (counts - done) // size
+        row = np.arange(sums.rows).repeat(number)
+        first = np.concatenate([[0], np.cumsum(number)])
+        if len(row):
+            entry = starts[row] + done[row] + size * (np.arange(len(row)) - first[row])
+            reads = sums.place[entry[:, None] + np.arange(size)]
+            tables.append(np.column_stack([entry, sums.target[row], reads]).astype(np.int32))
+            blocks.append(Block(1, size))
+            firsts.append(first)
+        done += number * size
+    places = np.full(weights, -1, np.int32)
+    places[sums.weight] = np.arange(len(sums.weight))
+    return Products(
+        tuple(blocks),
+        np.array(firsts, np.int64).reshape(len(blocks), sums.rows + 1),
+        tuple(tables),
+        counts,
+        len(sums.weight),
+        places,
+    )
+
+
+def dense_products(sums: Sums, weights: int, block: Block) -> Products:
+    """Makes blocks of all products of the outputs of a family with what any of them reads.
+
+    Args:
+        sums: The sums of the forward pass.
+        weights: The number of the kernel's weights.
+        block: The shape of the blocks. The last of a family is filled with products of no use.
+    """
+    outputs, entries = block
+    places = np.full(weights, -1, np.int32)
+    tables, costs, partial = [], [], 0
+    families = np.concatenate([[0], np.flatnonzero(np.diff(sums.family)) + 1, [sums.rows]])
+    for first, last in zip(families, families[1:], strict=False):
+        here = slice(*np.searchsorted(sums.row, [first, last]))
+        read, index = np.unique(sums.place[here], return_inverse=True)
+        groups, runs = -(-(last - first) // outputs), -(-len(read) // entries)
+        row = np.minimum(first + np.arange(groups * outputs), last - 1).reshape(groups, 1, outputs)
+        column = np.minimum(np.arange(runs * entries), len(read) - 1).reshape(1, runs, entries)
+        start = partial + block.products * np.arange(groups * runs).reshape(groups, runs, 1)
+        table = np.concatenate(
+            [
+                start,
+                np.broadcast_to(sums.target[row], (groups, runs, outputs)),
+                np.broadcast_to(read[column] if len(read) else column, (groups, runs, entries)),
+            ],
+            axis=2,
+        )
+        tables.append(table.reshape(groups * runs, block.words))
+        costs += [runs * block.products] * groups
+        row_of_entry = sums.row[here] - first
+        places[sums.weight[here]] = (
+            start[row_of_entry // outputs, index // entries, 0]
+            + row_of_entry % outputs * entries
+            + index % entries
+        )
+        partial += groups * runs * block.products
+    return Products(
+        (block,),
+        np.concatenate([[0], np.cumsum(costs) // block.products]).astype(np.int64)[None],
+        (np.concatenate(tables).astype(np.int32),),
+        np.array(costs),
+        partial,
+        places,
+    )
