@@ -4,7 +4,6 @@
 to nodes, and its entry.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,11 @@ import keras
 import numpy as np
 
 from tfprune.compiler.draft import Affine, Call, Draft, Value, ZeroPadding
+from tfprune.network import activations
+from tfprune.network.activations import LEAKY_SLOPE, form_of, form_of_function
+from tfprune.network.affine import affine_of_layer, affine_of_operation, for_each_channel
 from tfprune.network.kinds import KernelEntry, builtin_layer, builtin_operation, kind_of
+from tfprune.network.windows import NO_PADDING, grouped_shape, pair, same_padding
 from tfprune.runtime.graph import (
     ACTIVATIONS,
     Activation,
@@ -28,8 +31,6 @@ from tfprune.runtime.graph import (
 
 # Appends the nodes that a call becomes; returns the index of the node whose value is the call's output.
 Rule = Callable[[Draft, Call], int]
-# Makes the error from the rule that is broken.
-Refuse = Callable[[str], Exception]
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,6 @@ def _read(call: Call, weight: Any) -> np.ndarray:
 
 # Convolutions and dense layers.
 
-_NO_PADDING = (0, 0, 0, 0)
-
 
 def _convolution(draft: Draft, call: Call) -> int:
     """Adds a `Conv` for each kernel: two for a separable convolution, one of size 1x1 for a dense layer."""
@@ -105,7 +104,7 @@ def _convolution(draft: Draft, call: Call) -> int:
         if entry is entries[0] and hasattr(layer, "strides"):
             options |= _window(draft, call, kernel)
         if entry is entries[-1]:  # The bias and the activation come once, after the last.
-            options["activation"] = _activation_of_function(layer.activation, call.refuse)
+            options["activation"] = _activation_argument(call)
             if layer.use_bias:
                 options["bias"] = _read(call, layer.bias)
         part = "" if len(entries) == 1 else f"/{entry.name.removesuffix('_kernel')}"
@@ -114,50 +113,18 @@ def _convolution(draft: Draft, call: Call) -> int:
 
 
 def _grouped_kernel(call: Call, entry: KernelEntry) -> np.ndarray:
-    """Returns a kernel as `[height, width, inputs of a group, outputs]`.
-
-    A dense kernel has no height and width. A depthwise one, `[height, width, channels, multiplier]`, has a
-    group for each channel.
-    """
     kernel = _read(call, getattr(call.operation, entry.name))  # With LoRA, a sum instead of a variable.
-    outputs = math.prod(kernel.shape[axis] for axis in entry.axes.outputs)
-    return kernel.reshape(*(kernel.shape[:-2] or (1, 1)), -1, outputs)
+    return kernel.reshape(grouped_shape(kernel.shape, entry))
 
 
 def _window(draft: Draft, call: Call, kernel: np.ndarray) -> dict[str, Any]:
     layer = call.operation
-    strides = tuple(int(number) for number in layer.strides)
-    dilation = tuple(int(number) for number in layer.dilation_rate)
-    padding = _NO_PADDING
+    strides, dilation = pair(layer.strides), pair(layer.dilation_rate)
+    padding = NO_PADDING
     if layer.padding == "same":
         size = draft.shapes[call.input.node][:2]
-        padding = _same_padding(size, kernel.shape[:2], strides, dilation)
+        padding = same_padding(size, kernel.shape[:2], strides, dilation)
     return {"strides": strides, "padding": padding, "dilation": dilation}
-
-
-def _same_padding(
-    size: tuple[int, int],
-    window: tuple[int, int],
-    strides: tuple[int, int],
-    dilation: tuple[int, int] = (1, 1),
-) -> tuple[int, int, int, int]:
-    """Returns the zeros that `padding="same"` adds in Keras; the far side gets the odd one.
-
-    Args:
-        size: Height and width of the input.
-        window: Height and width of the kernel or the pool.
-        strides: Vertical and horizontal.
-        dilation: Vertical and horizontal.
-
-    Returns:
-        `(top, bottom, left, right)`.
-    """
-    padding: list[int] = []
-    for length, taps, stride, rate in zip(size, window, strides, dilation, strict=True):
-        outputs = -(-length // stride)
-        total = max((outputs - 1) * stride + (taps - 1) * rate + 1 - length, 0)
-        padding += [total // 2, total - total // 2]
-    return tuple(padding)
 
 
 # Pools and zeros around images.
@@ -166,10 +133,10 @@ def _same_padding(
 def _pool(kind: str) -> Rule:
     def add_pool(draft: Draft, call: Call) -> int:
         layer = call.operation
-        size, strides = (tuple(int(n) for n in pair) for pair in (layer.pool_size, layer.strides))
-        padding = _NO_PADDING
+        size, strides = pair(layer.pool_size), pair(layer.strides)
+        padding = NO_PADDING
         if layer.padding == "same":
-            padding = _same_padding(draft.shapes[call.input.node][:2], size, strides)
+            padding = same_padding(draft.shapes[call.input.node][:2], size, strides)
         return draft.add(Pool(call.name, (call.input.node,), kind, size, strides, padding), call)
 
     return add_pool
@@ -231,37 +198,14 @@ def _batch_normalization(draft: Draft, call: Call) -> int:
     return _add_affine(draft, call, call.input, scale, shift)
 
 
-def _normalization(draft: Draft, call: Call) -> int:
-    """Adds `(x - mean) / max(sqrt(variance), epsilon)`, or its inverse."""
-    layer = call.operation
-    mean, variance = _read(call, layer.mean), _read(call, layer.variance)
-    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
-    if layer.invert:
-        return _add_affine(draft, call, call.input, deviation, mean)
-    return _add_affine(draft, call, call.input, 1.0 / deviation, -mean / deviation)
-
-
-def _rescaling(draft: Draft, call: Call) -> int:
-    layer = call.operation
-    if keras.config.image_data_format() != "channels_last" and np.ndim(layer.scale):
-        raise call.refuse("`keras.config.image_data_format()` must be 'channels_last'")
-    return _add_affine(draft, call, call.input, layer.scale, layer.offset)
+def _constant_affine(draft: Draft, call: Call) -> int:
+    return _add_affine(draft, call, call.input, *affine_of_layer(call.operation, call.refuse))
 
 
 def _add_affine(draft: Draft, call: Call, source: Value, scale: Any, shift: Any) -> int:
     channels = draft.shapes[source.node][2]
-    scale, shift = (_for_each_channel(call, array, channels) for array in (scale, shift))
+    scale, shift = (for_each_channel(array, channels, call.refuse) for array in (scale, shift))
     return draft.add(Affine(call.name, (source.node,), scale, shift), call)
-
-
-def _for_each_channel(call: Call, array: Any, channels: int) -> np.ndarray:
-    array = np.asarray(array, np.float64)
-    one_value = array.size == 1
-    if not one_value and array.size != (array.shape or (1,))[-1]:
-        raise call.refuse(f"it must scale and shift each channel as a whole. Received: shape {array.shape}")
-    if not one_value and array.size != channels:
-        raise call.refuse(f"it must have a number for each of {channels} channels. Received: {array.size}")
-    return np.broadcast_to(array.reshape(-1), (channels,)).copy()
 
 
 # Several tensors, or a tensor and a constant.
@@ -279,8 +223,8 @@ def _multiply(draft: Draft, call: Call) -> int:
     product = nodes[0]
     for node in nodes[1:]:
         # The factor for each channel comes second.
-        pair = sorted((product, node), key=lambda i: draft.shapes[i][:2] == (1, 1))
-        product = draft.add(Multiply(call.name, tuple(pair)), call)
+        operands = sorted((product, node), key=lambda i: draft.shapes[i][:2] == (1, 1))
+        product = draft.add(Multiply(call.name, tuple(operands)), call)
     return product
 
 
@@ -297,12 +241,10 @@ def _check_ranks(call: Call) -> None:
         raise call.refuse("operands must have the same number of axes")
 
 
-def _arithmetic(constant_rule: Callable[[np.ndarray, bool], tuple | None], rule: Rule | None = None) -> Rule:
+def _arithmetic(rule: Rule | None = None) -> Rule:
     """Makes the rule of an operation with two operands, of which one may be a constant, such as `x / 255.0`.
 
     Args:
-        constant_rule: Takes the constant, and whether it comes first; returns a scale and a shift, None
-            where there are none.
         rule: The rule for two tensors, if there is one.
     """
 
@@ -313,7 +255,8 @@ def _arithmetic(constant_rule: Callable[[np.ndarray, bool], tuple | None], rule:
             return rule(draft, call)
         first, second = call.arguments
         constant_first = isinstance(second, Value)
-        affine = constant_rule(_read(call, first if constant_first else second), constant_first)
+        constant = _read(call, first if constant_first else second)
+        affine = affine_of_operation(type(call.operation).__name__, constant, constant_first)
         if affine is None:
             raise call.refuse("a constant divided by a tensor")
         return _add_affine(draft, call, call.input, *affine)
@@ -321,129 +264,31 @@ def _arithmetic(constant_rule: Callable[[np.ndarray, bool], tuple | None], rule:
     return add_arithmetic
 
 
-def _difference(constant: np.ndarray, constant_first: bool) -> tuple:
-    return (-1.0, constant) if constant_first else (1.0, -constant)
-
-
-def _quotient(constant: np.ndarray, constant_first: bool) -> tuple | None:
-    return None if constant_first else (1.0 / constant, 0.0)
-
-
 # Activations. The formulas of the runtime are those of these functions, with their defaults.
-
-_FUNCTIONS = {getattr(keras.activations, name): name for name in ACTIVATIONS}
-# `keras.ops.gelu` is not among them: its default is the approximation with tanh.
-_FUNCTIONS |= {getattr(keras.ops, name): name for name in ACTIVATIONS if name not in ("gelu", "linear")}
-_LEAKY_SLOPE = 0.2
 
 
 def _activation(draft: Draft, call: Call) -> int:
-    name = _activation_of_operation(call.operation, call.refuse, call.rank)
-    if name == "linear":
+    form = form_of(call.operation, call.refuse, call.rank, LEAKY_SLOPE)
+    if form is None:
+        raise _unknown_activation(call, call.operation.activation)
+    if form.name == "linear":
         return call.input.node
-    return draft.add(Activation(call.name, (call.input.node,), activation=name), call)
+    return draft.add(Activation(call.name, (call.input.node,), activation=form.name), call)
 
 
-def _activation_of_function(function: Any, refuse: Refuse) -> str:
+def _activation_argument(call: Call) -> str:
     """Returns the runtime's name of the `activation` of a layer: a function, a layer or None."""
-    if function is None:
-        return "linear"
-    if isinstance(function, keras.Operation):
-        name = _activation_of_operation(function, refuse)
-    else:
-        name = _FUNCTIONS.get(function)
-    if name is None:
-        shown = getattr(function, "__name__", type(function).__name__)
-        raise refuse(f"`activation` must be one of {', '.join(ACTIVATIONS)}. Received: {shown}")
-    return name
+    function = call.operation.activation
+    form = form_of_function(function, call.refuse, LEAKY_SLOPE)
+    if form is None:
+        raise _unknown_activation(call, function)
+    return form.name
 
 
-def _activation_of_operation(
-    operation: keras.Operation, refuse: Refuse, rank: int | None = None
-) -> str | None:
-    """Returns the runtime's name of the activation that a layer or an operation computes.
+def _unknown_activation(call: Call, function: Any) -> Exception:
+    shown = getattr(function, "__name__", type(function).__name__)
+    return call.refuse(f"`activation` must be one of {', '.join(ACTIVATIONS)}. Received: {shown}")
 
-    Args:
-        operation: Any layer, or operation of `keras.ops`.
-        refuse: Makes the error from the rule that is broken.
-        rank: Axes of its input, with the batch, where known.
-
-    Returns:
-        One of the runtime's `ACTIVATIONS`; None if it is no activation.
-    """
-    name_of = _ACTIVATION_LAYERS.get(builtin_layer(operation)) or _ACTIVATION_OPERATIONS.get(
-        builtin_operation(operation)
-    )
-    return name_of if name_of is None or isinstance(name_of, str) else name_of(operation, refuse, rank)
-
-
-def _of_activation_layer(layer: Any, refuse: Refuse, rank: int | None) -> str:
-    return _activation_of_function(layer.activation, refuse)
-
-
-def _relu(operation: Any, refuse: Refuse, rank: int | None) -> str:
-    _require(refuse, "threshold", operation.threshold, 0.0)
-    if operation.max_value is not None:
-        _require(refuse, "max_value", operation.max_value, 6.0, "None or ")
-        _require(refuse, "negative_slope", operation.negative_slope, 0.0)
-        return "relu6"
-    if not operation.negative_slope:
-        return "relu"
-    _require(refuse, "negative_slope", operation.negative_slope, _LEAKY_SLOPE, "0 or ")
-    return "leaky_relu"
-
-
-def _leaky_relu(operation: Any, refuse: Refuse, rank: int | None) -> str:
-    _require(refuse, "negative_slope", operation.negative_slope, _LEAKY_SLOPE)
-    return "leaky_relu"
-
-
-def _elu(operation: Any, refuse: Refuse, rank: int | None) -> str:
-    _require(refuse, "alpha", operation.alpha, 1.0)
-    return "elu"
-
-
-def _softmax(operation: Any, refuse: Refuse, rank: int | None) -> str:
-    last = {-1} if rank is None else {-1, rank - 1}
-    if operation.axis not in last and list(keras.tree.flatten(operation.axis)) != [-1]:
-        raise refuse(f"`axis` must be the last one. Received: axis={operation.axis}")
-    return "softmax"
-
-
-def _gelu(operation: Any, refuse: Refuse, rank: int | None) -> str:
-    if operation.approximate:
-        raise refuse("`approximate` must be False. Received: approximate=True")
-    return "gelu"
-
-
-def _require(refuse: Refuse, name: str, value: float, wanted: float, alternative: str = "") -> None:
-    # A slope may have gone through float32.
-    if not math.isclose(value, wanted, rel_tol=1e-6):
-        raise refuse(f"`{name}` must be {alternative}{wanted:g}. Received: {name}={value:g}")
-
-
-# Name of the class -> the runtime's activation, or a function that finds it.
-_ACTIVATION_LAYERS: dict[str, Any] = {
-    "Activation": _of_activation_layer,
-    "ELU": _elu,
-    "LeakyReLU": _leaky_relu,
-    "ReLU": _relu,
-    "Softmax": _softmax,
-}
-_ACTIVATION_OPERATIONS: dict[str, Any] = {
-    "Elu": _elu,
-    "Gelu": _gelu,
-    "HardSigmoid": "hard_sigmoid",
-    "HardSilu": "hard_silu",
-    "LeakyRelu": _leaky_relu,
-    "ReLU": _relu,  # The one that `keras.activations.relu` makes.
-    "Relu": "relu",
-    "Relu6": "relu6",
-    "Sigmoid": "sigmoid",
-    "Silu": "silu",
-    "Softmax": _softmax,
-    "Tanh": "tanh",
-}
 
 # Name of the class in `keras.layers` -> what it becomes.
 LAYERS: dict[str, Entry] = {
@@ -452,8 +297,8 @@ LAYERS: dict[str, Entry] = {
     "SeparableConv2D": Entry(_convolution),
     "Dense": Entry(_convolution),
     "BatchNormalization": Entry(_batch_normalization, "floats"),
-    "Normalization": Entry(_normalization, "floats"),
-    "Rescaling": Entry(_rescaling, "floats"),
+    "Normalization": Entry(_constant_affine, "floats"),
+    "Rescaling": Entry(_constant_affine, "floats"),
     "ZeroPadding2D": Entry(_zero_padding, "integers"),
     "MaxPooling2D": Entry(_pool("max")),
     "AveragePooling2D": Entry(_pool("average")),
@@ -472,15 +317,15 @@ LAYERS: dict[str, Entry] = {
     "GaussianNoise": Entry(_nothing, "integers"),
     "Identity": Entry(_nothing, "integers"),
     "SpatialDropout2D": Entry(_nothing, "integers"),
-    **dict.fromkeys(_ACTIVATION_LAYERS, Entry(_activation)),
+    **dict.fromkeys(activations.LAYERS, Entry(_activation)),
 }
 # Name of the class of an operation of `keras.ops` -> what it becomes.
 OPERATIONS: dict[str, Entry] = {
-    "Add": Entry(_arithmetic(lambda constant, first: (1.0, constant), _add)),
-    "Subtract": Entry(_arithmetic(_difference)),
-    "Multiply": Entry(_arithmetic(lambda constant, first: (constant, 0.0), _multiply)),
-    "Divide": Entry(_arithmetic(_quotient), "floats"),
-    "TrueDivide": Entry(_arithmetic(_quotient), "floats"),
+    "Add": Entry(_arithmetic(_add)),
+    "Subtract": Entry(_arithmetic()),
+    "Multiply": Entry(_arithmetic(_multiply)),
+    "Divide": Entry(_arithmetic(), "floats"),
+    "TrueDivide": Entry(_arithmetic(), "floats"),
     "Concatenate": Entry(_concatenate),
-    **dict.fromkeys(_ACTIVATION_OPERATIONS, Entry(_activation)),
+    **dict.fromkeys(activations.OPERATIONS, Entry(_activation)),
 }
