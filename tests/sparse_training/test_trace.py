@@ -163,7 +163,7 @@ def test_mlp():
 
 def test_nested_models_are_taken_apart():
     inner = keras.Sequential(
-        [keras.Input((6, 7, 4)), layers.Conv2D(4, 3, padding="same", name="conv")], "block"
+        [keras.Input((6, 7, 4)), layers.Conv2D(4, 3, padding="same", name="conv")], name="block"
     )
     model = model_of(inner, keras.Sequential([layers.ReLU(name="relu")], name="act"))
     traced = assert_same(model)

@@ -1,0 +1,6 @@
+"""Training at the cost of what is left: kernels that skip the weights that were removed."""
+
+import tfprune.backend  # noqa: F401  (before the modules that import Keras)
+from tfprune.sparse_training.errors import UnsupportedError
+
+__all__ = ["UnsupportedError"]

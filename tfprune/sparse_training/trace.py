@@ -10,7 +10,7 @@ import numpy as np
 from tfprune.network.graph import Step, computed_graph, evaluate, producer
 from tfprune.sparse_training.draft import Call, Draft, Value
 from tfprune.sparse_training.errors import UnsupportedError
-from tfprune.sparse_training.graph import Affine, Conv, Graph, Input, Node, Pad, Pool, Shape
+from tfprune.sparse_training.graph import Affine, Conv, Graph, Input, Node, Pad, Pool, Shape, Window
 from tfprune.sparse_training.layers import add_call, check_layer, makes_integers
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.wrapper import unwrapped
@@ -253,7 +253,8 @@ def _with_padding(node: Node, source: Pad) -> Node:
         return node
     total = tuple(a + b for a, b in zip(source.padding, node.window.padding, strict=True))
     counts = {"padding_counts": True} if isinstance(node, Pool) else {}
-    window = node.window._replace(padding=total)
+    old = node.window
+    window = Window(old.size, old.strides, total, old.dilation)
     return dataclasses.replace(node, window=window, inputs=source.inputs, **counts)
 
 
