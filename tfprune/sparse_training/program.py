@@ -1,0 +1,217 @@
+"""Steps of a pass, compiled and run on several threads in one call."""
+
+import ctypes
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from tfprune.runtime import machine
+from tfprune.runtime.crew import Crew
+from tfprune.runtime.kernels import activations, program
+from tfprune.runtime.kernels.kernel import Kernel
+from tfprune.runtime.plan.parts import Parts, table
+
+_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+_RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
+# Parts of a step for each thread: one that is late leaves more of them to the others.
+_PARTS_PER_THREAD = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LinesAndChannels:
+    """Parts of lines, such as rows of all tiles; where they are few, of channels, too.
+
+    Attributes:
+        lines: The number of lines.
+        channels: The number of channels of a line.
+    """
+
+    lines: int
+    channels: int
+
+    def cut(self, threads: int) -> list[tuple[int, ...]]:
+        """Returns first and last line, first and last channel of each part; see `Parts`."""
+        wanted = 1 if threads == 1 else _PARTS_PER_THREAD * threads
+        by_channel = min(self.channels, -(-wanted // self.lines)) if self.lines < wanted else 1
+        lines = _edges(self.lines, min(wanted, self.lines))
+        channels = _edges(self.channels, by_channel)
+        return [(*line, *some) for line in lines for some in channels]
+
+
+def _edges(total: int, parts: int) -> list[tuple[int, int]]:
+    return [(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """A call of a kernel.
+
+    Attributes:
+        kind: The kind of operation, in words.
+        kernel: The kernel.
+        arguments: The values of the kernel's parameters; an array stands for its address.
+        parts: The way to cut the step for several threads.
+        bytes: The bytes that it must read and write at least.
+        multiply_adds: The products that it must add up at least.
+    """
+
+    kind: str
+    kernel: Kernel
+    arguments: tuple[int | np.ndarray, ...]
+    parts: Parts
+    bytes: int = 0
+    multiply_adds: int = 0
+
+
+class Code:
+    """The compiled kernels of some steps, and the loop that runs them.
+
+    Kernels that the process has compiled before are not compiled again: a network whose masks have changed
+    has mostly the same.
+    """
+
+    _compiled: ClassVar[dict[tuple[Kernel, machine.Machine], tuple[machine.Compiled, int]]] = {}
+    _loops: ClassVar[dict[machine.Machine, machine.Compiled]] = {}
+
+    def __init__(self, steps: Iterable[Step], target: machine.Machine) -> None:
+        """Compiles.
+
+        Args:
+            steps: The steps.
+            target: The machine that it runs on.
+        """
+        self._target = target
+        kernels = sorted({step.kernel for step in steps}, key=lambda kernel: kernel.name)
+        new = [kernel for kernel in kernels if (kernel, target) not in self._compiled]
+        if new or target not in self._loops:
+            text = program.assembly(new, target.lanes)
+            for name in ("sched_yield", *activations.C_FUNCTIONS):
+                if f'"{name}"' in text:
+                    machine.provide(name)
+            code = machine.Compiled(text, target)
+            self._loops.setdefault(target, code)
+            for kernel in new:
+                self._compiled[kernel, target] = code, code.address(kernel.name)
+        self.run = _RUN_TYPE(self._loops[target].address(program.RUN))
+
+    def address(self, kernel: Kernel) -> int:
+        """Returns the address of a kernel."""
+        return self._compiled[kernel, self._target][1]
+
+
+class Program:
+    """Steps as the compiled loop reads them.
+
+    Attributes:
+        steps: The steps.
+    """
+
+    def __init__(self, code: Code, steps: Sequence[Step], threads: int) -> None:
+        """Makes the table of the steps.
+
+        Args:
+            code: Has all the steps' kernels.
+            steps: The steps in their order.
+            threads: The threads to cut the steps for.
+        """
+        self.steps = tuple(steps)
+        self._code = code
+        tables: dict[Parts, np.ndarray] = {}
+        rows = []
+        self._kept = []  # The table has their addresses.
+        for step in self.steps:
+            if step.parts not in tables:
+                tables[step.parts] = table(step.parts, threads)
+            numbers = np.array(
+                [a.ctypes.data if isinstance(a, np.ndarray) else a for a in step.arguments], np.int64
+            )
+            parts = tables[step.parts]
+            self._kept.append((numbers, parts, step.arguments))
+            rows.append((code.address(step.kernel), numbers.ctypes.data, parts.ctypes.data, len(parts)))
+        self._table = np.array(rows, np.int64).reshape(len(rows), program.STEP_WORDS)
+
+    def work(self, arena: np.ndarray, threads: int, span: slice = slice(None)) -> Callable[[int], None]:
+        """Returns a function that does a thread's share of the steps, given the thread's number.
+
+        The steps are done when it has returned for one thread.
+
+        Args:
+            arena: The values between the operations.
+            threads: The number of threads.
+            span: The steps to do.
+        """
+        rows = self._table[span]
+        counters = np.zeros((len(rows), 1 + threads, program.COUNTER_WORDS), np.int64)
+        address = counters.ctypes.data if threads > 1 else None
+        held = (self, arena, counters)
+
+        def work(thread: int) -> None:
+            program, arena, _ = held
+            program._code.run(rows.ctypes.data, len(rows), arena.ctypes.data, address, thread, threads)
+
+        return work
+
+
+class Runner:
+    """Runs programs, one after the other, on the caller's thread and others beside it.
+
+    A call may be interrupted at any moment, such as by Ctrl-C: what it has left undone is done before the
+    next one begins, so that nobody writes memory that the next one works on. After a fork the child has new
+    threads.
+
+    Attributes:
+        threads: Their number.
+    """
+
+    def __init__(self, threads: int) -> None:
+        """Starts no thread yet.
+
+        Args:
+            threads: At least 1.
+        """
+        self.threads = threads
+        self._process = os.getpid()
+        self._crew: Crew | None = None
+        self._unfinished: Callable[[int], None] | None = None
+
+    def run(self, program: Program, arena: np.ndarray, span: slice = slice(None)) -> None:
+        """Runs steps of a program.
+
+        Args:
+            program: The program, cut for this number of threads.
+            arena: The values between the operations.
+            span: The steps to run.
+        """
+        self.finish()
+        work = program.work(arena, self.threads, span)
+        if self.threads == 1:
+            work(0)
+            return
+        crew, self._crew = self._crew or Crew(self.threads - 1), None
+        self._unfinished = work
+        crew.run(work)
+        self._unfinished = None
+        self._crew = crew  # A crew whose call was interrupted is not used again.
+
+    def finish(self) -> None:
+        """Does what an interrupted call has left undone."""
+        if self._process != os.getpid():
+            self._process, self._crew, self._unfinished = os.getpid(), None, None
+        if self._unfinished is not None:
+            self._unfinished(0)
+            self._unfinished = None
+
+    def time(self, program: Program, arena: np.ndarray) -> list[float]:
+        """Runs a program step by step, and returns the seconds of each."""
+        seconds = []
+        for index in range(len(program.steps)):
+            work = functools.partial(self.run, program, arena, slice(index, index + 1))
+            before = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - before)
+        return seconds
