@@ -23,10 +23,8 @@ layer at the same size, beside torch.nn.utils.prune, and the memory that it adds
 float32 weights. Each size and scope has a process of its own; 192 layers are 805 million weights.
 """
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -36,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
+from paired_processes import Worker, answer_lines
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -299,49 +298,18 @@ def serve() -> None:
     """Answers each name on a line of stdin with the seconds that it took."""
     if PART.value == "size":
         name, scope, count = WORKER.value.split(":")
-        print("@" + json.dumps(prune_at_size(name == "torch_prune", int(count), scope)), flush=True)
+        answer_lines(prune_at_size(name == "torch_prune", int(count), scope), float)
         return
     make = {"tfmot": tfmot_timers, "torch_prune": torch_prune_timers}.get(WORKER.value, tfprune_timers)
     timers = small_timers() if PART.value == "small" else make()
-    print("@" + json.dumps(list(timers)), flush=True)
-    for line in sys.stdin:
-        print("@" + json.dumps(timers[line.strip()]()), flush=True)
+    answer_lines(list(timers), lambda name: timers[name]())
 
 
-class Worker:
-    """A process that times things on request."""
-
-    def __init__(self, name: str) -> None:
-        backend = (
-            "torch"
-            if PART.value == "size"
-            else {"tfmot": "tensorflow", "torch_prune": "torch"}.get(name, name)
-        )
-        environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, *sys.argv[1:], f"--worker={name}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.names = self._answer(name)
-
-    def _answer(self, what: str) -> Any:
-        for line in self.process.stdout:
-            if line.startswith("@"):
-                return json.loads(line[1:])
-        raise RuntimeError(f"The process for {what} ended without an answer")
-
-    def ask(self, name: str) -> float:
-        """Returns the seconds of one measurement."""
-        print(name, file=self.process.stdin, flush=True)
-        return self._answer(name)
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.process.stdin.close()
-        self.process.wait()
+def start_worker(name: str) -> Worker:
+    """Starts a process that times things on request."""
+    backend = {"tfmot": "tensorflow", "torch_prune": "torch"}.get(name, name)
+    environment = {"KERAS_BACKEND": "torch" if PART.value == "size" else backend}
+    return Worker([__file__, *sys.argv[1:], f"--worker={name}"], name, environment)
 
 
 def show_size() -> None:
@@ -351,9 +319,9 @@ def show_size() -> None:
         by_layer = None
         for name in ("tfprune", "torch_prune"):
             for scope in ("layer", "global"):
-                worker = Worker(f"{name}:{scope}:{count}")
+                worker = start_worker(f"{name}:{scope}:{count}")
                 worker.close()
-                seconds, added = worker.names
+                seconds, added = worker.first
                 by_layer = by_layer or seconds
                 weights = int(count) * 2048**2
                 print(
@@ -376,11 +344,11 @@ def main(_: list[str]) -> None:
         if PART.value == "small" and name in ("tfmot", "torch_prune"):
             continue
         print(f"{name}: builds and compiles ...", flush=True)
-        workers[name] = Worker(name)
+        workers[name] = start_worker(name)
     seconds: dict[tuple[str, str], list[float]] = {}
     for number in range(ROUNDS.value + 1):
         for name, worker in workers.items():
-            for what in worker.names:
+            for what in worker.first:
                 value = worker.ask(what)
                 if number:  # The first round warms up.
                     seconds.setdefault((name, what), []).append(value)
