@@ -141,7 +141,7 @@ def run(case, target, dense, threads=1):
     bias, center = case.random.normal(size=(2, outputs)).astype(np.float32)
     mean, scale, shift = case.random.normal(size=(3, inputs)).astype(np.float32)
     gradients = np.full(len(case.kernel.values), 5, np.float32)
-    relu_place = arena.add(case.source.pack(case.x))
+    added = arena.add(case.source.pack(old))
     calls = [
         *conv.refresh(np.ascontiguousarray(case.kernel.values)),
         *conv.forward(x, y, bias=bias, statistics=Statistics(forward_place, center, mask=mask_place)),
@@ -153,7 +153,7 @@ def run(case, target, dense, threads=1):
             relu=Relu(scale=scale, shift=shift),
             statistics=Statistics(gradient_place, mean, z=z_place),
         ),
-        *conv.input_gradient(dy, relu_place, accumulate=True, relu=Relu(relu_place)),
+        *conv.input_gradient(dy, added, accumulate=True, relu=Relu(x)),
         *conv.weights_gradient(x, dy, gradients, partials),
     ]
     whole = arena.array()
@@ -168,7 +168,7 @@ def run(case, target, dense, threads=1):
         "y": taken(y, case.target),
         "dx": taken(dx, case.source),
         "all": taken(before, case.source),
-        "relu": taken(relu_place, case.source),
+        "relu": taken(added, case.source),
         "dw": gradients,
         "forward sums": whole[forward_place:][: forward_sums.size].reshape(forward_sums.shape),
         "gradient sums": whole[gradient_place:][: gradient_sums.size].reshape(gradient_sums.shape),
@@ -181,7 +181,7 @@ def run(case, target, dense, threads=1):
         "y": wanted_y,
         "dx": wanted_dx,
         "all": every,
-        "relu": np.where(case.x > 0, wanted_dx + case.x, 0),
+        "relu": np.where(case.x > 0, wanted_dx + old, 0),
         "dw": wanted_dw.ravel()
         if case.kernel.positions is None
         else wanted_dw.ravel()[case.kernel.positions],
@@ -191,13 +191,39 @@ def run(case, target, dense, threads=1):
     return found, wanted
 
 
+def compare(found, wanted):
+    for name in ("forward sums", "gradient sums"):
+        found[name] = found[name].astype(np.float64).sum((0, 3))
+    for name, numbers in wanted.items():
+        close(found[name], numbers)
+
+
 @pytest.mark.parametrize("target", MACHINES, ids=lambda target: f"{target.lanes} lanes")
 @pytest.mark.parametrize("dense", [False, True])
 @given(case=cases())
 @settings(max_examples=6, deadline=None)
 def test_the_sums_are_those_written_out(case, dense, target):
-    found, wanted = run(case, target, dense)
-    for name in ("forward sums", "gradient sums"):
-        found[name] = found[name].astype(np.float64).sum((0, 3))
-    for name, numbers in wanted.items():
-        close(found[name], numbers)
+    compare(*run(case, target, dense))
+
+
+@pytest.mark.parametrize(("dense", "density"), [(False, 0.15), (True, 1)])
+def test_blocks_of_channels_wait_in_the_target(dense, density):
+    window = Window((3, 3), padding=(1, 1, 1, 1))
+    case = Case(Shape(6, 6, 48), window, 48, 1, density, 2, 16, seed=1)
+    conv = Convolution(case.kernel, window, 1, case.source, case.target, machine.host(), dense=dense)
+    assert conv.blocks > 1
+    compare(*run(case, machine.host(), dense))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_results_do_not_depend_on_the_threads(dense):
+    window = Window((3, 3), strides=(2, 2), padding=(0, 1, 1, 1))
+    case = Case(Shape(7, 8, 6), window, 9, 1, 0.4, 3, 16, seed=2)
+    state = case.random.bit_generator.state
+    found = []
+    for threads in (1, 2, 3):
+        case.random.bit_generator.state = state
+        found.append(run(case, machine.host(), dense, threads)[0])
+    for other in found[1:]:
+        for name, numbers in found[0].items():
+            np.testing.assert_array_equal(numbers, other[name])

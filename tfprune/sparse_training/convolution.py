@@ -14,21 +14,32 @@ from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.parts import Even, Parts, TilesOrGroups
 from tfprune.sparse_training import lists
 from tfprune.sparse_training.graph import Kernel, Window
-from tfprune.sparse_training.kernels.convolution import DenseSum, Epilogue, SparseSum, Tile
+from tfprune.sparse_training.kernels.convolution import LINE, DenseSum, Epilogue, SparseSum
 from tfprune.sparse_training.kernels.weights import Block, Gather, Scatter, WeightsGradient
 from tfprune.sparse_training.layout import Layout
+from tfprune.sparse_training.positions import Positions, positions_of
 
 Address = int | np.ndarray
 
 # A kernel with a greater share of its weights is faster dense, where outputs can share what they read.
 _DENSE_FROM = 0.25
 _LEAST_ROWS_DENSE = 3
-# Slots of partial sums, at least, so that as many threads have something to do.
-_LEAST_UNITS = 32
 # The parts of the batch whose gradients of the weights are summed apart, at most.
 _MOST_CHUNKS = 8
-# The places of a block of the dense kernel, at most: its weights then stay in the first-level cache.
-_MOST_PLACES = 576
+# The places of a block of the dense kernel, at most: the weights of a group then stay in the first-level
+# cache, and what is read for a few rows in the second.
+_MOST_PLACES = 256
+# The pixels for which a group's weights are used while they are there, at least.
+_STRIP_PIXELS = 16
+# Entries are cut into blocks of channels where a tile's part of what is read exceeds so many bytes, but not
+# into fewer entries of a row.
+_TILE_BYTES = 32 * 1024
+_LEAST_ENTRIES = 16
+# What is read is fetched ahead if it is larger than this; what is written goes past the caches if it is.
+_AHEAD_BYTES = 2**20
+_PAST_CACHES_BYTES = 2**24
+# The lines that are fetched at once, at most.
+_MOST_LINES = 32
 
 
 class Call(NamedTuple):
@@ -85,15 +96,20 @@ class _Prepared:
 
     sums: lists.Sums
     listed: lists.SparseList | lists.DenseList
-    tiles: tuple[Tile, ...]
-    positions: np.ndarray
-    units: np.ndarray
+    positions: Positions
     rows: np.ndarray
     costs: tuple[int, ...]
+    blocks: int
+    share: int
+    past_caches: bool
+
+    @property
+    def units(self) -> int:
+        return len(self.positions.units) - 1
 
     @property
     def slots(self) -> int:
-        return (len(self.units)) * self.sums.slots
+        return self.units * self.sums.slots
 
 
 class Convolution:
@@ -106,6 +122,7 @@ class Convolution:
         gradient_slots: The same of the input's gradient.
         partials: The float32 numbers of scratch memory that `weights_gradient` needs.
         dense: Whether the dense kernels are used.
+        blocks: The blocks of entries of the forward pass.
         bytes: The size of the lists and tables.
     """
 
@@ -165,6 +182,11 @@ class Convolution:
         return sum(part.slots for part in self._gradients)
 
     @property
+    def blocks(self) -> int:
+        """See the class."""
+        return self._forward.blocks
+
+    @property
     def partials(self) -> int:
         """See the class."""
         return (len(self._chunks) - 1) * self._products.partial
@@ -172,9 +194,9 @@ class Convolution:
     @property
     def bytes(self) -> int:
         """See the class."""
-        held = [self._products, self._forward, self._forward.listed]
-        for part in self._gradients:
-            held += [part, part.listed]
+        held = [self._products]
+        for part in (self._forward, *self._gradients):
+            held += [part, part.listed, part.positions]
         arrays = [value for owner in held for value in vars(owner).values() if isinstance(value, np.ndarray)]
         return sum(array.nbytes for array in (*arrays, *self._products.tables))
 
@@ -290,19 +312,24 @@ class Convolution:
 
     def _prepare(self, sums: lists.Sums, source: Layout, target: Layout) -> _Prepared:
         machine = self._machine
+        span = int(sums.place.max(initial=0) - sums.place.min(initial=0))
+        ahead = int(sums.place.max(initial=0)) // source.row + 1
         if self.dense:
-            vectors = 2
             most_rows = 6 if machine.registers <= 16 else 12
             listed = lists.dense_list(sums, self._weights, most_rows, _MOST_PLACES)
             order = listed.order
-            counts, sizes = listed.groups[:, :, 1].sum(0), np.diff([*listed.groups[0, :, 3], sums.rows])
-            costs = counts * sizes + 1
+            sizes = np.diff([*listed.matrices[0, :, 3], sums.rows])
+            costs = listed.matrices[:, :, 1].sum(0) * sizes + 1
+            positions = positions_of(sums.grid, source, target, 2 * machine.lanes, ahead, _STRIP_PIXELS)
+            blocks = len(listed.matrices)
         else:
-            vectors = machine.registers // 2 if machine.registers <= 16 else 8
-            listed = lists.sparse_list(sums, self._weights)
+            numbers = 8 * machine.lanes
+            tile_bytes = 4 * (span // source.row + 1) * source.shape.channels * 3 * numbers // 2
+            blocks = max(1, min(-(-tile_bytes // _TILE_BYTES), len(sums.row) // sums.rows // _LEAST_ENTRIES))
+            listed = lists.sparse_list(sums, self._weights, blocks)
             order = np.arange(sums.rows)
             costs = np.bincount(sums.row, minlength=sums.rows) + 1
-        tiles, positions, units = _tables(sums.grid, source, target, vectors * machine.lanes)
+            positions = positions_of(sums.grid, source, target, numbers, ahead)
         channels = target.shape.channels
         rows = np.column_stack(
             [
@@ -311,7 +338,12 @@ class Convolution:
                 sums.slot * 2 * channels * machine.lanes + sums.channel * machine.lanes,
             ]
         )[order]
-        return _Prepared(sums, listed, tiles, positions, units, rows, tuple(costs.tolist()))
+        share = 0
+        if source.numbers * 4 > _AHEAD_BYTES:
+            turns = len(positions.positions) * blocks * len(costs)
+            share = min(-(-source.tiles * source.tile // turns), _MOST_LINES * LINE)
+        past_caches = target.numbers * 4 > _PAST_CACHES_BYTES
+        return _Prepared(sums, listed, positions, rows, tuple(costs.tolist()), blocks, share, past_caches)
 
     def _call(
         self,
@@ -330,10 +362,13 @@ class Convolution:
         values |= {
             "source": source + source_layout.first,
             "target": target + target_layout.first,
-            "positions": part.positions,
-            "units": part.units,
+            "units": part.positions.units,
+            "strips": part.positions.strips,
+            "positions": part.positions.positions,
             "rows": part.rows,
-            "row_count": sums.rows,
+            "groups": len(part.costs),
+            "share": part.share,
+            "blocks": part.blocks,
             "slot": sums.slots * 2 * channels * lanes,
             "channel": channels * lanes,
         }
@@ -344,23 +379,20 @@ class Convolution:
                 "mask": statistics.mask,
                 "center": statistics.center,
             }
+        choices = (part.positions.tiles, epilogue, part.blocks > 1, -(-part.share // LINE), part.past_caches)
         if self.dense:
-            blocks = len(listed.groups)
-            code = DenseSum(part.tiles, epilogue, blocks > 1, listed.sizes)
+            code = DenseSum(*choices, listed.sizes)
             values |= {
                 "sizes": listed.starts,
-                "groups": listed.groups,
-                "group_count": listed.groups.shape[1],
+                "matrices": listed.matrices,
                 "places": listed.places,
                 "values": listed.values,
             }
         else:
-            blocks = (len(listed.starts) - 1) // sums.rows
-            code = SparseSum(part.tiles, epilogue, blocks > 1)
+            code = SparseSum(*choices)
             values |= {"starts": listed.starts, "entries": listed.entries}
-        values["blocks"] = blocks
         arguments = tuple(values[name] for name in code.parameters)
-        return Call(code, arguments, TilesOrGroups(len(part.units), part.costs), self._multiply_adds(part))
+        return Call(code, arguments, TilesOrGroups(part.units, part.costs), self._multiply_adds(part))
 
     def _units_of_products(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the units of the weights' gradient, int64 `[units, 3]`, and the first of each chunk."""
@@ -384,69 +416,3 @@ class Convolution:
                 ]
             firsts.append(len(units))
         return np.array(units, np.int64), np.array(firsts, np.int64)
-
-
-def _tables(
-    grid: lists.Grid, source: Layout, target: Layout, numbers: int
-) -> tuple[tuple[Tile, ...], np.ndarray, np.ndarray]:
-    """Cuts the positions of a batch into tiles and units.
-
-    Args:
-        grid: The positions of an image.
-        source: The layout of what is read.
-        target: The layout of what is written.
-        numbers: float32 numbers of a tile at most.
-
-    Returns:
-        The shapes of tiles; the positions, int64 `[positions, 3]`; int64 `[units, shapes + 1]`: the first
-        position of each shape in each unit, and the end.
-    """
-    images = min(numbers, source.images)
-    pixels = max(1, numbers // images)
-    down, right = grid.source_steps
-    down_target, right_target = grid.target_steps
-    # Of tiles, rows and columns: how many there are, and the steps in source, target and mask.
-    axes = (
-        (source.tiles, source.tile, target.tile, source.images),
-        (grid.rows, down * source.row, down_target * target.row, 0),
-        (grid.columns, right * source.column, right_target * target.column, 0),
-    )
-    # Each axis is cut into about equal pieces; one that is not cut leaves pixels to the next.
-    cuts: list[list[tuple[int, int]]] = []
-    for count, *_ in reversed(axes):
-        number = -(-count // pixels)
-        edges = [count * i // number for i in range(number + 1)]
-        cuts.insert(0, [(a, b - a) for a, b in zip(edges, edges[1:], strict=False)])
-        pixels = 1 if number > 1 else pixels // count
-    units_of_tile = 1
-    if len(cuts[0]) == source.tiles:
-        units_of_tile = min(len(cuts[1]), -(-_LEAST_UNITS // source.tiles))
-    edges = [len(cuts[1]) * i // units_of_tile for i in range(units_of_tile + 1)]
-    shapes = sorted({(a[1], b[1], c[1]) for a in cuts[0] for b in cuts[1] for c in cuts[2]}, reverse=True)
-    positions, units = [], []
-    for tile in cuts[0]:
-        for first, last in zip(edges, edges[1:], strict=False):
-            unit = [len(positions)]
-            for shape in shapes:
-                for row in cuts[1][first:last]:
-                    for column in cuts[2]:
-                        if (tile[1], row[1], column[1]) == shape:
-                            starts = (tile[0], row[0], column[0])
-                            places = [
-                                sum(at * axis[1 + i] for at, axis in zip(starts, axes, strict=True))
-                                for i in range(3)
-                            ]
-                            positions += [
-                                [place + part for place in places] for part in range(0, source.images, images)
-                            ]
-                unit.append(len(positions))
-            units.append(unit)
-    tiles = []
-    for shape in shapes:
-        inside = list(np.ndindex(*shape))
-        places = (
-            tuple(sum(at * axis[1 + i] for at, axis in zip(index, axes, strict=True)) for index in inside)
-            for i in range(3)
-        )
-        tiles.append(Tile(*places, images))
-    return tuple(tiles), np.array(positions, np.int64), np.array(units, np.int64)

@@ -47,6 +47,7 @@ class Sums:
         slots: The number of classes.
         row: The row of each entry, int64 `[entries]`, ascending; within a row, places ascend.
         place: What the entry reads, from the position, int64 `[entries]`.
+        read: The channel that it reads, int64 `[entries]`.
         weight: The index in the kernel's values, int64 `[entries]`.
     """
 
@@ -58,6 +59,7 @@ class Sums:
     slots: int
     row: np.ndarray
     place: np.ndarray
+    read: np.ndarray
     weight: np.ndarray
 
     @property
@@ -134,6 +136,7 @@ def forward_sums(kernel: Kernel, window: Window, groups: int, source: Layout, ta
         np.zeros(outputs, np.int64),
         written,
         down * source.row + right * source.column + read * source.channel,
+        read,
         reaches,
     )
 
@@ -181,6 +184,7 @@ def gradient_sums(kernel: Kernel, window: Window, groups: int, source: Layout, t
                     slot,
                     of_class * inputs + written,
                     place,
+                    read,
                     reaches,
                 )
             )
@@ -215,13 +219,16 @@ def _sorted(
     slot: np.ndarray,
     row: np.ndarray,
     place: np.ndarray,
+    read: np.ndarray,
     kept: np.ndarray,
 ) -> Sums:
     weight = np.flatnonzero(kept)
-    row, place = row[weight], place[weight]
+    row, place, read = row[weight], place[weight], read[weight]
     order = np.lexsort((place, row))
     slots = int(slot[-1]) + 1
-    return Sums(grid, target, channel, family, slot, slots, row[order], place[order], weight[order])
+    return Sums(
+        grid, target, channel, family, slot, slots, row[order], place[order], read[order], weight[order]
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -240,17 +247,18 @@ class SparseList:
     packed: np.ndarray
 
 
-def sparse_list(sums: Sums, weights: int, block_edges: Sequence[int] = ()) -> SparseList:
+def sparse_list(sums: Sums, weights: int, blocks: int) -> SparseList:
     """Makes a list for the sparse kernel.
 
     Args:
         sums: The sums.
         weights: The number of the kernel's weights.
-        block_edges: Places at which a block ends and the next begins, ascending.
+        blocks: The number of blocks. Each has about as many of the channels that are read.
     """
-    block = np.searchsorted(np.asarray(block_edges, np.int64), sums.place, side="right")
+    channels, channel = np.unique(sums.read, return_inverse=True)
+    block = channel * blocks // max(1, len(channels))
     order = np.argsort(block, kind="stable")
-    counts = np.bincount(block * sums.rows + sums.row, minlength=(len(block_edges) + 1) * sums.rows)
+    counts = np.bincount(block * sums.rows + sums.row, minlength=blocks * sums.rows)
     entries = np.zeros((len(order), 2), np.int32)
     entries[:, 0] = sums.place[order]
     packed = np.full(weights, -1, np.int32)
@@ -266,7 +274,7 @@ class DenseList:
         sizes: The numbers of rows of a group that occur, descending.
         starts: The first group of each size, and the number of groups, int64 `[sizes + 1]`.
         order: The rows in the order of the groups.
-        groups: int64 `[blocks, groups, 4]`: the first of the group's places, their number, the place of its
+        matrices: int64 `[blocks, groups, 4]`: the first of the group's places, their number, the place of its
             weights, its first row in `order`.
         places: int32 `[places]`.
         values: The matrices, each `[places, rows of the group]`, float32.
@@ -276,7 +284,7 @@ class DenseList:
     sizes: tuple[int, ...]
     starts: np.ndarray
     order: np.ndarray
-    groups: np.ndarray
+    matrices: np.ndarray
     places: np.ndarray
     values: np.ndarray
     packed: np.ndarray

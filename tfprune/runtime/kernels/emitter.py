@@ -52,6 +52,20 @@ class Emitter:
         """Stores a float32 scalar or vector, aligned as a float32."""
         self.b.store(value, pointer, align=FLOAT_BYTES)
 
+    def store_past_caches(self, value: ir.Value, pointer: ir.Value) -> None:
+        """Stores a vector, aligned as a whole, that is not needed soon: its cache line is not read first."""
+        store = self.b.store(value, pointer, align=FLOAT_BYTES * value.type.count)
+        store.set_metadata("nontemporal", self.function.module.add_metadata([ir.Constant(I32, 1)]))
+
+    def prefetch(self, pointer: ir.Value) -> None:
+        """Asks for a cache line that will be read."""
+        module, name = self.function.module, "llvm.prefetch.p0"
+        function = module.globals.get(name) or ir.Function(
+            module, ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32]), name
+        )
+        # To be read, for the second-level cache, of data.
+        self.b.call(function, [pointer, *(ir.Constant(I32, number) for number in (0, 2, 1))])
+
     # Control flow
 
     def each(self, start: ir.Value, stop: ir.Value, body: Body) -> None:

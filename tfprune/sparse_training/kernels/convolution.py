@@ -1,8 +1,13 @@
 """The sums of a convolution, forwards and for the gradient of the input, sparse and dense.
 
 A **tile** is the pixels whose accumulators, of one row or of a group of rows, stay in registers while the
-entries go by (rows and entries: see `lists`). A **unit** is the positions that one slot of partial sums
-stands for. Both are told by tables, so that the same code serves any stride, and maps of any size.
+entries go by (rows and entries: see `lists`); a **position** is the place of one. A **strip** is the
+positions that a matrix of weights is used for while it is in the first-level cache, and a **unit** the
+strips that one slot of partial sums stands for. All are told by tables, so that the same code serves any
+stride, and maps of any size.
+
+Entries may come in blocks of what they read, small enough for a cache; between blocks the accumulators wait
+in the target. What later positions read is fetched ahead, in shares, because no processor foresees it.
 """
 
 import dataclasses
@@ -15,10 +20,13 @@ from llvmlite import ir
 from tfprune.runtime.kernels.emitter import I32, I64, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
-# 64-bit numbers of a position in the table (source, target, image mask) and of a row (target, channel, sums).
-POSITION_WORDS = 3
+# 64-bit numbers of a position in the table (source, target, image mask,
+# what is fetched ahead) and of a row (target, channel, sums).
+POSITION_WORDS = 4
 ROW_WORDS = 3
 GROUP_WORDS = 4
+# float32 numbers of a cache line.
+LINE = 16
 
 
 class Tile(NamedTuple):
@@ -71,32 +79,38 @@ class _Sum(Kernel):
 
     Attributes:
         tiles: The shapes of tiles, each with its own code.
-        epilogue: What is done to the sums.
+        epilogue: The steps from a sum to what is stored.
         blocked: Whether there is more than one block of entries.
+        ahead: The cache lines that are fetched ahead each time.
+        past_caches: Whether what is stored is not needed soon; the places of the vectors are then aligned.
     """
 
     parameters: ClassVar = (
         "source",  # places
         "target",
+        "units",  # int64 [units + 1]: the first strip of each
+        "strips",  # int64 [strips, tiles + 1]: the first position of each tile's shape; the last
         "positions",  # int64 [positions, POSITION_WORDS]
-        "units",  # int64 [units, tiles + 1]: the first position of each tile's shape; the last
         "rows",  # int64 [rows, ROW_WORDS]
-        "row_count",
+        "groups",  # how many
+        "blocks",
+        "share",  # float32 numbers to be fetched ahead for each position, block and group
         "slot",  # float32 numbers of a unit's sums
         "channel",  # float32 numbers from the sums to the sums of products
-        "blocks",
-        "bias",
-        "relu",
-        "scale",
+        "bias",  # float32 [channels]
+        "relu",  # place of the relu's output
+        "scale",  # float32 [channels]
         "shift",
-        "z",
-        "sums",
-        "mask",
-        "center",
+        "z",  # place
+        "sums",  # place: float32 [units, slots, 2, channels, lanes]
+        "mask",  # place: float32 [tiles, images]
+        "center",  # float32 [channels]
     )
     tiles: tuple[Tile, ...]
     epilogue: Epilogue
     blocked: bool
+    ahead: int
+    past_caches: bool
 
     @property
     def name(self) -> str:
@@ -104,24 +118,50 @@ class _Sum(Kernel):
         choices = repr(dataclasses.astuple(self)).encode()
         return f"{type(self).__name__}_{hashlib.sha256(choices).hexdigest()[:24]}"
 
-    def each_position(self, e: KernelEmitter, unit: ir.Value, body: "PositionBody") -> None:
-        """Emits `body(tile, position)` for the positions of a unit."""
+    def write(self, e: KernelEmitter) -> None:
+        """See `Kernel`."""
+
+        def unit(index: ir.Value) -> None:
+            if self.epilogue.sums:
+                self.each_row(e, lambda row: self._clear_sums(e, index, _Row(e, row)))
+            units = e.at(e.pointer("units"), index, I64)
+            first, last = (e.element(units, e.number(i), I64) for i in range(2))
+            e.each(first, last, lambda strip: self.strip(e, index, strip))
+
+        e.each(e.part(0), e.part(1), unit)
+
+    def each_row(self, e: KernelEmitter, body: Callable[[ir.Value], None]) -> None:
+        """Emits `body(row)` for the rows of the part."""
+        raise NotImplementedError
+
+    def strip(self, e: KernelEmitter, unit: ir.Value, strip: ir.Value) -> None:
+        """Emits the sums of a strip."""
+        raise NotImplementedError
+
+    def each_position(
+        self, e: KernelEmitter, strip: ir.Value, body: Callable[[Tile, "_Position"], None]
+    ) -> None:
+        """Emits `body(tile, position)` for the positions of a strip."""
         shapes = len(self.tiles)
-        edges = e.at(e.pointer("units"), e.b.mul(unit, e.number(shapes + 1)), I64)
+        edges = e.at(e.pointer("strips"), e.b.mul(strip, e.number(shapes + 1)), I64)
         for index, tile in enumerate(self.tiles):
             first, last = (e.element(edges, e.number(index + i), I64) for i in range(2))
             e.each(first, last, lambda at, tile=tile: body(tile, _Position(e, at)))
 
-    def clear_sums(self, e: KernelEmitter, unit: ir.Value, first_row: ir.Value, last_row: ir.Value) -> None:
-        """Emits the zeros that the partial sums of some rows start with."""
-        if not self.epilogue.sums:
-            return
+    def each_block(self, e: KernelEmitter, body: Callable[[ir.Value], None]) -> None:
+        """Emits `body(block)` for the blocks of entries."""
+        if self.blocked:
+            e.each(e.number(0), e.integer("blocks"), body)
+        else:
+            body(e.number(0))
 
-        def clear(index: ir.Value) -> None:
-            for place in self._sums(e, unit, _Row(e, index)):
-                e.store(e.constant(0), place)
-
-        e.each(first_row, last_row, clear)
+    def fetch_ahead(self, e: KernelEmitter, position: "_Position", block: ir.Value, group: ir.Value) -> None:
+        """Emits the prefetch of a share of what later positions read."""
+        if self.ahead:
+            turn = e.multiply_add(block, e.integer("groups"), group)
+            start = e.at(e.value("source"), e.multiply_add(turn, e.integer("share"), position.ahead))
+            for line in range(self.ahead):
+                e.prefetch(e.at(start, e.number(line * LINE)))
 
     def initial(
         self, e: KernelEmitter, tile: Tile, block: ir.Value, position: "_Position", row: "_Row"
@@ -132,13 +172,16 @@ class _Sum(Kernel):
         def start() -> list[ir.Value]:
             if not self.epilogue.bias:
                 return [e.constant(0)] * len(places)
-            bias = e.splat(e.element(e.pointer("bias"), row.channel))
-            return [bias] * len(places)
+            return [e.splat(e.element(e.pointer("bias"), row.channel))] * len(places)
 
         if not self.blocked:
             return start()
         target = e.at(e.value("target"), e.b.add(position.target, row.target))
         is_first = e.b.icmp_signed("==", block, e.number(0))
+        # Where the target's own numbers are to be added, they are what waits there for the last block.
+        if self.epilogue.accumulate:
+            loaded = [e.load_vector(target, place) for place in places]
+            return loaded
         return e.choose(is_first, start, lambda: [e.load_vector(target, place) for place in places])
 
     def finish_row(
@@ -149,39 +192,40 @@ class _Sum(Kernel):
         block: ir.Value,
         position: "_Position",
         row: "_Row",
-        accumulators: Sequence[ir.Value],
+        values: Sequence[ir.Value],
     ) -> None:
         """Emits the epilogue and the stores of a row."""
-        if not self.blocked:
-            self._finish(e, tile, unit, position, row, accumulators)
-            return
-        is_last = e.b.icmp_signed("==", e.b.add(block, e.number(1)), e.integer("blocks"))
+        target = e.at(e.value("target"), e.b.add(position.target, row.target))
+        places = tile.vectors(tile.target, e.lanes)
 
         def last() -> list[ir.Value]:
-            self._finish(e, tile, unit, position, row, accumulators)
+            finished = self._finish(e, tile, unit, position, row, values)
+            for value, place in zip(finished, places, strict=True):
+                address = e.at(target, e.number(place))
+                if self.past_caches:
+                    e.store_past_caches(value, address)
+                else:
+                    e.store(value, address)
             return []
 
         def wait() -> list[ir.Value]:
-            self._store(e, tile, position, row, accumulators)
+            for value, place in zip(values, places, strict=True):
+                e.store(value, e.at(target, e.number(place)))
             return []
 
-        e.choose(is_last, last, wait)
+        if self.blocked:
+            is_last = e.b.icmp_signed("==", e.b.add(block, e.number(1)), e.integer("blocks"))
+            e.choose(is_last, last, wait)
+        else:
+            last()
 
     def _sums(self, e: KernelEmitter, unit: ir.Value, row: "_Row") -> list[ir.Value]:
-        start = e.at(e.value("sums"), e.b.add(e.b.mul(unit, e.integer("slot")), row.sums))
+        start = e.at(e.value("sums"), e.multiply_add(unit, e.integer("slot"), row.sums))
         return [start, e.at(start, e.integer("channel"))]
 
-    def _store(
-        self,
-        e: KernelEmitter,
-        tile: Tile,
-        position: "_Position",
-        row: "_Row",
-        values: Sequence[ir.Value],
-    ) -> None:
-        target = e.at(e.value("target"), e.b.add(position.target, row.target))
-        for value, place in zip(values, tile.vectors(tile.target, e.lanes), strict=True):
-            e.store(value, e.at(target, e.number(place)))
+    def _clear_sums(self, e: KernelEmitter, unit: ir.Value, row: "_Row") -> None:
+        for place in self._sums(e, unit, row):
+            e.store(e.constant(0), place)
 
     def _finish(
         self,
@@ -191,11 +235,12 @@ class _Sum(Kernel):
         position: "_Position",
         row: "_Row",
         values: Sequence[ir.Value],
-    ) -> None:
+    ) -> list[ir.Value]:
+        """Emits the epilogue of a row and returns what is to be stored."""
         b, epilogue = e.b, self.epilogue
         at = b.add(position.target, row.target)
         places = tile.vectors(tile.target, e.lanes)
-        values = list(values)
+        finished = list(values)
 
         def operand(name: str) -> list[ir.Value]:
             start = e.at(e.value(name), at)
@@ -204,8 +249,8 @@ class _Sum(Kernel):
         def of_channel(name: str) -> ir.Value:
             return e.splat(e.element(e.pointer(name), row.channel))
 
-        if epilogue.accumulate:
-            values = [b.fadd(value, before) for value, before in zip(values, operand("target"), strict=True)]
+        if epilogue.accumulate and not self.blocked:
+            finished = [b.fadd(x, before) for x, before in zip(finished, operand("target"), strict=True)]
         z = operand("z") if epilogue.reads_z else []
         if epilogue.relu:
             if epilogue.relu == "output":
@@ -214,21 +259,19 @@ class _Sum(Kernel):
                 scale, shift = of_channel("scale"), of_channel("shift")
                 outputs = [e.call("llvm.fma", x, scale, shift) for x in z]
             zero = e.constant(0)
-            values = [
-                b.select(b.fcmp_ordered(">", output, zero), value, zero)
-                for value, output in zip(values, outputs, strict=True)
+            finished = [
+                b.select(b.fcmp_ordered(">", output, zero), x, zero)
+                for x, output in zip(finished, outputs, strict=True)
             ]
-        self._store(e, tile, position, row, values)
         if epilogue.sums:
             center = of_channel("center")
             if epilogue.sums == "own":
                 mask = e.at(e.value("mask"), position.mask)
-                first = [b.fsub(value, center) for value in values]
-                second = first
+                second = [b.fsub(x, center) for x in finished]
                 masks = [e.load_vector(mask, place) for place in tile.vectors(tile.mask, e.lanes)]
-                first = [b.fmul(x, m) for x, m in zip(first, masks, strict=True)]
+                first = [b.fmul(x, m) for x, m in zip(second, masks, strict=True)]
             else:
-                first = values
+                first = finished
                 second = [b.fsub(x, center) for x in z]
             plain, product = self._sums(e, unit, row)
             total, products = e.load_vector(plain), e.load_vector(product)
@@ -237,9 +280,7 @@ class _Sum(Kernel):
                 products = e.call("llvm.fma", x, y, products)
             e.store(total, plain)
             e.store(products, product)
-
-
-PositionBody = Callable[[Tile, "_Position"], None]
+        return finished
 
 
 class _Position:
@@ -247,7 +288,7 @@ class _Position:
 
     def __init__(self, e: KernelEmitter, index: ir.Value) -> None:
         start = e.at(e.pointer("positions"), e.b.mul(index, e.number(POSITION_WORDS)), I64)
-        self.source, self.target, self.mask = (
+        self.source, self.target, self.mask, self.ahead = (
             e.element(start, e.number(i), I64) for i in range(POSITION_WORDS)
         )
 
@@ -269,55 +310,68 @@ class SparseSum(_Sum):
 
     parameters: ClassVar = (
         *_Sum.parameters,
-        "starts",  # int64 [blocks * rows + 1]
-        "entries",  # int32 [entries, 2]
+        "starts",  # int64 [blocks * groups + 1]: the first entry
+        "entries",  # int32 [entries, 2]: the place, the bits of the weight
     )
     tiles: tuple[Tile, ...]
     epilogue: Epilogue
     blocked: bool
+    ahead: int
+    past_caches: bool
 
-    def write(self, e: KernelEmitter) -> None:
-        """See `Kernel`."""
+    def each_row(self, e: KernelEmitter, body: Callable[[ir.Value], None]) -> None:
+        """See `_Sum`."""
+        e.each(e.part(2), e.part(3), body)
+
+    def strip(self, e: KernelEmitter, unit: ir.Value, strip: ir.Value) -> None:
+        """See `_Sum`."""
+
+        def position(tile: Tile, position: _Position) -> None:
+            def block(block_index: ir.Value) -> None:
+                def row(index: ir.Value) -> None:
+                    self.fetch_ahead(e, position, block_index, index)
+                    row = _Row(e, index)
+                    initial = self.initial(e, tile, block_index, position, row)
+                    totals = self._add_up(e, tile, position, block_index, index, initial)
+                    self.finish_row(e, tile, unit, block_index, position, row, totals)
+
+                e.each(e.part(2), e.part(3), row)
+
+            self.each_block(e, block)
+
+        self.each_position(e, strip, position)
+
+    def _add_up(
+        self,
+        e: KernelEmitter,
+        tile: Tile,
+        position: _Position,
+        block: ir.Value,
+        row: ir.Value,
+        initial: list[ir.Value],
+    ) -> list[ir.Value]:
         b = e.b
-        first_unit, last_unit, first_row, last_row = (e.part(i) for i in range(4))
+        source = e.at(e.value("source"), position.source)
+        starts = e.at(e.pointer("starts"), e.multiply_add(block, e.integer("groups"), row), I64)
+        first, last = (e.element(starts, e.number(i), I64) for i in range(2))
 
-        def one_unit(unit: ir.Value) -> None:
-            self.clear_sums(e, unit, first_row, last_row)
+        def entry(at: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            pair = e.at(e.pointer("entries"), b.mul(at, e.number(2)), I32)
+            read = e.at(source, e.element(pair, e.number(0), I32))
+            weight = e.splat(e.element(pair, e.number(1)))
+            places = tile.vectors(tile.source, e.lanes)
+            return [
+                e.call("llvm.fma", e.load_vector(read, place), weight, total)
+                for total, place in zip(sums, places, strict=True)
+            ]
 
-            def one_block(block: ir.Value) -> None:
-                starts = e.at(e.pointer("starts"), b.mul(block, e.integer("row_count")), I64)
+        def pair(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            at = e.multiply_add(index, e.number(2), first)
+            return entry(b.add(at, e.number(1)), entry(at, sums))
 
-                def one_position(tile: Tile, position: _Position) -> None:
-                    source = e.at(e.value("source"), position.source)
-
-                    def one_row(index: ir.Value) -> None:
-                        row = _Row(e, index)
-                        first = e.element(starts, index, I64)
-                        last = e.element(starts, b.add(index, e.number(1)), I64)
-                        initial = self.initial(e, tile, block, position, row)
-
-                        def entry(at: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                            pair = e.at(e.pointer("entries"), b.mul(at, e.number(2)), I32)
-                            read = e.at(source, e.element(pair, e.number(0), I32))
-                            weight = e.splat(e.element(pair, e.number(1)))
-                            return [
-                                e.call("llvm.fma", e.load_vector(read, place), weight, total)
-                                for total, place in zip(sums, tile.vectors(tile.source, e.lanes), strict=True)
-                            ]
-
-                        totals = e.fold(first, last, initial, entry)
-                        self.finish_row(e, tile, unit, block, position, row, totals)
-
-                    e.each(first_row, last_row, one_row)
-
-                self.each_position(e, unit, one_position)
-
-            if self.blocked:
-                e.each(e.number(0), e.integer("blocks"), one_block)
-            else:
-                one_block(e.number(0))
-
-        e.each(first_unit, last_unit, one_unit)
+        pairs = b.ashr(b.sub(last, first), e.number(1))
+        totals = e.fold(e.number(0), pairs, initial, pair)
+        return e.fold(e.multiply_add(pairs, e.number(2), first), last, totals, entry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,84 +385,90 @@ class DenseSum(_Sum):
     parameters: ClassVar = (
         *_Sum.parameters,
         "sizes",  # int64 [sizes + 1]: the first group of each size
-        "groups",  # int64 [blocks, groups, GROUP_WORDS]
-        "group_count",
+        "matrices",  # int64 [blocks, groups, GROUP_WORDS]
         "places",  # int32 [places]
         "values",  # float32 [values]
     )
     tiles: tuple[Tile, ...]
     epilogue: Epilogue
     blocked: bool
+    ahead: int
+    past_caches: bool
     sizes: tuple[int, ...]
 
-    def write(self, e: KernelEmitter) -> None:
-        """See `Kernel`."""
-        b = e.b
-        first_unit, last_unit, first_group, last_group = (e.part(i) for i in range(4))
-        sizes = e.pointer("sizes")
+    def each_row(self, e: KernelEmitter, body: Callable[[ir.Value], None]) -> None:
+        """See `_Sum`."""
 
-        def larger(x: ir.Value, y: ir.Value) -> ir.Value:
-            return b.select(b.icmp_signed(">", x, y), x, y)
+        def group(index: ir.Value, size: int) -> None:
+            first = self._matrix(e, e.number(0), index)[3]
+            for row in range(size):
+                body(e.b.add(first, e.number(row)))
 
-        def smaller(x: ir.Value, y: ir.Value) -> ir.Value:
-            return b.select(b.icmp_signed("<", x, y), x, y)
+        self._each_group(e, group)
 
-        def groups_of(index: int, body: Callable[[ir.Value], None]) -> None:
-            first = larger(first_group, e.element(sizes, e.number(index), I64))
-            last = smaller(last_group, e.element(sizes, e.number(index + 1), I64))
-            e.each(first, last, body)
+    def strip(self, e: KernelEmitter, unit: ir.Value, strip: ir.Value) -> None:
+        """See `_Sum`."""
 
-        def words(block: ir.Value, group: ir.Value) -> list[ir.Value]:
-            index = b.add(b.mul(block, e.integer("group_count")), group)
-            start = e.at(e.pointer("groups"), b.mul(index, e.number(GROUP_WORDS)), I64)
-            return [e.element(start, e.number(i), I64) for i in range(GROUP_WORDS)]
-
-        def one_unit(unit: ir.Value) -> None:
-            if self.epilogue.sums:
-                for index, size in enumerate(self.sizes):
-
-                    def clear(group: ir.Value, size: int = size) -> None:
-                        first_row = words(e.number(0), group)[3]
-                        self.clear_sums(e, unit, first_row, b.add(first_row, e.number(size)))
-
-                    groups_of(index, clear)
-
-            def one_block(block: ir.Value) -> None:
-                for index, size in enumerate(self.sizes):
-                    groups_of(index, lambda group, size=size: one_group(block, group, size))
-
-            def one_group(block: ir.Value, group: ir.Value, size: int) -> None:
-                first_place, count, first_value, first_row = words(block, group)
+        def block(block_index: ir.Value) -> None:
+            def group(index: ir.Value, size: int) -> None:
+                first_place, count, first_value, first_row = self._matrix(e, block_index, index)
                 places = e.at(e.pointer("places"), first_place, I32)
                 values = e.at(e.pointer("values"), first_value)
-                rows = [_Row(e, b.add(first_row, e.number(i))) for i in range(size)]
+                rows = [_Row(e, e.b.add(first_row, e.number(i))) for i in range(size)]
 
-                def one_position(tile: Tile, position: _Position) -> None:
-                    source = e.at(e.value("source"), position.source)
-                    vectors = tile.vectors(tile.source, e.lanes)
-                    initial = [self.initial(e, tile, block, position, row) for row in rows]
-
-                    def entry(at: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                        read = e.at(source, e.element(places, at, I32))
-                        loaded = [e.load_vector(read, place) for place in vectors]
-                        weights = e.at(values, b.mul(at, e.number(size)))
-                        totals = iter(sums)
-                        return [
-                            e.call("llvm.fma", x, weight, next(totals))
-                            for weight in (e.splat(e.element(weights, e.number(i))) for i in range(size))
-                            for x in loaded
-                        ]
-
-                    totals = e.fold(e.number(0), count, [x for row in initial for x in row], entry)
+                def position(tile: Tile, position: _Position) -> None:
+                    self.fetch_ahead(e, position, block_index, index)
+                    initial = []
+                    for row in rows:
+                        initial += self.initial(e, tile, block_index, position, row)
+                    totals = self._multiply(e, tile, position, places, values, size, count, initial)
+                    vectors = len(totals) // size
                     for i, row in enumerate(rows):
-                        mine = totals[i * len(vectors) : (i + 1) * len(vectors)]
-                        self.finish_row(e, tile, unit, block, position, row, mine)
+                        mine = totals[i * vectors : (i + 1) * vectors]
+                        self.finish_row(e, tile, unit, block_index, position, row, mine)
 
-                self.each_position(e, unit, one_position)
+                self.each_position(e, strip, position)
 
-            if self.blocked:
-                e.each(e.number(0), e.integer("blocks"), one_block)
-            else:
-                one_block(e.number(0))
+            self._each_group(e, group)
 
-        e.each(first_unit, last_unit, one_unit)
+        self.each_block(e, block)
+
+    def _multiply(
+        self,
+        e: KernelEmitter,
+        tile: Tile,
+        position: _Position,
+        places: ir.Value,
+        values: ir.Value,
+        size: int,
+        count: ir.Value,
+        initial: list[ir.Value],
+    ) -> list[ir.Value]:
+        source = e.at(e.value("source"), position.source)
+
+        def entry(at: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            read = e.at(source, e.element(places, at, I32))
+            loaded = [e.load_vector(read, place) for place in tile.vectors(tile.source, e.lanes)]
+            weights = e.at(values, e.b.mul(at, e.number(size)))
+            found, totals = [], iter(sums)
+            for i in range(size):
+                weight = e.splat(e.element(weights, e.number(i)))
+                found += [e.call("llvm.fma", x, weight, next(totals)) for x in loaded]
+            return found
+
+        return e.fold(e.number(0), count, initial, entry)
+
+    def _each_group(self, e: KernelEmitter, body: Callable[[ir.Value, int], None]) -> None:
+        """Emits `body(group, size)` for the groups of the part."""
+        b, sizes = e.b, e.pointer("sizes")
+        for index, size in enumerate(self.sizes):
+            first, last = (e.element(sizes, e.number(index + i), I64) for i in range(2))
+            first = b.select(b.icmp_signed(">", first, e.part(2)), first, e.part(2))
+            last = b.select(b.icmp_signed("<", last, e.part(3)), last, e.part(3))
+            e.each(first, last, lambda group, size=size: body(group, size))
+
+    def _matrix(self, e: KernelEmitter, block: ir.Value, group: ir.Value) -> list[ir.Value]:
+        """Returns the numbers of a group's matrix in a block."""
+        index = e.multiply_add(block, e.integer("groups"), group)
+        start = e.at(e.pointer("matrices"), e.b.mul(index, e.number(GROUP_WORDS)), I64)
+        return [e.element(start, e.number(i), I64) for i in range(GROUP_WORDS)]
