@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tfprune.sparse_training.engine import Engine
 from tfprune.sparse_training.graph import (
     Activation,
     Add,
@@ -174,6 +175,45 @@ class Reference:
             case Dropout():
                 return [d]
         raise TypeError(node)
+
+
+def images_of(graph, count, seed=0):
+    shape = graph.shapes()[0]
+    return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
+
+
+def close(found, expected, tolerance=2e-4, scale=1e-3):
+    scale = max(scale, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=tolerance)
+
+
+def check(graph, count=20, batch_size=None, threads=2, tolerance=2e-4):
+    """Compares two steps of training and an evaluation with the reference."""
+    engine = Engine(graph, batch_size or count, threads)
+    reference = Reference(graph)
+    images = images_of(graph, count)
+    close(engine.forward(images).reshape(-1), reference.forward(images, training=False).reshape(-1))
+    for step in range(2):
+        images = images_of(graph, count, step)
+        outputs = engine.forward(images, training=True)
+        expected = reference.forward(images, training=True)
+        close(outputs.reshape(-1), expected.reshape(-1), tolerance)
+        gradient = np.random.default_rng(step).normal(size=outputs.shape).astype(np.float32)
+        engine.backward(gradient)
+        reference.backward(gradient.reshape(expected.shape))
+        # A bias before a normalization has the gradient zero, but for rounding of its parts.
+        largest = max(np.abs(gradient).max() for gradient in reference.gradients.values())
+        for parameter in graph.parameters:
+            if parameter.trainable:
+                found = whole(parameter, engine.gradients[engine.slice_of(parameter.name)])
+                wanted = reference.gradients[parameter.name]
+                if getattr(parameter, "positions", None) is not None:
+                    wanted = wanted * (whole(parameter, np.ones(len(parameter.values))) > 0)
+                close(found, wanted, tolerance, largest / 20)
+        for name, (mean, variance) in reference.moving.items():
+            close(engine.moving(name).mean, mean)
+            close(engine.moving(name).variance, variance)
+    return engine
 
 
 def whole(parameter, values):

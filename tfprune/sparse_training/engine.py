@@ -1,9 +1,9 @@
 """The numeric core of sparse training: forward and backward passes of a network, on all threads."""
 
-import dataclasses
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,19 +25,20 @@ from tfprune.sparse_training.program import Code, Program, Runner, Step
 _MOST_THREADS = 1024
 
 
-@dataclasses.dataclass
-class Share:
+class Share(NamedTuple):
     """The costs of the operations of a kind, of one training step.
 
     Attributes:
+        kind: The kind, in words.
         seconds: The time.
         bytes: The bytes of values that they must read and write at least.
         multiply_adds: The products that they must add up at least.
     """
 
-    seconds: float = 0.0
-    bytes: int = 0
-    multiply_adds: int = 0
+    kind: str
+    seconds: float
+    bytes: int
+    multiply_adds: int
 
 
 class Engine:
@@ -48,14 +49,15 @@ class Engine:
 
     Attributes:
         graph: The network.
+        plan: Its passes.
         batch_size: The most images of a batch.
         threads: The number of threads.
         values: The numbers that learn, float32; kernels' in the order of their positions. Whoever changes
             them calls `refresh`.
         gradients: Their gradients, likewise, of the last backward pass.
         slices: The part of each parameter in both, by name.
-        steps: The training passes forward so far, which the numbers that dropout draws depend on. It can be
-            set.
+        step: The number of the next forward pass in training, which the numbers that dropout draws depend on.
+            Each such pass raises it; it can be set.
         memory_bytes: The bytes of parameters, gradients, lists and values.
     """
 
@@ -92,9 +94,9 @@ class Engine:
         self._parameters = Parameters(graph)
         self.values, self.gradients = self._parameters.values, self._parameters.gradients
         self.slices = self._parameters.slices
-        self.steps = 0
-        plan = self._plan = Plan(graph, batch_size, self._parameters, target, seed)
-        self.memory_bytes = 4 * plan.arena_size + plan.list_bytes + 2 * self.values.nbytes
+        self.step = 0
+        plan = self.plan = Plan(graph, batch_size, self._parameters, target, seed)
+        self.memory_bytes = int(4 * plan.arena_size + plan.list_bytes + 2 * self.values.nbytes)
         require_memory(self.memory_bytes, allowed)
         self._target = target
         self._code = Code(plan.steps, target)
@@ -127,7 +129,7 @@ class Engine:
         Args:
             name: `BatchNorm.moving_name`.
         """
-        return self._plan.moving[name]
+        return self.plan.moving[name]
 
     def forward(self, images: np.ndarray, training: bool = False) -> np.ndarray:
         """Computes the network's output.
@@ -148,10 +150,10 @@ class Engine:
             self._runner.finish()
             self._ready = 0
             self._images = images  # The arena has their address.
-            self._set_header(images, self.steps)
+            self._set_header(images, self.step)
             self.run(self._training if training else self._evaluation)
             if training:
-                self.steps += 1
+                self.step += 1
                 self._ready = len(images)
             return self._unpacked(len(images))
 
@@ -177,13 +179,13 @@ class Engine:
                 )
             self._runner.finish()
             count, self._ready = self._ready, 0
-            if self._plan.output_gradient is None:
+            if self.plan.output_gradient is None:
                 return
             layout = self._output_layout
             batch = np.zeros((layout.tiles * layout.images, *layout.shape), np.float32)
             batch[:count] = gradients.reshape(count, *layout.shape)
             tiled = batch.reshape(layout.tiles, layout.images, *layout.shape)
-            layout.view(self._arena[self._plan.output_gradient :])[:] = tiled.transpose(0, 2, 4, 3, 1)
+            layout.view(self._arena[self.plan.output_gradient :])[:] = tiled.transpose(0, 2, 4, 3, 1)
             self.run(self._backward)
 
     def refresh(self) -> None:
@@ -207,43 +209,39 @@ class Engine:
         with self._lock:
             self._runner.run(program, self._arena)
 
-    def profile(self, images: np.ndarray, rounds: int = 3) -> dict[str, Share]:
+    def profile(self, rounds: int = 3) -> list[Share]:
         """Measures the operations of a training step, one by one, on the engine's threads.
 
-        Gradients are those of a loss with the gradient 1 / n for each output. The moving statistics stay as
-        they are.
+        The images are those of the last call of `forward`, the loss's gradient is 1 / n for each output. The
+        moving statistics and `step` stay as they are, `gradients` do not.
 
         Args:
-            images: As for `forward`.
             rounds: How often each is measured; the least time counts.
 
         Returns:
             What the operations of each kind take.
 
         Raises:
-            ValueError: The images have another shape or type.
+            RuntimeError: There were no images yet.
         """
-        images = self._checked(images)
-        shares: dict[str, Share] = defaultdict(Share)
         with self._lock:
-            kept = [(moving, moving.mean.copy(), moving.variance.copy()) for moving in self._all_moving()]
-            steps = self.steps
-            outputs = self.forward(images, training=True)
-            self.backward(np.full_like(outputs, 1 / len(images)))
+            if self._images is None:
+                raise RuntimeError("`profile` must follow a `forward`, whose images it takes")
+            kept = [(pair, pair.mean.copy(), pair.variance.copy()) for pair in self.plan.moving.values()]
+            number = self.step
+            outputs = self.forward(self._images, training=True)
+            self.backward(np.full_like(outputs, 1 / len(outputs)))
+            costs: dict[str, list] = defaultdict(lambda: [0.0, 0, 0])
             for program in (self._training, self._backward, self._refresh):
                 seconds = [self._runner.time(program, self._arena) for _ in range(rounds)]
                 for step, least in zip(program.steps, np.min(seconds, axis=0), strict=True):
-                    share = shares[step.kind]
-                    share.seconds += float(least)
-                    share.bytes += step.bytes
-                    share.multiply_adds += step.multiply_adds
-            for moving, mean, variance in kept:
-                moving.mean[:], moving.variance[:] = mean, variance
-            self.steps = steps
-        return dict(shares)
-
-    def _all_moving(self) -> list[Moving]:
-        return list(self._plan.moving.values())
+                    of_kind = costs[step.kind]
+                    for i, more in enumerate((float(least), step.bytes, step.multiply_adds)):
+                        of_kind[i] += more
+            for pair, mean, variance in kept:
+                pair.mean[:], pair.variance[:] = mean, variance
+            self.step = number
+        return [Share(kind, *of_kind) for kind, of_kind in costs.items()]
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
@@ -264,7 +262,7 @@ class Engine:
         header[IMAGES_ARE_UINT8] = images.dtype == np.uint8
         header[IMAGES], header[STEP] = len(images), step
         layout = self._output_layout
-        mask = self._arena[self._plan.mask :][: layout.tiles * layout.images]
+        mask = self._arena[self.plan.mask :][: layout.tiles * layout.images]
         mask[: len(images)], mask[len(images) :] = 1, 0
 
     def _output_shape(self, count: int) -> tuple[int, ...]:
@@ -272,7 +270,7 @@ class Engine:
         return (count, shape[2]) if shape[:2] == (1, 1) else (count, *shape)
 
     def _unpacked(self, count: int) -> np.ndarray:
-        outputs = self._output_layout.unpack(self._arena[self._plan.output :])[:count]
+        outputs = self._output_layout.unpack(self._arena[self.plan.output :])[:count]
         return np.ascontiguousarray(outputs).reshape(self._output_shape(count))
 
 

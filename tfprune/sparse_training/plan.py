@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,9 +54,8 @@ _IMAGES_OF_MAPS, _MOST_IMAGES = 16, 64
 _BLOCKS = 4
 
 
-@dataclasses.dataclass(eq=False)
-class Moving:
-    """The statistics of a normalization, and what follows from them for each channel; float32 `[channels]`.
+class Moving(NamedTuple):
+    """The moving statistics of a normalization; float32 `[channels]`.
 
     Attributes:
         mean: The moving mean.
