@@ -62,7 +62,7 @@ ALLOWED = {
         "text",
         "named",
     },
-    "experiments": _LIBRARY | {"runs", "channels", "structured"},
+    "experiments": _LIBRARY | {"runs", "channels", "structured", "sparse_training"},
     "compiler": {"backend", "errors", "network", "sparsity", "structured", "runtime"},
     "sparse_training": {"backend", "errors", "extras", "memory", "network", "runtime", "sparsity", "text"},
     "export": {"channels", "network", "sparsity", "structured", "runtime", "compiler", *_LEAVES},

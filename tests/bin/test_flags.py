@@ -97,7 +97,7 @@ ALWAYS = (
     "experiment output_dir seed init_from paper_section dataset train_examples test_examples image_size "
     "autoaugment model regime schedule epochs batch_size learning_rate "
     "head_learning_rate lr_schedule warmup_epochs weight_decay evaluate_every distill_from "
-    "loss metrics mixed_precision data_parallel distributed"
+    "loss metrics mixed_precision training_engine data_parallel distributed"
 ).split()
 
 

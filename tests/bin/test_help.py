@@ -20,7 +20,9 @@ pytestmark = pytest.mark.slow
 
 TRAIN = [field.name for of in (ExperimentConfig, Devices) for field in dataclasses.fields(of)]
 RUN = ["experiment", "output_dir", "data_dir"]
-REPRODUCE = "profile experiments seeds extra_flagfile output_dir data_dir data_parallel dry_run".split()
+REPRODUCE = (
+    "profile experiments seeds extra_flagfile output_dir data_dir training_engine data_parallel dry_run"
+).split()
 BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "headline", "layers", "zstd"]
 
 

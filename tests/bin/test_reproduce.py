@@ -43,6 +43,7 @@ def run_main(**changes):
         "output_dir": "",
         "data_dir": "",
         "data_parallel": False,
+        "training_engine": "keras",
         "dry_run": False,
         **changes,
     }

@@ -261,12 +261,13 @@ def test_layers_hardware_and_files(folder, small_cifar):
     hardware = {"processor": "A processor", "cores": 8, "memory_gib": 31.7, "devices": ["NVIDIA H200"]}
     more = {"layers": layers, "hardware": hardware, "data_wait_percent": 2.25, "device_count": 2}
     more |= {"train_seconds": 90.0, "images_per_second": 222.0, "backend": "jax"}
+    more |= {"training_engines": ("keras", "sparse")}
     folder.one_shot("a", "", 0.95, (10, 80), "4.3.2", **small_cifar, **more)
     page = read(write_page(folder.path))
     assert page.row("stem_conv") == ["stem_conv", "0.5000"]
     assert page.row("stage1_block1_conv1") == ["stage1_block1_conv1", "0.9950"]
     row = page.row("a", "0")
-    assert row[4:7] == ["222", "2.2 %", "jax"]
+    assert row[4:7] == ["222", "2.2 %", "jax, trained by keras and sparse"]
     assert row[-1] == "A processor, 8 cores, 32 GiB; NVIDIA H200, batches shared by 2 devices"
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.support.run_folders import round_result
 from tests.support.study_runs import configs, finish, interrupt
 from tfprune.errors import UserError
-from tfprune.experiments.study.estimate import Speeds, read_speeds, total_text, what_computes
+from tfprune.experiments.study.estimate import Place, Speeds, read_speeds, total_text, what_computes
 from tfprune.experiments.study.state import read_state
 
 
@@ -69,8 +69,8 @@ def test_damaged_files_are_named(by_name):
         read_state(by_name["base"])
 
 
-def seconds_left(config, backend="tensorflow", device_count=1, computes="P"):
-    place = (backend, device_count, computes)
+def seconds_left(config, backend="tensorflow", device_count=1, computes="P", engine="keras"):
+    place = Place(backend, device_count, computes, engine)
     return read_speeds(config.folder.parent).seconds_left(read_state(config), place)
 
 
@@ -119,6 +119,22 @@ def test_so_does_what_computes(by_name):
     assert seconds_left(by_name["one_shot"]) is None
     assert seconds_left(by_name["one_shot"], computes="H200") == pytest.approx(16)
     assert what_computes({"processor": "P", "devices": ["cpu", "cpu"]}) == "P"
+
+
+def test_so_does_what_trains(by_name):
+    """Of zeros that are skipped a dense run tells nothing; `auto` may take either engine."""
+    finish(by_name["base"], 0, training_engines=("sparse",))
+    for engine in ("keras", "sparse", "auto"):
+        assert seconds_left(by_name["one_shot"], engine=engine) is None
+    one = dataclasses.replace(by_name["one_shot"], experiment="one")
+    finish(one, 1, training_engines=("sparse",), epochs=8, train_seconds=4.0)
+    assert seconds_left(by_name["one_shot"]) is None
+    assert seconds_left(by_name["one_shot"], engine="sparse") == pytest.approx(4)
+    two = dataclasses.replace(by_name["one_shot"], experiment="two")
+    finish(two, 1, training_engines=("keras",), epochs=8, train_seconds=12.0)
+    assert seconds_left(by_name["one_shot"], engine="auto") == pytest.approx(8)
+    assert seconds_left(by_name["one_shot"], engine="sparse") == pytest.approx(4)
+    assert seconds_left(by_name["one_shot"]) == pytest.approx(12)
 
 
 def test_so_does_a_teacher(by_name):

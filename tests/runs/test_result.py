@@ -62,6 +62,9 @@ def test_a_result_is_read_as_it_was_written():
         versions={"keras": "3.15.1"},
         seconds={"train": 3.5},
         hardware={"processor": "P", "devices": ["cpu"]},
+        training_engines=("keras", "sparse"),
+        engine_speedup=3.25,
+        engine_reason="8 steps are too few",
     )
     assert result.differences  # Of another sparsity, number of epochs and start.
     content = json.loads(json.dumps(result.to_json()))
@@ -199,6 +202,9 @@ def test_what_a_round_did_not_do_may_miss(folders):
         ("train_seconds", -1, "at least 0"),
         ("images_per_second", -1, "at least 0"),
         ("device_count", 0, "at least 1"),
+        ("training_engines", "keras", "a list of strings"),
+        ("training_engines", ["Keras"], "names in lower case"),
+        ("engine_speedup", -1.0, "at least 0"),
         ("test_examples", 0, "at least 1"),
         ("train_examples_available", 0, "at least 1"),
         ("test_examples", 361, "at most test_examples_available, 360"),

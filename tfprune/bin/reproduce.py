@@ -38,7 +38,7 @@ _SET_HERE = {
 
 
 @dataclasses.dataclass(frozen=True)
-@with_settings_of(DeviceSettings, only=("data_parallel",))
+@with_settings_of(DeviceSettings, only=("training_engine", "data_parallel"))
 @with_settings_of(ExperimentConfig, only=("output_dir", "data_dir"), only_with=())
 class Flags:
     """The flags; each field is the flag of the same name."""
@@ -80,7 +80,7 @@ def main() -> None:
     from tfprune.experiments.devices import Devices
     from tfprune.experiments.study.run import Study
 
-    devices = Devices(data_parallel=values.data_parallel)
+    devices = Devices(training_engine=values.training_engine, data_parallel=values.data_parallel)
     devices.check()
     print(f"profile {values.profile}, --output_dir={values.output_dir}", flush=True)
     if values.dry_run:

@@ -5,9 +5,9 @@
 
 Flags after the flagfile win over its own. The run folder is --output_dir/--experiment. To go on after an
 interruption run the same command again: finished rounds are skipped, an unfinished one continues from its
-last finished epoch. KERAS_BACKEND=tensorflow, jax or torch chooses the backend. --data_parallel shares
-each batch among all devices, --distributed among those of several processes; neither is part of what the
-experiment is.
+last finished epoch. KERAS_BACKEND=tensorflow, jax or torch chooses the backend, --training_engine what
+trains. --data_parallel shares each batch among all devices, --distributed among those of several processes.
+None of these is part of what the experiment is.
 """
 
 from tfprune.bin.flagfiles import experiment_names

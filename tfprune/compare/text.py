@@ -283,7 +283,8 @@ def to_csv(experiments: Sequence[Experiment]) -> str:
 # Of a result besides its columns, its config, and what is no single value.
 _MEASURED = (
     "sparsity_all_parameters train_examples train_examples_available test_examples "
-    "test_examples_available epochs steps train_seconds images_per_second data_wait_percent backend"
+    "test_examples_available epochs steps train_seconds images_per_second data_wait_percent backend "
+    "training_engines engine_speedup engine_reason"
 ).split()
 
 

@@ -60,7 +60,7 @@ class Devices(DeviceSettings):
         self.check()
         if self.distributed:
             self._connect()
-        if not self._shared:
+        if not self.shared:
             yield
         elif keras.backend.backend() == "jax":
             with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
@@ -70,9 +70,14 @@ class Devices(DeviceSettings):
                 yield
 
     @property
+    def shared(self) -> bool:
+        """Whether each batch is to be shared among devices, be there one alone."""
+        return self.data_parallel or self.distributed
+
+    @property
     def count(self) -> int:
         """The number of devices that share each batch."""
-        if not self._shared:
+        if not self.shared:
             return 1
         if keras.backend.backend() == "jax":
             return keras.distribution.get_device_count()
@@ -109,7 +114,7 @@ class Devices(DeviceSettings):
         Raises:
             UserError: With the numbers and what to pass instead.
         """
-        if self._shared and not method_of(config).shares_devices:
+        if self.shared and not method_of(config).shares_devices:
             config.refuse("pruning_engine", "must be tfprune on several devices")
         count = self.count
         if config.batch_size % count:
@@ -141,15 +146,11 @@ class Devices(DeviceSettings):
 
     def __str__(self) -> str:
         """Returns words for the line that says what runs; empty on one device that shares nothing."""
-        if not self._shared:
+        if not self.shared:
             return ""
         processes = f" of {self.shard[1]} processes" if self.distributed else ""
         devices = "1 device takes" if self.count == 1 else f"{self.count} devices{processes} share"
         return f", {devices} each batch"
-
-    @property
-    def _shared(self) -> bool:
-        return self.data_parallel or self.distributed
 
     def _connect(self) -> None:
         """Joins the other processes, once in the life of this process."""

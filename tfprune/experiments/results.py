@@ -42,7 +42,7 @@ def make_result(
         teacher_result: Result of the round that `--distill_from` names, or None.
         number: The round.
         model: The network at its end.
-        notes: target_sparsity, metric_before, metric_after_pruning.
+        notes: target_sparsity, metric_before, metric_after_pruning; and what trained.
         history: One row an epoch.
         metric: By what the experiment is judged.
         at_end: Its value at the round's end, on the test split.
@@ -86,7 +86,7 @@ def make_result(
         data_wait_percent=mean_data_wait_percent(history),
         backend=keras.backend.backend(),
         versions=_versions(config),
-        **notes,
+        **RoundResult.measured_of(notes, notes, metric),
         **measured,
     )
 

@@ -12,6 +12,7 @@ from tfprune.errors import UserError
 from tfprune.experiments.batches import Batches
 from tfprune.experiments.channels import size_of
 from tfprune.experiments.devices import Devices
+from tfprune.experiments.engines import TrainingEngines
 from tfprune.experiments.environment import hardware
 from tfprune.experiments.methods.method import Method, Round
 from tfprune.experiments.networks import load_model, save_model
@@ -56,6 +57,7 @@ class Rounds:
         self._print = log
         self._log = lambda text: log(f"{self.config.experiment} {text}")
         know_own(self.config)
+        self._engines = TrainingEngines(self.config, devices, self._log)
         self._teacher = load_teacher(self.config)
         self._compiled = compiled_of(self.config, self._run)
         self._task: Task | None = None
@@ -77,6 +79,8 @@ class Rounds:
         self._method.check_start(model, Round(1, masks_sparsity(model), *sizes, batches, task))
         if is_own(config):
             try_out(config, model, task, batches)
+        compile_for_training(model, config.settings(0), task.goal)
+        self._engines.check_start(model)
 
     def keep(self) -> None:
         """Writes what a later process needs to know of the start besides the flags."""
@@ -196,6 +200,7 @@ class Rounds:
                     history=history,
                     notes=notes,
                     writes=self._devices.writes,
+                    engine=self._engines.of_round(number, notes),
                 )
         except NonFiniteLossError as error:
             checkpoint = read_unfinished(self.config, self._run.round(number), current.task.headline)

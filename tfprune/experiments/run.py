@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfprune.errors import FileError
 from tfprune.experiments.batches import Batches, load_dataset, reading_data
 from tfprune.experiments.devices import ONE_DEVICE, Devices
+from tfprune.experiments.engines import TrainingEngines
 from tfprune.experiments.environment import prepare_backend
 from tfprune.experiments.memory import check_memory
 from tfprune.experiments.methods.registry import check_experiment, method_of
@@ -54,6 +55,7 @@ def run_experiment(
         FileError: If a round's result is damaged, or is not of the network beside it.
     """
     check_experiment(config)
+    TrainingEngines(config, devices).check()
     start = find_start(config)
     run = RunFolder(config.folder)
     claimed = run.check_claim(config)

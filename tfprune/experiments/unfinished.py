@@ -11,6 +11,9 @@ from tfprune.training.checkpoint import ADVICE, KIND, Checkpoint, read_checkpoin
 NOTES = ("metric_before", "target_sparsity", "metric_after_pruning")
 """The fields of the round's result that are known before its fit begins, and kept in its checkpoint."""
 
+ENGINE_NOTES = ("training_engines", "engine_speedup", "engine_reason")
+"""The fields that say what trains, where that was noted when the fit began."""
+
 # What a row of the history must have, and what it may have.
 _FIGURES = {"train_seconds": AT_LEAST_0, "images_per_second": ABOVE_0}
 _FURTHER = {"data_wait_percent": PERCENT}
@@ -37,11 +40,13 @@ def read_unfinished(
 
 
 def _check(found: Checkpoint, epochs: int, metric: Metric | None) -> None:
-    RoundResult.measured_of(found.notes, NOTES, metric)
+    noted = [name for name in ENGINE_NOTES if name in found.notes]
+    RoundResult.measured_of(found.notes, [*NOTES, *noted], metric)
     if found.notes["metric_before"] is None:
         raise ValueError("`metric_before` must be a number. Received: None")
-    if found.notes.keys() != set(NOTES):
-        raise ValueError(f"`notes` must have {', '.join(NOTES)} alone. Received: {', '.join(found.notes)}")
+    if found.notes.keys() != {*NOTES, *noted}:
+        rule = f"must have {', '.join(NOTES)}, and may have {', '.join(ENGINE_NOTES)}"
+        raise ValueError(f"`notes` {rule}. Received: {', '.join(found.notes)}")
     if found.epochs_done > epochs:
         rule = f"must be at most {epochs}, as the flags say"
         raise ValueError(f"`epochs_done` {rule}. Received: epochs_done={found.epochs_done}")

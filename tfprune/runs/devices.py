@@ -1,4 +1,4 @@
-"""The settings of where an experiment computes; no part of what it is."""
+"""The settings of where and by what an experiment computes; no part of what it is."""
 
 import re
 from dataclasses import dataclass
@@ -7,13 +7,22 @@ from typing import NoReturn
 from tfprune.errors import UserError
 from tfprune.settings import With, check_effects, setting
 
+TRAINING_ENGINES = ("keras", "sparse", "auto")
 _DISTRIBUTED = (With("distributed"),)
 
 
 @dataclass(frozen=True)
 class DeviceSettings:
-    """The devices that share each batch; each field is the flag of the same name."""
+    """The devices that share each batch, and what trains on them; each field is the flag of the same name."""
 
+    training_engine: str = setting(
+        "keras",
+        "What trains. keras; sparse: kernels that skip removed weights, on the processor, in float32, for "
+        "the layers that they know; auto: the faster one in a short measurement before each round. The "
+        "result is that of keras, to rounding.",
+        group="device",
+        choices=TRAINING_ENGINES,
+    )
     data_parallel: bool = setting(
         False,
         "All devices that this process sees share each batch (TensorFlow, JAX). The result is one device's, "

@@ -36,6 +36,7 @@ _OF_METRIC = {"metric_before", "metric_after_pruning", "metric_at_end"}
 _DIGEST = Rule("empty or 16 hexadecimal digits", lambda text: re.fullmatch("([0-9a-f]{16})?", text))
 _SECONDS = Rule("at least 0 each", lambda seconds: all(value >= 0 for value in seconds.values()))
 _NAME = Rule("a name in lower case", lambda name: re.fullmatch("[a-z][a-z0-9_]*", name))
+_ENGINES = Rule("names in lower case", lambda names: all(map(_NAME.holds, names)))
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,10 @@ class RoundResult:
         channels: The widths of a network whose channels go or went.
         epochs: Epochs trained.
         steps: Training steps.
+        training_engines: What trained, in its order: several where an interrupted fit went on with another.
+            Empty where nothing was trained, or tfmot trained, or the version did not record it.
+        engine_speedup: How many times as fast as Keras `sparse` was, where `auto` measured it.
+        engine_reason: Why `auto` measured nothing and took Keras.
         train_seconds: Wall clock of the epochs.
         images_per_second: Over all epochs.
         data_wait_percent: Share of the epochs in which training waited for data.
@@ -145,6 +150,9 @@ class RoundResult:
     channels: tuple[Channels, ...] = ()
     epochs: int = measured(AT_LEAST_0, default=0)
     steps: int = measured(AT_LEAST_0, default=0)
+    training_engines: tuple[str, ...] = measured(_ENGINES, default=())
+    engine_speedup: float | None = measured(AT_LEAST_0, default=None)
+    engine_reason: str = measured(default="")
     train_seconds: float = measured(AT_LEAST_0, default=0.0)
     images_per_second: float | None = measured(AT_LEAST_0, default=None)
     data_wait_percent: float | None = measured(PERCENT, default=None)
@@ -342,6 +350,11 @@ _KINDS = {
         "a list of {layer, weights, zeros}, zeros <= weights",
         lambda value: isinstance(value, list) and all(map(_is_layer, value)),
         lambda value: tuple(LayerZeros(one["layer"], one["weights"], one["zeros"]) for one in value),
+    ),
+    tuple[str, ...]: Kind(
+        "a list of strings",
+        lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+        tuple,
     ),
     NetworkSize: Kind(
         "{parameters, macs}, at least 1 each, macs null where unknown",

@@ -129,6 +129,12 @@ def set_sparsity(
     _change(ranked, new_masks(ranked, sparsity, scope), optimizer, moved)
 
 
+def prune_by_magnitude(parts: Sequence[Part], sparsity: float, scope: str) -> None:
+    """Updates masks to `sparsity` as `set_sparsity`, but by magnitude, whatever the layers' scores."""
+    ranked = _ranked(parts, None, scores.magnitude)
+    _change(ranked, new_masks(ranked, sparsity, scope), None)
+
+
 def regrow(
     parts: Sequence[Part],
     sparsity: float,

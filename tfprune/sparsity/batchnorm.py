@@ -19,7 +19,7 @@ from tfprune.network.graph import Graph, all_layers, functional
 from tfprune.network.kinds import prunable
 from tfprune.network.optimizers import Still
 from tfprune.sparsity.apply import pruned_layers
-from tfprune.sparsity.wrapper import PruneLowMagnitude
+from tfprune.sparsity.wrapper import PruneLowMagnitude, measured
 
 
 def reset_removed(model: keras.Model) -> dict[str, int]:
@@ -107,7 +107,7 @@ def recalibrate(model: keras.Model, batches: Iterable[Any]) -> None:
     with (
         kept([variable for variable in state if id(variable) not in masks]),
         _batch_statistics_kept(norms),
-        _measured(wrappers),
+        measured(wrappers),
         batch_norm_synchronized(model, over_replicas(model)),
     ):
         with variable_scope(model):
@@ -128,18 +128,6 @@ def recalibrate(model: keras.Model, batches: Iterable[Any]) -> None:
         mean = means / total
         norm.moving_mean.assign(mean.astype("float32"))
         norm.moving_variance.assign(np.maximum(squares / total - mean**2, 0.0).astype("float32"))
-
-
-@contextlib.contextmanager
-def _measured(wrappers: list[PruneLowMagnitude]) -> Iterator[None]:
-    """Lets wrapped layers run in training mode without a `Pruner`, because no weight moves."""
-    try:
-        for wrapper in wrappers:
-            wrapper.measured = True
-        yield
-    finally:
-        for wrapper in wrappers:
-            wrapper.measured = False
 
 
 @contextlib.contextmanager

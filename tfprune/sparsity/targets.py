@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.sparsity.apply import Part, pruned_together, read
+from tfprune.sparsity.apply import Part, prune_by_magnitude, pruned_together, read
 from tfprune.sparsity.masks import have_reached, would_reach
 from tfprune.sparsity.schedules import last_due
 from tfprune.sparsity.wrapper import PruneLowMagnitude
@@ -26,6 +26,15 @@ def target_step_of(schedule: Any) -> int | None:
     """Returns the step at which a schedule asks for its target first; None if that is not known."""
     begin, end = getattr(schedule, "begin_step", None), getattr(schedule, "end_step", None)
     return begin if hasattr(schedule, "target_sparsity") else end
+
+
+def prune_to_targets(layers: Iterable[PruneLowMagnitude]) -> None:
+    """Prunes layers by magnitude to the targets of their schedules, so far as these are known."""
+    for parts in pruned_together(layers).values():
+        rule = parts[0].rule
+        target = target_of(rule.pruning_schedule)
+        if target:
+            prune_by_magnitude(parts, target, rule.scope)
 
 
 @dataclass(frozen=True)

@@ -532,6 +532,18 @@ class _RecordingScope(keras.StatelessScope):
         super().add_update(update)
 
 
+@contextlib.contextmanager
+def measured(wrappers: Sequence[PruneLowMagnitude]) -> Iterator[None]:
+    """Lets wrapped layers run in training mode without a `Pruner`, because no weight moves in the end."""
+    try:
+        for wrapper in wrappers:
+            wrapper.measured = True
+        yield
+    finally:
+        for wrapper in wrappers:
+            wrapper.measured = False
+
+
 def unwrapped(layer: Any) -> Any:
     """Returns the layer inside a wrapper; anything else as it is."""
     return layer.layer if isinstance(layer, PruneLowMagnitude) else layer

@@ -17,6 +17,7 @@ from tfprune.training.callbacks import (
     Throughput,
 )
 from tfprune.training.checkpoint import EpochCheckpoint
+from tfprune.training.engine import KERAS, Engine
 from tfprune.training.goal import CLASSIFY, Goal
 from tfprune.training.optimizer import TorchAdam
 from tfprune.training.progress import Progress
@@ -76,6 +77,7 @@ def fit(
     waited: Callable[[], float] | None = None,
     writes: bool = True,
     part: range | None = None,
+    engine: Engine = KERAS,
 ) -> list[dict[str, float]]:
     """Trains a compiled model up to `settings.epochs` epochs, with a checkpoint after each.
 
@@ -95,6 +97,7 @@ def fit(
         waited: Returns the seconds waited for `train_batches` up to now; None: not recorded.
         writes: False in a process that shares the fit with another, which writes the files.
         part: The epochs, counted from 0, of the model's optimizer, after which the fit stops; None: all.
+        engine: What trains, or chooses what does.
 
     Returns:
         One row an epoch: epoch (from 1), the loss and the metrics in training, the same with `val_` before
@@ -119,11 +122,19 @@ def fit(
         EpochCheckpoint(folder, history, notes, keep=writes),
         *([progress] if progress else []),
     ]
-    params = {"epochs": settings.epochs, "steps": steps_per_epoch, "verbose": 0}
+    batches = train_batches(first_epoch, part.stop)
     try:
         with batch_norm_synchronized(model, over_replicas(model)):
-            model.fit(
-                train_batches(first_epoch, part.stop),
+            engine = engine.chosen(model, batches, goes_on=first_epoch > part.start)
+            params = {
+                "epochs": settings.epochs,
+                "steps": steps_per_epoch,
+                "verbose": 0,
+                "engine": engine.name,
+            }
+            engine.fit(
+                model,
+                batches,
                 epochs=part.stop,
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps_per_epoch,

@@ -23,8 +23,9 @@ class Progress(keras.callbacks.Callback):
     waited 2 % for data, 25 min left
     ```
 
-    (One line.) The time left counts with the speed since the fit's first batch, evaluations and checkpoints
-    included. Put it last: it reads `images_per_second` and `data_wait_percent` in the epoch's logs.
+    (One line. With another engine than Keras it is `131 images/s by sparse`.) The time left counts with the
+    speed since the fit's first batch, evaluations and checkpoints included. Put it last: it reads
+    `images_per_second` and `data_wait_percent` in the epoch's logs.
 
     Args:
         label: Name of the fit; the line's first words.
@@ -98,12 +99,14 @@ class Progress(keras.callbacks.Callback):
 
     def _parts(self, figures: dict[str, float], place: str, left_in_epoch: int) -> dict[str, str]:
         """Returns the line's parts by name, in their order."""
+        engine = self.params.get("engine", "keras")
+        by = "" if engine == "keras" else f" by {engine}"
         parts = {"label": f"{self._label}, epoch {self._epoch + 1} of {self._epochs}{place}:"}
         for name, key, form in (
             ("loss", "loss", lambda value: f"loss {value:.3f}"),
             ("metric", self._metric, lambda value: f"{self._metric} {self._text(value)}"),
             ("test", f"val_{self._metric}", lambda value: f"test {self._text(value)}"),
-            ("speed", "images_per_second", lambda value: f"{value:,.{value < 10:d}f} {self._noun}/s"),
+            ("speed", "images_per_second", lambda value: f"{value:,.{value < 10:d}f} {self._noun}/s{by}"),
             ("waited", "data_wait_percent", lambda value: f"waited {value:.0f} % for data"),
         ):
             if key in figures and not (name == "metric" and key == "loss"):  # It stands there already.

@@ -160,6 +160,7 @@ class RunLine:
     training: str
     images_per_second: str
     data_wait: str
+    backend: str
     hardware: str
     flags: str | None
 
@@ -487,6 +488,7 @@ def _run_line(run: Run) -> RunLine:
         training=duration(seconds) if seconds else "",
         images_per_second=_mean(trained, lambda result: result.images_per_second, "{:,.0f}"),
         data_wait=_mean(trained, lambda result: result.data_wait_percent, "{:.1f} %"),
+        backend=backend_in_words(run.rounds),
         hardware=hardware_in_words(run.rounds[-1]) if run.rounds else "",
         flags=read_flags(run),
     )
@@ -497,6 +499,15 @@ def _mean(results: Sequence[RoundResult], value: Callable[[RoundResult], float |
     known = [(value(result), result.train_seconds) for result in results if value(result) is not None]
     weight = sum(seconds for _, seconds in known)
     return form.format(sum(amount * seconds for amount, seconds in known) / weight) if weight else ""
+
+
+def backend_in_words(results: Sequence[RoundResult]) -> str:
+    """Returns `tensorflow`, or `tensorflow, trained by sparse` where another engine than Keras trained."""
+    if not results:
+        return ""
+    engines = dict.fromkeys(name for result in results for name in result.training_engines)
+    backend = results[-1].backend
+    return f"{backend}, trained by {words.in_words(engines)}" if engines.keys() - {"keras"} else backend
 
 
 def hardware_in_words(result: RoundResult) -> str:

@@ -79,11 +79,13 @@ class Method:
     Attributes:
         schedules: The values of `--schedule` that the method knows.
         shares_devices: Whether several devices can share its batches.
+        trains_by_engine: Whether `--training_engine` says what trains.
         packages: Distributions that it needs, for the record.
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("constant",)
     shares_devices: ClassVar[bool] = True
+    trains_by_engine: ClassVar[bool] = True
     packages: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: ExperimentConfig) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfprune.errors import UserError
 from tfprune.experiments.study.state import RunState
@@ -15,8 +15,22 @@ from tfprune.text import duration
 # The settings that decide how long an image takes.
 _SPEED_FIELDS = ("model", "width", "stem", "image_size", "batch_size", "mixed_precision", "pruning_engine")
 
-# Keras's backend, how many devices share each batch, and `what_computes`.
-Place = tuple[str, int, str]
+
+class Place(NamedTuple):
+    """The place where runs compute, and what trains them there.
+
+    Attributes:
+        backend: Keras's.
+        device_count: How many devices share each batch.
+        computes: As `what_computes` has it.
+        engine: What `--training_engine` asks for.
+    """
+
+    backend: str
+    device_count: int
+    computes: str
+    engine: str = "keras"
+
 
 # Training examples of the datasets that have a fixed number.
 _TRAIN_EXAMPLES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1_437}
@@ -31,7 +45,7 @@ class _Measured:
 
 
 class Speeds:
-    """Measured speeds, by network, image size, batch, precision, teacher, engine, backend and devices.
+    """Measured speeds, by network, image size, batch, precision, teacher, engines, backend and devices.
 
     Args:
         results: Results of rounds, of any runs.
@@ -44,9 +58,15 @@ class Speeds:
             self._add(result)
 
     def _add(self, result: RoundResult) -> None:
-        place = (result.backend, result.device_count, what_computes(result.hardware))
-        measured = self._measured.setdefault(_key(result.config, place), _Measured())
         self._train_examples[result.config.dataset] = result.train_examples_available
+        where = result.backend, result.device_count, what_computes(result.hardware)
+        engines = set(result.training_engines or ("keras",))
+        # What `auto` will choose is open: all that was measured counts.
+        for asked in {"auto", *(engines if len(engines) == 1 else ())}:
+            key = _key(result.config, Place(*where, asked))
+            self._add_to(self._measured.setdefault(key, _Measured()), result)
+
+    def _add_to(self, measured: _Measured, result: RoundResult) -> None:
         seconds = result.seconds
         if result.epochs and result.train_seconds:
             measured.images += result.epochs * result.train_examples
@@ -86,8 +106,9 @@ class Speeds:
 
 
 def _key(config: ExperimentConfig, place: Place) -> tuple:
-    # A teacher costs a forward pass a step.
-    return (*place, *(getattr(config, name) for name in _SPEED_FIELDS), bool(config.distill_from))
+    # A teacher costs a forward pass a step. Keras multiplies by zeros, too; the other engine does not.
+    skips = place.engine != "keras" and config.regime != "dense"
+    return (*place, *(getattr(config, name) for name in _SPEED_FIELDS), bool(config.distill_from), skips)
 
 
 def what_computes(hardware: dict[str, Any]) -> str:

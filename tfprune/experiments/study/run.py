@@ -10,6 +10,7 @@ import keras
 from tfprune.errors import UserError
 from tfprune.experiments.batches import load_dataset
 from tfprune.experiments.devices import ONE_DEVICE, Devices
+from tfprune.experiments.engines import TrainingEngines
 from tfprune.experiments.environment import hardware, keep_data_off_accelerator
 from tfprune.experiments.memory import check_memory
 from tfprune.experiments.run import run_experiment
@@ -51,7 +52,7 @@ class Study:
         Raises:
             UserError: As `check_plan`.
         """
-        check_plan(self.runs)
+        self._check()
         return format_table(*self._read(), self._place)
 
     def run(self) -> dict[str, str]:
@@ -64,7 +65,7 @@ class Study:
             UserError: Before any training, as `check_plan`, or if data is not there or another process
                 works on the study.
         """
-        check_plan(self.runs)
+        self._check()
         keep_data_off_accelerator()
         folder = study_folder(self.runs)
         flag = self.runs[0].flag("output_dir")
@@ -135,7 +136,18 @@ class Study:
 
     @functools.cached_property
     def _place(self) -> Place:
-        return keras.backend.backend(), self.devices.count, what_computes(hardware())
+        return Place(
+            keras.backend.backend(),
+            self.devices.count,
+            what_computes(hardware()),
+            self.devices.training_engine,
+        )
+
+    def _check(self) -> None:
+        """Checks all that can be checked before anything is loaded."""
+        check_plan(self.runs)
+        for config in self.runs:
+            TrainingEngines(config, self.devices).check()
 
     def _check_data(self, states: list[RunState]) -> None:
         """Loads each dataset that is still needed once: missing data is an error now, not in hours."""
@@ -187,6 +199,7 @@ def format_table(states: list[RunState], speeds: Speeds, place: Place) -> str:
                 time_left,
             )
         )
+    engine = "" if place.engine == "keras" else f" and --training_engine={place.engine}"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     numbers = {0, 2, 6, 7}
     lines = [
@@ -196,4 +209,5 @@ def format_table(states: list[RunState], speeds: Speeds, place: Place) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, "", f"{_left_text(states, speeds, place)}, with KERAS_BACKEND={place[0]}"])
+    left = _left_text(states, speeds, place)
+    return "\n".join([*lines, "", f"{left}, with KERAS_BACKEND={place.backend}{engine}"])

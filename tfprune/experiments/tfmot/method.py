@@ -38,6 +38,7 @@ class Tfmot(Method):
     """
 
     shares_devices: ClassVar[bool] = False
+    trains_by_engine: ClassVar[bool] = False
     packages: ClassVar[frozenset[str]] = frozenset({"tensorflow-model-optimization", "tf-keras"})
 
     def __init__(self, asked: Method) -> None:
@@ -107,6 +108,7 @@ class Tfmot(Method):
         taught: Taught,
         *,
         writes: bool = True,
+        engine: Any = None,
         **arguments: Any,
     ) -> keras.Model:
         """Trains the network's twin in tf-keras and brings the result back.
@@ -116,6 +118,7 @@ class Tfmot(Method):
             current: The round.
             taught: Returns the network itself: tfmot has no teacher.
             writes: True: one process works on one device.
+            engine: Not used: tf-keras trains.
             **arguments: As for `tfprune.training.fit.fit`.
         """
         _engine().fit(taught(model), current.settings, schedule=self._schedule(current), **arguments)

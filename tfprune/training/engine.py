@@ -1,0 +1,46 @@
+"""What runs the steps of a fit: Keras, or another that follows the protocol of Keras's `fit`."""
+
+from typing import Any
+
+import keras
+
+
+class Engine:
+    """Trains compiled models by Keras; a subclass does by other means what `keras.Model.fit` does.
+
+    Attributes:
+        name: The engine's name.
+    """
+
+    name = "keras"
+
+    def chosen(self, model: keras.Model, batches: Any, goes_on: bool) -> "Engine":
+        """Returns the engine that is to train; itself, unless it stands for a choice of several.
+
+        Args:
+            model: The model, ready to be trained; afterwards it is as it was.
+            batches: Those of the epochs to come.
+            goes_on: Whether the model's optimizer has trained already, in a fit that was interrupted.
+        """
+        return self
+
+    def trainer(self, model: keras.Model) -> Any:
+        """Returns an object whose `fit` is called as that of `keras.Model`.
+
+        Raises:
+            ValueError: If the engine cannot train the model; the message names what it cannot.
+        """
+        return model
+
+    def fit(self, model: keras.Model, batches: Any, **arguments: Any) -> None:
+        """Trains a model; at each epoch's end, for callbacks too, it has the state that training reached.
+
+        Args:
+            model: The model.
+            batches: Of all epochs to come.
+            **arguments: As for `keras.Model.fit`.
+        """
+        self.trainer(model).fit(batches, **arguments)
+
+
+KERAS = Engine()
