@@ -3,7 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,10 +52,7 @@ class Engine:
         plan: Its passes.
         batch_size: The most images of a batch.
         threads: The number of threads.
-        values: The numbers that learn, float32; kernels' in the order of their positions. Whoever changes
-            them calls `refresh`.
-        gradients: Their gradients, likewise, of the last backward pass.
-        slices: The part of each parameter in both, by name.
+        slices: The part of each parameter in `values` and `gradients`, by name.
         step: The number of the next forward pass in training, which the numbers that dropout draws depend on.
             Each such pass raises it; it can be set.
         memory_bytes: The bytes of parameters, gradients, lists and values.
@@ -92,11 +89,10 @@ class Engine:
         self.graph, self.batch_size = graph, batch_size
         self.threads = machine.available_cores() if threads is None else threads
         self._parameters = Parameters(graph)
-        self.values, self.gradients = self._parameters.values, self._parameters.gradients
         self.slices = self._parameters.slices
         self.step = 0
         plan = self.plan = Plan(graph, batch_size, self._parameters, target, seed)
-        self.memory_bytes = int(4 * plan.arena_size + plan.list_bytes + 2 * self.values.nbytes)
+        self.memory_bytes = int(4 * plan.arena_size + plan.list_bytes + 2 * self._parameters.values.nbytes)
         require_memory(self.memory_bytes, allowed)
         self._target = target
         self._code = Code(plan.steps, target)
@@ -115,6 +111,19 @@ class Engine:
         self._images = None
         self.refresh()
 
+    @property
+    def values(self) -> np.ndarray:
+        """Returns the numbers that learn, float32; kernels' in the order of their positions.
+
+        Whoever changes them calls `refresh`.
+        """
+        return self._settled(self._parameters.values)
+
+    @property
+    def gradients(self) -> np.ndarray:
+        """Returns the gradients of the last backward pass, laid out as `values`."""
+        return self._settled(self._parameters.gradients)
+
     def slice_of(self, name: str) -> slice:
         """Returns the part of `values` and `gradients` that a parameter has.
 
@@ -129,7 +138,7 @@ class Engine:
         Args:
             name: `BatchNorm.moving_name`.
         """
-        return self.plan.moving[name]
+        return self._settled(self.plan.moving[name])
 
     def forward(self, images: np.ndarray, training: bool = False) -> np.ndarray:
         """Computes the network's output.
@@ -242,6 +251,12 @@ class Engine:
                 pair.mean[:], pair.variance[:] = mean, variance
             self.step = number
         return [Share(kind, *of_kind) for kind, of_kind in costs.items()]
+
+    def _settled(self, state: Any) -> Any:
+        """Returns what passes change, once an interrupted one is done."""
+        with self._lock:
+            self._runner.finish()
+        return state
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
