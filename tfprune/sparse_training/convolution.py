@@ -35,6 +35,10 @@ _STRIP_PIXELS = 16
 # into fewer entries of a row.
 _TILE_BYTES = 32 * 1024
 _LEAST_ENTRIES = 16
+# A unit of the weights' gradient has so many vectors of a row of positions, at least, if it can; and what it
+# reads at a time is so large, at most.
+_LEAST_VECTORS = 64
+_UNIT_BYTES = 2**17
 # What is read is fetched ahead if it is larger than this; what is written goes past the caches if it is.
 _AHEAD_BYTES = 2**20
 _PAST_CACHES_BYTES = 2**24
@@ -164,12 +168,11 @@ class Convolution:
         if input_gradient:
             sums = lists.gradient_sums(kernel, window, groups, source, target)
             self._gradients = [self._prepare(part, target, source) for part in sums]
-        if dense:
-            self._products = lists.dense_products(forward, self._weights, Block(4, 3))
-        else:
-            self._products = lists.sparse_products(forward, self._weights, (8, 4, 2, 1))
-        self._products_units, self._chunks = self._units_of_products()
+        self._products = self._make_products(forward)
+        self._units = self._units_of_products(forward.grid)
         self._tables = np.array([table.ctypes.data for table in self._products.tables], np.int64)
+        counts = [len(table) for table in self._products.tables]
+        self._turns = np.cumsum([0, *counts], dtype=np.int64)
 
     @property
     def forward_slots(self) -> int:
@@ -189,7 +192,7 @@ class Convolution:
     @property
     def partials(self) -> int:
         """See the class."""
-        return (len(self._chunks) - 1) * self._products.partial
+        return (len(self._units.chunks) - 1) * self._products.partial
 
     @property
     def bytes(self) -> int:
@@ -262,33 +265,42 @@ class Convolution:
             gradients: Address of float32 `[weights]`, in the order of the kernel's positions.
             partials: The place of scratch memory.
         """
-        products, grid = self._products, self._forward.sums.grid
+        products, units, grid = self._products, self._units, self._forward.sums.grid
+        chunks = len(units.chunks) - 1
         calls = []
         if products.blocks:
+            shares = [
+                min(-(-size // int(self._turns[-1])), _MOST_LINES * LINE)
+                if layout.numbers * 4 > _AHEAD_BYTES
+                else 0
+                for size, layout in ((units.source_size, self._source), (units.target_size, self._target))
+            ]
             code = WeightsGradient(
                 products.blocks,
                 self._source.images,
                 grid.source_steps[1] * self._source.column,
                 self._target.column,
+                *(-(-share // LINE) for share in shares),
             )
-            by_tile = grid.rows == 1
             arguments = (
                 source + self._source.first,
                 gradient + self._target.first,
-                self._source.tile if by_tile else grid.source_steps[0] * self._source.row,
-                self._target.tile if by_tile else self._target.row,
+                units.source_row,
+                units.target_row,
                 grid.columns,
-                self._chunks,
-                self._products_units,
+                units.chunks,
+                units.table,
                 products.firsts,
                 products.firsts.shape[1] - 1,
                 self._tables,
                 partials,
                 products.partial,
+                self._turns,
+                *shares,
             )
-            parts = TilesOrGroups(len(self._chunks) - 1, tuple(products.costs.tolist()))
+            parts = TilesOrGroups(chunks, tuple(products.costs.tolist()))
             calls.append(Call(code, arguments, parts, self._multiply_adds(self._forward)))
-        arguments = (partials, products.partial, len(self._chunks) - 1, products.places, gradients)
+        arguments = (partials, products.partial, chunks, products.places, gradients)
         return [*calls, Call(Gather(), arguments, Even(self._weights))]
 
     def refresh(self, values: Address) -> list[Call]:
@@ -394,25 +406,70 @@ class Convolution:
         arguments = tuple(values[name] for name in code.parameters)
         return Call(code, arguments, TilesOrGroups(part.units, part.costs), self._multiply_adds(part))
 
-    def _units_of_products(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the units of the weights' gradient, int64 `[units, 3]`, and the first of each chunk."""
-        grid, source, target = self._forward.sums.grid, self._source, self._target
+    def _rows_of_products(self, grid: lists.Grid) -> int:
+        """Returns the rows of a unit of the weights' gradient."""
+        vectors = grid.columns * self._source.images // self._machine.lanes
+        return min(grid.rows, -(-_LEAST_VECTORS // vectors))
+
+    def _make_products(self, sums: lists.Sums) -> lists.Products:
+        grid, source, target = sums.grid, self._source, self._target
+        rows = self._rows_of_products(grid)
+        span = int(sums.place.max(initial=0) - sums.place.min(initial=0)) // source.row
+        read_blocks = -(-4 * (rows * grid.source_steps[0] + span) * source.row // _UNIT_BYTES)
+        row_blocks = -(-4 * rows * target.row // _UNIT_BYTES)
+        if self.dense:
+            block = Block(4, 3, crossed=True) if self._machine.registers <= 16 else Block(6, 4, crossed=True)
+            return lists.dense_products(sums, self._weights, block, read_blocks)
+        most = max(1, len(sums.row) // sums.rows // _LEAST_ENTRIES)
+        return lists.sparse_products(
+            sums, self._weights, 8, min(row_blocks, sums.rows), min(read_blocks, most)
+        )
+
+    def _units_of_products(self, grid: lists.Grid) -> "_Units":
+        source, target = self._source, self._target
         tiles = source.tiles
+        if grid.rows == 1:  # Tiles take the place of rows.
+            table = np.array([[0, 0, tiles, 0, 0]], np.int64)
+            return _Units(table, np.array([0, 1], np.int64), source.tile, target.tile, 0, 0)
+        source_row, target_row = grid.source_steps[0] * source.row, target.row
+        at_once = self._rows_of_products(grid)
+        of_tile = -(-grid.rows // at_once)
+        edges = grid.rows * np.arange(of_tile + 1) // of_tile
+        tile, row = (index.ravel() for index in np.indices((tiles, of_tile)))
+        first = edges[row]
+        from_source, from_target = (
+            tile * source.tile + first * source_row,
+            tile * target.tile + first * target_row,
+        )
+        table = np.column_stack(
+            [
+                from_source,
+                from_target,
+                np.diff(edges)[row],
+                from_source + at_once * source_row + source.row,
+                from_target + at_once * target_row,
+            ]
+        )
         chunks = min(tiles, _MOST_CHUNKS)
-        edges = tiles * np.arange(chunks + 1) // chunks
-        units, firsts = [], [0]
-        for first, last in zip(edges.tolist(), edges[1:].tolist(), strict=False):
-            if grid.rows == 1:
-                units.append((first * source.tile, first * target.tile, last - first))
-            else:
-                units += [
-                    (
-                        tile * source.tile + row * grid.source_steps[0] * source.row,
-                        tile * target.tile + row * target.row,
-                        1,
-                    )
-                    for tile in range(first, last)
-                    for row in range(grid.rows)
-                ]
-            firsts.append(len(units))
-        return np.array(units, np.int64), np.array(firsts, np.int64)
+        firsts = tiles * np.arange(chunks + 1) // chunks * of_tile
+        return _Units(table, firsts, source_row, target_row, source.tile // of_tile, target.tile // of_tile)
+
+
+class _Units(NamedTuple):
+    """The units of the weights' gradient.
+
+    Attributes:
+        table: int64 `[units, UNIT_WORDS]`.
+        chunks: The first unit of each chunk, and their number, int64 `[chunks + 1]`.
+        source_row: The distance of two rows of positions in the input,
+        target_row: and in the output's gradient.
+        source_size: The numbers that a unit reads of the input that none before it has read,
+        target_size: and of the gradient.
+    """
+
+    table: np.ndarray
+    chunks: np.ndarray
+    source_row: int
+    target_row: int
+    source_size: int
+    target_size: int

@@ -7,7 +7,6 @@ apart: those of a class meet the same taps of the window.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -351,12 +350,14 @@ def dense_list(sums: Sums, weights: int, most_rows: int, most_places: int) -> De
 class Products:
     """The products of entries and output channels whose sums over pixels are the gradients of weights.
 
+    They are made block by block, in an order in which what a few groups of blocks read fits in a cache.
+
     Attributes:
         blocks: The shapes of blocks.
-        firsts: The first block of each shape for each group of rows, int64 `[shapes, groups + 1]`.
+        firsts: The first block of each shape in each group, int64 `[shapes, groups + 1]`.
         tables: Of each shape int32 `[blocks, words]`: the place of the block's sums in the partial sums,
             the places of its outputs and of its entries.
-        costs: The products of each group.
+        costs: The products of each group, int64 `[groups]`.
         partial: The partial sums of a chunk.
         places: The place of each weight in the partial sums, int32 `[weights]`; -1: none, its gradient is 0.
     """
@@ -369,82 +370,125 @@ class Products:
     places: np.ndarray
 
 
-def sparse_products(sums: Sums, weights: int, sizes: Sequence[int]) -> Products:
-    """Cuts the entries of each row into blocks.
+def sparse_products(sums: Sums, weights: int, at_once: int, row_blocks: int, read_blocks: int) -> Products:
+    """Makes blocks of the entries of a row, and of what is left over of several.
 
     Args:
         sums: The sums of the forward pass.
         weights: The number of the kernel's weights.
-        sizes: The numbers of entries of a block, descending, the last of them 1.
+        at_once: The products of a block, a power of two.
+        row_blocks: The blocks of rows, and
+        read_blocks: of channels that are read; a group is a row's entries in one of them.
     """
-    counts = np.bincount(sums.row, minlength=sums.rows)
+    rows, entries = sums.rows, len(sums.row)
+    channels, channel = np.unique(sums.read, return_inverse=True)
+    read_block = channel * read_blocks // max(1, len(channels))
+    row_block = np.arange(rows) * row_blocks // rows
+    # Groups in the order of row block, read block, row.
+    group_row = np.concatenate(
+        [np.tile(np.flatnonzero(row_block == i), read_blocks) for i in range(row_blocks)]
+    )
+    size = np.bincount(row_block, minlength=row_blocks)
+    first_group = (np.cumsum(size) - size) * read_blocks
+    first_row = np.cumsum(size) - size
+    of_row = row_block[sums.row]
+    group = first_group[of_row] + read_block * size[of_row] + sums.row - first_row[of_row]
+    order = np.argsort(group, kind="stable")
+    counts = np.bincount(group, minlength=len(group_row))
     starts = np.concatenate([[0], np.cumsum(counts)])
-    blocks, firsts, tables = [], [], []
-    done = np.zeros(sums.rows, np.int64)
-    for size in sizes:
-        number = (counts - done) // size
-        row = np.arange(sums.rows).repeat(number)
-        first = np.concatenate([[0], np.cumsum(number)])
-        if len(row):
-            entry = starts[row] + done[row] + size * (np.arange(len(row)) - first[row])
-            reads = sums.place[entry[:, None] + np.arange(size)]
-            tables.append(np.column_stack([entry, sums.target[row], reads]).astype(np.int32))
-            blocks.append(Block(1, size))
-            firsts.append(first)
-        done += number * size
+    done = np.zeros(len(group_row), np.int64)
+    blocks, firsts, tables, partial = [], [], [], 0
     places = np.full(weights, -1, np.int32)
-    places[sums.weight] = np.arange(len(sums.weight))
+    length = at_once
+    while length and entries:
+        # Runs of so many entries of a group; of shorter ones several make a block, the last with repetitions.
+        runs = (counts - done) // length
+        run_group = np.arange(len(group_row)).repeat(runs)
+        first = np.cumsum(runs) - runs
+        if len(run_group):
+            outputs = at_once // length
+            number = -(-len(run_group) // outputs)
+            entry = (starts[:-1] + done - length * first)[run_group] + length * np.arange(len(run_group))
+            entry = order[entry[:, None] + np.arange(length)]
+            sums_at = partial + np.arange(entry.size).reshape(entry.shape)
+            places[sums.weight[entry]] = sums_at
+            filled = np.minimum(np.arange(number * outputs), len(run_group) - 1)
+            tables.append(
+                np.column_stack(
+                    [
+                        partial + at_once * np.arange(number),
+                        sums.target[group_row[run_group[filled]]].reshape(number, outputs),
+                        sums.place[entry[filled]].reshape(number, at_once),
+                    ]
+                ).astype(np.int32)
+            )
+            blocks.append(Block(outputs, length, crossed=False))
+            firsts.append(np.searchsorted(run_group[::outputs], np.arange(len(group_row) + 1)))
+            partial += number * at_once
+            done += runs * length
+        length //= 2
     return Products(
         tuple(blocks),
-        np.array(firsts, np.int64).reshape(len(blocks), sums.rows + 1),
+        np.array(firsts, np.int64).reshape(len(blocks), len(group_row) + 1),
         tuple(tables),
         counts,
-        len(sums.weight),
+        partial,
         places,
     )
 
 
-def dense_products(sums: Sums, weights: int, block: Block) -> Products:
+def dense_products(sums: Sums, weights: int, block: Block, read_blocks: int) -> Products:
     """Makes blocks of all products of the outputs of a family with what any of them reads.
 
     Args:
         sums: The sums of the forward pass.
         weights: The number of the kernel's weights.
         block: The shape of the blocks. The last of a family is filled with products of no use.
+        read_blocks: The blocks of what is read; a group is the products of some outputs with one of them.
     """
-    outputs, entries = block
+    outputs, entries = block.outputs, block.entries
     places = np.full(weights, -1, np.int32)
     tables, costs, partial = [], [], 0
     families = np.concatenate([[0], np.flatnonzero(np.diff(sums.family)) + 1, [sums.rows]])
     for first, last in zip(families, families[1:], strict=False):
         here = slice(*np.searchsorted(sums.row, [first, last]))
-        read, index = np.unique(sums.place[here], return_inverse=True)
+        read, one, index = np.unique(sums.place[here], return_index=True, return_inverse=True)
+        channel = sums.read[here][one]
+        # By blocks of channels, so that the taps of a channel stay together.
+        _, channel = np.unique(channel, return_inverse=True)
+        order = np.argsort(channel * read_blocks // (channel.max(initial=0) + 1), kind="stable")
+        new = np.empty_like(order)
+        new[order] = np.arange(len(order))
+        read, index = read[order], new[index]
         groups, runs = -(-(last - first) // outputs), -(-len(read) // entries)
-        row = np.minimum(first + np.arange(groups * outputs), last - 1).reshape(groups, 1, outputs)
-        column = np.minimum(np.arange(runs * entries), len(read) - 1).reshape(1, runs, entries)
-        start = partial + block.products * np.arange(groups * runs).reshape(groups, runs, 1)
-        table = np.concatenate(
-            [
-                start,
-                np.broadcast_to(sums.target[row], (groups, runs, outputs)),
-                np.broadcast_to(read[column] if len(read) else column, (groups, runs, entries)),
-            ],
-            axis=2,
-        )
-        tables.append(table.reshape(groups * runs, block.words))
-        costs += [runs * block.products] * groups
-        row_of_entry = sums.row[here] - first
+        run_edges = runs * np.arange(read_blocks + 1) // read_blocks
+        row = np.minimum(first + np.arange(groups * outputs), last - 1).reshape(groups, outputs)
+        column = np.minimum(np.arange(runs * entries), len(read) - 1).reshape(runs, entries)
+        start = np.zeros((groups, runs), np.int64)
+        for low, high in zip(run_edges, run_edges[1:], strict=False):
+            size = groups * (high - low)
+            start[:, low:high] = partial + block.products * np.arange(size).reshape(groups, -1)
+            partial += size * block.products
+            tables.append(
+                np.concatenate(
+                    [
+                        start[:, low:high, None],
+                        np.broadcast_to(sums.target[row][:, None], (groups, high - low, outputs)),
+                        np.broadcast_to(read[column[low:high]], (groups, high - low, entries)),
+                    ],
+                    axis=2,
+                ).reshape(size, block.words)
+            )
+            costs += [high - low] * groups
+        of_row = sums.row[here] - first
         places[sums.weight[here]] = (
-            start[row_of_entry // outputs, index // entries, 0]
-            + row_of_entry % outputs * entries
-            + index % entries
+            start[of_row // outputs, index // entries] + of_row % outputs * entries + index % entries
         )
-        partial += groups * runs * block.products
     return Products(
         (block,),
-        np.concatenate([[0], np.cumsum(costs) // block.products]).astype(np.int64)[None],
+        np.concatenate([[0], np.cumsum(costs)]).astype(np.int64)[None],
         (np.concatenate(tables).astype(np.int32),),
-        np.array(costs),
+        np.array(costs) * block.products,
         partial,
         places,
     )

@@ -8,21 +8,25 @@ from llvmlite import ir
 
 from tfprune.runtime.kernels.emitter import FLOAT_BYTES, I32, I64, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
+from tfprune.sparse_training.kernels.convolution import LINE
 
-# 64-bit numbers of a unit: the places of its first pixel in what is read and in the gradient, its rows.
-UNIT_WORDS = 3
+# 64-bit numbers of a unit: the places of its first pixel in what is read and in the gradient, its rows, and
+# the places of what is fetched ahead in both.
+UNIT_WORDS = 5
 
 
 class Block(NamedTuple):
-    """The products that are added up at once: each of some outputs with each of some entries.
+    """The products that are added up at once.
 
     Attributes:
-        outputs: The channels of the output.
-        entries: The places in the input.
+        outputs: The channels of the output's gradient.
+        entries: The places in the input, for each output.
+        crossed: Whether all outputs have the same entries.
     """
 
     outputs: int
     entries: int
+    crossed: bool
 
     @property
     def products(self) -> int:
@@ -32,20 +36,22 @@ class Block(NamedTuple):
     @property
     def words(self) -> int:
         """Returns the 32-bit numbers of a block in its table: the place of its sums, outputs, entries."""
-        return 1 + self.outputs + self.entries
+        return 1 + self.outputs + (self.entries if self.crossed else self.products)
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightsGradient(Kernel):
     """Adds up the products of the input and the output's gradient over pixels and images.
 
-    A part: the first and the last chunk of units, the first and the last row.
+    A part: the first and the last chunk of units, the first and the last group of blocks.
 
     Attributes:
         blocks: The shapes of blocks, each with its own code.
         images: The float32 numbers of a pixel.
         source_column: The distance of two positions of a row in the input, in float32.
         target_column: The same in the output's gradient.
+        source_ahead: The cache lines that are fetched ahead for each block, of the input,
+        target_ahead: and of the gradient.
     """
 
     parameters: ClassVar = (
@@ -56,72 +62,85 @@ class WeightsGradient(Kernel):
         "columns",
         "chunks",  # int64 [chunks + 1]: the first unit of each
         "units",  # int64 [units, UNIT_WORDS]
-        "firsts",  # int64 [blocks' shapes, rows + 1]: each row's first block
-        "row_count",
+        "firsts",  # int64 [blocks' shapes, groups + 1]: each group's first block
+        "groups",
         "tables",  # int64 [blocks' shapes]: addresses of int32 [blocks, words]
         "partials",  # place: float32 [chunks, partial]
         "partial",
+        "turns",  # int64 [blocks' shapes]: the blocks of the shapes before
+        "source_share",  # float32 numbers to be fetched ahead for each block
+        "target_share",
     )
     blocks: tuple[Block, ...]
     images: int
     source_column: int
     target_column: int
+    source_ahead: int
+    target_ahead: int
 
     @property
     def name(self) -> str:
         """Returns a name of letters, digits and underscores."""
-        shapes = "_".join(f"{block.outputs}x{block.entries}" for block in self.blocks)
-        return f"WeightsGradient_{shapes}_{self.images}_{self.source_column}_{self.target_column}"
+        shapes = [f"{b.outputs}{'x' if b.crossed else 'of'}{b.entries}" for b in self.blocks]
+        numbers = (self.images, self.source_column, self.target_column, self.source_ahead, self.target_ahead)
+        return "_".join(["WeightsGradient", *shapes, *map(str, numbers)])
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
-        b = e.b
-        first_chunk, last_chunk, first_row, last_row = (e.part(i) for i in range(4))
+        first_chunk, last_chunk = e.part(0), e.part(1)
 
-        def blocks_of(index: int, body: Callable[[ir.Value], None]) -> None:
-            firsts = e.at(
-                e.pointer("firsts"),
-                b.mul(e.number(index), b.add(e.integer("row_count"), e.number(1))),
-                I64,
-            )
-            table = b.inttoptr(e.element(e.pointer("tables"), e.number(index), I64), ir.PointerType())
-            words = self.blocks[index].words
+        def chunk(index: ir.Value) -> None:
+            partials = e.at(e.value("partials"), e.b.mul(index, e.integer("partial")))
+            for shape, block in enumerate(self.blocks):
 
-            def one(at: ir.Value) -> None:
-                body(e.at(table, b.mul(at, e.number(words)), I32))
-
-            e.each(e.element(firsts, first_row, I64), e.element(firsts, last_row, I64), one)
-
-        def chunk(chunk_index: ir.Value) -> None:
-            partials = e.at(e.value("partials"), b.mul(chunk_index, e.integer("partial")))
-            chunk_start = e.at(e.pointer("chunks"), chunk_index, I64)
-
-            for index, block in enumerate(self.blocks):
-
-                def clear(words: ir.Value, block: Block = block) -> None:
+                def clear(_: ir.Value, words: ir.Value, block: Block = block) -> None:
                     place = e.at(partials, e.element(words, e.number(0), I32))
                     at = 0
                     for size in pieces(block.products, e.lanes):
                         zero = ir.Constant(ir.VectorType(ir.FloatType(), size), [0.0] * size)
-                        b.store(zero, e.at(place, e.number(at)), align=FLOAT_BYTES)
+                        e.store(zero, e.at(place, e.number(at)))
                         at += size
 
-                blocks_of(index, clear)
-
-            def unit(unit_index: ir.Value) -> None:
-                start = e.at(e.pointer("units"), b.mul(unit_index, e.number(UNIT_WORDS)), I64)
-                source, target, rows = (e.element(start, e.number(i), I64) for i in range(UNIT_WORDS))
-                for index, block in enumerate(self.blocks):
-
-                    def one(words: ir.Value, block: Block = block) -> None:
-                        place = e.at(partials, e.element(words, e.number(0), I32))
-                        self._block(e, block, words, place, source, target, rows)
-
-                    blocks_of(index, one)
-
-            e.each(e.element(chunk_start, e.number(0), I64), e.element(chunk_start, e.number(1), I64), unit)
+                self._each_block(e, shape, clear)
+            start = e.at(e.pointer("chunks"), index, I64)
+            first, last = (e.element(start, e.number(i), I64) for i in range(2))
+            e.each(first, last, lambda unit: self._unit(e, unit, partials))
 
         e.each(first_chunk, last_chunk, chunk)
+
+    def _each_block(self, e: KernelEmitter, shape: int, body: Callable[[ir.Value, ir.Value], None]) -> None:
+        """Emits `body(index, words)` for the part's blocks of a shape."""
+        b = e.b
+        groups = b.add(e.integer("groups"), e.number(1))
+        firsts = e.at(e.pointer("firsts"), b.mul(e.number(shape), groups), I64)
+        table = b.inttoptr(e.element(e.pointer("tables"), e.number(shape), I64), ir.PointerType())
+        words = e.number(self.blocks[shape].words)
+        e.each(
+            e.element(firsts, e.part(2), I64),
+            e.element(firsts, e.part(3), I64),
+            lambda at: body(at, e.at(table, b.mul(at, words), I32)),
+        )
+
+    def _unit(self, e: KernelEmitter, index: ir.Value, partials: ir.Value) -> None:
+        start = e.at(e.pointer("units"), e.b.mul(index, e.number(UNIT_WORDS)), I64)
+        source, target, rows, source_ahead, target_ahead = (
+            e.element(start, e.number(i), I64) for i in range(UNIT_WORDS)
+        )
+        for shape, block in enumerate(self.blocks):
+
+            def one(at: ir.Value, words: ir.Value, shape: int = shape, block: Block = block) -> None:
+                turn = e.b.add(at, e.element(e.pointer("turns"), e.number(shape), I64))
+                for name, ahead, lines in (
+                    ("source", source_ahead, self.source_ahead),
+                    ("target", target_ahead, self.target_ahead),
+                ):
+                    fetched = e.at(e.value(name), e.multiply_add(turn, e.integer(f"{name}_share"), ahead))
+                    for line in range(lines):
+                        e.prefetch(e.at(fetched, e.number(line * LINE)))
+                place = e.at(partials, e.element(words, e.number(0), I32))
+                self._block(e, block, words, place, source, target, rows)
+
+            self._each_block(e, shape, one)
 
     def _block(
         self,
@@ -135,14 +154,13 @@ class WeightsGradient(Kernel):
     ) -> None:
         """Emits the products of a block over the pixels of a unit."""
         b = e.b
-        outputs = [
-            e.at(e.value("target"), b.add(target, e.element(words, e.number(1 + i), I32)))
-            for i in range(block.outputs)
-        ]
-        entries = [
-            e.at(e.value("source"), b.add(source, e.element(words, e.number(1 + block.outputs + i), I32)))
-            for i in range(block.entries)
-        ]
+
+        def addresses(name: str, base: ir.Value, first: int, count: int) -> list[ir.Value]:
+            places = [e.element(words, e.number(first + i), I32) for i in range(count)]
+            return [e.at(e.value(name), b.add(base, place)) for place in places]
+
+        outputs = addresses("target", target, 1, block.outputs)
+        entries = addresses("source", source, 1 + block.outputs, block.words - 1 - block.outputs)
 
         def row(y: ir.Value, sums: list[ir.Value]) -> Sequence[ir.Value]:
             from_source, from_target = (b.mul(y, e.integer(f"{name}_row")) for name in ("source", "target"))
@@ -150,15 +168,21 @@ class WeightsGradient(Kernel):
             def pixel(x: ir.Value, sums: list[ir.Value]) -> Sequence[ir.Value]:
                 at_source = e.multiply_add(x, e.number(self.source_column), from_source)
                 at_target = e.multiply_add(x, e.number(self.target_column), from_target)
+
+                def loaded(place: ir.Value, at: ir.Value, lane: int) -> ir.Value:
+                    return e.load_vector(e.at(place, at), lane)
+
                 for lane in range(0, self.images, e.lanes):
-                    gradients = [e.load_vector(e.at(place, at_target), lane) for place in outputs]
-                    inputs = [e.load_vector(e.at(place, at_source), lane) for place in entries]
-                    totals = iter(sums)
-                    sums = [
-                        e.call("llvm.fma", x, gradient, next(totals))
-                        for gradient in gradients
-                        for x in inputs
-                    ]
+                    totals, found = iter(sums), []
+                    if block.crossed:
+                        inputs = [loaded(place, at_source, lane) for place in entries]
+                    for i, place in enumerate(outputs):
+                        gradient = loaded(place, at_target, lane)
+                        if not block.crossed:
+                            mine = entries[i * block.entries :][: block.entries]
+                            inputs = [loaded(place, at_source, lane) for place in mine]
+                        found += [e.call("llvm.fma", x, gradient, next(totals)) for x in inputs]
+                    sums = found
                 return sums
 
             return e.fold(e.number(0), e.integer("columns"), sums, pixel)
@@ -168,7 +192,7 @@ class WeightsGradient(Kernel):
         for piece in lane_sums(e, sums):
             here = e.at(partial, e.number(at))
             before = b.load(here, align=FLOAT_BYTES, typ=piece.type)
-            b.store(b.fadd(before, piece), here, align=FLOAT_BYTES)
+            e.store(b.fadd(before, piece), here)
             at += piece.type.count
 
 
