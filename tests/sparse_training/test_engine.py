@@ -145,6 +145,21 @@ def test_a_smaller_batch_is_the_same_in_a_larger_engine():
         close(one, other, 1e-5)
 
 
+def test_chains_of_tiles_change_no_bit():
+    """One thread does the steps of some tiles one after the other; four, each with few tiles, do not."""
+    graph = resnet(blocks=(2, 1))
+    images = images_of(graph, 110)
+    found = []
+    for threads in (1, 2, 3, 4):
+        engine = Engine(graph, 110, threads)
+        outputs = engine.forward(images, training=True)
+        engine.backward(outputs)
+        found.append((outputs, engine.gradients.copy(), engine.forward(images)))
+    for other in found[1:]:
+        for one, another in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, another)
+
+
 def test_pixels_of_bytes_are_those_of_floats():
     graph = resnet()
     images = np.random.default_rng(0).integers(0, 256, (5, *graph.shapes()[0]), dtype=np.uint8)

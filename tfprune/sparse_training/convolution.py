@@ -54,12 +54,15 @@ class Call(NamedTuple):
         arguments: Its parameters in their order; an array stands for its address.
         parts: The way to cut the call for threads.
         multiply_adds: The products of weights that stay with pixels, those of the whole batch.
+        units_of_tile: Of the parts' first range, how many each tile of the batch has; 0: one may lie in
+            several.
     """
 
     kernel: Code
     arguments: tuple[int | np.ndarray, ...]
     parts: Parts
     multiply_adds: int = 0
+    units_of_tile: int = 0
 
 
 class Statistics(NamedTuple):
@@ -404,7 +407,9 @@ class Convolution:
             code = SparseSum(*choices)
             values |= {"starts": listed.starts, "entries": listed.entries}
         arguments = tuple(values[name] for name in code.parameters)
-        return Call(code, arguments, TilesOrGroups(part.units, part.costs), self._multiply_adds(part))
+        parts, products = TilesOrGroups(part.units, part.costs), self._multiply_adds(part)
+        of_tile = part.positions.units_of_tile(target_layout.tiles, target_layout.images)
+        return Call(code, arguments, parts, products, of_tile)
 
     def _rows_of_products(self, grid: lists.Grid) -> int:
         """Returns the rows of a unit of the weights' gradient."""

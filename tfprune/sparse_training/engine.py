@@ -100,7 +100,7 @@ class Engine:
         self._runner = Runner(self.threads)
         self._lock = threading.RLock()
         self._training, self._evaluation, self._backward, self._refresh = (
-            Program(self._code, steps, self.threads)
+            Program(self._code, steps, self.threads, plan.tiles)
             for steps in (plan.training, plan.evaluation, plan.backward, plan.refresh)
         )
         shapes = graph.shapes()
@@ -241,7 +241,8 @@ class Engine:
             outputs = self.forward(self._images, training=True)
             self.backward(np.full_like(outputs, 1 / len(outputs)))
             costs: dict[str, list] = defaultdict(lambda: [0.0, 0, 0])
-            for program in (self._training, self._backward, self._refresh):
+            for steps in (self.plan.training, self.plan.backward, self.plan.refresh):
+                program = Program(self._code, steps, self.threads)
                 seconds = [self._runner.time(program, self._arena) for _ in range(rounds)]
                 for step, least in zip(program.steps, np.min(seconds, axis=0), strict=True):
                     of_kind = costs[step.kind]

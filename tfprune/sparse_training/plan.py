@@ -38,7 +38,7 @@ from tfprune.sparse_training.kernels.activations import DERIVED_FROM_INPUT, LINE
 from tfprune.sparse_training.kernels.loops import HEADER_WORDS
 from tfprune.sparse_training.layout import Halo, Layout, halo_of_gradient, halo_of_input
 from tfprune.sparse_training.parameters import Parameters
-from tfprune.sparse_training.program import LinesAndChannels, Step
+from tfprune.sparse_training.program import OF_PIECES, LinesAndChannels, Step
 from tfprune.sparse_training.units import Term, Unit, units_of
 
 FORWARD, INPUT_GRADIENT, WEIGHTS_GRADIENT = (
@@ -276,6 +276,7 @@ class Plan:
                 call.parts,
                 self._bytes(*values) // len(calls),
                 call.multiply_adds,
+                call.units_of_tile,
             )
             for call in calls
         ]
@@ -513,12 +514,13 @@ class Plan:
             scale.shift,
         )
         by_moving = Step(_NORMALIZATION, norm.Normalization(moving=True), arguments, Even(channels))
+        # Before all others, which are then one chain in evaluation.
+        self.evaluation.insert(0, by_moving)
         if node.frozen:
-            self._forward(by_moving)
+            self.training.insert(0, by_moving)
             return
         by_batch = dataclasses.replace(by_moving, kernel=norm.Normalization(moving=False))
         self._forward(by_batch, evaluation=False)
-        self._forward(by_moving, training=False)
 
     def _lower_sum(self, unit: Unit) -> None:
         for term in unit.terms:
@@ -685,21 +687,30 @@ class Plan:
     def _lower_conv_backward(self, unit: Unit) -> None:
         node, conv, output = unit.node, self._convolutions[unit.output], unit.output
         source, gradient = node.inputs[0], self._gradients[output]
-        moved = (source, output)
+        later: list[Step] = []
         if node.kernel.trainable:
             gradients, again = self._receive(node.kernel)
             calls = conv.weights_gradient(
                 self._places[source], gradient, gradients=gradients, partials=self._partials
             )
-            self.backward += [*self._calls(WEIGHTS_GRADIENT, calls, *moved), *again]
+            steps = self._calls(WEIGHTS_GRADIENT, calls, source, output)
+            self.backward += [dataclasses.replace(step, units_of_tile=OF_PIECES) for step in steps[:-1]]
+            later += [steps[-1], *again]
         if node.bias is not None and node.bias.trainable:
             gradients, again = self._receive(node.bias)
             arguments = (*self._gradient(output), *self._size(output), self.tiles, gradients)
             parts = Even(self._shapes[output].channels)
-            self._add(_SUMS, norm.ChannelSums(self.images), arguments, parts, self._bytes(output))
-            self.backward += again
-        if not self._learns[source]:
-            return
+            code = norm.ChannelSums(self.images)
+            later += [Step(_SUMS, code, arguments, parts, self._bytes(output)), *again]
+        if self._learns[source]:
+            self._lower_input_gradient(unit)
+        # Behind the input's gradient, which can then follow the weights' tile by tile.
+        self.backward += later
+
+    def _lower_input_gradient(self, unit: Unit) -> None:
+        node, conv, output = unit.node, self._convolutions[unit.output], unit.output
+        source, gradient = node.inputs[0], self._gradients[output]
+        moved = (source, output)
         is_last = self._left[source] == 1
         _, accumulate = self._part(source)
         place = self._gradients[source]

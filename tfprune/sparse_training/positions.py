@@ -29,6 +29,16 @@ class Positions:
     strips: np.ndarray
     units: np.ndarray
 
+    def units_of_tile(self, tiles: int, images: int) -> int:
+        """Returns the units of each tile of the batch; 0 where a unit has positions of several.
+
+        Args:
+            tiles: The tiles of the batch.
+            images: The images of a tile.
+        """
+        alone = all(place < images for tile in self.tiles for place in tile.mask)
+        return (len(self.units) - 1) // tiles if alone else 0
+
 
 class _Axis(NamedTuple):
     """The distances of two neighbours in what is read, in what is written, and in the image mask."""

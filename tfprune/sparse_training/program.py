@@ -15,9 +15,15 @@ from tfprune.runtime.crew import Crew
 from tfprune.runtime.kernels import activations, program
 from tfprune.runtime.kernels.kernel import Kernel
 from tfprune.runtime.plan.parts import Parts, table
+from tfprune.sparse_training.kernels.chain import Chain
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
+CHAIN = Chain()
+# A batch is cut into so many pieces for chains, at most, and at least so many for each thread.
+PIECES = 8
+_LEAST_PIECES_PER_THREAD = 2
+OF_PIECES = -1
 # Parts of a step for each thread: one that is late leaves more of them to the others.
 _PARTS_PER_THREAD = 4
 
@@ -58,6 +64,8 @@ class Step:
         parts: The way to cut the step for several threads.
         bytes: The bytes that it must read and write at least.
         multiply_adds: The products that it must add up at least.
+        units_of_tile: Where `parts` are `TilesOrGroups`, how many of its tiles a tile of the batch has; 0:
+            one may lie in several; `OF_PIECES`: they are the pieces of the batch.
     """
 
     kind: str
@@ -66,6 +74,29 @@ class Step:
     parts: Parts
     bytes: int = 0
     multiply_adds: int = 0
+    units_of_tile: int = 0
+
+    def of_tiles(self, edges: np.ndarray, tiles: int) -> np.ndarray | None:
+        """Returns the parts that do pieces of the batch; None if the step cannot be cut so.
+
+        Args:
+            edges: The first tile of each piece, and the end.
+            tiles: The tiles of the batch.
+
+        Returns:
+            int64 `[pieces, PART_WORDS]`.
+        """
+        pieces = len(edges) - 1
+        if isinstance(self.parts, LinesAndChannels):
+            units, groups = self.parts.lines // tiles * edges, self.parts.channels
+        elif self.units_of_tile == OF_PIECES and self.parts.tiles == pieces:
+            units, groups = np.arange(pieces + 1), len(self.parts.group_costs)
+        elif self.units_of_tile > 0:
+            units, groups = self.units_of_tile * edges, len(self.parts.group_costs)
+        else:
+            return None
+        nothing = np.zeros(pieces, np.int64)
+        return np.column_stack([units[:-1], units[1:], nothing, nothing + groups])
 
 
 class Code:
@@ -86,7 +117,7 @@ class Code:
             target: The machine that it runs on.
         """
         self._target = target
-        kernels = sorted({step.kernel for step in steps}, key=lambda kernel: kernel.name)
+        kernels = sorted({CHAIN, *(step.kernel for step in steps)}, key=lambda kernel: kernel.name)
         new = [kernel for kernel in kernels if (kernel, target) not in self._compiled]
         if new or target not in self._loops:
             text = program.assembly(new, target.lanes)
@@ -111,29 +142,58 @@ class Program:
         steps: The steps.
     """
 
-    def __init__(self, code: Code, steps: Sequence[Step], threads: int) -> None:
+    def __init__(self, code: Code, steps: Sequence[Step], threads: int, tiles: int = 0) -> None:
         """Makes the table of the steps.
 
+        Steps that can be cut by tiles, one behind the other, become a chain: a thread does all of them for
+        some tiles, and then for the next. Every other step takes its parts in the reverse order: those that
+        the one before has done last are still in the cache.
+
         Args:
-            code: Has all the steps' kernels.
+            code: Has all the steps' kernels, and `CHAIN`.
             steps: The steps in their order.
             threads: The threads to cut the steps for.
+            tiles: The tiles of the batch; 0: no chains.
         """
         self.steps = tuple(steps)
-        self._code = code
-        tables: dict[Parts, np.ndarray] = {}
-        rows = []
-        self._kept = []  # The table has their addresses.
+        self._code, self._threads = code, threads
+        self._kept: list[object] = []  # The table has their addresses.
+        pieces = min(tiles, PIECES) if tiles >= _LEAST_PIECES_PER_THREAD * threads else 0
+        edges = tiles * np.arange(pieces + 1) // max(1, pieces)
+        rows, chain = [], []
         for step in self.steps:
-            if step.parts not in tables:
-                tables[step.parts] = table(step.parts, threads)
-            numbers = np.array(
-                [a.ctypes.data if isinstance(a, np.ndarray) else a for a in step.arguments], np.int64
-            )
-            parts = tables[step.parts]
-            self._kept.append((numbers, parts, step.arguments))
-            rows.append((code.address(step.kernel), numbers.ctypes.data, parts.ctypes.data, len(parts)))
+            parts = step.of_tiles(edges, tiles) if pieces else None
+            if parts is not None:
+                chain.append((step, parts))
+                continue
+            rows += self._chained(chain, len(rows))
+            rows.append(self._row(step.kernel, step.arguments, table(step.parts, threads), len(rows)))
+            chain = []
+        rows += self._chained(chain, len(rows))
         self._table = np.array(rows, np.int64).reshape(len(rows), program.STEP_WORDS)
+
+    def _chained(self, chain: list[tuple[Step, np.ndarray]], number: int) -> list[tuple[int, ...]]:
+        """Returns the row of a chain, or no row."""
+        if not chain:
+            return []
+        links = []
+        for step, parts in chain:
+            kernel, arguments, address, _ = self._row(step.kernel, step.arguments, parts, 0)
+            links.append((kernel, arguments, address))
+        pieces = np.zeros((len(chain[0][1]), program.PART_WORDS), np.int64)
+        pieces[:, 0] = np.arange(len(pieces))
+        return [self._row(CHAIN, (np.array(links, np.int64), len(links)), pieces, number)]
+
+    def _row(
+        self, kernel: Kernel, arguments: Sequence[int | np.ndarray], parts: np.ndarray, number: int
+    ) -> tuple[int, ...]:
+        numbers = np.array([a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments], np.int64)
+        if number % 2:  # Each thread's parts, as the loop deals them.
+            shares = np.array_split(parts, [len(parts) * i // self._threads for i in range(1, self._threads)])
+            parts = np.concatenate([share[::-1] for share in shares])
+        parts = np.ascontiguousarray(parts)
+        self._kept.append((numbers, parts, arguments))
+        return self._code.address(kernel), numbers.ctypes.data, parts.ctypes.data, len(parts)
 
     def work(self, arena: np.ndarray, threads: int, span: slice = slice(None)) -> Callable[[int], None]:
         """Returns a function that does a thread's share of the steps, given the thread's number.
@@ -207,7 +267,7 @@ class Runner:
             self._unfinished = None
 
     def time(self, program: Program, arena: np.ndarray) -> list[float]:
-        """Runs a program step by step, and returns the seconds of each."""
+        """Runs a program without chains step by step, and returns the seconds of each."""
         seconds = []
         for index in range(len(program.steps)):
             work = functools.partial(self.run, program, arena, slice(index, index + 1))
