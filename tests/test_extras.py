@@ -29,7 +29,9 @@ BACKENDS = {"jax", "torch"}
 LOOKED_FOR = {
     **{f"benchmark/{name}.py": PEERS for name in ("contenders", "mnn_peer", "onnx_peer", "torch_peer")},
     **{f"experiments/{name}.py": BACKENDS for name in ("devices", "environment")},
+    "network/fitting.py": {"tensorflow"},
     "network/tensorflow_variables.py": {"tensorflow"},
+    "sparse_training/loss.py": {"tensorflow", "jax", "torch"},
 }
 
 

@@ -4,6 +4,8 @@ It computes in float64, dense, one operation after the other, by the definitions
 numbers of its own.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from tfprune.sparse_training.graph import (
@@ -24,12 +26,17 @@ from tfprune.sparse_training.graph import (
 )
 
 
+class Moving(NamedTuple):
+    mean: np.ndarray
+    variance: np.ndarray
+
+
 class ReferenceEngine:
     """Computes forward and backward passes of a graph."""
 
     def __init__(self, graph, batch_size, threads=None, seed=0):
         self.graph, self.batch_size, self.threads = graph, batch_size, threads or 1
-        self.step = 0
+        self.steps = 0
         self._slices, self._whole = {}, {}
         parts, start = [], 0
         for parameter in graph.parameters:
@@ -41,7 +48,7 @@ class ReferenceEngine:
         self.gradients = np.zeros_like(self.values)
         self._fixed = {p.name: np.array(p.values) for p in graph.parameters if not p.trainable}
         self._moving = {
-            node.moving_name: [node.moving_mean.copy(), node.moving_variance.copy()]
+            node.moving_name: Moving(node.moving_mean.copy(), node.moving_variance.copy())
             for node in graph.nodes
             if isinstance(node, BatchNorm)
         }
@@ -64,7 +71,7 @@ class ReferenceEngine:
                 values = whole.reshape(parameter.shape)
             self._whole[name] = values
 
-    def forward(self, images, training=True):
+    def forward(self, images, training=False):
         """Returns the last node's value; in training updates the moving statistics."""
         self._made, self._kept = [], []
         for node in self.graph.nodes:
@@ -75,6 +82,7 @@ class ReferenceEngine:
                 made, kept = self._forward(node, [self._made[i] for i in node.inputs], training)
             self._made.append(made)
             self._kept.append(kept)
+        self.steps += training
         output = self._made[-1].astype(np.float32)
         return output.reshape(len(output), -1) if output.shape[1:3] == (1, 1) else output
 
@@ -211,7 +219,7 @@ class ReferenceEngine:
         if not training:
             return x, 1.0
         shape = (len(x), 1, 1, x.shape[3]) if node.whole_channels else x.shape
-        rng = np.random.default_rng([node.seed, self.step, self.graph.nodes.index(node)])
+        rng = np.random.default_rng([node.seed, self.steps, self.graph.nodes.index(node)])
         kept = (rng.random(shape) >= node.rate) / (1 - node.rate)
         return x * kept, kept
 

@@ -48,6 +48,22 @@ def place_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
+def named_slots(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> dict[str, keras.Variable]:
+    """Returns the slots that an Adam or an SGD keeps for a trainable variable: "momentum", "velocity"."""
+    place = place_of(optimizer, variable)
+    found = {}
+    for name, attributes in (("momentum", ("_momentums", "momentums")), ("velocity", ("_velocities",))):
+        for kept in (vars(optimizer).get(attribute) for attribute in attributes):
+            if kept:
+                found[name] = kept[place]
+    return found
+
+
+def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Returns whether an optimizer's decoupled weight decay is for a trainable variable."""
+    return optimizer._use_weight_decay(variable)
+
+
 class Still(keras.optimizers.Optimizer):
     """An optimizer that moves nothing; a subclass may look at the gradients.
 

@@ -2,5 +2,6 @@
 
 import tfprune.backend  # noqa: F401  (before the modules that import Keras)
 from tfprune.sparse_training.errors import UnsupportedError
+from tfprune.sparse_training.trainer import SparseTrainer, check
 
-__all__ = ["UnsupportedError"]
+__all__ = ["SparseTrainer", "UnsupportedError", "check"]

@@ -54,11 +54,14 @@ class Traced:
     input_dtype: str
     output_shape: tuple[int, ...]
 
+    def with_graph(self, graph: Graph) -> "Traced":
+        """Returns the same with another graph like this one, whose numbers may be others."""
+        return dataclasses.replace(self, graph=graph)
+
 
 def traced_network(model: keras.Model) -> keras.Model:
-    """Returns the network that a model trains: its student where it is a distiller, else itself."""
-    student = getattr(model, "student", None)
-    return model if computed_graph(model) is not None or student is None else student
+    """Returns the network that a model trains: its `student`, where its loss is one of outputs, or itself."""
+    return model.student if getattr(model, "loss_of_outputs", False) else model
 
 
 def trace(model: keras.Model) -> Traced:
@@ -68,7 +71,7 @@ def trace(model: keras.Model) -> Traced:
         model: A built functional or Sequential model, wrapped by `prune_low_magnitude` or not, with one
             input, images `[n, height, width, channels]` of a fixed size or vectors, and one output. Nested
             models are taken apart; the calls of a layer that is called more than once share its weights. A
-            model with a `student`, such as `keras.distillation.Distiller`, stands for the student.
+            model with `loss_of_outputs`, such as a distiller, stands for its `student`.
 
     Returns:
         The graph, with copies of the weights that stay.

@@ -103,12 +103,15 @@ class FitReport:
 
 def act_before(model: keras.Model, method: str, action: Callable) -> None:
     """Makes a model's method call `action` first, with its arguments, for as long as its object is there."""
-    function, reference = getattr(type(model), method), weakref.WeakMethod(action)
+    function, reference = getattr(model, method), weakref.WeakMethod(action)
+    while hasattr(function, "acts_before"):  # Of a fit that an exception ended.
+        function = function.acts_before
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if (act := reference()) is not None:  # An exception may have ended the fit.
             act(*args, **kwargs)
-        return function(model, *args, **kwargs)
+        return function(*args, **kwargs)
 
+    wrapped.acts_before = function
     setattr(model, method, wrapped)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfprune.network.fitting import bring_up_to_date
 from tfprune.sparsity.apply import (
     Part,
     apply_masks,
@@ -356,6 +357,11 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._by_hand = False
 
     @property
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """Returns the callbacks that wait for the target."""
+        return self._waiting.callbacks
+
+    @property
     def steps_taken(self) -> int:
         """Returns the number of training batches in the model's life so far."""
         return 0 if self._pruner is None else self._pruner.steps_taken
@@ -434,8 +440,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._pruner._look_at(self._epoch_start + self._batches_begun)
             return
         until = self._epoch_start + self._within_epoch(batch + self._group_size)
-        # On JAX: brings the training state to the model.
-        self._pruner._look_at(until, prepare=lambda: self.model)
+        self._pruner._look_at(until, prepare=lambda: bring_up_to_date(self.model))
         self._pruner._batch_seen = True
         self._pruner._guard_training()
         if (self.params or {}).get("steps"):
@@ -495,6 +500,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def _bring_up_to_date(self, *args: Any, **kwargs: Any) -> None:
         """Writes the zeros and the count of steps to the model's variables."""
+        bring_up_to_date(self.model)
         # Optimizers whose update of one weight depends on others' (Muon) move weights without gradient.
         self._pruner._zero_removed_weights()
         self._pruner._store_step_everywhere()
@@ -510,7 +516,6 @@ class UpdatePruningStep(keras.callbacks.Callback):
         pruner._count_calls(True)
 
     def _finish_epoch(self) -> None:
-        self.model  # noqa: B018  (On JAX: brings the training state to the model.)
         self._bring_up_to_date()
 
     def _within_epoch(self, batches: int) -> int:

@@ -50,6 +50,9 @@ class DistilledModel(keras.Model):
     Source: arXiv:1503.02531.
     """
 
+    # For a trainer that computes the student elsewhere: `compute_loss` sees it through `y_pred` alone.
+    loss_of_outputs = True
+
     def __init__(
         self, student: keras.Model, teacher: keras.Model, *, weight: float, temperature: float
     ) -> None:
@@ -86,6 +89,11 @@ class DistilledModel(keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's outputs."""
         return self._student(inputs, training=training)
+
+    @property
+    def student(self) -> keras.Model:
+        """The classifier that learns."""
+        return self._student
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -150,6 +150,10 @@ class TorchAdam(keras.optimizers.Optimizer):
         denominator = ops.add(ops.divide(ops.sqrt(v), root_correction_2), self.epsilon)
         self.assign_sub(variable, ops.divide(ops.multiply(m, step_size), denominator))
 
+    def multiplier_of(self, variable: keras.Variable) -> float:
+        """Returns the factor of a variable's learning rate; the optimizer must be built."""
+        return self._multipliers[place_of(self, variable)]
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that rebuild this optimizer, without its state."""
         return {
