@@ -142,6 +142,7 @@ def run(case, target, dense, threads=1):
     mean, scale, shift = case.random.normal(size=(3, inputs)).astype(np.float32)
     gradients = np.full(len(case.kernel.values), 5, np.float32)
     added = arena.add(case.source.pack(old))
+    clipped = arena.add(case.target.pack(case.dy))
     calls = [
         *conv.refresh(np.ascontiguousarray(case.kernel.values)),
         *conv.forward(x, y, bias=bias, statistics=Statistics(forward_place, center, mask=mask_place)),
@@ -153,7 +154,8 @@ def run(case, target, dense, threads=1):
             relu=Relu(scale=scale, shift=shift),
             statistics=Statistics(gradient_place, mean, z=z_place),
         ),
-        *conv.input_gradient(dy, added, accumulate=True, relu=Relu(x)),
+        *conv.input_gradient(dy, added, accumulate=True, relu=Relu(x, limit=0.5), past_caches=True),
+        *conv.forward(x, clipped, activation="relu6", past_caches=True),
         *conv.weights_gradient(x, dy, gradients, partials),
     ]
     whole = arena.array()
@@ -169,11 +171,13 @@ def run(case, target, dense, threads=1):
         "dx": taken(dx, case.source),
         "all": taken(before, case.source),
         "relu": taken(added, case.source),
+        "clipped": taken(clipped, case.target),
         "dw": gradients,
         "forward sums": whole[forward_place:][: forward_sums.size].reshape(forward_sums.shape),
         "gradient sums": whole[gradient_place:][: gradient_sums.size].reshape(gradient_sums.shape),
     }
     wanted_y, wanted_dx, wanted_dw = case.reference()
+    clipped_y = np.clip(wanted_y, 0, 6)
     wanted_y = wanted_y + bias
     every = np.where(z * scale + shift > 0, wanted_dx + old, 0)
     here = (wanted_y - center)[: case.present]
@@ -181,7 +185,8 @@ def run(case, target, dense, threads=1):
         "y": wanted_y,
         "dx": wanted_dx,
         "all": every,
-        "relu": np.where(case.x > 0, wanted_dx + old, 0),
+        "relu": np.where((case.x > 0) & (case.x < 0.5), wanted_dx + old, 0),
+        "clipped": clipped_y,
         "dw": wanted_dw.ravel()
         if case.kernel.positions is None
         else wanted_dw.ravel()[case.kernel.positions],

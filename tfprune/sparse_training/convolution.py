@@ -42,6 +42,7 @@ _UNIT_BYTES = 2**17
 # What is read is fetched ahead if it is larger than this; what is written goes past the caches if it is.
 _AHEAD_BYTES = 2**20
 _PAST_CACHES_BYTES = 2**24
+RELU6_LIMIT = 6.0
 # The lines that are fetched at once, at most.
 _MOST_LINES = 32
 
@@ -90,11 +91,13 @@ class Relu(NamedTuple):
             statistics, `z * scale + shift`.
         scale: Address of float32 `[channels]`.
         shift: Address of float32 `[channels]`.
+        limit: 6 for a relu6, whose derivative is zero there and above; 0: no limit.
     """
 
     output: int | None = None
     scale: Address = 0
     shift: Address = 0
+    limit: float = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,7 +111,6 @@ class _Prepared:
     costs: tuple[int, ...]
     blocks: int
     share: int
-    past_caches: bool
 
     @property
     def units(self) -> int:
@@ -207,7 +209,14 @@ class Convolution:
         return sum(array.nbytes for array in (*arrays, *self._products.tables))
 
     def forward(
-        self, source: int, target: int, *, bias: Address | None = None, statistics: Statistics | None = None
+        self,
+        source: int,
+        target: int,
+        *,
+        bias: Address | None = None,
+        activation: str = "",
+        statistics: Statistics | None = None,
+        past_caches: bool | None = None,
     ) -> list[Call]:
         """Returns the calls that make the output.
 
@@ -215,9 +224,17 @@ class Convolution:
             source: The place of the input.
             target: The place of the output.
             bias: Address of float32 `[outputs]`; None: none.
+            activation: "relu", "relu6" or none, "".
             statistics: The partial sums to take of the output; None: none.
+            past_caches: Whether the output is not needed soon; None: if it is large.
         """
-        epilogue = Epilogue(bias=bias is not None, sums="own" if statistics else "")
+        epilogue = Epilogue(
+            bias=bias is not None,
+            activate=bool(activation),
+            limit=RELU6_LIMIT if activation == "relu6" else 0,
+            sums="own" if statistics else "",
+            past_caches=_is_large(self._target) if past_caches is None else past_caches,
+        )
         given = {"bias": bias} if bias is not None else {}
         return [
             self._call(self._forward, self._source, self._target, source, target, epilogue, statistics, given)
@@ -231,6 +248,7 @@ class Convolution:
         accumulate: bool = False,
         relu: Relu | None = None,
         statistics: Statistics | None = None,
+        past_caches: bool | None = None,
     ) -> list[Call]:
         """Returns the calls that make the gradient of the input.
 
@@ -240,9 +258,16 @@ class Convolution:
             accumulate: Whether to add it to what is there.
             relu: The derivative to multiply the sum with; None: none.
             statistics: The partial sums to take of the product; None: none.
+            past_caches: Whether the gradient is not needed soon; None: if it is large.
         """
         kind = "" if relu is None else "affine" if relu.output is None else "output"
-        epilogue = Epilogue(accumulate=accumulate, relu=kind, sums="product" if statistics else "")
+        epilogue = Epilogue(
+            accumulate=accumulate,
+            relu=kind,
+            limit=relu.limit if relu else 0,
+            sums="product" if statistics else "",
+            past_caches=_is_large(self._source) if past_caches is None else past_caches,
+        )
         given = {}
         if kind == "output":
             given = {"relu": relu.output + self._source.first}
@@ -273,9 +298,7 @@ class Convolution:
         calls = []
         if products.blocks:
             shares = [
-                min(-(-size // int(self._turns[-1])), _MOST_LINES * LINE)
-                if layout.numbers * 4 > _AHEAD_BYTES
-                else 0
+                -(-size // int(self._turns[-1])) if layout.numbers * 4 > _AHEAD_BYTES else 0
                 for size, layout in ((units.source_size, self._source), (units.target_size, self._target))
             ]
             code = WeightsGradient(
@@ -283,7 +306,6 @@ class Convolution:
                 self._source.images,
                 grid.source_steps[1] * self._source.column,
                 self._target.column,
-                *(-(-share // LINE) for share in shares),
             )
             arguments = (
                 source + self._source.first,
@@ -357,8 +379,7 @@ class Convolution:
         if source.numbers * 4 > _AHEAD_BYTES:
             turns = len(positions.positions) * blocks * len(costs)
             share = min(-(-source.tiles * source.tile // turns), _MOST_LINES * LINE)
-        past_caches = target.numbers * 4 > _PAST_CACHES_BYTES
-        return _Prepared(sums, listed, positions, rows, tuple(costs.tolist()), blocks, share, past_caches)
+        return _Prepared(sums, listed, positions, rows, tuple(costs.tolist()), blocks, share)
 
     def _call(
         self,
@@ -394,7 +415,7 @@ class Convolution:
                 "mask": statistics.mask,
                 "center": statistics.center,
             }
-        choices = (part.positions.tiles, epilogue, part.blocks > 1, -(-part.share // LINE), part.past_caches)
+        choices = (part.positions.tiles, epilogue, part.blocks > 1, -(-part.share // LINE))
         if self.dense:
             code = DenseSum(*choices, listed.sizes)
             values |= {
@@ -458,6 +479,11 @@ class Convolution:
         chunks = min(tiles, _MOST_CHUNKS)
         firsts = tiles * np.arange(chunks + 1) // chunks * of_tile
         return _Units(table, firsts, source_row, target_row, source.tile // of_tile, target.tile // of_tile)
+
+
+def _is_large(layout: Layout) -> bool:
+    """Returns whether a value would leave the caches before it is read in a later pass."""
+    return 4 * layout.numbers > _PAST_CACHES_BYTES
 
 
 class _Units(NamedTuple):

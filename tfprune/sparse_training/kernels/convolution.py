@@ -57,14 +57,20 @@ class Epilogue(NamedTuple):
         accumulate: Whether what the target had is added.
         relu: "output": it becomes zero where the relu's output is not above zero; "affine": where
             `z * scale + shift` is not; "": neither.
+        limit: Above it the relu is constant, its derivative zero; 0: there is no such limit.
+        activate: Whether the relu itself, with its limit, is applied to the sum.
         sums: "own": the partial sums of `m * (x - c)` and `m * (x - c)^2` are taken, with the image mask m
             and a number c of the channel; "product": those of `x` and `x * (z - c)`; "": none.
+        past_caches: Whether what is stored is not needed soon; the places of the vectors are then aligned.
     """
 
     bias: bool = False
     accumulate: bool = False
     relu: str = ""
+    limit: float = 0
+    activate: bool = False
     sums: str = ""
+    past_caches: bool = False
 
     @property
     def reads_z(self) -> bool:
@@ -82,7 +88,6 @@ class _Sum(Kernel):
         epilogue: The steps from a sum to what is stored.
         blocked: Whether there is more than one block of entries.
         ahead: The cache lines that are fetched ahead each time.
-        past_caches: Whether what is stored is not needed soon; the places of the vectors are then aligned.
     """
 
     parameters: ClassVar = (
@@ -110,7 +115,6 @@ class _Sum(Kernel):
     epilogue: Epilogue
     blocked: bool
     ahead: int
-    past_caches: bool
 
     @property
     def name(self) -> str:
@@ -202,7 +206,7 @@ class _Sum(Kernel):
             finished = self._finish(e, tile, unit, position, row, values)
             for value, place in zip(finished, places, strict=True):
                 address = e.at(target, e.number(place))
-                if self.past_caches:
+                if self.epilogue.past_caches:
                     e.store_past_caches(value, address)
                 else:
                     e.store(value, address)
@@ -240,7 +244,7 @@ class _Sum(Kernel):
         b, epilogue = e.b, self.epilogue
         at = b.add(position.target, row.target)
         places = tile.vectors(tile.target, e.lanes)
-        finished = list(values)
+        finished, zero = list(values), e.constant(0)
 
         def operand(name: str) -> list[ir.Value]:
             start = e.at(e.value(name), at)
@@ -258,11 +262,14 @@ class _Sum(Kernel):
             else:
                 scale, shift = of_channel("scale"), of_channel("shift")
                 outputs = [e.call("llvm.fma", x, scale, shift) for x in z]
-            zero = e.constant(0)
             finished = [
-                b.select(b.fcmp_ordered(">", output, zero), x, zero)
+                b.select(self._passes(e, output), x, zero)
                 for x, output in zip(finished, outputs, strict=True)
             ]
+        if epilogue.activate:
+            finished = [e.largest(x, zero) for x in finished]
+            if epilogue.limit:
+                finished = [e.minimum(x, e.constant(epilogue.limit)) for x in finished]
         if epilogue.sums:
             center = of_channel("center")
             if epilogue.sums == "own":
@@ -281,6 +288,13 @@ class _Sum(Kernel):
             e.store(total, plain)
             e.store(products, product)
         return finished
+
+    def _passes(self, e: KernelEmitter, output: ir.Value) -> ir.Value:
+        """Returns where the relu that made an output has a derivative."""
+        above = e.b.fcmp_ordered(">", output, e.constant(0))
+        if not self.epilogue.limit:
+            return above
+        return e.b.and_(above, e.b.fcmp_ordered("<", output, e.constant(self.epilogue.limit)))
 
 
 class _Position:
@@ -317,7 +331,6 @@ class SparseSum(_Sum):
     epilogue: Epilogue
     blocked: bool
     ahead: int
-    past_caches: bool
 
     def each_row(self, e: KernelEmitter, body: Callable[[ir.Value], None]) -> None:
         """See `_Sum`."""
@@ -393,7 +406,6 @@ class DenseSum(_Sum):
     epilogue: Epilogue
     blocked: bool
     ahead: int
-    past_caches: bool
     sizes: tuple[int, ...]
 
     def each_row(self, e: KernelEmitter, body: Callable[[ir.Value], None]) -> None:

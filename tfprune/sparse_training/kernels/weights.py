@@ -50,8 +50,6 @@ class WeightsGradient(Kernel):
         images: The float32 numbers of a pixel.
         source_column: The distance of two positions of a row in the input, in float32.
         target_column: The same in the output's gradient.
-        source_ahead: The cache lines that are fetched ahead for each block, of the input,
-        target_ahead: and of the gradient.
     """
 
     parameters: ClassVar = (
@@ -75,14 +73,12 @@ class WeightsGradient(Kernel):
     images: int
     source_column: int
     target_column: int
-    source_ahead: int
-    target_ahead: int
 
     @property
     def name(self) -> str:
         """Returns a name of letters, digits and underscores."""
         shapes = [f"{b.outputs}{'x' if b.crossed else 'of'}{b.entries}" for b in self.blocks]
-        numbers = (self.images, self.source_column, self.target_column, self.source_ahead, self.target_ahead)
+        numbers = (self.images, self.source_column, self.target_column)
         return "_".join(["WeightsGradient", *shapes, *map(str, numbers)])
 
     def write(self, e: KernelEmitter) -> None:
@@ -130,13 +126,15 @@ class WeightsGradient(Kernel):
 
             def one(at: ir.Value, words: ir.Value, shape: int = shape, block: Block = block) -> None:
                 turn = e.b.add(at, e.element(e.pointer("turns"), e.number(shape), I64))
-                for name, ahead, lines in (
-                    ("source", source_ahead, self.source_ahead),
-                    ("target", target_ahead, self.target_ahead),
-                ):
-                    fetched = e.at(e.value(name), e.multiply_add(turn, e.integer(f"{name}_share"), ahead))
-                    for line in range(lines):
-                        e.prefetch(e.at(fetched, e.number(line * LINE)))
+                for name, ahead in (("source", source_ahead), ("target", target_ahead)):
+                    share = e.integer(f"{name}_share")
+                    fetched = e.at(e.value(name), e.multiply_add(turn, share, ahead))
+                    lines = e.b.ashr(e.b.add(share, e.number(LINE - 1)), e.number(LINE.bit_length() - 1))
+
+                    def fetch(line: ir.Value, fetched: ir.Value = fetched) -> None:
+                        e.prefetch(e.at(fetched, e.b.mul(line, e.number(LINE))))
+
+                    e.each(e.number(0), lines, fetch)
                 place = e.at(partials, e.element(words, e.number(0), I32))
                 self._block(e, block, words, place, source, target, rows)
 
