@@ -50,6 +50,8 @@ _NORMALIZATION, _SUMS, _POOLS, _MOVES = "normalization", "sums and activations",
 # float32 numbers to a cache line.
 _ALIGNMENT = 16
 _IMAGES_OF_MAPS, _MOST_IMAGES = 16, 64
+# What convolutions apply, and to gradients the derivative of, and where it ends; 0: nowhere.
+_RELUS = {"relu": 0.0, "relu6": 6.0}
 # Blocks of rows of a tile, each with partial sums of its own.
 _BLOCKS = 4
 
@@ -329,13 +331,22 @@ class Plan:
         left = self._readers.copy()
         left[len(self.graph.nodes) - 1] += 1  # The caller reads the output.
         for unit in self._units:
-            self._places[unit.output] = self._arena.take(self.layouts[unit.output])
+            overwritten = self._overwritten(unit, left)
+            if overwritten is None:
+                self._places[unit.output] = self._arena.take(self.layouts[unit.output])
+            else:
+                self._places[unit.output] = self._places[overwritten]
             self._lower_unit(unit)
             for value in unit.inputs:
                 left[value] -= 1
-            for value in {*unit.inputs, unit.output}:
+            for value in {*unit.inputs, unit.output} - {overwritten}:
                 if not left[value] and not self._kept[value]:
                     self._arena.release(self.layouts[value], self._places[value])
+
+    def _overwritten(self, unit: Unit, left: Counter[int]) -> int | None:
+        """Returns a term of a sum that nobody needs any more, in whose place the sum can be made."""
+        values = [term.value for term in unit.terms]
+        return next((v for v in values if left[v] == 1 and not self._kept[v] and values.count(v) == 1), None)
 
     def _lower_unit(self, unit: Unit) -> None:
         if unit.terms:
@@ -716,18 +727,19 @@ class Plan:
         place = self._gradients[source]
         maker = self._unit_of[source]
         relu = taken = term = None
-        if is_last and maker.terms and maker.activation in (LINEAR, "relu"):
+        if is_last and maker.terms and maker.activation in (LINEAR, *_RELUS):
             normalized = [term for term in maker.terms if self._needs_sums(term)]
             if len(normalized) == 1:
                 term = normalized[0]
                 mean = self._scale(term).mean
                 taken = Statistics(self._scratch[0], mean, z=self._places[term.value])
-            if maker.activation == "relu":
+            if maker.activation in _RELUS:
                 self._activated.add(source)
-                relu = Relu(self._places[source])
+                limit = _RELUS[maker.activation]
+                relu = Relu(self._places[source], limit=limit)
                 if term is not None and len(maker.terms) == 1:
                     scale = self._scale(term)
-                    relu = Relu(None, scale.scale, scale.shift)
+                    relu = Relu(None, scale.scale, scale.shift, limit)
             of_output = relu is not None and relu.output is not None
             moved += (source,) * (accumulate + of_output + (taken is not None))
         calls = conv.input_gradient(gradient, place, accumulate=accumulate, relu=relu, statistics=taken)
