@@ -44,6 +44,10 @@ PARTS = {
     "two normalizations of a value": lambda b, x: b.sum(b.norm(x), b.norm(x)),
     "residual": lambda b, x: b.activation(b.sum(b.norm(b.conv(x, 6)), x)),
     "residual without norm": lambda b, x: b.activation(b.sum(x, b.conv(x, 6))),
+    "relu of a convolution": lambda b, x: b.activation(
+        b.conv(b.activation(b.conv(x, 5, bias=True)), 4), "relu6"
+    ),
+    "normalization of a relu": lambda b, x: b.norm(b.activation(b.conv(x, 5))),
     "sum with silu": lambda b, x: b.activation(b.sum(b.norm(b.conv(x, 6)), b.norm(x)), "silu"),
     "twice": lambda b, x: b.activation(b.sum(x, x)),
     "three times": lambda b, x: b.sum(x, b.norm(x), x, x),

@@ -39,7 +39,7 @@ from tfprune.sparse_training.kernels.loops import HEADER_WORDS
 from tfprune.sparse_training.layout import Halo, Layout, halo_of_gradient, halo_of_input
 from tfprune.sparse_training.parameters import Parameters
 from tfprune.sparse_training.program import OF_PIECES, LinesAndChannels, Step
-from tfprune.sparse_training.units import Term, Unit, units_of
+from tfprune.sparse_training.units import RELUS, Term, Unit, units_of
 
 FORWARD, INPUT_GRADIENT, WEIGHTS_GRADIENT = (
     "convolutions, forward",
@@ -50,8 +50,6 @@ _NORMALIZATION, _SUMS, _POOLS, _MOVES = "normalization", "sums and activations",
 # float32 numbers to a cache line.
 _ALIGNMENT = 16
 _IMAGES_OF_MAPS, _MOST_IMAGES = 16, 64
-# What convolutions apply, and to gradients the derivative of, and where it ends; 0: nowhere.
-_RELUS = {"relu": 0.0, "relu6": 6.0}
 # Blocks of rows of a tile, each with partial sums of its own.
 _BLOCKS = 4
 
@@ -220,7 +218,7 @@ class Plan:
         slots = [layout.tiles * len(self._blocks(layout)) for layout in self.layouts]
         largest = max(one * count for one, count in zip(per_slot, slots, strict=True))
         for output, conv in self._convolutions.items():
-            source = self.graph.nodes[output].inputs[0]
+            source = self._unit_of[output].node.inputs[0]
             largest = max(
                 largest, conv.forward_slots * per_slot[output], conv.gradient_slots * per_slot[source]
             )
@@ -312,6 +310,7 @@ class Plan:
             needed |= {term.value for term in unit.terms if self._needs_sums(term)}
         elif isinstance(node, Conv):
             needed |= set(node.inputs) if node.kernel.trainable else set()
+            needed |= {unit.output} if unit.activation != LINEAR else set()
         elif isinstance(node, Pool | GlobalPool):
             needed |= {*node.inputs, unit.output} if node.kind == "max" else set()
         elif isinstance(node, Multiply):
@@ -463,14 +462,15 @@ class Plan:
         bias = None if node.bias is None else self._parameters.values_of(node.bias)
         reader = self._normalization_of(unit.output)
         moved = (node.inputs[0], unit.output)
-        plain = self._calls(FORWARD, conv.forward(*places, bias=bias), *moved)
+        options = {"bias": bias, "activation": "" if unit.activation == LINEAR else unit.activation}
+        # What is read before a step of the whole batch should stay in the caches.
+        plain = self._calls(FORWARD, conv.forward(*places, **options, past_caches=False), *moved)
         if reader is None:
             self._forward(*plain)
             return
         moving = self._moving(reader.scaling)
-        summed = conv.forward(
-            *places, bias=bias, statistics=Statistics(self._scratch[0], moving.mean, mask=self.mask)
-        )
+        statistics = Statistics(self._scratch[0], moving.mean, mask=self.mask)
+        summed = conv.forward(*places, **options, statistics=statistics)
         self._forward(*self._calls(FORWARD, summed, *moved), evaluation=False)
         self._forward(*plain, training=False)
         self._normalize(unit.output, reader, conv.forward_slots)
@@ -555,7 +555,7 @@ class Plan:
         if node.frozen:
             self._normalize(value, term, 0)
             return
-        if isinstance(self.graph.nodes[value], Conv) and self._normalization_of(value) is term:
+        if value in self._convolutions and self._normalization_of(value) is term:
             return
         layout = self.layouts[value]
         blocks = self._blocks(layout)
@@ -699,6 +699,7 @@ class Plan:
         node, conv, output = unit.node, self._convolutions[unit.output], unit.output
         source, gradient = node.inputs[0], self._gradients[output]
         later: list[Step] = []
+        self._take_sums(unit)
         if node.kernel.trainable:
             gradients, again = self._receive(node.kernel)
             calls = conv.weights_gradient(
@@ -727,22 +728,29 @@ class Plan:
         place = self._gradients[source]
         maker = self._unit_of[source]
         relu = taken = term = None
-        if is_last and maker.terms and maker.activation in (LINEAR, *_RELUS):
+        if is_last and maker.activation in (LINEAR, *RELUS):
             normalized = [term for term in maker.terms if self._needs_sums(term)]
             if len(normalized) == 1:
                 term = normalized[0]
                 mean = self._scale(term).mean
                 taken = Statistics(self._scratch[0], mean, z=self._places[term.value])
-            if maker.activation in _RELUS:
+            if maker.activation in RELUS:
                 self._activated.add(source)
-                limit = _RELUS[maker.activation]
+                limit = RELUS[maker.activation]
                 relu = Relu(self._places[source], limit=limit)
                 if term is not None and len(maker.terms) == 1:
                     scale = self._scale(term)
                     relu = Relu(None, scale.scale, scale.shift, limit)
             of_output = relu is not None and relu.output is not None
             moved += (source,) * (accumulate + of_output + (taken is not None))
-        calls = conv.input_gradient(gradient, place, accumulate=accumulate, relu=relu, statistics=taken)
+        calls = conv.input_gradient(
+            gradient,
+            place,
+            accumulate=accumulate,
+            relu=relu,
+            statistics=taken,
+            past_caches=None if taken else False,
+        )
         self.backward += self._calls(INPUT_GRADIENT, calls, *moved)
         if term is not None:
             self._summed.add(source)

@@ -1,15 +1,17 @@
 """Operations that are done in one pass over memory: a graph's nodes, grouped.
 
-A sum of values, normalized ones among them, and the activation behind it are one unit. The values inside a
-unit are never in memory.
+A sum of values, normalized ones among them, and the activation behind it are one unit; so are a convolution
+and the relu behind it. The values inside a unit are never in memory.
 """
 
 import dataclasses
 from collections import Counter
 
-from tfprune.sparse_training.graph import Activation, Add, Affine, BatchNorm, Graph, Node
+from tfprune.sparse_training.graph import Activation, Add, Affine, BatchNorm, Conv, Graph, Node
 from tfprune.sparse_training.kernels.activations import LINEAR
 
+# What convolutions apply, and the derivative of to gradients, and where it ends; 0: nowhere.
+RELUS = {"relu": 0.0, "relu6": 6.0}
 _IN_SUMS = (Activation, Add, Affine, BatchNorm)
 
 
@@ -28,13 +30,13 @@ class Term:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unit:
-    """One node, or the nodes of a sum.
+    """One node, the nodes of a sum, or a convolution and its relu.
 
     Attributes:
         output: The index of the node whose value the unit makes.
-        node: That node.
+        node: That node, or the convolution.
         terms: Of a sum; else none.
-        activation: Of a sum; `LINEAR` for none.
+        activation: Of a sum or a convolution; `LINEAR` for none.
         slope: Of `leaky_relu`.
     """
 
@@ -75,6 +77,8 @@ def units_of(graph: Graph) -> list[Unit]:
         activation, slope, top = LINEAR, 0.0, output
         if isinstance(nodes[output], Activation):
             activation, slope, top = nodes[output].function, nodes[output].slope, nodes[output].inputs[0]
+            if activation in RELUS and absorb(top, Conv):
+                return Unit(output, nodes[top], (), activation)
             if not absorb(top, (Add, BatchNorm, Affine)):
                 return Unit(output, nodes[output], (Term(top, None),), activation, slope)
         if not isinstance(nodes[top], Add):
