@@ -57,9 +57,9 @@ def shapes(graph):
 
 @pytest.mark.slow
 def test_every_file_is_that_of_the_smaller_network_and_does_what_the_whole_one_does(tmp_path):
-    model, lines = wrapped(), []
+    model = wrapped()
     before = [np.array(weight) for weight in model.weights]
-    audit = export_model(model, str(tmp_path), inputs=IMAGES, progress=lines.append)
+    audit = export_model(model, str(tmp_path), inputs=IMAGES, progress=quietly)
     assert audit["passed"] and len(audit["artifacts"]) == 7
     for old, weight in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(old, weight)
@@ -92,8 +92,7 @@ def test_every_file_is_that_of_the_smaller_network_and_does_what_the_whole_one_d
         np.array(model.get_layer("prune_low_magnitude_first").layer.kernel)[..., 5:],
     )
     assert shapes(read_file(tmp_path / "model.tfprune"))["second"] == (3, 6)
-    (line,) = (line for line in lines if line.startswith("cut"))
-    assert line == format_audit(audit).splitlines()[1]
+    line = format_audit(audit).splitlines()[1]
     assert line.startswith(
         "cut: 5 of 19 channels, which change no output; 287 of 697 parameters and 11,046 of 29,406"
         " multiply-accumulates stay; of these parameters "

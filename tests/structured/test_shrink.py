@@ -332,3 +332,187 @@ def test_layers_with_other_weights_than_their_class_has_keep_their_channels(chan
             weight.assign(np.ones(weight.shape))
     small = shrunk(model, IMAGES[:, 0, 0, :1].repeat(6, 1))
     assert [layer.units for layer in small.layers[1:]] == [8, 8, 5, 8, 3]
+
+
+def residual(x, name, norm=True):
+    y = layers.Conv2D(6, 3, padding="same", use_bias=False, name=f"{name}_conv1")(x)
+    y = layers.ReLU(name=f"{name}_relu1")(layers.BatchNormalization(name=f"{name}_bn1")(y))
+    y = layers.Conv2D(6, 3, padding="same", use_bias=False, name=f"{name}_conv2")(y)
+    y = layers.BatchNormalization(name=f"{name}_bn2")(y)
+    return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([y, x]))
+
+
+def residuals():
+    """stem -> first -> second -> head, two residual blocks, of which the second lost its last kernel."""
+    inputs = keras.Input((9, 9, 3))
+    x = layers.ReLU(name="relu")(layers.Conv2D(6, 3, name="stem")(inputs))
+    x = residual(residual(x, "first"), "second")
+    model = keras.Model(inputs, layers.Dense(4, name="head")(layers.GlobalAveragePooling2D(name="pool")(x)))
+    randomize(model)
+    zero(model.get_layer("second_conv2").kernel)
+    return model
+
+
+def names(model):
+    return [operation.name for operation in model.operations[1:]]
+
+
+FIRST = [
+    "stem",
+    "relu",
+    *(f"first_{part}" for part in ("conv1", "bn1", "relu1", "conv2", "bn2", "add", "relu2")),
+]
+
+
+def test_a_branch_without_weights_goes_and_leaves_its_constants(tmp_path):
+    model = residuals()
+    small = shrunk(model)
+    assert names(small) == [*FIRST, "second_add_constant", "second_relu2", "pool", "head"]
+    found = dead_channels(model)
+    gone = [f"second_{part}" for part in ("conv1", "bn1", "relu1", "conv2", "bn2", "add")]
+    assert sorted(found.gone) == sorted(gone)
+    assert [(one.layer, one.dead) for one in found.layers if one.dead] == [
+        ("second_conv1", 6),
+        ("second_conv2", 6),
+    ]
+    assert "Layers that go altogether: " in str(found)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(each(IMAGES)) for each in (small, loaded)))
+    assert names(shrunk(small)) == names(small)
+    # Again, of the smaller model: its constants lose the channel too.
+    zero(small.get_layer("head").kernel, slice(0, 1))
+    for name in ("stem", "first_conv2"):
+        zero(small.get_layer(name).kernel, ..., 0)
+    zero(small.get_layer("first_conv1").kernel, slice(None), slice(None), 0)
+    assert filters(shrunk(small))["stem"] == 5
+
+
+def test_a_branch_of_zero_goes_without_a_trace():
+    model = residuals()
+    for weight in ("beta", "moving_mean"):
+        zero(getattr(model.get_layer("second_bn2"), weight))
+    assert names(shrunk(model)) == [*FIRST, "second_relu2", "pool", "head"]
+
+
+def test_what_only_a_dead_branch_takes_goes_with_it():
+    model = residuals()
+    for name in ("first_conv1", "head"):
+        zero(model.get_layer(name).kernel, ..., slice(0, 2), slice(None))
+    # `second_conv1`, which took channels 0 and 1 of the sum, is gone, so that nobody does.
+    assert filters(shrunk(model)) == {"stem": 4, "first_conv1": 6, "first_conv2": 4}
+
+
+def test_a_wrapped_model_loses_branches_too():
+    """Masks leave each kernel a weight: here one that takes a channel of zeros."""
+    model = residuals()
+    for weight in ("beta", "moving_mean"):
+        zero(getattr(model.get_layer("second_bn1"), weight), 0)
+    model.get_layer("second_conv2").kernel.assign(np.ones((3, 3, 6, 6)))
+    model = prune_low_magnitude(model, PolynomialDecay(0.2, 0.7, 0, 40, frequency=1))
+    masks = {name: np.array(mask) for name, mask in masks_of(model).items()}
+    for name in ("second_conv1/kernel", "second_conv2/kernel"):
+        masks[name][:] = False
+    masks["second_conv1/kernel"][0, 0, 2, 3] = masks["second_conv2/kernel"][1, 2, 0, 4] = True
+    set_masks(model, masks)
+    small = shrunk(model)
+    assert sorted(masks_of(small)) == sorted(
+        name for name in masks if name.split("/")[0] not in ("second_conv1", "second_conv2")
+    )
+    assert names(strip_pruning(small)) == names(shrunk(residuals()))
+
+
+def test_constant_gates_and_operations():
+    inputs = keras.Input((9, 9, 3))
+    x = layers.Conv2D(8, 3, name="first")(inputs)
+    gate = layers.Dense(8, activation="sigmoid", name="gate")(
+        layers.Dense(2, name="squeeze")(layers.GlobalAveragePooling2D(keepdims=True, name="mean")(x))
+    )
+    x = layers.Multiply(name="product")([x, gate])
+    x = x - layers.Conv2D(8, 1, name="subtracted")(x)
+    x = layers.Add(name="sum")([layers.Conv2D(8, 1, name="one")(x), x, layers.Conv2D(8, 1, name="two")(x)])
+    model = keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten(name="flat")(x)))
+    randomize(model)
+    for name in ("gate", "subtracted", "two"):
+        zero(model.get_layer(name).kernel)
+    small = shrunk(model)
+    left = [layer.name for layer in small.layers[1:]]
+    assert left == ["first", "one", "sum", "flat", "head"]
+    constants = [name for name in names(small) if name not in left]
+    assert len(constants) == 3 and {"product_constant", "sum_constant"} < set(constants)
+
+
+def test_what_a_concatenation_takes_of_dead_channels_alone():
+    inputs = keras.Input((9, 9, 3))
+    x = layers.Conv2D(8, 3, activation="relu", name="first")(inputs)
+    sides = [layers.Conv2D(4, 3, padding="same", name=f"side{n}")(x) for n in range(3)]
+    joined = layers.Concatenate(name="joined")([x, *sides])
+    x = layers.Conv2D(5, 1, name="last")(joined)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    randomize(model)
+    zero(model.get_layer("last").kernel, slice(None), slice(None), slice(8, 12))
+    zero(model.get_layer("side1").kernel)  # A constant, which goes into the bias of `last`.
+    small = shrunk(model)
+    assert filters(small) == {"first": 8, "side2": 4, "last": 5}
+    zero(model.get_layer("last").kernel, slice(None), slice(None), slice(16, 20))
+    assert "joined" not in names(shrunk(model))
+
+
+def test_a_tensor_that_others_take_too_keeps_its_channel():
+    inputs = keras.Input((9, 9, 3))
+    x = layers.Conv2D(8, 3, name="first")(inputs)
+    side = layers.Conv2D(4, 3, padding="same", name="side")(x)
+    joined = layers.Concatenate(name="joined")([x, side])
+    outs = [layers.Dense(2, name=f"head{n}")(layers.Flatten()(y)) for n, y in enumerate((joined, side))]
+    model = keras.Model(inputs, layers.Concatenate()(outs))
+    randomize(model)
+    zero(model.get_layer("side").kernel)
+    assert filters(shrunk(model)) == {"first": 8, "side": 1}
+
+
+def test_a_branch_that_may_do_more_stays():
+    @keras.saving.register_keras_serializable("test_shrink")
+    class Counts(layers.Layer):
+        def call(self, x):
+            return x
+
+    for extra, stays in (
+        (Counts(), True),
+        (layers.ActivityRegularization(0.1), True),
+        (layers.ReLU(activity_regularizer="l2"), True),
+        (layers.Dropout(0.5), False),
+    ):
+        inputs = keras.Input((9, 9, 3))
+        x = layers.Conv2D(8, 3, name="first")(inputs)
+        y = layers.Conv2D(8, 1, name="branch")(extra(layers.Conv2D(8, 1, name="before")(x)))
+        model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Add()([x, y]))))
+        randomize(model)
+        zero(model.get_layer("branch").kernel)
+        assert ("branch" in filters(shrunk(model))) == stays
+
+
+def test_branches_in_nested_models_and_of_shared_layers():
+    inner = keras.Input((7, 7, 6))
+    block = keras.Model(inner, residual(inner, "block"), name="block")
+    inputs = keras.Input((9, 9, 3))
+    x = block(block(layers.Conv2D(6, 3, name="stem")(inputs)))
+    add, shared = layers.Add(name="sum"), layers.Conv2D(6, 1, name="shared")
+    x = add([x, shared(x)])
+    x = layers.Concatenate()([add([x, layers.Conv2D(6, 1, name="alive")(x)]), add([x, shared(x)])])
+    model = keras.Model(inputs, layers.Dense(2, name="head")(layers.GlobalMaxPooling2D(name="pool")(x)))
+    randomize(model)
+    for kernel in (block.get_layer("block_conv2").kernel, model.get_layer("shared").kernel):
+        zero(kernel)
+    small = shrunk(model)
+    assert names(small.get_layer("block")) == ["block_add_constant", "block_relu2"]
+    assert filters(small) == {"stem": 6, "alive": 6}
+    assert {"sum", "sum_constant", "sum_constant1"} < set(names(small))
+
+
+def test_an_output_keeps_the_layer_that_makes_it():
+    inputs = keras.Input((6,))
+    x = layers.Dense(6, name="first")(inputs)
+    y = layers.Dense(6, name="branch")(x)
+    model = keras.Model(inputs, layers.Add(name="sum")([x, y]))
+    zero(model.get_layer("branch").kernel)
+    assert names(shrink(model)) == ["first", "branch", "sum"]

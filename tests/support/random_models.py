@@ -30,9 +30,9 @@ def examples(count, on_jax=None):
 
 
 @st.composite
-def models(draw, steps=10, channels_first=False):
-    """Draws a model, with random weights."""
-    return Growing(draw, channels_first).model(draw(st.integers(2, steps)))
+def models(draw, steps=10, channels_first=False, branches=False):
+    """Draws a model, with random weights; with `branches`, every second step is one that ends in a join."""
+    return Growing(draw, channels_first, branches).model(draw(st.integers(2, steps)))
 
 
 class Growing:
@@ -41,10 +41,11 @@ class Growing:
     Args:
         draw: Draws from a strategy.
         channels_first: Whether images may have their channels first.
+        branches: Whether every second step is a branch.
     """
 
-    def __init__(self, draw, channels_first=False):
-        self._draw = draw
+    def __init__(self, draw, channels_first=False, branches=False):
+        self._draw, self._branches = draw, branches
         self.first = channels_first and self.yes()
         self.format = {"data_format": "channels_first" if self.first else "channels_last"}
         self.axis = 1 if self.first else -1
@@ -84,7 +85,8 @@ class Growing:
         x = self.pick(self.tensors[-4:])
         rank = len(x.shape)
         here = _ANY + {2: _VECTORS, 3: _SEQUENCES, 4: _IMAGES}.get(rank, [])
-        made = self.pick(here)(self, x)
+        step = branch if self._branches and self.yes() else self.pick(here)
+        made = step(self, x)
         for tensor in made if isinstance(made, (list, tuple)) else [made]:
             sizes = tensor.shape[1:]
             whole = tensor.shape[0] is None and 1 <= len(sizes) <= 4 and None not in sizes
@@ -245,6 +247,30 @@ def squeeze_and_excitation(g, x):
 def residual(g, x):
     y = norm(g, conv(g, x, x.shape[g.axis] if len(x.shape) == 4 else x.shape[-1]))
     return layers.Add()([x, y]) if g.yes() else x + y
+
+
+def branch(g, x):
+    """Joins a tensor with what layers make of it: a residual connection, a gate, a few more channels."""
+    rank = len(x.shape)
+    axis = g.axis if rank == 4 else -1
+
+    def made(y, channels):
+        return layers.Dense(channels, use_bias=g.yes())(y) if rank == 2 else conv(g, y, channels)
+
+    y = x
+    if rank > 2 and g.number(0, 3) == 0:
+        y = ops.mean(y, tuple(a for a in range(1, rank) if a != axis % rank), keepdims=True)
+    for channels in ([g.number(1, 4)] if g.yes() else []) + [x.shape[axis]]:
+        y = made(y, channels)
+        y = layers.BatchNormalization(axis=axis)(y) if g.yes() else y
+    others = g.pick(([x, y], [y, x], [x, y, y]))
+    kind = g.pick(("Add", "Multiply", "Subtract", "Concatenate", "ops"))
+    if kind == "Concatenate" and x.shape == y.shape:
+        return layers.Concatenate(axis=axis)(others)
+    if kind == "ops":
+        return g.pick((ops.add, ops.multiply, ops.subtract))(*others[:2])
+    kind = "Add" if kind == "Concatenate" else kind
+    return getattr(layers, kind)()(others[:2] if kind == "Subtract" else others)
 
 
 def dense(g, x):

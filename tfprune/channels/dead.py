@@ -1,6 +1,7 @@
 """Dead channels: those without which no output of a model changes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -9,8 +10,10 @@ from keras import ops
 
 from tfprune.channels.flow import Flow, any_along, connections, is_kernel
 from tfprune.channels.groups import Traced
+from tfprune.channels.joins import Join, Joins
 from tfprune.channels.labels import FIXED
 from tfprune.channels.trace import Call, Slice
+from tfprune.network.graph import all_layers
 from tfprune.network.kinds import builtin_layer
 
 
@@ -101,6 +104,9 @@ class Dead:
         dead: Whether each set of channels is dead.
         edits: id of a weight -> its values with the constants of dead channels in them, in its whole shape.
         biases: id of a layer that has no bias -> the bias that takes constants for it, likewise.
+        joins: id of the first tensor that a call returns -> what is left of a call that does without some of
+            its operands: constants, or those of which all channels are dead.
+        needed: Ids of the tensors that are made all the same, as of `needed_tensors`.
     """
 
     def __init__(self, traced: Traced) -> None:
@@ -110,14 +116,21 @@ class Dead:
         self.dead = np.zeros(traced.count, bool)
         self.edits: dict[int, np.ndarray] = {}
         self.biases: dict[int, np.ndarray] = {}
-        while (found := self._found()).any():
-            self.dead |= found
-        for taker in self._takers:
+        self._graph = Joins(traced, self._flow)
+        self._leave_out()
+        self.joins: dict[int, Join] = self._graph.all(self.dead)
+        self.needed = self._graph.needed
+        for taker in self._active():
             self._move(taker)
 
     def kept(self, labels: np.ndarray) -> np.ndarray:
         """Returns for each label whether its channel is alive."""
         return ~self.dead[self._traced.sets[labels]]
+
+    @cached_property
+    def removed(self) -> list[keras.layers.Layer]:
+        """The layers that go altogether, in the order of the model, without wrappers for pruning."""
+        return self._graph.removed()
 
     @property
     def layers(self) -> list[LayerChannels]:
@@ -126,7 +139,7 @@ class Dead:
         for one in self._traced.slices:
             labels = np.unique(one.labels)
             if one.role == "makes" and is_kernel(one) and labels[0] not in made:
-                dead = int((~self.kept(labels)).sum())
+                dead = len(labels) if self._is_removed(one) else int((~self.kept(labels)).sum())
                 made[int(labels[0])] = LayerChannels(one.layer.name, len(labels), dead)
         return list(made.values())
 
@@ -138,7 +151,7 @@ class Dead:
         makers: dict[int, list[str]] = {}
         found: dict[tuple[tuple[str, ...], str], int] = {}
         for one in traced.slices:
-            if one.role != "makes" or not is_kernel(one):
+            if one.role != "makes" or not is_kernel(one) or self._is_removed(one):
                 continue
             empty = ~any_along(traced.values(one.variable), one.axis)
             sets = traced.sets[one.labels]
@@ -157,11 +170,23 @@ class Dead:
             found[key] = found.get(key, 0) + 1
         return [SilentChannels(layers, count, reason) for (layers, reason), count in found.items()]
 
+    @cached_property
+    def _removed_parts(self) -> set[int]:
+        """The ids of the layers that go altogether, and of those inside them."""
+        return {id(part) for one in self.removed for part in all_layers(one)}
+
+    def _is_removed(self, one: Slice) -> bool:
+        return id(one.layer) in self._removed_parts
+
+    def _active(self) -> list[_Taker]:
+        """Returns the axes of weights that take channels in a call that is left."""
+        return [taker for taker in self._takers if any(map(self._graph.is_needed, taker.numbers))]
+
     def _reason(self, number: int) -> str:
         """Returns why a set is alive."""
         if number in self._traced.mixed:
             return self._traced.mixed[number]
-        for taker in self._takers:
+        for taker in self._active():
             places = (taker.sets == number) & taker.weighs(~self.dead) & ~taker.free
             if (places & np.isfinite(taker.values)).any():
                 return f"{taker.layer.name}: {taker.refuses}"
@@ -175,19 +200,34 @@ class Dead:
                 return f"{taker.layer.name}: its value depends on other channels"
         return "a layer keeps one channel"
 
-    def _found(self) -> np.ndarray:
-        """Returns the sets that are dead, given those that are."""
+    def _leave_out(self) -> None:
+        """Finds dead sets and operands that calls do without, by turns: each makes more of both."""
+        while True:
+            together, active = self._graph.together(), self._active()
+            while True:
+                spare = self._unneeded(active)
+                found = spare.copy()
+                for sets in together:
+                    if (found | self.dead)[sets].all():
+                        found[next(number for number in sets if found[number])] = False
+                if not found.any():
+                    break
+                self.dead |= found
+            before = self._graph.left_out
+            self.dead |= self._graph.grow(self.dead, spare)
+            if self._graph.left_out == before:
+                return
+
+    def _unneeded(self, active: list[_Taker]) -> np.ndarray:
+        """Returns the sets without which nothing changes, given those that are dead; the others of them."""
         needed = np.zeros(self._traced.count, bool)
         needed[[FIXED, *self._traced.mixed]] = True
         taken = np.zeros_like(needed)
         for taker in self._takers:
             taken[taker.sets] = True
+        for taker in active:
             needed[taker.sets[taker.weighs(~self.dead) & ~taker.free]] = True
-        found = taken & ~needed & ~self.dead
-        for sets in self._traced.together:
-            if (found | self.dead)[sets].all():
-                found[next(number for number in sets if found[number])] = False
-        return found
+        return taken & ~needed & ~self.dead
 
     def _move(self, taker: _Taker) -> None:
         """Moves the constants that a layer takes of dead channels."""

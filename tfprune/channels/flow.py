@@ -43,12 +43,15 @@ class Flow:
 
     Attributes:
         constants: (number of the call, id of the weight, axis) -> what it takes there.
+        operands: (number of a call in which tensors meet value by value, number of one of them) -> for each
+            of its channels the value, if it is the same for all inputs and positions; else NaN.
         failure: Why no constants are known, if the call of the model failed; else empty.
     """
 
     def __init__(self, traced: Traced) -> None:
         self._traced = traced
         self.constants: dict[tuple[int, int, int], Constants] = {}
+        self.operands: dict[tuple[int, int], np.ndarray] = {}
         self.failure = ""
         if any(self._starts(call) for call in traced.trace.calls):
             self._run()
@@ -65,7 +68,7 @@ class Flow:
         graph = computed_graph(self._traced.model)
         sizes = _OPEN_SIZES if any(None in tensor.shape[1:] for tensor in graph.inputs) else _OPEN_SIZES[:1]
         for size in sizes:
-            self.constants.clear()
+            self._forget()
             self._numbers = itertools.count()
             inputs = [_Value.unknown(tensor, size) for tensor in graph.inputs]
             try:
@@ -75,11 +78,15 @@ class Flow:
                 continue
             self.failure = ""
             return
-        self.constants.clear()
+        self._forget()
         warnings.warn(
             f"Constant channels are not looked for, because a call of the model failed: {self.failure}",
             stacklevel=2,
         )
+
+    def _forget(self) -> None:
+        self.constants.clear()
+        self.operands.clear()
 
     def _call(self, step: Step) -> Sequence["_Value"]:
         graph = computed_graph(step.operation)
@@ -92,6 +99,11 @@ class Flow:
                 self.constants[number, id(one.variable), one.axis] = step.inputs[one.input].constants(
                     call.inputs[one.input], one.labels
                 )
+        if call.by_place:
+            for at, channels in enumerate(call.inputs):
+                if len(channels.axes()) == 1:
+                    found = step.inputs[at].constants(channels, channels.labels.ravel())
+                    self.operands[number, at] = found.values
         args, kwargs = keras.tree.map_structure(
             lambda value: value.tensor if isinstance(value, _Value) else value, (step.args, step.kwargs)
         )

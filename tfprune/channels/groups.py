@@ -1,7 +1,9 @@
 """Channel groups: the layers whose channels must go together, what is fixed, and why."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +12,7 @@ from keras import ops
 from tfprune.channels.labels import FIXED
 from tfprune.channels.rules import rule_of
 from tfprune.channels.trace import Slice, Trace
-from tfprune.network.graph import Graph, computed_graph
+from tfprune.network.graph import Graph, all_layers, computed_graph
 from tfprune.network.kinds import builtin_layer
 
 
@@ -105,10 +107,30 @@ class Traced:
     @cached_property
     def together(self) -> list[np.ndarray]:
         """The sets along each axis of a weight or a tensor, each once: one of them at least must stay."""
+        return self.together_of()
+
+    def together_of(
+        self, needed: Collection[int] | None = None, without: Mapping[int, Collection[int]] | None = None
+    ) -> list[np.ndarray]:
+        """Returns the sets along each axis of a weight or a tensor of a part of the model, each once.
+
+        Args:
+            needed: Ids of the tensors that the part makes; None for all.
+            without: id of the first tensor that a call returns -> numbers of the inputs that it does without.
+        """
         found: dict[bytes, np.ndarray] = {}
-        labels = [one.labels for one in self.slices]
+        labels: list[np.ndarray] = []
+        parts: set[int] = set()
         for call in self.trace.calls:
-            labels += [channels.labels.ravel() for channels in [*call.inputs, *call.outputs]]
+            if needed is not None and id(call.tensors[0]) not in needed:
+                continue
+            parts |= set(map(id, _parts(call.operation)))
+            left_out = (without or {}).get(id(call.tensors[0]), ())
+            given = [one for at, one in enumerate(call.inputs) if at not in left_out]
+            labels += [channels.labels.ravel() for channels in [*given, *call.outputs]]
+        for number, cut in self.trace.cuts.items():
+            if number in parts:
+                labels += [one.labels for one in cut.slices]
         for each in labels:
             sets = np.unique(self.sets[each])
             found.setdefault(sets.tobytes(), sets)
@@ -118,6 +140,11 @@ class Traced:
     def groups(self) -> list[ChannelGroup]:
         """The groups, in the order of the layers; those that are fixed too."""
         return _groups(self)
+
+
+def _parts(operation: Any) -> list[Any]:
+    """Returns a layer and the layers inside it; an operation itself."""
+    return all_layers(operation) if isinstance(operation, keras.layers.Layer) else [operation]
 
 
 def channel_groups(model: keras.Model) -> list[ChannelGroup]:

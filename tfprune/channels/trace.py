@@ -107,6 +107,7 @@ class Call:
         args: Its positional arguments, with `Channels` in place of each tensor.
         kwargs: Its named arguments, likewise.
         inputs: The channels of its inputs.
+        tensors: The symbolic tensors that it returns.
         shapes: The shapes of its outputs, without the batch's axis.
         outputs: The channels of its outputs, once the rule has returned them.
         slices: The axes of its weights that the rule noted.
@@ -117,6 +118,7 @@ class Call:
     def __init__(self, trace: "Trace", step: Step, holder: "Call | None" = None) -> None:
         self.layer = self.operation = step.operation
         self.args, self.kwargs, self.inputs = step.args, step.kwargs, step.inputs
+        self.tensors = step.outputs
         self.shapes = [tuple(tensor.shape[1:]) for tensor in step.outputs]
         self.outputs: Sequence[Channels] = ()
         self.slices: list[Slice] = []

@@ -32,6 +32,7 @@ class NetworkCut:
         reason: Why nothing was cut although channels may be dead; empty otherwise.
         channels: The number of channels that layers make.
         layers: The layers that lost channels.
+        gone: Names of the layers that went altogether.
         silent: The channels that stay although the kernels that make them are zero, with the reasons.
         macs_before, macs: Multiply-accumulates for one example, before and after; None where unknown.
         largest_logit_difference_relative: How far the outputs moved, relative to the largest.
@@ -42,6 +43,7 @@ class NetworkCut:
     reason: str = ""
     channels: int = 0
     layers: Sequence[LayerChannels] = ()
+    gone: Sequence[str] = ()
     silent: Sequence[SilentChannels] = ()
     macs_before: int | None = None
     macs: int | None = None
@@ -59,6 +61,7 @@ class NetworkCut:
             **asdict(self),
             "removed": self.removed,
             "layers": [asdict(one) for one in self.layers],
+            "gone": list(self.gone),
             "silent": [asdict(one) | {"layers": list(one.layers)} for one in self.silent],
             "took_constants": list(self.took_constants),
         }
@@ -95,7 +98,10 @@ def cut_network(network: Network, examples: Arrays, reference: Arrays) -> tuple[
         return network, NetworkCut(" ".join(str(error).split()) or type(error).__name__)
     macs_before, macs = (_macs(each, examples) for each in (network, smaller))
     layers = [one for one in cut.found.layers if one.dead]
-    return smaller, NetworkCut("", channels, layers, cut.found.silent, macs_before, macs, difference, changed)
+    found = cut.found
+    return smaller, NetworkCut(
+        "", channels, layers, found.gone, found.silent, macs_before, macs, difference, changed
+    )
 
 
 def _changed_weights(model: keras.Model, cut: ExactCut) -> list[str]:
@@ -105,7 +111,9 @@ def _changed_weights(model: keras.Model, cut: ExactCut) -> list[str]:
         ValueError: Others than those that take constants are among them.
     """
     smaller = cut.smaller
-    before = {id(cut.successors[id(weight)]): weight for weight in model.weights}
+    before = {
+        id(cut.successors[id(weight)]): weight for weight in model.weights if id(weight) in cut.successors
+    }
     changed = []
     for name, weight in weights_by_name(smaller).items():
         old = before.get(id(weight))
@@ -128,10 +136,12 @@ def _with_masks(network: Network, cut: ExactCut) -> Network:
     masks = {
         name: cut.part(network.kernels[name].variable, np.asarray(mask))
         for name, mask in network.masks.items()
+        if id(network.kernels[name].variable) in cut.successors
     }
     smaller = Network(cut.smaller, masks, network.work, network.signature, network.not_copied)
     for name, kernel in network.kernels.items():
-        if smaller.kernels[name].variable is not cut.successors[id(kernel.variable)]:
+        successor = cut.successors.get(id(kernel.variable))
+        if successor is not None and smaller.kernels[name].variable is not successor:
             raise ValueError(f"{name!r} is another kernel in the smaller network")
     return smaller
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfprune.errors import UserError
 from tfprune.export.arrays import Arrays, by_name, count_of, part_of
-from tfprune.export.audit import AuditError, audit_file, compare_outputs, cut_line
+from tfprune.export.audit import AuditError, audit_file, compare_outputs
 from tfprune.export.cut import cut_network
 from tfprune.export.dense_audit import check_dense_audit
 from tfprune.export.formats import all_files, chosen_files, format_names
@@ -76,12 +76,12 @@ def export_model(
       Masks do not change their number; where channels were cut before, it is that of `dense_audit`;
     - `cut`, null with `shrink=False`: `reason`, why nothing was cut (empty if something was, or nothing could
       be); `channels` that layers make, and how many of them were `removed`; `layers` that lost some (`layer`,
-      `channels`, `dead`); `silent`, channels that stay although the kernels that make them are zero
-      (`layers`, `channels`, `reason`); `macs_before` and `macs` for one example, null where unknown;
-      `largest_logit_difference_relative`, how far the cut moved the outputs (1e-5 at most);
-      `took_constants`, the biases and moving means that took the constants of channels that went: all other
-      weights are parts of what they were. Its `parameters`, `sparsity` and `sparsity_all_weights` are of
-      the network that stays, and those above of the network that was given;
+      `channels`, `dead`); `gone`, those that went altogether; `silent`, channels that stay although the
+      kernels that make them are zero (`layers`, `channels`, `reason`); `macs_before` and `macs` for one
+      example, null where unknown; `largest_logit_difference_relative`, how far the cut moved the outputs
+      (1e-5 at most); `took_constants`, the biases and moving means that took the constants of channels that
+      went: all other weights are parts of what they were. Its `parameters`, `sparsity` and
+      `sparsity_all_weights` are of the network that stays, and those above of the network that was given;
     - `artifacts`: for each name `format`, `weights`, `bytes`, `gzip_bytes`,
       `largest_logit_difference` (absolute), `largest_logit_difference_relative` (to
       `largest_logit`), `equal_predictions_percent`, `rule`, `passed`, `weights_passed` (all but the
@@ -141,8 +141,6 @@ def export_model(
     network, cut = cut_network(whole, examples, reference) if shrink else (whole, None)
     audit = _describe(whole, examples, reference) | {"dense_weights_bytes": 4 * dense.parameters}
     audit |= {"cut": cut and cut.record() | _shares(network), "all_zero": deployable.all_zero}
-    for line in cut_line(audit):
-        progress(line)
     left_out = LeftOut(files, formats is not None, progress)
     for file in files:
         with left_out.unless_possible(file):

@@ -1,6 +1,6 @@
 """Walks over the layers of a Keras model, and over the graph of a functional one."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,17 @@ def producer(tensor: keras.KerasTensor) -> keras.Operation:
     return tensor._keras_history.operation
 
 
+def taken_by(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """Returns the symbolic tensors that the call took which returned one; none for an input."""
+    history = tensor._keras_history
+    return list(history.operation._inbound_nodes[history.node_index].input_tensors)
+
+
+def is_masked(tensor: keras.KerasTensor) -> bool:
+    """Returns whether a symbolic tensor has a mask of time steps."""
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
 def hand_on_input_shape(layer: keras.layers.Layer, wrapper: keras.layers.Layer) -> None:
     """Gives a wrapper the `input_shape` that the layer inside was made with, for a Sequential to build on."""
     shape = getattr(layer, "_input_shape_arg", None)
@@ -119,7 +130,12 @@ class Step:
     outputs: list[keras.KerasTensor]
 
 
-def evaluate(model: Any, inputs: Iterable[Any], call: Callable[[Step], Sequence[Any]]) -> list[Any]:
+def evaluate(
+    model: Any,
+    inputs: Iterable[Any],
+    call: Callable[[Step], Sequence[Any]],
+    needed: Collection[int] | None = None,
+) -> list[Any]:
     """Runs a functional model on values of any kind.
 
     Args:
@@ -127,6 +143,8 @@ def evaluate(model: Any, inputs: Iterable[Any], call: Callable[[Step], Sequence[
         inputs: A value for each of `model.inputs`.
         call: Takes a call, producers before consumers, and returns a value for each of its outputs. A
             nested model is one call: `evaluate` it there.
+        needed: Ids of tensors, as `needed_tensors` returns them: other calls are not made, and among the
+            arguments of a call None stands for what they would have made. None: all are.
 
     Returns:
         A value for each of `model.outputs`.
@@ -134,17 +152,47 @@ def evaluate(model: Any, inputs: Iterable[Any], call: Callable[[Step], Sequence[
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=True)}
 
     def value_of(argument: Any) -> Any:
-        return values[id(argument)] if isinstance(argument, keras.KerasTensor) else argument
+        if not isinstance(argument, keras.KerasTensor):
+            return argument
+        return values[id(argument)] if needed is None else values.get(id(argument))
 
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             if all(id(tensor) in values for tensor in node.outputs):  # An input.
+                continue
+            if needed is not None and id(node.outputs[0]) not in needed:
                 continue
             args, kwargs = node.arguments.convert(value_of)
             given = [value_of(tensor) for tensor in node.input_tensors]
             made = call(Step(node.operation, tuple(args), kwargs, given, list(node.outputs)))
             values.update({id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)})
     return [value_of(tensor) for tensor in model.outputs]
+
+
+def needed_tensors(model: Any, without: Mapping[int, Collection[int]]) -> set[int]:
+    """Finds the tensors from which the outputs of a functional model are computed.
+
+    Args:
+        model: A functional model.
+        without: id of the first tensor that a call returned -> numbers of the inputs that it does without.
+
+    Returns:
+        The ids of all tensors that the calls return which have to be made, and of the inputs that they take;
+        those inside nested models too, of whose own outputs all are taken to be needed.
+    """
+    needed = set(map(id, model.outputs))
+    for depth in sorted(model._nodes_by_depth):  # Consumers before producers.
+        for node in model._nodes_by_depth[depth]:
+            made = set(map(id, node.outputs))
+            if needed.isdisjoint(made):
+                continue
+            given = without.get(id(node.outputs[0]), ())
+            needed |= made
+            needed |= {id(tensor) for at, tensor in enumerate(node.input_tensors) if at not in given}
+            graph = computed_graph(node.operation)
+            if graph is not None:
+                needed |= needed_tensors(graph, without)
+    return needed
 
 
 def call_counts(model: Any) -> dict[int, int]:

@@ -1,14 +1,17 @@
 """Builds a model anew without some of its channels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfprune.channels.joins import Join
 from tfprune.channels.labels import Channels
 from tfprune.channels.trace import Cut, Kept, Slice
+from tfprune.network.arithmetic import with_constant
 from tfprune.network.copying import classes_and_functions_of
 from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, producer, walk
 from tfprune.network.state import copy_state
@@ -54,15 +57,30 @@ def check_no_fit(model: keras.Model) -> None:
 
 
 class Builder:
-    """Builds a smaller model; arguments as those of `build_smaller`.
+    """Builds a smaller model.
+
+    Args:
+        cuts, kept, edits, biases: As for `build_smaller`.
+        joins: id of the first tensor that a call returns -> what is left of it, if it does without operands.
+        needed: Ids of the tensors that are made, as `needed_tensors` returns them; None for all.
 
     Attributes:
         made: id of a layer, an operation or a nested model -> what stands in its place.
         successors: id of a weight -> the weight in its place.
     """
 
-    def __init__(self, cuts: Mapping[int, Cut], kept: Kept, edits: Values, biases: Values) -> None:
+    def __init__(
+        self,
+        cuts: Mapping[int, Cut],
+        kept: Kept,
+        edits: Values,
+        biases: Values,
+        joins: Mapping[int, Join] | None = None,
+        needed: Collection[int] | None = None,
+    ) -> None:
         self._cuts, self._kept, self._edits, self._biases = cuts, kept, edits, biases
+        self._joins, self._needed = joins or {}, needed
+        self._names: set[str] = set()
         self.made: dict[int, Any] = {}
         self.successors: dict[int, keras.Variable] = {}
         self._layers: list[tuple[Any, Any]] = []
@@ -87,8 +105,9 @@ class Builder:
     def _graph(self, model: Any, shapes: Sequence[Sequence[int | None]]) -> keras.Model:
         """Returns the smaller model for inputs of some shapes; what it leaves open stays open."""
         graph = computed_graph(model)
+        self._names |= {operation.name for operation in graph.operations}
         inputs = [_input(tensor, shape) for tensor, shape in zip(graph.inputs, shapes, strict=True)]
-        outputs = evaluate(graph, inputs, self._call)
+        outputs = evaluate(graph, inputs, self._call, self._needed)
         if isinstance(model, keras.Sequential):
             made = keras.Sequential(name=model.name)
             made.add(inputs[0])
@@ -99,17 +118,42 @@ class Builder:
         return keras.Model(structure, keras.tree.pack_sequence_as(model.output, outputs), name=model.name)
 
     def _call(self, step: Step) -> Sequence[Any]:
-        operation = step.operation
+        join = self._joins.get(id(step.outputs[0]))
+        if join is not None:
+            return [self._joined(step, join)]
+        operation = self._made(step.operation, step.inputs)
+        args, kwargs = self.arguments(step)
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        if id(step.operation) in self._cuts:
+            self._check(step.operation, outputs)
+        return outputs
+
+    def _joined(self, step: Step, join: Join) -> keras.KerasTensor:
+        """Returns what is left of a call in which tensors meet."""
+        given = [step.inputs[at] for at in join.operands]
+        made = given[0] if len(given) == 1 else self._made(step.operation, given)(given)
+        if join.constant is None:
+            return made
+        labels = join.channels.labels
+        constant = join.constant[self._kept(labels.ravel())].astype(made.dtype)
+        sizes = [len(constant) if size > 1 else 1 for size in labels.shape]
+        return with_constant(join.kind, made, constant.reshape(sizes), self._name(step.operation))
+
+    def _name(self, operation: Any) -> str:
+        """Returns a new name for the operation that stands in the place of another."""
+        names = (f"{operation.name}_constant{number or ''}" for number in itertools.count())
+        name = next(name for name in names if name not in self._names)
+        self._names.add(name)
+        return name
+
+    def _made(self, operation: Any, inputs: Sequence[keras.KerasTensor]) -> Any:
+        """Returns what stands in the place of a layer, an operation or a model that takes some tensors."""
         if id(operation) not in self.made:
-            made = self._smaller(operation, [tensor.shape for tensor in step.inputs])
+            made = self._smaller(operation, [tensor.shape for tensor in inputs])
             self.made[id(operation)] = made
             if id(operation) in self._cuts and isinstance(operation, keras.layers.Layer):
                 self._layers.append((operation, made))
-        args, kwargs = self.arguments(step)
-        outputs = keras.tree.flatten(self.made[id(operation)](*args, **kwargs))
-        if id(operation) in self._cuts:
-            self._check(operation, outputs)
-        return outputs
+        return self.made[id(operation)]
 
     def arguments(self, step: Step) -> tuple[list[Any], dict[str, Any]]:
         """Returns the arguments of the call in the place of one of the whole model."""

@@ -18,15 +18,19 @@ class DeadChannels:
     Attributes:
         layers: The layers that make channels, with the number of those that are dead.
         silent: The channels that stay although the kernels that make them are zero, with the reasons.
+        gone: Names of the layers that go altogether, those that make no channels of their own too.
     """
 
     layers: tuple[LayerChannels, ...]
     silent: tuple[SilentChannels, ...]
+    gone: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total, dead = sum(one.channels for one in self.layers), sum(one.dead for one in self.layers)
         lines = [f"{dead:,} of {total:,} channels change no output"]
         lines += [f"  {one.layer}: {one.dead} of {one.channels}" for one in self.layers if one.dead]
+        if self.gone:
+            lines.append(f"Layers that go altogether: {', '.join(self.gone)}")
         if self.silent:
             lines.append("Channels whose kernels are zero, and that stay:")
         lines += [f"  {one.channels} of {', '.join(one.layers)}: {one.reason}" for one in self.silent]
@@ -40,7 +44,8 @@ class ExactCut:
         model: A built functional or Sequential model. It is not changed.
 
     Attributes:
-        successors: id of a weight of `model` -> the weight in its place, once `smaller` is built.
+        successors: id of a weight of `model` -> the weight in its place, once `smaller` is built; none for
+            those of layers that go altogether.
 
     Raises:
         ValueError: If the model is subclassed or not built.
@@ -49,18 +54,21 @@ class ExactCut:
     def __init__(self, model: keras.Model) -> None:
         self._traced = Traced(model)
         self._dead = dead = Dead(self._traced)
-        self._builder = Builder(self._traced.trace.cuts, dead.kept, dead.edits, dead.biases)
+        self._builder = Builder(
+            self._traced.trace.cuts, dead.kept, dead.edits, dead.biases, dead.joins, dead.needed
+        )
         self.successors = self._builder.successors
 
     @cached_property
     def found(self) -> DeadChannels:
-        """The channels that go, and those that stay although zeros make them."""
-        return DeadChannels(tuple(self._dead.layers), tuple(self._dead.silent))
+        """The channels and layers that go, and the channels that stay although zeros make them."""
+        gone = tuple(layer.name for layer in self._dead.removed)
+        return DeadChannels(tuple(self._dead.layers), tuple(self._dead.silent), gone)
 
     @property
     def cuts(self) -> bool:
         """Whether there is anything to cut."""
-        return bool(self._dead.dead.any())
+        return bool(self._dead.dead.any() or self._dead.joins)
 
     @cached_property
     def smaller(self) -> keras.Model:
@@ -81,6 +89,13 @@ def shrink(model: keras.Model) -> keras.Model:
     together, as LayerNormalization, keeps its channels, and each layer keeps one. In inference the outputs
     are the same up to rounding: 1e-5 of the largest one in float32. `dead_channels` tells what goes, and why
     the rest stays.
+
+    Where tensors meet in an addition, a subtraction or a product, and each channel of one of them is a
+    constant, that tensor goes with all layers that it alone needs: of a residual block without weights
+    nothing is left but the sum with the constants, an operation with the name of the layer and "_constant",
+    and not even that where they change nothing. So does what a concatenation takes of dead channels alone. A
+    branch stays if it has a layer of one's own or an activity regularizer, which may add a loss, or if time
+    steps are masked.
 
     A wrapped model stays wrapped: what is left of its masks, its schedules and its step are those of
     `model`, so that training goes on. A schedule that goes on counts the weights that are left: their
