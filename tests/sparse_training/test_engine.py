@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.sparse_graphs import Builder, resnet
 from tests.support.sparse_reference import Reference, check, close, images_of
+from tfprune.runtime import machine
 from tfprune.runtime.crew import Crew
 from tfprune.sparse_training.engine import Engine
 from tfprune.sparse_training.graph import ACTIVATIONS, BatchNorm, Conv
@@ -162,6 +163,19 @@ def test_chains_of_tiles_change_no_bit():
     for other in found[1:]:
         for one, another in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(one, another)
+
+
+def test_a_machine_with_short_vectors_computes_the_same():
+    host = machine.host()
+    graph = resnet()
+    found = []
+    for target in (host, machine.machine(host.triple, "generic")):
+        engine = Engine(graph, 20, 1, target=target)
+        outputs = engine.forward(images_of(graph, 20), training=True)
+        engine.backward(outputs)
+        found.append((outputs, engine.gradients))
+    for one, other in zip(*found, strict=True):
+        close(one, other, 1e-4)
 
 
 def test_pixels_of_bytes_are_those_of_floats():

@@ -91,7 +91,7 @@ class Engine:
         self._parameters = Parameters(graph)
         self.slices = self._parameters.slices
         self.step = 0
-        plan = self.plan = Plan(graph, batch_size, self._parameters, target, seed)
+        plan = self.plan = Plan(graph, batch_size, self._parameters, target, seed, allowed)
         self.memory_bytes = int(4 * plan.arena_size + plan.list_bytes + 2 * self._parameters.values.nbytes)
         require_memory(self.memory_bytes, allowed)
         self._target = target

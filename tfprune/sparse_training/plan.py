@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfprune.runtime.kernels.kernel import Kernel as Code
+from tfprune.runtime.limits import require_memory
 from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.parts import Even, Parts
 from tfprune.sparse_training.convolution import Call, Convolution, Relu, Statistics
@@ -50,6 +51,8 @@ _NORMALIZATION, _SUMS, _POOLS, _MOVES = "normalization", "sums and activations",
 # float32 numbers to a cache line.
 _ALIGNMENT = 16
 _IMAGES_OF_MAPS, _MOST_IMAGES = 16, 64
+# What a convolution's lists take for each weight, at least.
+_LEAST_LIST_BYTES = 20
 # Blocks of rows of a tile, each with partial sums of its own.
 _BLOCKS = 4
 
@@ -118,7 +121,13 @@ class Plan:
     """
 
     def __init__(
-        self, graph: Graph, batch_size: int, parameters: Parameters, target: Machine, seed: int
+        self,
+        graph: Graph,
+        batch_size: int,
+        parameters: Parameters,
+        target: Machine,
+        seed: int,
+        allowed: float,
     ) -> None:
         """Plans.
 
@@ -128,6 +137,10 @@ class Plan:
             parameters: Its parameters.
             target: The machine.
             seed: Of the numbers that dropout draws, beside that of the node.
+            allowed: The bytes that the lists may take.
+
+        Raises:
+            GraphError: They need more.
         """
         self.graph, self._target, self._parameters, self._seed = graph, target, parameters, seed
         self._shapes = graph.shapes()
@@ -146,6 +159,8 @@ class Plan:
         self._constants: dict[object, np.ndarray] = {}
         self._written: set[str] = set()
 
+        weights = sum(len(unit.node.kernel.values) for unit in self._units if isinstance(unit.node, Conv))
+        require_memory(_LEAST_LIST_BYTES * weights, allowed)
         self._convolutions = {
             unit.output: Convolution(
                 unit.node.kernel,

@@ -1,5 +1,6 @@
 """Steps of a pass, compiled and run on several threads in one call."""
 
+import collections
 import ctypes
 import dataclasses
 import functools
@@ -19,7 +20,20 @@ from tfprune.sparse_training.kernels.chain import Chain
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
-CHAIN = Chain()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop(Kernel):
+    """Stands for the loop over the steps, which every module has."""
+
+    @property
+    def name(self) -> str:
+        return program.RUN
+
+
+LOOP, CHAIN = _Loop(), Chain()
+# What is compiled takes about 20 kB each; a large network has about a hundred.
+_MOST_KERNELS = 1024
 # A batch is cut into so many pieces for chains, at most, and at least so many for each thread.
 PIECES = 8
 _LEAST_PIECES_PER_THREAD = 2
@@ -102,12 +116,13 @@ class Step:
 class Code:
     """The compiled kernels of some steps, and the loop that runs them.
 
-    Kernels that the process has compiled before are not compiled again: a network whose masks have changed
+    The kernels that a process has compiled last are not compiled again: a network whose masks have changed
     has mostly the same.
     """
 
-    _compiled: ClassVar[dict[tuple[Kernel, machine.Machine], tuple[machine.Compiled, int]]] = {}
-    _loops: ClassVar[dict[machine.Machine, machine.Compiled]] = {}
+    _last: ClassVar[collections.OrderedDict[tuple[Kernel, machine.Machine], tuple[machine.Compiled, int]]] = (
+        collections.OrderedDict()
+    )
 
     def __init__(self, steps: Iterable[Step], target: machine.Machine) -> None:
         """Compiles.
@@ -116,23 +131,27 @@ class Code:
             steps: The steps.
             target: The machine that it runs on.
         """
-        self._target = target
-        kernels = sorted({CHAIN, *(step.kernel for step in steps)}, key=lambda kernel: kernel.name)
-        new = [kernel for kernel in kernels if (kernel, target) not in self._compiled]
-        if new or target not in self._loops:
-            text = program.assembly(new, target.lanes)
+        kernels = {LOOP, CHAIN, *(step.kernel for step in steps)}
+        self._compiled = {k: self._last[k, target] for k in kernels if (k, target) in self._last}
+        new = sorted(kernels - self._compiled.keys(), key=lambda kernel: kernel.name)
+        if new:
+            text = program.assembly([kernel for kernel in new if kernel is not LOOP], target.lanes)
             for name in ("sched_yield", *activations.C_FUNCTIONS):
                 if f'"{name}"' in text:
                     machine.provide(name)
             code = machine.Compiled(text, target)
-            self._loops.setdefault(target, code)
             for kernel in new:
-                self._compiled[kernel, target] = code, code.address(kernel.name)
-        self.run = _RUN_TYPE(self._loops[target].address(program.RUN))
+                self._compiled[kernel] = code, code.address(kernel.name)
+        for kernel, compiled in self._compiled.items():
+            self._last[kernel, target] = compiled
+            self._last.move_to_end((kernel, target))
+        while len(self._last) > _MOST_KERNELS:
+            self._last.popitem(last=False)
+        self.run = _RUN_TYPE(self.address(LOOP))
 
     def address(self, kernel: Kernel) -> int:
         """Returns the address of a kernel."""
-        return self._compiled[kernel, self._target][1]
+        return self._compiled[kernel][1]
 
 
 class Program:

@@ -261,7 +261,7 @@ class _Sum(Kernel):
                 outputs = operand("relu")
             else:
                 scale, shift = of_channel("scale"), of_channel("shift")
-                outputs = [e.call("llvm.fma", x, scale, shift) for x in z]
+                outputs = [e.call("llvm.fmuladd", x, scale, shift) for x in z]
             finished = [
                 b.select(self._passes(e, output), x, zero)
                 for x, output in zip(finished, outputs, strict=True)
@@ -284,7 +284,7 @@ class _Sum(Kernel):
             total, products = e.load_vector(plain), e.load_vector(product)
             for x, y in zip(first, second, strict=True):
                 total = b.fadd(total, x)
-                products = e.call("llvm.fma", x, y, products)
+                products = e.call("llvm.fmuladd", x, y, products)
             e.store(total, plain)
             e.store(products, product)
         return finished
@@ -374,7 +374,7 @@ class SparseSum(_Sum):
             weight = e.splat(e.element(pair, e.number(1)))
             places = tile.vectors(tile.source, e.lanes)
             return [
-                e.call("llvm.fma", e.load_vector(read, place), weight, total)
+                e.call("llvm.fmuladd", e.load_vector(read, place), weight, total)
                 for total, place in zip(sums, places, strict=True)
             ]
 
@@ -465,7 +465,7 @@ class DenseSum(_Sum):
             found, totals = [], iter(sums)
             for i in range(size):
                 weight = e.splat(e.element(weights, e.number(i)))
-                found += [e.call("llvm.fma", x, weight, next(totals)) for x in loaded]
+                found += [e.call("llvm.fmuladd", x, weight, next(totals)) for x in loaded]
             return found
 
         return e.fold(e.number(0), count, initial, entry)

@@ -63,7 +63,7 @@ class Statistics(Kernel):
             def vector(at: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
                 there = load(e, masks, b.urem(at, e.number(self.images)))
                 away = b.fmul(b.fsub(load(e, source, at), about), there)
-                return [b.fadd(sums[0], away), e.call("llvm.fma", away, away, sums[1])]
+                return [b.fadd(sums[0], away), e.call("llvm.fmuladd", away, away, sums[1])]
 
             return each_vector(e, self.images, vector, [e.constant(0)] * 2)
 
@@ -260,9 +260,9 @@ class ScaledGradient(Kernel):
                 if self.scaled_alone:
                     value = b.fmul(value, factor)
                 else:
-                    rest = e.call("llvm.fma", load(e, source, at), slope, offset)
+                    rest = e.call("llvm.fmuladd", load(e, source, at), slope, offset)
                     there = load(e, masks, b.urem(at, e.number(self.images)))
-                    value = b.fmul(e.call("llvm.fma", value, factor, rest), there)
+                    value = b.fmul(e.call("llvm.fmuladd", value, factor, rest), there)
                 put(e, value, target, at, accumulate=self.accumulate)
                 return []
 

@@ -52,7 +52,7 @@ class _OfTerms(Kernel):
         total = None
         for value, factor in zip(values, factors, strict=True):
             if factor is not None:
-                value = e.call("llvm.fma", value, *factor)
+                value = e.call("llvm.fmuladd", value, *factor)
             total = value if total is None else e.b.fadd(total, value)
         return total
 
@@ -146,7 +146,7 @@ class SumGradient(_OfTerms):
                 following = [b.fadd(sums[0], gradient)]
                 for total, i in zip(sums[1:], normalized, strict=True):
                     away = b.fsub(values[i], means[i])
-                    following.append(e.call("llvm.fma", gradient, away, total))
+                    following.append(e.call("llvm.fmuladd", gradient, away, total))
                 return following
 
             start = [e.constant(0)] * (len(normalized) + 1 if normalized else 0)

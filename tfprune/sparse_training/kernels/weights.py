@@ -179,7 +179,7 @@ class WeightsGradient(Kernel):
                         if not block.crossed:
                             mine = entries[i * block.entries :][: block.entries]
                             inputs = [loaded(place, at_source, lane) for place in mine]
-                        found += [e.call("llvm.fma", x, gradient, next(totals)) for x in inputs]
+                        found += [e.call("llvm.fmuladd", x, gradient, next(totals)) for x in inputs]
                     sums = found
                 return sums
 
