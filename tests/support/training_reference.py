@@ -36,7 +36,7 @@ class ReferenceEngine:
 
     def __init__(self, graph, batch_size, threads=None, seed=0):
         self.graph, self.batch_size, self.threads = graph, batch_size, threads or 1
-        self.steps = 0
+        self.step = 0
         self._slices, self._whole = {}, {}
         parts, start = [], 0
         for parameter in graph.parameters:
@@ -82,7 +82,7 @@ class ReferenceEngine:
                 made, kept = self._forward(node, [self._made[i] for i in node.inputs], training)
             self._made.append(made)
             self._kept.append(kept)
-        self.steps += training
+        self.step += training
         output = self._made[-1].astype(np.float32)
         return output.reshape(len(output), -1) if output.shape[1:3] == (1, 1) else output
 
@@ -219,7 +219,7 @@ class ReferenceEngine:
         if not training:
             return x, 1.0
         shape = (len(x), 1, 1, x.shape[3]) if node.whole_channels else x.shape
-        rng = np.random.default_rng([node.seed, self.steps, self.graph.nodes.index(node)])
+        rng = np.random.default_rng([node.seed, self.step, self.graph.nodes.index(node)])
         kept = (rng.random(shape) >= node.rate) / (1 - node.rate)
         return x * kept, kept
 

@@ -41,8 +41,10 @@ def rule_of(optimizer: Any) -> optimizers.Optimizer:
     Raises:
         UnsupportedError: The sparse trainer does not know it, or one of its options.
     """
-    # A subclass may compute something else.
-    rule = _RULES.get(type(optimizer))
+    # A subclass may compute something else, but for those that Keras puts in the place of its classes on
+    # PyTorch.
+    classes = (cls for cls in type(optimizer).__mro__ if not cls.__module__.startswith("keras.src.backend."))
+    rule = _RULES.get(next(classes))
     if rule is None:
         raise UnsupportedError(
             "`optimizer` must be Adam, AdamW, SGD or tfprune's TorchAdam for the sparse trainer."

@@ -61,7 +61,7 @@ class EngineSteps:
         pixels = _pixels(x)
         self._take_up(len(pixels), to_train=True)
         engine, optimizer = self.engine, self._model.optimizer
-        engine.steps = self._iterations
+        engine.step = self._iterations
         with self._statistics_kept():
             outputs = engine.forward(self._images(pixels), training=True)
             gradient, logs = self._head.train(x, y, outputs, sample_weight)
