@@ -24,7 +24,8 @@ test: lint
 	set -e; for backend in $(OTHER_BACKENDS); do \
 		echo "== the library's tests on $$backend"; \
 		KERAS_BACKEND=$$backend $(PYTEST) -m "not one_backend" tests/network tests/sparsity \
-			tests/channels tests/structured tests/models/test_efficientnet_lite.py; \
+			tests/channels tests/structured tests/models/test_efficientnet_lite.py \
+			tests/sparse_training/test_trainer.py tests/sparse_training/test_callbacks.py; \
 	done
 
 lint: $(VENV)/.dev
