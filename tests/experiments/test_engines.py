@@ -42,9 +42,12 @@ class StandIn(Engine):
     def __init__(self, slower=0.0, error=None):
         self.slower, self.error, self.fits = slower, error, 0
 
-    def trainer(self, model):
+    def check(self, model):
         if self.error:
             raise self.error
+
+    def trainer(self, model):
+        self.check(model)
         stand_in = self
 
         class Trainer:

@@ -172,7 +172,7 @@ def test_all_images_of_a_dataset(by_name):
     assert images(dataset="image_folder") == 770
     state = read_state(dataclasses.replace(by_name["base"], train_examples=0, dataset="image_folder"))
     assert Speeds([]).images_left(state) is None
-    assert Speeds([]).seconds_left(state, ("tensorflow", 1, "")) is None
+    assert Speeds([]).seconds_left(state, Place("tensorflow", 1, "")) is None
 
 
 def test_a_result_of_another_folder_that_is_damaged_tells_nothing(by_name, tmp_path):

@@ -37,9 +37,15 @@ class Sparse(Engine):
 
     name = "sparse"
 
+    def check(self, model: keras.Model) -> None:
+        """Checks the layers, the optimizer and that the compiler is installed; compiles nothing."""
+        from tfprune.sparse_training.trainer import check
+
+        check(model)
+
     def trainer(self, model: keras.Model) -> Any:
         """Returns a `SparseTrainer` of the model."""
-        from tfprune.sparse_training import SparseTrainer
+        from tfprune.sparse_training.trainer import SparseTrainer
 
         return SparseTrainer(model)
 
@@ -89,7 +95,7 @@ class TrainingEngines:
         if self._asked == "auto":
             return
         with blame_flag("training_engine", self._asked):
-            ENGINES[self._asked].trainer(model)
+            ENGINES[self._asked].check(model)
 
     def of_round(self, number: int, notes: dict[str, Any]) -> Engine:
         """Returns the engine of a round.

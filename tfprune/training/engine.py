@@ -24,12 +24,15 @@ class Engine:
         """
         return self
 
-    def trainer(self, model: keras.Model) -> Any:
-        """Returns an object whose `fit` is called as that of `keras.Model`.
+    def check(self, model: keras.Model) -> None:
+        """Checks that the engine can train a compiled model.
 
         Raises:
-            ValueError: If the engine cannot train the model; the message names what it cannot.
+            ValueError, ImportError: If it cannot; the message names what it cannot train, or what is missing.
         """
+
+    def trainer(self, model: keras.Model) -> Any:
+        """Returns an object whose `fit` is called as that of `keras.Model`; raises as `check`."""
         return model
 
     def fit(self, model: keras.Model, batches: Any, **arguments: Any) -> None:
