@@ -1,7 +1,7 @@
 """`--training_engine`: every engine trains the same rounds, and `auto` takes the faster one."""
 
 import contextlib
-import time
+import itertools
 from unittest import mock
 
 import keras
@@ -10,15 +10,20 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from tests.support.interrupted_runs import Interrupt, Interrupted
-from tests.support.small_experiments import no_training
+from tests.support.interrupted_runs import (
+    Interrupt,
+    assert_same_rounds,
+    loss_history,
+    run_until,
+)
+from tests.support.small_experiments import no_training, state_of
 from tfprune import sparsity
 from tfprune.errors import UserError
 from tfprune.experiments import engines
 from tfprune.experiments.devices import Devices
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.config import ExperimentConfig
-from tfprune.training.checkpoint import read_checkpoint
+from tfprune.runs.folder import RunFolder
 from tfprune.training.distillation import DistilledModel
 from tfprune.training.engine import Engine
 from tfprune.training.fit import compile_for_training, fit
@@ -31,16 +36,12 @@ STEPS = 6
 
 
 class StandIn(Engine):
-    """Trains by Keras under the other name, each step so much slower; or cannot.
-
-    Attributes:
-        fits: How many fits there were.
-    """
+    """Trains by Keras under the other name, or cannot."""
 
     name = "sparse"
 
-    def __init__(self, slower=0.0, error=None):
-        self.slower, self.error, self.fits = slower, error, 0
+    def __init__(self, error=None):
+        self.error = error
 
     def check(self, model):
         if self.error:
@@ -48,24 +49,7 @@ class StandIn(Engine):
 
     def trainer(self, model):
         self.check(model)
-        stand_in = self
-
-        class Trainer:
-            def fit(self, batches, callbacks, **arguments):
-                stand_in.fits += 1
-                callbacks.callbacks.append(Slower(stand_in.slower))
-                model.fit(batches, callbacks=callbacks, **arguments)
-
-        return Trainer()
-
-
-class Slower(keras.callbacks.Callback):
-    def __init__(self, seconds):
-        super().__init__()
-        self.seconds = seconds
-
-    def on_train_batch_begin(self, batch, logs=None):
-        time.sleep(self.seconds)
+        return model
 
 
 @contextlib.contextmanager
@@ -75,12 +59,12 @@ def stand_in(engine, share=1.0):
         yield engine
 
 
-def network(way):
+def network(way, dropout=0.3):
     """A compiled network that is pruned in one of several ways, or that learns from another, too."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
     x = keras.layers.Dense(6, activation="relu", name="body")(inputs)
-    x = keras.layers.Dropout(0.3, name="dropout")(keras.layers.BatchNormalization(name="norm")(x))
+    x = keras.layers.Dropout(dropout, name="dropout")(keras.layers.BatchNormalization(name="norm")(x))
     model = keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
     schedule = {
         "gradual": sparsity.PolynomialDecay(0.0, 0.8, 0, STEPS, frequency=2),
@@ -113,12 +97,16 @@ def batches_of(first, last):
     return made.apply(tf.data.experimental.assert_cardinality(len(steps)))
 
 
-def train(folder, model, asked, way="", callbacks=(), history=None, notes=None):
+def engines_of(asked, **flags):
+    """The engines of an experiment, and the lines that they will tell."""
+    lines = []
+    config = ExperimentConfig("e", regime="one_shot", target_sparsity=0.5, **flags)
+    return engines.TrainingEngines(config, Devices(training_engine=asked), lines.append), lines
+
+
+def train(folder, model, asked, way=""):
     """Trains by the engine that is asked for; returns the history, the notes and the lines."""
-    lines, notes, history = [], {} if notes is None else notes, [] if history is None else history
-    config = ExperimentConfig("e", regime="one_shot", target_sparsity=0.5)
-    chosen = engines.TrainingEngines(config, Devices(training_engine=asked), lines.append)
-    student = model
+    (chosen, lines), notes, history, student = engines_of(asked), {}, [], model
     if way == "taught":
         teacher = keras.models.clone_model(sparsity.strip_pruning(network("fixed")))
         student = DistilledModel(model, teacher, weight=0.5, temperature=2.0)
@@ -131,7 +119,7 @@ def train(folder, model, asked, way="", callbacks=(), history=None, notes=None):
         test_batches=tf.data.Dataset.from_tensor_slices(data(1)).batch(BATCH),
         history=history,
         notes=notes,
-        callbacks=[sparsity.UpdatePruningStep(), *callbacks],
+        callbacks=[sparsity.UpdatePruningStep()],
         engine=chosen.of_round(1, notes),
     )
     untimed = [{name: row[name] for name in ("loss", "accuracy", "val_loss")} for row in history]
@@ -147,23 +135,57 @@ def assert_same_state(ours, theirs):
         assert np.array_equal(our, their)
 
 
-@pytest.mark.parametrize("way", ["fixed", "gradual", "set", "taught"])
-def test_a_measurement_leaves_no_trace(tmp_path, way):
-    """What `auto` trains by Keras is what `keras` trains, to the bit: dropout, statistics and masks, too."""
+@contextlib.contextmanager
+def judged(keras_seconds, sparse_seconds):
+    """Gives steps that are done and measured other times."""
+    times, measure = itertools.cycle([keras_seconds, sparse_seconds]), engines._step_seconds
+
+    def judge(*arguments):
+        measure(*arguments)
+        return next(times)
+
+    with mock.patch.object(engines, "_SHARE", 1.0), mock.patch.object(engines, "_step_seconds", judge):
+        yield
+
+
+@pytest.mark.parametrize(
+    "way, faster", [("fixed", "keras"), ("gradual", "sparse"), ("set", "keras"), ("taught", "sparse")]
+)
+def test_a_measurement_leaves_no_trace(tmp_path, way, faster):
+    """What `auto` trains is what the engine that it took trains, to the bit: dropout and masks, too."""
     named, measured = network(way), network(way)
-    history, notes, _ = train(tmp_path / "named", named, "keras", way)
-    assert notes == {"training_engines": ["keras"]}
-    with stand_in(StandIn(slower=0.05)) as engine:
+    history, notes, _ = train(tmp_path / "named", named, faster, way)
+    assert notes == {"training_engines": [faster]}
+    with judged(1.0, 2.0 if faster == "keras" else 0.25):
         auto_history, notes, (line,) = train(tmp_path / "auto", measured, "auto", way)
-    assert engine.fits == 1
-    assert (notes["training_engines"], notes["engine_reason"]) == (["keras"], "")
-    assert 0 < notes["engine_speedup"] < 1
-    assert line.startswith("round 1: trains by keras; as measured, sparse is 0.")
+    speedup = 0.5 if faster == "keras" else 4.0
+    assert notes == {"training_engines": [faster], "engine_speedup": speedup, "engine_reason": ""}
+    assert line == (
+        f"round 1: trains by {faster}; as measured, sparse is {speedup:.2f} times as fast as keras"
+    )
     assert auto_history == history
     assert_same_state(measured, named)
 
 
-def test_a_network_is_measured_at_the_sparsity_that_it_will_end_at(tmp_path):
+def test_both_engines_train_the_same(tmp_path):
+    by_keras, by_sparse = network("fixed", dropout=0.0), network("fixed", dropout=0.0)
+    history, *_ = train(tmp_path / "keras", by_keras, "keras")
+    other_history, *_ = train(tmp_path / "sparse", by_sparse, "sparse")
+    for row, other in zip(history, other_history, strict=True):
+        assert other == pytest.approx(row, rel=1e-4)
+    for our, their in zip(state(by_sparse), state(by_keras), strict=True):
+        np.testing.assert_allclose(our.astype("float32"), their.astype("float32"), rtol=1e-3, atol=1e-5)
+
+
+def choose(model=None, *, asked="auto", notes=None, goes_on=False, **flags):
+    """The name of the engine that is chosen for a round, the notes and the lines."""
+    chosen, lines = engines_of(asked, **flags)
+    notes = {} if notes is None else notes
+    name = chosen.of_round(1, notes).chosen(model, batches_of(0, EPOCHS), goes_on).name
+    return name, notes, lines
+
+
+def test_a_network_is_measured_at_the_sparsity_that_it_will_end_at():
     found = []
 
     class Sees(StandIn):
@@ -171,78 +193,78 @@ def test_a_network_is_measured_at_the_sparsity_that_it_will_end_at(tmp_path):
             found.append(sparsity.summarize(model).sparsity)
             return super().trainer(model)
 
-    with stand_in(Sees()):
-        train(tmp_path, network("gradual"), "auto")
-    assert found[0] == pytest.approx(0.8, abs=0.03)
-
-
-def test_the_faster_one_trains(tmp_path):
-    with (
-        stand_in(StandIn()) as engine,
-        mock.patch.object(engines, "_step_seconds", side_effect=[3.0, 1.5]),
-    ):
-        _, notes, (line,) = train(tmp_path, network("fixed"), "auto")
-    assert notes == {"training_engines": ["sparse"], "engine_speedup": 2.0, "engine_reason": ""}
-    assert engine.fits == 1
-    assert line == "round 1: trains by sparse; as measured, sparse is 2.00 times as fast as keras"
+    model = network("gradual")
+    with stand_in(Sees()), mock.patch.object(engines, "_step_seconds", return_value=1.0):
+        choose(model)
+    assert found == [pytest.approx(0.8, abs=0.03)]
+    assert sparsity.summarize(model).sparsity == 0.0
 
 
 @pytest.mark.parametrize(
     "engine, share, reason",
     [
         (StandIn(), 0.02, "6 steps are too few to measure first which is faster"),
-        (StandIn(error=ValueError("layer 'lstm'")), 1.0, "sparse cannot train it: layer 'lstm'"),
-        (StandIn(error=MemoryError("8 GB")), 1.0, "sparse cannot train it: 8 GB"),
+        (StandIn(ValueError("layer 'lstm'")), 1.0, "sparse cannot train it: layer 'lstm'"),
+        (StandIn(ImportError("no llvmlite")), 1.0, "sparse cannot train it: no llvmlite"),
+        (StandIn(MemoryError("8 GB")), 1.0, "sparse cannot train it: 8 GB"),
     ],
 )
-def test_where_nothing_is_measured_keras_trains_and_the_reason_is_told(tmp_path, engine, share, reason):
+def test_where_nothing_is_measured_keras_trains_and_the_reason_is_told(engine, share, reason):
     with stand_in(engine, share):
-        _, notes, lines = train(tmp_path, network("fixed"), "auto")
+        name, notes, lines = choose(network("fixed"))
+    assert name == "keras"
     assert notes == {"training_engines": ["keras"], "engine_speedup": None, "engine_reason": reason}
     assert lines == [f"round 1: trains by keras: {reason}"]
-    assert engine.fits == 0
 
 
 def test_the_same_reason_is_told_once():
-    lines = []
-    config = ExperimentConfig("e", regime="one_shot", target_sparsity=0.5, mixed_precision="bfloat16")
-    chosen = engines.TrainingEngines(config, Devices(training_engine="auto"), lines.append)
+    chosen, lines = engines_of("auto", mixed_precision="bfloat16")
     for number in (1, 2):
         assert chosen.of_round(number, {}).chosen(None, None, goes_on=False).name == "keras"
     assert lines == ["round 1: trains by keras: sparse trains in float32, and --mixed_precision=bfloat16"]
 
 
-def interrupted(folder, asked):
-    """The history and the notes of a fit that was interrupted in its second epoch, and its network."""
-    history, notes = [], {}
-    with pytest.raises(Interrupted):
-        train(folder, network("fixed"), asked, callbacks=[Interrupt(2, 1)], history=history, notes=notes)
-    found = read_checkpoint(folder)
-    return found.load_model(), found.history, found.notes
+@pytest.mark.parametrize(
+    "asked, before, name, after",
+    [
+        ("auto", ["sparse"], "sparse", ["sparse"]),  # Which was measured when the round began.
+        ("auto", ["sparse", "keras"], "keras", ["sparse", "keras"]),
+        ("auto", None, "keras", ["keras"]),  # The checkpoint of a version that had no other.
+        ("sparse", ["keras"], "sparse", ["keras", "sparse"]),
+        ("keras", ["keras"], "keras", ["keras"]),
+    ],
+)
+def test_a_fit_that_goes_on(asked, before, name, after):
+    notes = {} if before is None else {"training_engines": before}
+    found, notes, lines = choose(asked=asked, notes=notes, goes_on=True)
+    assert (found, notes, lines) == (name, {"training_engines": after}, [])
 
 
-def test_a_fit_that_goes_on_keeps_the_engine_that_auto_chose(tmp_path):
-    with stand_in(StandIn()) as engine:
-        with mock.patch.object(engines, "_step_seconds", side_effect=[3.0, 1.5]):
-            model, history, notes = interrupted(tmp_path, "auto")
-        _, after, lines = train(tmp_path, model, "auto", history=history, notes=notes)
-    assert after == {"training_engines": ["sparse"], "engine_speedup": 2.0, "engine_reason": ""}
-    assert engine.fits == 2 and not lines
+@pytest.mark.parametrize("done, part, goes_on", [(0, None, False), (1, None, True), (1, range(1, 2), False)])
+def test_a_fit_says_whether_it_goes_on(tmp_path, done, part, goes_on):
+    found = []
 
+    class Watch(Engine):
+        def chosen(self, model, batches, goes_on):
+            found.append((int(batches.cardinality()), goes_on))
+            return self
 
-def test_a_fit_that_goes_on_takes_the_engine_that_is_named(tmp_path):
-    model, history, notes = interrupted(tmp_path, "keras")
-    with stand_in(StandIn()) as engine:
-        _, after, _ = train(tmp_path, model, "sparse", history=history, notes=notes)
-    assert after == {"training_engines": ["keras", "sparse"]}
-    assert engine.fits == 1
+        def fit(self, model, batches, **arguments):
+            """Trains nothing."""
 
-
-def test_a_fit_of_a_version_without_engines_goes_on_by_keras(tmp_path):
-    model, history, _ = interrupted(tmp_path, "keras")
-    with stand_in(StandIn()) as engine:
-        _, after, _ = train(tmp_path, model, "auto", history=history, notes={})
-    assert after == {"training_engines": ["keras"]} and engine.fits == 0
+    fit(
+        network("fixed"),
+        SETTINGS,
+        folder=tmp_path,
+        train_images=EXAMPLES,
+        train_batches=batches_of,
+        test_batches=None,
+        history=[{"epoch": 1.0}] * done,
+        notes={},
+        part=part,
+        engine=Watch(),
+    )
+    assert found == [(3 * (EPOCHS - done), goes_on)]
 
 
 @pytest.mark.parametrize(
@@ -268,3 +290,25 @@ def test_a_network_that_sparse_cannot_train_is_named_before_any_work(runs):
         with pytest.raises(UserError, match="^--training_engine=sparse: layer 'lstm' has no kernel$"):
             run_experiment(config, lambda line: None, devices=Devices(training_engine="sparse"))
     assert not config.folder.exists()
+
+
+def test_a_run_by_sparse_ends_where_keras_ends_though_it_stopped(runs):
+    """Pruned at once, then stopped in the second epoch, after which it goes on from the first."""
+    by_keras = runs.one_shot
+    config, lines = runs.config("one_shot_sparse", **runs.one_shot_flags), []
+    sparse = {"devices": Devices(training_engine="sparse")}
+    whole = run_experiment(config, log=lines.append, **sparse)
+    assert sum("images/s by sparse" in line for line in lines) == 2
+    stopped = runs.config("one_shot_sparse_stopped", **runs.one_shot_flags)
+    run_until(stopped, 1, Interrupt(epoch=2, step=2), **sparse)
+    run_experiment(stopped, log=lambda line: None, **sparse)
+    ours = RunFolder(config.folder)
+    assert_same_rounds(RunFolder(stopped.folder), ours, (0, 1))
+    assert loss_history(RunFolder(stopped.folder).round(1)) == loss_history(ours.round(1))
+    assert [result.training_engines for result in whole] == [(), ("sparse",)]
+
+    assert by_keras.round(1).read_result().training_engines == ("keras",)
+    ended = state_of(ours.round(1))
+    for name, value in state_of(by_keras.round(1)).items():
+        our = ended[name].astype("float32")
+        np.testing.assert_allclose(our, value.astype("float32"), rtol=1e-3, atol=1e-4, err_msg=name)

@@ -38,8 +38,8 @@ class Interrupt(keras.callbacks.Callback):
             raise Interrupted
 
 
-def run_until(config, number, callback):
-    """Runs an experiment until the callback interrupts it in a round."""
+def run_until(config, number, callback, **how):
+    """Runs an experiment until the callback interrupts it in a round; `how` as for `run_experiment`."""
     fit = method.fit
 
     def interrupted_fit(model, settings, *, folder, callbacks, **arguments):
@@ -50,7 +50,7 @@ def run_until(config, number, callback):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(method, "fit", interrupted_fit)
         with pytest.raises(Interrupted):
-            run_experiment(config, log=lambda line: None)
+            run_experiment(config, log=lambda line: None, **how)
 
 
 def without_rounds(runs, uninterrupted, name, first):
