@@ -95,6 +95,7 @@ def positions_of(
         + index[3] * images
         for name in ("source", "target", "mask")
     ]
+    places = [place[order] for place in places]
     # All that is read is fetched in as many shares as there are positions.
     whole = source.tiles * source.tile
     share = np.arange(len(order)) * whole // len(order) // LINE * LINE + ahead * source.row
@@ -108,7 +109,7 @@ def positions_of(
     units = (np.arange(pieces[0])[:, None] * strips_of_tile + units).ravel()
     return Positions(
         tuple(_tile(tuple(-shape), axes, images) for shape in shapes.T),
-        np.column_stack([*(place[order] for place in places), share]),
+        np.column_stack([*places, share, np.append(places[1][1:], places[1][-1])]),
         strips,
         np.append(units, pieces[0] * strips_of_tile),
     )

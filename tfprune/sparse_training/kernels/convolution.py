@@ -20,9 +20,10 @@ from llvmlite import ir
 from tfprune.runtime.kernels.emitter import I32, I64, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
-# 64-bit numbers of a position in the table (source, target, image mask,
-# what is fetched ahead) and of a row (target, channel, sums).
-POSITION_WORDS = 4
+# 64-bit numbers of a position in the table: the places in source, target and image mask, of what is fetched
+# ahead of the source, and the target's of the position after it; of a row: the places of its first result and
+# of its sums, and its channel between them; of a group's matrix: see `lists.DenseList`.
+POSITION_WORDS = 5
 ROW_WORDS = 3
 GROUP_WORDS = 4
 # float32 numbers of a cache line.
@@ -248,6 +249,10 @@ class _Sum(Kernel):
 
         def operand(name: str) -> list[ir.Value]:
             start = e.at(e.value(name), at)
+            if self.ahead:
+                following = e.at(e.value(name), b.add(position.next, row.target))
+                for place in dict.fromkeys(place // LINE * LINE for place in places):
+                    e.prefetch(e.at(following, e.number(place)))
             return [e.load_vector(start, place) for place in places]
 
         def of_channel(name: str) -> ir.Value:
@@ -302,7 +307,7 @@ class _Position:
 
     def __init__(self, e: KernelEmitter, index: ir.Value) -> None:
         start = e.at(e.pointer("positions"), e.b.mul(index, e.number(POSITION_WORDS)), I64)
-        self.source, self.target, self.mask, self.ahead = (
+        self.source, self.target, self.mask, self.ahead, self.next = (
             e.element(start, e.number(i), I64) for i in range(POSITION_WORDS)
         )
 
