@@ -1,6 +1,7 @@
 """Runs calls of kernels over an arena, as the engine does."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ class Bound:
 
     def __init__(self, calls: Sequence, target: machine.Machine, threads: int = 1) -> None:
         kernels = sorted({call.kernel for call in calls}, key=lambda kernel: kernel.name)
-        self._code = machine.Compiled(program.assembly(kernels, target.lanes), target)
+        self._code = _compiled(program.assembly(kernels, target.lanes), target)
         self._run = _RUN_TYPE(self._code.address(program.RUN))
         self._kept = [
             (
@@ -41,6 +42,9 @@ class Bound:
 
     def run(self, arena: np.ndarray) -> None:
         self._run(self._steps.ctypes.data, len(self._steps), arena.ctypes.data, None, 0, 1)
+
+
+_compiled = functools.lru_cache(maxsize=4)(machine.Compiled)
 
 
 class Arena:

@@ -14,7 +14,7 @@ from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.parts import Even, Parts, TilesOrGroups
 from tfprune.sparse_training import lists
 from tfprune.sparse_training.graph import Kernel, Window
-from tfprune.sparse_training.kernels.convolution import LINE, DenseSum, Epilogue, SparseSum
+from tfprune.sparse_training.kernels.convolution import DenseSum, Epilogue, SparseSum
 from tfprune.sparse_training.kernels.weights import Block, Gather, Scatter, WeightsGradient
 from tfprune.sparse_training.layout import Layout
 from tfprune.sparse_training.positions import Positions, positions_of
@@ -110,7 +110,8 @@ class _Prepared:
     rows: np.ndarray
     costs: tuple[int, ...]
     blocks: int
-    share: int
+    ahead: int
+    lines: int
 
     @property
     def units(self) -> int:
@@ -298,7 +299,7 @@ class Convolution:
         calls = []
         if products.blocks:
             shares = [
-                -(-size // int(self._turns[-1])) if layout.numbers * 4 > _AHEAD_BYTES else 0
+                -(-size // max(1, int(self._turns[-1]))) if layout.numbers * 4 > _AHEAD_BYTES else 0
                 for size, layout in ((units.source_size, self._source), (units.target_size, self._target))
             ]
             code = WeightsGradient(
@@ -357,7 +358,9 @@ class Convolution:
             order = listed.order
             sizes = np.diff([*listed.matrices[0, :, 3], sums.rows])
             costs = listed.matrices[:, :, 1].sum(0) * sizes + 1
-            positions = positions_of(sums.grid, source, target, 2 * machine.lanes, ahead, _STRIP_PIXELS)
+            positions = positions_of(
+                sums.grid, source, target, 2 * machine.lanes, ahead, strip_pixels=_STRIP_PIXELS
+            )
             blocks = len(listed.matrices)
         else:
             numbers = 8 * machine.lanes
@@ -375,11 +378,12 @@ class Convolution:
                 sums.slot * 2 * channels * machine.lanes + sums.channel * machine.lanes,
             ]
         )[order]
-        share = 0
+        ahead = 0
+        lines = 1 << (positions.lines - 1).bit_length()
         if source.numbers * 4 > _AHEAD_BYTES:
-            turns = len(positions.positions) * blocks * len(costs)
-            share = min(-(-source.tiles * source.tile // turns), _MOST_LINES * LINE)
-        return _Prepared(sums, listed, positions, rows, tuple(costs.tolist()), blocks, share)
+            whole = lines * source.shape.channels * positions.rows
+            ahead = min(-(-whole // (blocks * len(costs))), _MOST_LINES)
+        return _Prepared(sums, listed, positions, rows, tuple(costs.tolist()), blocks, ahead, lines)
 
     def _call(
         self,
@@ -403,7 +407,7 @@ class Convolution:
             "positions": part.positions.positions,
             "rows": part.rows,
             "groups": len(part.costs),
-            "share": part.share,
+            "source_channel": source_layout.channel,
             "blocks": part.blocks,
             "slot": sums.slots * 2 * channels * lanes,
             "channel": channels * lanes,
@@ -415,7 +419,7 @@ class Convolution:
                 "mask": statistics.mask,
                 "center": statistics.center,
             }
-        choices = (part.positions.tiles, epilogue, part.blocks > 1, -(-part.share // LINE))
+        choices = (part.positions.tiles, epilogue, part.blocks > 1, part.ahead, part.lines)
         if self.dense:
             code = DenseSum(*choices, listed.sizes)
             values |= {

@@ -22,12 +22,16 @@ class Positions:
         positions: int64 `[positions, POSITION_WORDS]`.
         strips: int64 `[strips, shapes + 1]`.
         units: int64 `[units + 1]`.
+        lines: The cache lines of a channel that lie between two positions of a row.
+        rows: The rows of what is read that lie between two rows of positions.
     """
 
     tiles: tuple[Tile, ...]
     positions: np.ndarray
     strips: np.ndarray
     units: np.ndarray
+    lines: int
+    rows: int
 
     def units_of_tile(self, tiles: int, images: int) -> int:
         """Returns the units of each tile of the batch; 0 where a unit has positions of several.
@@ -50,7 +54,13 @@ class _Axis(NamedTuple):
 
 
 def positions_of(
-    grid: Grid, source: Layout, target: Layout, numbers: int, ahead: int, strip_pixels: int = 1
+    grid: Grid,
+    source: Layout,
+    target: Layout,
+    numbers: int,
+    ahead: int,
+    *,
+    strip_pixels: int = 1,
 ) -> Positions:
     """Cuts the positions of a batch.
 
@@ -96,9 +106,6 @@ def positions_of(
         for name in ("source", "target", "mask")
     ]
     places = [place[order] for place in places]
-    # All that is read is fetched in as many shares as there are positions.
-    whole = source.tiles * source.tile
-    share = np.arange(len(order)) * whole // len(order) // LINE * LINE + ahead * source.row
     count = np.bincount(
         strip * shapes.shape[1] + of_shape, minlength=pieces[0] * strips_of_tile * shapes.shape[1]
     )
@@ -109,9 +116,11 @@ def positions_of(
     units = (np.arange(pieces[0])[:, None] * strips_of_tile + units).ravel()
     return Positions(
         tuple(_tile(tuple(-shape), axes, images) for shape in shapes.T),
-        np.column_stack([*places, share, np.append(places[1][1:], places[1][-1])]),
+        np.column_stack([*places, places[0] + ahead * source.row, np.append(places[1][1:], places[1][-1])]),
         strips,
         np.append(units, pieces[0] * strips_of_tile),
+        max(1, int(lengths[2].max()) * right * images // LINE),
+        int(lengths[0].max()) * int(lengths[1].max()) * down,
     )
 
 

@@ -88,7 +88,8 @@ class _Sum(Kernel):
         tiles: The shapes of tiles, each with its own code.
         epilogue: The steps from a sum to what is stored.
         blocked: Whether there is more than one block of entries.
-        ahead: The cache lines that are fetched ahead each time.
+        ahead: The cache lines that are fetched ahead for each position, block and group.
+        lines: The cache lines of a channel's part in a tile of what is read, a power of two.
     """
 
     parameters: ClassVar = (
@@ -100,7 +101,7 @@ class _Sum(Kernel):
         "rows",  # int64 [rows, ROW_WORDS]
         "groups",  # how many
         "blocks",
-        "share",  # float32 numbers to be fetched ahead for each position, block and group
+        "source_channel",  # distance of two channels
         "slot",  # float32 numbers of a unit's sums
         "channel",  # float32 numbers from the sums to the sums of products
         "bias",  # float32 [channels]
@@ -116,6 +117,7 @@ class _Sum(Kernel):
     epilogue: Epilogue
     blocked: bool
     ahead: int
+    lines: int
 
     @property
     def name(self) -> str:
@@ -162,11 +164,15 @@ class _Sum(Kernel):
 
     def fetch_ahead(self, e: KernelEmitter, position: "_Position", block: ir.Value, group: ir.Value) -> None:
         """Emits the prefetch of a share of what later positions read."""
-        if self.ahead:
-            turn = e.multiply_add(block, e.integer("groups"), group)
-            start = e.at(e.value("source"), e.multiply_add(turn, e.integer("share"), position.ahead))
-            for line in range(self.ahead):
-                e.prefetch(e.at(start, e.number(line * LINE)))
+        b = e.b
+        turn = e.multiply_add(block, e.integer("groups"), group)
+        first = b.mul(turn, e.number(self.ahead))
+        start = e.at(e.value("source"), position.ahead)
+        for more in range(self.ahead):
+            line = b.add(first, e.number(more))
+            channel = b.ashr(line, e.number(self.lines.bit_length() - 1))
+            place = b.mul(b.and_(line, e.number(self.lines - 1)), e.number(LINE))
+            e.prefetch(e.at(start, e.multiply_add(channel, e.integer("source_channel"), place)))
 
     def initial(
         self, e: KernelEmitter, tile: Tile, block: ir.Value, position: "_Position", row: "_Row"
@@ -336,6 +342,7 @@ class SparseSum(_Sum):
     epilogue: Epilogue
     blocked: bool
     ahead: int
+    lines: int
 
     def each_row(self, e: KernelEmitter, body: Callable[[ir.Value], None]) -> None:
         """See `_Sum`."""
@@ -411,6 +418,7 @@ class DenseSum(_Sum):
     epilogue: Epilogue
     blocked: bool
     ahead: int
+    lines: int
     sizes: tuple[int, ...]
 
     def each_row(self, e: KernelEmitter, body: Callable[[ir.Value], None]) -> None:
