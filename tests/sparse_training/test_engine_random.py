@@ -72,7 +72,7 @@ def networks(draw):
     return b.graph
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(2, 18), st.integers(0, 3))
 def test_random_networks_are_the_references(graph, count, more):
     engines = [check(graph, count, count + more, threads, tolerance=5e-3) for threads in (1, 3)]
