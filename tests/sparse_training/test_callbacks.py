@@ -1,5 +1,7 @@
 """Callbacks of a sparse fit: they see the model as after each step of Keras's, and may change it."""
 
+import signal
+
 import keras
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from tests.support.trained_twins import (
     vectors,
 )
 from tfprune.sparse_training import SparseTrainer
+from tfprune.sparse_training.optimizers import Update
+from tfprune.sparse_training.steps import uninterrupted
 from tfprune.sparsity import (
     SET,
     ConstantSparsity,
@@ -27,6 +31,8 @@ from tfprune.sparsity import (
     summarize,
 )
 from tfprune.training.callbacks import DeviceCallbackList
+
+pytestmark = pytest.mark.slow
 
 
 def sgd():
@@ -152,6 +158,35 @@ class Stop(keras.callbacks.Callback):
             raise self.error
 
 
+def test_ctrl_c_waits_for_what_must_be_whole():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append(True)
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_in_a_step_ends_after_it(monkeypatch):
+    """The update of the weights and its count stay together, and come to the model."""
+    x, y = vectors(24)
+    whole, stopped = compiled(perceptron), compiled(perceptron)
+    SparseTrainer(whole).fit(x[:16], y[:16], batch_size=8, shuffle=False, verbose=0)
+    apply, calls = Update.apply, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        apply(*arguments)
+
+    monkeypatch.setattr(Update, "apply", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        SparseTrainer(stopped).fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    assert_alike(whole, stopped, tolerance=0)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_after_an_error_the_model_holds_the_last_step(error):
     x, y = vectors(40)
@@ -208,7 +243,7 @@ def test_weights_that_regrow(growth):
         )
 
     updates = UpdatePruningStep(gradient_data=[vectors(8)] if growth is RigL else None)
-    models = assert_same_training(make, sgd, vectors(64), callbacks=[updates])
+    models = assert_same_training(make, sgd, vectors(40), metrics=[], callbacks=[updates])
     assert all(map(np.array_equal, masks_of(models[0]).values(), masks_of(models[1]).values()))
 
 
