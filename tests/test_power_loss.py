@@ -16,9 +16,9 @@ from tfprune import runtime, sparsity
 from tfprune.benchmark.files import write_benchmark
 from tfprune.compare import write_comparison, write_page
 from tfprune.files import remove
-from tfprune.lock import LOCK, hold
+from tfprune.lock import LOCK, OWNER, hold
 
-LOCKS = (LOCK, ".comparison.lock")
+LOCKS = (LOCK, OWNER, ".comparison.lock", ".comparison.lock.json")
 
 
 def names_of(disk):
@@ -83,12 +83,6 @@ def test_a_measurement_a_picture_a_runtime_file_and_a_lock(tmp_path):
         runtime.write_file(random_network(np.random.default_rng(0)), tmp_path / "model.tfprune")
         with hold(tmp_path, "--output_dir=x"):
             pass
-    disk.assert_whole(LOCK)
-    assert disk.named == [
-        "benchmark.json",
-        "benchmark.csv",
-        "benchmark.png",
-        "summary.png",
-        "model.tfprune",
-        ".lock.json",
-    ]
+    disk.assert_whole(*LOCKS)
+    names = ["benchmark.json", "benchmark.csv", "benchmark.png", "summary.png", "model.tfprune"]
+    assert disk.named == names

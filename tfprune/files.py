@@ -124,6 +124,18 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def look_anew(folder: Path) -> None:
+    """Makes a network file system ask its server for the names in a folder, if the folder is there.
+
+    A client keeps for up to a minute which names it did not find; a name of its own, made and removed, makes
+    it forget them. Only for the one process that writes there.
+    """
+    if folder.is_dir():
+        path = folder / f".{os.getpid()}.{secrets.token_hex(4)}"
+        path.touch()
+        path.unlink()
+
+
 def _sync(path: Path) -> None:
     """Waits until a file's content, or the names in a folder, are on the disk."""
     is_folder = path.is_dir()

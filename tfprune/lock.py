@@ -1,6 +1,7 @@
 """Lets one process at a time write into a folder, and tells another who does."""
 
 import contextlib
+import json
 import os
 import platform
 import time
@@ -9,7 +10,6 @@ from pathlib import Path
 
 from tfprune.errors import FileError, UserError
 from tfprune.extras import extra
-from tfprune.files import remove, write_json
 from tfprune.reading import json_of, reading
 from tfprune.text import printable
 
@@ -17,44 +17,93 @@ with extra("export"):
     import filelock
 
 LOCK, OWNER = ".lock", ".lock.json"
+_POLL_SECONDS = 0.2
+
+
+class InUseError(UserError):
+    """A folder that another process, or another thread of this one, holds.
+
+    Attributes:
+        owner: Who does, in words.
+    """
+
+    def __init__(self, message: str, owner: str) -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 @contextlib.contextmanager
-def hold(folder: Path, flag: str = "", part: str = "") -> Iterator[None]:
+def hold(folder: Path, flag: str = "", part: str = "", wait_seconds: float = 0.0) -> Iterator[str | None]:
     """Holds a folder for this process, from the first line of the block to its end.
 
     The operating system gives the folder free when the process ends, however it ends: a kill leaves no lock
-    behind, only its file. `.lock.json` says who holds it, for people and for the next process's error.
+    behind, only its file. Between hosts that takes a file system whose `flock` is the same for all of them.
+    `.lock.json` says who holds the folder, for people and for the next process.
 
     Args:
         folder: Exists and can be written to.
         flag: What the user gave for it, `--name=value`, for errors; empty if it was not given.
         part: A name of the files in the folder that are meant, where others in it have other writers.
+        wait_seconds: How long to wait for another that holds it; below 0 without end.
+
+    Yields:
+        Who held the folder last, in words, if that process was killed; None if it came to its end.
 
     Raises:
-        UserError: If another process, or another thread of this one, holds it, or the file system cannot
-            lock or is full.
+        InUseError: If another process, or another thread of this one, holds it.
+        UserError: If the file system cannot lock or is full.
     """
-    lock_path, owner_path = (folder / (f".{part}{name}" if part else name) for name in (LOCK, OWNER))
+    lock, owner_path = _lock_of(folder, part)
     subject = f"{flag}: {folder}" if flag else folder
-    lock = filelock.FileLock(lock_path, timeout=0, thread_local=False, fallback_to_soft=False)
     try:
-        lock.acquire()
+        lock.acquire(timeout=wait_seconds, poll_interval=_POLL_SECONDS)
     except filelock.Timeout:
-        raise UserError(f"{subject} is in use by {_owner(owner_path)}; wait for it or end it") from None
+        owner = _owner(owner_path)
+        raise InUseError(f"{subject} is in use by {owner}; wait for it or end it", owner) from None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{subject} cannot be locked: {reason}") from error
     try:
+        before = _owner(owner_path) if owner_path.exists() else None
         owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         try:
-            write_json(owner_path, owner)
+            # Not by `files.put`: what a loss of power makes of a note about a process does not matter.
+            owner_path.write_text(json.dumps(owner), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{subject} cannot be written: {error.strerror}") from error
-        yield
+        yield before
     finally:
-        remove(owner_path)
+        owner_path.unlink(missing_ok=True)
         lock.release()
+
+
+def holder(folder: Path, part: str = "") -> str | None:
+    """Returns who holds a folder, in words; None if nobody does. Writes nothing.
+
+    Args:
+        folder: It need not be there.
+        part: As for `hold`.
+    """
+    lock, owner_path = _lock_of(folder, part)
+    if not os.path.exists(lock.lock_file):
+        return None
+    try:
+        with lock:
+            return None
+    except filelock.Timeout:
+        return _owner(owner_path)
+    except (OSError, NotImplementedError):  # Where no lock can be had nobody has one.
+        return None
+
+
+def this_process() -> str:
+    """Returns the words for this process, as those of who holds a folder begin."""
+    return printable(f"process {os.getpid()} on {platform.node()}")
+
+
+def _lock_of(folder: Path, part: str) -> tuple[filelock.BaseFileLock, Path]:
+    lock_path, owner_path = (folder / (f".{part}{name}" if part else name) for name in (LOCK, OWNER))
+    return filelock.FileLock(lock_path, timeout=0, thread_local=False, fallback_to_soft=False), owner_path
 
 
 def _owner(path: Path) -> str:

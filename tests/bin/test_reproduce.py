@@ -44,6 +44,7 @@ def run_main(**changes):
         "data_dir": "",
         "data_parallel": False,
         "training_engine": "keras",
+        "wait": True,
         "dry_run": False,
         **changes,
     }

@@ -7,7 +7,7 @@ from tfprune.errors import UserError
 from tfprune.experiments.study import run as study_module
 from tfprune.experiments.study.plan import plan_runs
 from tfprune.experiments.study.run import Study
-from tfprune.lock import hold
+from tfprune.lock import this_process
 
 
 @pytest.fixture
@@ -57,17 +57,17 @@ def test_it_runs_in_order_and_says_where_it_is(by_name, trained):
     assert study.run() == {}
     assert list(dict.fromkeys(name for name, _ in trained)) == list(by_name)
     assert [line for line in lines if line.startswith("[")] == [
-        "[1 of 5] base (seed 0), baseline",
-        "[2 of 5] one_shot (seed 0), from base",
-        "[3 of 5] iterative (seed 0), from one_shot",
-        "[4 of 5] transfer (seed 0), from iterative/round_02",
-        "[5 of 5] other (seed 0)",
+        f"[1 of 5] base (seed 0), baseline, by {this_process()}",
+        f"[2 of 5] one_shot (seed 0), from base, by {this_process()}",
+        f"[3 of 5] iterative (seed 0), from one_shot, by {this_process()}",
+        f"[4 of 5] transfer (seed 0), from iterative/round_02, by {this_process()}",
+        f"[5 of 5] other (seed 0), by {this_process()}",
     ]
     # 100 images take 2 s: 8 + 15 + 2 + 3 epochs are left after the first run.
     left = [line for line in lines if line.startswith("study: ")]
-    assert (
-        left[0]
-        == f"study: 5 runs in {study.runs[0].output_dir}, 0 of 5 finished, time left: not measured yet"
+    assert left[0] == (
+        f"study: 5 runs in {study.runs[0].output_dir}, 0 of 5 finished, time left: not measured yet; "
+        f"{this_process()}"
     )
     assert left[1] == "study: 1 of 5 finished, time left: about 56 s"
     assert left[-1] == "study: 5 of 5 finished"
@@ -81,10 +81,12 @@ def test_the_status_says_what_runs(by_name, trained):
     study.run()
     names = list(by_name)
     assert [row[1] for row in changes[0][0]] == ["running", *["waiting"] * 4]
-    assert [row[2] for row in changes[0][0]] == ["missing; not measured yet"] * 5
+    assert [row[2] for row in changes[0][0]][1:] == ["missing; not measured yet"] * 4
     rows = [rows for rows, _ in changes if rows[2][2].startswith("1 of 3 rounds")][0]
     assert [row[0] for row in rows] == names
-    assert rows[2] == ("iterative", "running", "1 of 3 rounds; about 22 s left")
+    name, state, text = rows[2]
+    assert (name, state) == ("iterative", "running")
+    assert text.startswith(f"1 of 3 rounds; about 22 s left; {this_process()} since ")
     assert [row[1] for row in rows] == ["finished", "finished", "running", "waiting", "waiting"]
 
 
@@ -146,15 +148,6 @@ def test_any_other_error_ends_the_study(by_name, trained):
     assert changes[-1][1]
 
 
-def test_two_studies_in_one_folder(by_name, trained, tmp_path):
-    with hold(tmp_path, "--output_dir=x"):
-        with pytest.raises(UserError, match=f"--output_dir={tmp_path}: {tmp_path} is in use by process"):
-            study_of(by_name.values())[0].run()
-        assert Study(list(by_name.values())).table()  # Looking is allowed.
-    assert trained == []
-    study_of(by_name.values())[0].run()
-
-
 def test_data_that_is_not_there_is_found_before_the_first_training(by_name, trained):
     by_name["transfer"] = type(by_name["other"])(
         **{**vars(by_name["transfer"]), "train_examples": 1438, "epochs": (2,)}
@@ -185,4 +178,4 @@ def test_the_table(by_name, tmp_path):
         "",
         "1 of 5 finished, time left: about 56 s, with KERAS_BACKEND=tensorflow",
     ]
-    assert not (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".study").exists()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.study_runs import configs
 from tfprune.errors import UserError
-from tfprune.experiments.study.plan import check_plan, label, parents, plan_runs, with_parents, with_seed
+from tfprune.experiments.study.plan import check_plan, label, plan_runs, references, with_parents, with_seed
 from tfprune.runs.folder import RunFolder
 
 
@@ -72,7 +72,7 @@ def test_another_seed_has_folders_of_its_own(by_name):
     assert config.init_from == "iterative_seed2/round_02"
     assert with_seed(by_name["base"], 1).init_from == ""
     assert label(config) == "transfer (seed 2)"
-    assert parents(config) == ["iterative_seed2"]
+    assert references(config) == {"init_from": ("iterative_seed2", "round_02")}
 
 
 def test_a_teacher_is_a_start_too(by_name):

@@ -7,6 +7,9 @@
 A profile is a flagfile that is laid over each of the experiments. Run the same command again after an
 interruption: finished rounds are skipped, an unfinished one continues. One folder holds one study: choose
 another --output_dir for another profile. --output_dir/index.html is kept up to date while it runs.
+
+Several processes with the same command, on several hosts with one --output_dir too, share the study: each
+takes the next experiment whose start is ready and that no other one has.
 """
 
 import contextlib
@@ -68,6 +71,12 @@ class Flags:
         role="place",
         rule=PATH,
     )
+    wait: bool = setting(
+        True,
+        "A process that finds nothing to take waits while others work: they may be killed, or other "
+        "experiments start from theirs. --nowait: it ends.",
+        group="study",
+    )
     dry_run: bool = setting(
         False, "Prints the order, what is done and the time left; runs nothing.", group="study"
     )
@@ -86,9 +95,16 @@ def main() -> None:
     if values.dry_run:
         print(Study(runs, devices=devices).table())
         return
-    write_page = functools.partial(write_live_page, values.output_dir)
-    failures = Study(runs, functools.partial(print, flush=True), write_page, devices).run()
-    write_tables(values.output_dir, [config.experiment for config in runs if config.folder.exists()])
+    failures = Study(
+        runs,
+        log=functools.partial(print, flush=True),
+        on_change=functools.partial(write_live_page, values.output_dir),
+        on_end=lambda: write_tables(
+            values.output_dir, [run.experiment for run in runs if run.folder.exists()]
+        ),
+        devices=devices,
+        wait=values.wait,
+    ).run()
     if failures:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise UserError(f"{len(failures)} of {len(runs)} runs are not finished: {reasons}")

@@ -1,5 +1,6 @@
 """Writes `index.html`: a study on one self-contained page."""
 
+import functools
 import os
 from collections.abc import Sequence
 from importlib import resources
@@ -82,6 +83,12 @@ def _runs(output_dir: Path, experiments: Sequence[str] | None, lenient: bool) ->
 
 def render(view: View) -> str:
     """Returns the page of a view: the template escapes all text, the stylesheet stands inside."""
+    style = resources.files("tfprune.compare.page").joinpath("page.css").read_text(encoding="utf-8")
+    return _template().render(view=view, style=markupsafe.Markup(style))
+
+
+@functools.cache  # To compile it takes as long as to fill it in, and a study writes its page often.
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tfprune.compare.page", "."),
         autoescape=True,
@@ -92,9 +99,7 @@ def render(view: View) -> str:
     )
     environment.filters["breakable"] = breakable
     environment.globals |= {"words": words, "NOTHING": words.NOTHING}
-    style = resources.files("tfprune.compare.page").joinpath("page.css").read_text(encoding="utf-8")
-    template = environment.get_template("page.html.j2")
-    return template.render(view=view, style=markupsafe.Markup(style))
+    return environment.get_template("page.html.j2")
 
 
 def _printable(value: object) -> object:

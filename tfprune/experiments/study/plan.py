@@ -36,11 +36,6 @@ def references(config: ExperimentConfig) -> dict[str, tuple[str, str]]:
     return {name: reference for name, reference in found.items() if reference[0]}
 
 
-def parents(config: ExperimentConfig) -> list[str]:
-    """Returns the experiments that must be finished before this one begins."""
-    return list(dict.fromkeys(experiment for experiment, _ in references(config).values()))
-
-
 def with_parents(
     chosen: Iterable[str], available: Collection[str], load: Callable[[str], ExperimentConfig]
 ) -> dict[str, ExperimentConfig]:

@@ -1,13 +1,14 @@
-"""Runs a study: one experiment after the other, resumable, with what is left said after each round."""
+"""Runs a study: one experiment after the other, in one process or several, resumable; says what is left."""
 
 import functools
+import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 
 import keras
 
-from tfprune.errors import UserError
+from tfprune.errors import FileError, UserError
 from tfprune.experiments.batches import load_dataset
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.engines import TrainingEngines
@@ -15,36 +16,54 @@ from tfprune.experiments.environment import hardware, keep_data_off_accelerator
 from tfprune.experiments.memory import check_memory
 from tfprune.experiments.run import run_experiment
 from tfprune.experiments.study.estimate import Place, Speeds, read_speeds, total_text, what_computes
-from tfprune.experiments.study.plan import check_plan, label, parents, study_folder
+from tfprune.experiments.study.plan import check_plan, label, references, study_folder
+from tfprune.experiments.study.sharing import Sharing
 from tfprune.experiments.study.state import RunState, read_state
-from tfprune.files import make_folder
-from tfprune.lock import hold
+from tfprune.lock import InUseError, holder, this_process
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import RunFolder
 from tfprune.runs.result import RoundResult
 from tfprune.text import duration, printable
 
 # (run folder, state, words); the state is finished, running, waiting or failed.
 StatusRow = tuple[str, str, str]
 
+# Between two looks of a process that waits for others; what it waits for is said again after so many.
+_FIRST_PAUSE, _LAST_PAUSE = 0.2, 10.0
+_SECONDS_BETWEEN_LINES = 600.0
+# A process that writes replaces one file in less than so many first pauses.
+_TRIES = 20
+
+_RAN = "ran"
+
 
 @dataclass
 class Study:
-    """A study: runs and the state of each.
+    """A study: runs and the state of each. Several processes may work on one, each with this.
 
     Args:
         runs: As `plan_runs` ordered them, in one folder.
         log: Receives a line for each thing done.
         on_change: Receives the runs' status when a run begins, after each round, and at the end; the second
-            argument says whether it is the end.
+            argument says whether any process still works on the study.
+        on_end: Called when no run is left that could be taken, by one process of all.
         devices: Those that share each batch; of one process.
+        wait: Whether a process that finds nothing to take waits for the runs that others have: one of them
+            may be killed, and others start from them.
     """
 
     runs: Sequence[ExperimentConfig]
     log: Callable[[str], None] = print
     on_change: Callable[[list[StatusRow], bool], None] = lambda rows, ended: None
+    on_end: Callable[[], None] = lambda: None
     devices: Devices = ONE_DEVICE
+    wait: bool = True
+    _sharing: Sharing = field(init=False)
     _failures: dict[str, str] = field(default_factory=dict, init=False)
-    _running: str = field(default="", init=False)
+    _finished: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self._sharing = Sharing(study_folder(self.runs), self.runs[0].flag("output_dir"))
 
     def table(self) -> str:
         """Checks the study and returns its table: order, state, and what is left; writes nothing.
@@ -53,72 +72,206 @@ class Study:
             UserError: As `check_plan`.
         """
         self._check()
-        return format_table(*self._read(), self._place)
+        return format_table(*self._read(), self._place, self._sharing.holder)
 
     def run(self) -> dict[str, str]:
-        """Runs what is unfinished, in order; a failed run ends those that start from it, not the others.
+        """Runs what is unfinished, each run once its start is ready, in order, if no other process has it.
+
+        A failed run ends those that need it, not the others, in all processes that work on the study; one
+        that begins later tries it again.
 
         Returns:
             Run folder -> reason, of the runs that could not be finished.
 
         Raises:
-            UserError: Before any training, as `check_plan`, or if data is not there or another process
-                works on the study.
+            UserError: Before any training, as `check_plan`, or if data is not there, or the file system
+                cannot lock.
         """
         self._check()
         keep_data_off_accelerator()
-        folder = study_folder(self.runs)
-        flag = self.runs[0].flag("output_dir")
-        try:
-            make_folder(folder)
-        except OSError as error:
-            raise UserError(f"{flag}: cannot be made: {error.strerror}") from error
         states, speeds = self._read()
+        complete = all(state.finished for state in states)
         # A finished study may be on a disk that is read alone.
-        held = nullcontext() if all(state.finished for state in states) else hold(folder, flag)
-        with held:
-            self._check_data(states)
-            self.log(f"study: {len(states)} runs in {folder}, {_left_text(states, speeds, self._place)}")
-            try:
-                for index, config in enumerate(self.runs, 1):
-                    self._run_one(config, f"[{index} of {len(self.runs)}] {label(config)}")
-            finally:  # Interrupted, too: nothing runs any more.
-                self._running = ""
-                self.on_change(self._status(*self._read()), True)
-        return self._failures
+        with suppress(UserError) if complete else nullcontext():
+            self._sharing.begin()
+        self._check_data(states)
+        self.log(
+            f"study: {len(states)} runs in {study_folder(self.runs)}, "
+            f"{_left_text(states, speeds, self._place)}; {this_process()}"
+        )
+        try:
+            held = self._work()
+        except BaseException:  # Interrupted, too: this process runs nothing any more.
+            self._changed(leaving=True)
+            raise
+        if held:
+            self._changed(leaving=True)
+            self.log(f"study: {self._held_text(held)}; not waited for")
+        else:
+            self._report(again=complete)
+        return dict(self._failures)
 
-    def _run_one(self, config: ExperimentConfig, title: str) -> None:
-        state = read_state(config)
-        if state.finished:
-            run_experiment(config, lambda line: None)  # Tidies up what a kill left.
-            self.log(f"{title}: finished already, accuracy {state.accuracy_percent:.2f} %")
-            return
-        blocked = [name for name in parents(config) if name in self._failures]
-        if blocked:
-            self._failures[config.experiment] = f"starts from {blocked[0]}"
-            self.log(f"{title}: not run, because it starts from {blocked[0]}")
-            return
+    def _work(self) -> dict[str, str]:
+        """Takes one run after the other until no run is left to take.
+
+        Returns:
+            Run folder -> which process has it, of the runs that were not waited for.
+        """
+        said, next_line, pause = set(), 0.0, 0.0
+        while True:
+            held = {}
+            for index, config in enumerate(self.runs, 1):
+                turn = self._turn(config, f"[{index} of {len(self.runs)}] {label(config)}")
+                if turn == _RAN:
+                    break
+                if turn:
+                    held[config.experiment] = turn
+            else:
+                if not held or not self.wait:
+                    return held
+                if held.keys() != said or time.monotonic() > next_line:
+                    self.log(f"study: {self._held_text(held)}; {this_process()} waits")
+                    said, next_line = {*held}, time.monotonic() + _SECONDS_BETWEEN_LINES
+                pause = min(max(1.5 * pause, _FIRST_PAUSE), _LAST_PAUSE)
+                time.sleep(pause)
+                continue
+            pause = 0.0
+
+    def _turn(self, config: ExperimentConfig, title: str) -> str:
+        """Runs a run if it is left to run and can be.
+
+        Returns:
+            `_RAN`, or the process that has it, in words, or nothing.
+        """
+        name = config.experiment
+        if self._is_over(config, title) or self._missing(config):
+            return ""
+        try:
+            with self._sharing.taking(name, config.folder) as before:
+                if self._is_over(config, title):  # Since it was looked at.
+                    return ""
+                if owner := holder(config.folder):  # Another command, which knows nothing of the study.
+                    return owner
+                self._run_one(config, title, before)
+                return _RAN
+        except InUseError as error:
+            return error.owner
+
+    def _is_over(self, config: ExperimentConfig, title: str) -> bool:
+        """Returns whether a run is finished, failed, or lacks one that failed; says so once."""
+        name = config.experiment
+        if name in self._finished:
+            return True
+        before = self._failures.pop(name, None)
+        if _has_finished(config):
+            self._finished.add(name)
+            self._tidy_up(config)
+            self.log(f"{title}: finished already, accuracy {read_state(config).accuracy_percent:.2f} %")
+            return True
+        if failure := self._sharing.failure(name):
+            self._failures[name], process = failure
+            what = f"failed in {process}: {printable(self._failures[name])}"
+        elif blocked := [one for one in self._missing(config) if one in self._failures]:
+            self._failures[name] = f"starts from {blocked[0]}"
+            what = f"not run, because it starts from {blocked[0]}"
+        else:
+            return False
+        if self._failures[name] != before:
+            self.log(f"{title}: {what}")
+        return True
+
+    def _tidy_up(self, config: ExperimentConfig) -> None:
+        """Removes what a kill left of a finished run, unless another process does."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._sharing.taking(config.experiment, config.folder))
+            except InUseError:
+                return
+            except UserError:  # On a disk that is read alone nobody works.
+                pass
+            run_experiment(config, lambda line: None)
+
+    def _missing(self, config: ExperimentConfig) -> list[str]:
+        """Returns the runs that must come further before this one can begin."""
+        by_name = {run.experiment: run for run in self.runs}
+        return [
+            name
+            for name, round_name in references(config).values()
+            if not _has_finished(by_name[name], round_name)
+        ]
+
+    def _run_one(self, config: ExperimentConfig, title: str, before: str | None) -> None:
+        name = config.experiment
         section = f", {config.paper_section}" if config.paper_section else ""
         start = f", from {config.init_from}" if config.init_from else ""
-        self.log(f"{title}{section}{start}")
+        place = f", in place of {before}" if before else ""
+        self.log(f"{title}{section}{start}, by {this_process()}{place}")
+        self._sharing.forget_failure(name)
         keras.utils.clear_session()  # The last run's network and graphs; collects garbage, too.
-        self._running = config.experiment
         self._changed()
         try:
             run_experiment(config, self.log, self._round_finished, self.devices)
+            self._finished.add(name)
+        except InUseError:
+            raise
         except UserError as error:
-            self._failures[config.experiment] = str(error)
+            self._failed(name, str(error))
             self.log(f"{title}: failed: {printable(str(error))}")
+        except Exception as error:
+            self._failed(name, f"{type(error).__name__}: {error}")
+            raise
+
+    def _failed(self, name: str, reason: str) -> None:
+        self._failures[name] = reason
+        self._sharing.note_failure(name, reason)
 
     def _round_finished(self, result: RoundResult) -> None:
         self.log(f"study: {_left_text(*self._read(), self._place)}")
         self._changed()
 
-    def _changed(self) -> None:
-        self.on_change(self._status(*self._read()), False)
+    def _changed(self, leaving: bool = False) -> None:
+        """Tells what changed, if no other process is about to; when this one leaves, whether one is left."""
+        with suppress(InUseError), self._sharing.alone():
+            rows = self._status(*self._read())
+            self.on_change(rows, leaving and all(state != "running" for _, state, _ in rows))
+
+    def _report(self, again: bool) -> None:
+        """Tells the end, in the first of the processes that come to it."""
+
+        def write() -> None:
+            self.on_change(self._status(states, speeds), True)
+            self.on_end()
+
+        states, speeds = self._read()
+        results = [
+            [
+                state.config.experiment,
+                self._failures.get(state.config.experiment, ""),
+                *(result.network.sha256 for result in state.results.values()),
+            ]
+            for state in states
+        ]
+        if writer := self._sharing.once(results, write, again=again):
+            self.log(f"study: over; {writer} wrote the comparison")
+
+    def _held_text(self, held: dict[str, str]) -> str:
+        states, speeds = self._read()
+        by_name = {state.config.experiment: state for state in states}
+        runs = "; ".join(f"{name} ({by_name[name].describe()}) by {owner}" for name, owner in held.items())
+        return f"{_left_text(states, speeds, self._place)}; {runs}"
 
     def _read(self) -> tuple[list[RunState], Speeds]:
-        return [read_state(config) for config in self.runs], read_speeds(study_folder(self.runs))
+        return [self._state(config) for config in self.runs], read_speeds(study_folder(self.runs))
+
+    def _state(self, config: ExperimentConfig) -> RunState:
+        for _ in range(_TRIES):
+            try:
+                return read_state(config)
+            except FileError:
+                if not self._sharing.holder(config.experiment):
+                    break
+                time.sleep(_FIRST_PAUSE)  # Its process replaced the file in the middle.
+        return read_state(config)
 
     def _status(self, states: list[RunState], speeds: Speeds) -> list[StatusRow]:
         rows = []
@@ -129,9 +282,10 @@ class Study:
             elif state.finished:
                 rows.append((name, "finished", f"accuracy {state.accuracy_percent:.2f} %"))
             else:
+                owner = self._sharing.holder(name)
                 left = _seconds_text(speeds.seconds_left(state, self._place))
-                text = f"{state.describe()}; {left}"
-                rows.append((name, "running" if name == self._running else "waiting", text))
+                text = "; ".join([state.describe(), left, *([owner] if owner else [])])
+                rows.append((name, "running" if owner else "waiting", text))
         return rows
 
     @functools.cached_property
@@ -163,6 +317,12 @@ class Study:
                 check_memory(config, dataset, self.devices)
 
 
+def _has_finished(config: ExperimentConfig, round_name: str = "") -> bool:
+    """Returns whether a round of a run is finished; without a name, its last one."""
+    number = int(round_name.removeprefix("round_")) if round_name else config.last_round
+    return RunFolder(config.folder).round(number).finished
+
+
 def _left_text(states: list[RunState], speeds: Speeds, place: Place) -> str:
     unfinished = [state for state in states if not state.finished]
     done = f"{len(states) - len(unfinished)} of {len(states)} finished"
@@ -179,13 +339,23 @@ def _seconds_text(seconds: float | None) -> str:
     return "not measured yet" if seconds is None else f"about {duration(seconds)} left"
 
 
-def format_table(states: list[RunState], speeds: Speeds, place: Place) -> str:
-    """Returns the table of a study: a line for each run, and the total."""
+def format_table(
+    states: list[RunState], speeds: Speeds, place: Place, holder_of: Callable[[str], str | None]
+) -> str:
+    """Returns the table of a study: a line for each run, and the total.
+
+    Args:
+        states: The runs'.
+        speeds: What was measured.
+        place: Where the time left is asked for.
+        holder_of: Returns the process that works on a run, in words; None if none does.
+    """
     rows = [("", "run", "seed", "section", "starts from", "state", "epochs left", "images left", "time left")]
     seconds = _seconds_left(states, speeds, place)
     for index, (state, left) in enumerate(zip(states, seconds, strict=True), 1):
         config, images = state.config, speeds.images_left(state)
         time_left = "-" if state.finished else "not measured yet" if left is None else duration(left)
+        owner = None if state.finished else holder_of(config.experiment)
         rows.append(
             (
                 str(index),
@@ -193,7 +363,7 @@ def format_table(states: list[RunState], speeds: Speeds, place: Place) -> str:
                 str(config.seed),
                 config.paper_section or "-",
                 config.init_from or "-",
-                state.describe(),
+                f"{state.describe()}, {owner}" if owner else state.describe(),
                 str(state.epochs_left),
                 "unknown" if images is None else f"{images:,}",
                 time_left,
