@@ -3,6 +3,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -235,6 +237,32 @@ def test_a_failed_download_says_how_to_prepare(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="data_dir=.*no route to host.*tfds build cifar10") as caught:
         datasets.load("cifar10", tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_of_two_processes_one_downloads(tmp_path, monkeypatch):
+    """The second one, here a thread, waits, then finds it done."""
+    began, downloads = threading.Event(), []
+
+    def download(builder):
+        if not builder.data_path.exists():
+            began.set()
+            time.sleep(0.2)
+            downloads.append(builder.data_path)
+            builder.data_path.mkdir(parents=True)
+        raise ConnectionError("enough")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download)
+
+    def load():
+        with pytest.raises(OSError, match="enough"):
+            datasets.load("cifar10", tmp_path)
+
+    first = threading.Thread(target=load)
+    first.start()
+    began.wait()
+    load()
+    first.join()
+    assert len(downloads) == 1
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from tfprune.data.own import load_own
 from tfprune.data.reasons import tensorflow_reason
 from tfprune.data.splits import Dataset, Split, chosen_examples
 from tfprune.data.statistics import channel_statistics
-from tfprune.errors import FileError
+from tfprune.errors import FileError, UserError
 from tfprune.extras import extra
+from tfprune.files import make_folder
 from tfprune.named import is_named
 from tfprune.text import printable
 
@@ -131,7 +132,9 @@ def _load_tfds(
     with _reading_prepared(folder):
         builder = tfds.builder(name, data_dir=str(data_dir) if data_dir else None)
     try:
-        builder.download_and_prepare()
+        with contextlib.nullcontext() if builder.data_path.exists() else _one_at_a_time(folder):
+            builder = tfds.builder(name, data_dir=str(data_dir) if data_dir else None)
+            builder.download_and_prepare()
     # TensorFlow Datasets and what it downloads with raise many unrelated types.
     except Exception as error:
         raise OSError(
@@ -159,6 +162,19 @@ def _load_tfds(
 
     class_names = tuple(builder.info.features["label"].names)
     return read("train", train_examples), read("test", test_examples), class_names
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Lets one process at a time make a folder; those that waited find it made."""
+    with extra("experiments"):
+        from tfprune.lock import hold
+
+    make_folder(folder.parent)
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(UserError):  # Where the file system cannot lock.
+            held.enter_context(hold(folder.parent, part=folder.name, wait_seconds=-1))
+        yield
 
 
 @contextlib.contextmanager
