@@ -91,6 +91,7 @@ def start(folder, name):
             "output_dir": str(folder / "runs"),
             "data_dir": "",
             "data_parallel": False,
+            "training_engine": "keras",
             "wait": True,
             "dry_run": False,
         }
