@@ -187,7 +187,7 @@ def test_a_page_that_fails_does_not_end_the_study(own_flags, capsys, monkeypatch
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"profile": "huge"}, "--profile=huge: must be one of full, scratch, small, tiny"),
+        ({"profile": "huge"}, "--profile=huge: must be one of cpu, full, pretrained, scratch, small, tiny"),
         ({"experiments": ["nobody"]}, "--experiments=nobody: must be some of cifar10"),
         ({"seeds": ["0", "x"]}, "--seeds=0,x: must be different whole numbers of at least 0"),
         ({"seeds": ["-1"]}, "--seeds=-1: must be"),
@@ -248,4 +248,6 @@ def test_another_study_needs_another_folder(study, tmp_path):
 def test_a_mistake_is_one_line_and_status_2(binary, tmp_path):
     done = binary("reproduce", "--profile=huge", f"--output_dir={tmp_path}")
     assert done.returncode == 2
-    assert done.stderr == "error: --profile=huge: must be one of full, scratch, small, tiny\n"
+    assert (
+        done.stderr == "error: --profile=huge: must be one of cpu, full, pretrained, scratch, small, tiny\n"
+    )

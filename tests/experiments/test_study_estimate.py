@@ -126,15 +126,38 @@ def test_so_does_what_trains(by_name):
     finish(by_name["base"], 0, training_engines=("sparse",))
     for engine in ("keras", "sparse", "auto"):
         assert seconds_left(by_name["one_shot"], engine=engine) is None
+    half = {"sparsity": 0.5, "epochs": 8}
     one = dataclasses.replace(by_name["one_shot"], experiment="one")
-    finish(one, 1, training_engines=("sparse",), epochs=8, train_seconds=4.0)
+    finish(one, 1, training_engines=("sparse",), train_seconds=4.0, **half)
     assert seconds_left(by_name["one_shot"]) is None
     assert seconds_left(by_name["one_shot"], engine="sparse") == pytest.approx(4)
     two = dataclasses.replace(by_name["one_shot"], experiment="two")
-    finish(two, 1, training_engines=("keras",), epochs=8, train_seconds=12.0)
+    finish(two, 1, training_engines=("keras",), train_seconds=12.0, **half)
     assert seconds_left(by_name["one_shot"], engine="auto") == pytest.approx(8)
     assert seconds_left(by_name["one_shot"], engine="sparse") == pytest.approx(4)
     assert seconds_left(by_name["one_shot"]) == pytest.approx(12)
+
+
+def test_where_zeros_are_skipped_the_density_counts(by_name):
+    """100 images take 2 s dense, and 1 s at sparsity 0.9."""
+    config = by_name["iterative"]
+    finish(by_name["base"], 0, training_engines=("sparse",), sparsity=0.0)
+    finish(by_name["one_shot"], 1, training_engines=("sparse",), sparsity=0.9, epochs=8, train_seconds=8.0)
+    speeds, place = read_speeds(config.folder.parent), Place("tensorflow", 1, "P", "sparse")
+
+    def time(sparsity):
+        return speeds.seconds_per_image(config, place, sparsity)
+
+    assert [time(level) for level in (0.0, 0.55, 0.9)] == pytest.approx([0.02, 0.015, 0.01])
+    # Nothing is known of a network far from those that were measured.
+    assert time(0.94) == pytest.approx(0.01) and time(0.951) is None
+    # Rounds of 4, 5 and 6 epochs.
+    levels = [0.5, 0.55, 0.9, 0.9]
+    assert speeds.seconds_left(read_state(config), place, levels) == pytest.approx(4 * 1.5 + 5 + 6)
+    assert speeds.seconds_left(read_state(config), place, [0.5, 0.55, 0.9, 0.99]) is None
+    assert speeds.seconds_left(read_state(config), place) == pytest.approx(15)  # The target is 0.9.
+    keras = Place("tensorflow", 1, "P", "keras")
+    assert speeds.seconds_left(read_state(config), keras, levels) is None
 
 
 def test_so_does_a_teacher(by_name):

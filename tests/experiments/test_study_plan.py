@@ -6,7 +6,15 @@ import pytest
 
 from tests.support.study_runs import configs
 from tfprune.errors import UserError
-from tfprune.experiments.study.plan import check_plan, label, plan_runs, references, with_parents, with_seed
+from tfprune.experiments.study.plan import (
+    check_plan,
+    label,
+    plan_runs,
+    planned_sparsities,
+    references,
+    with_parents,
+    with_seed,
+)
 from tfprune.runs.folder import RunFolder
 
 
@@ -157,3 +165,10 @@ def test_a_folder_with_other_flags_is_refused(by_name, tmp_path):
     change(by_name, "other", batch_size=51)
     with pytest.raises(UserError, match=r"--experiment=other: .* other flags: --batch_size=51 \(was 50\)"):
         check_plan(list(by_name.values()))
+
+
+def test_the_sparsity_of_each_round_is_known_before_it_begins(by_name):
+    levels = planned_sparsities([*by_name.values()])
+    assert levels["base"] == [0.0] and levels["one_shot"] == [0.0, 0.5]
+    assert levels["iterative"] == pytest.approx([0.5, 0.7076, 0.829, 0.9], abs=1e-4)
+    assert levels["transfer"] == [levels["iterative"][2]]

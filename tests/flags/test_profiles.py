@@ -18,7 +18,7 @@ from tfprune.experiments.methods.registry import check_experiment
 from tfprune.experiments.study.plan import check_plan, plan_runs, with_parents
 
 EXPERIMENTS = sorted(path.stem for path in FLAGS_FOLDER.glob("cifar*.flags"))
-PROFILES = ["full", "scratch", "small", "tiny"]
+PROFILES = ["cpu", "full", "pretrained", "scratch", "small", "tiny"]
 OVERLAYS = sorted((FLAGS_FOLDER / "profiles").rglob("*.flags"))
 
 # What `small` lays over each regime, over the transfer, which is dense training of a pruned network, and over
@@ -96,19 +96,33 @@ def test_small_is_these_flags(name):
     assert config_of(name, "small") == expected
 
 
+@pytest.mark.parametrize("profile, width", [("scratch", 64), ("cpu", 16)])
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "baseline" not in name])
-def test_scratch_has_the_papers_fine_tuning(name):
-    config, plain = config_of(name, "scratch"), plain_config_of(name)
-    changed = {"weights": "none", "stem": "cifar", "image_size": 32, "evaluate_every": 5}
+def test_scratch_and_cpu_have_the_papers_fine_tuning(name, profile, width):
+    config, plain = config_of(name, profile), plain_config_of(name)
+    changed = {"weights": "none", "stem": "cifar", "image_size": 32, "evaluate_every": 5, "width": width}
     assert config == dataclasses.replace(plain, **changed)
 
 
+@pytest.mark.parametrize("profile, epochs, schedule", [("scratch", 100, "step"), ("cpu", 60, "cosine")])
 @pytest.mark.parametrize("name", ["cifar10_baseline", "cifar100_baseline"])
-def test_scratch_has_longer_baselines(name):
-    config = config_of(name, "scratch")
-    assert config.epochs == (100,)
+def test_scratch_and_cpu_have_longer_baselines(name, profile, epochs, schedule):
+    config = config_of(name, profile)
+    assert config.epochs == (epochs,) and config.lr_schedule == schedule
     assert (config.learning_rate, config.head_learning_rate) == (1e-3, 0)
-    assert config.width == 64 and config.train_examples == 0
+    assert config.train_examples == 0
+
+
+def test_pretrained_gives_every_regime_the_same_epochs():
+    """So that none wins by more training."""
+    for name in EXPERIMENTS:
+        config = config_of(name, "pretrained")
+        if config.regime == "sparse":  # It begins random, and nothing else does.
+            assert config.weights == "none"
+            continue
+        assert (config.model, config.weights) == ("efficientnet_lite0", "imagenet")
+        assert config.lr_schedule == "cosine" and config.head_learning_rate == 0
+        assert config.rounds * sum(config.epochs) == (4 if config.rounds == 4 else 6), name
 
 
 def test_tiny_needs_no_download():
@@ -130,7 +144,8 @@ def test_an_overlay_says_why_and_is_used(path):
 def test_a_profiles_note_holds_its_name_and_command(profile):
     text = (FLAGS_FOLDER / "profiles" / f"{profile}.flags").read_text()
     assert text.startswith(f"# Profile `{profile}`: ")
-    assert f"\n# python -m tfprune.bin.reproduce --profile={profile}\n" in text
+    engine = " --training_engine=auto" if profile in ("cpu", "pretrained") else ""
+    assert f"\n# python -m tfprune.bin.reproduce --profile={profile}{engine}\n" in text
 
 
 def test_the_most_special_flagfile_lies_on_top(tmp_path, monkeypatch):
@@ -162,9 +177,12 @@ def test_the_most_special_flagfile_lies_on_top(tmp_path, monkeypatch):
         (("base_cifar10", "tiny"), "--experiments=base_cifar10: must be some of "),
         (
             ("cifar10_baseline", "smal"),
-            "--profile=smal: must be one of full, scratch, small, tiny; did you mean small?",
+            "--profile=smal: must be one of cpu, full, pretrained, scratch, small, tiny; did you mean small?",
         ),
-        (("cifar10_baseline", "huge"), "--profile=huge: must be one of full, scratch, small, tiny"),
+        (
+            ("cifar10_baseline", "huge"),
+            "--profile=huge: must be one of cpu, full, pretrained, scratch, small, tiny",
+        ),
         (("cifar10_baseline", "tiny", "no.flags"), "--extra_flagfile=no.flags: must be a file that is there"),
     ],
 )

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tfprune.errors import UserError
 from tfprune.experiments.study.state import RunState
@@ -36,6 +38,11 @@ class Place(NamedTuple):
 _TRAIN_EXAMPLES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1_437}
 
 
+# A density outside the measured ones is taken for one of these that it differs from by less than this factor.
+_NEAR = 2.0
+_LEAST_DENSITY = 1e-6
+
+
 @dataclasses.dataclass
 class _Measured:
     images: int = 0
@@ -47,12 +54,15 @@ class _Measured:
 class Speeds:
     """Measured speeds, by network, image size, batch, precision, teacher, engines, backend and devices.
 
+    Keras multiplies by zeros, too. Of the other engine speeds are measured by density, and between two
+    measured densities the time of an image is on the line between theirs.
+
     Args:
         results: Results of rounds, of any runs.
     """
 
     def __init__(self, results: Iterable[RoundResult]) -> None:
-        self._measured: dict[tuple, _Measured] = {}
+        self._measured: dict[tuple, dict[float, _Measured]] = {}
         self._train_examples: dict[str, int] = {}
         for result in results:
             self._add(result)
@@ -63,8 +73,10 @@ class Speeds:
         engines = set(result.training_engines or ("keras",))
         # What `auto` will choose is open: all that was measured counts.
         for asked in {"auto", *(engines if len(engines) == 1 else ())}:
-            key = _key(result.config, Place(*where, asked))
-            self._add_to(self._measured.setdefault(key, _Measured()), result)
+            place = Place(*where, asked)
+            by_density = self._measured.setdefault(_key(result.config, place), {})
+            density = _density(result.sparsity, place)
+            self._add_to(by_density.setdefault(density, _Measured()), result)
 
     def _add_to(self, measured: _Measured, result: RoundResult) -> None:
         seconds = result.seconds
@@ -77,10 +89,25 @@ class Speeds:
             measured.other_rounds += 1
             measured.other_seconds += seconds.get("prune", 0.0) + seconds["evaluate"]
 
-    def images_per_second(self, config: ExperimentConfig, place: Place) -> float | None:
-        """Returns the speed of such a run, its evaluations included where they were recorded."""
-        measured = self._measured.get(_key(config, place))
-        return measured.images / measured.seconds if measured and measured.seconds else None
+    def seconds_per_image(self, config: ExperimentConfig, place: Place, sparsity: float) -> float | None:
+        """Returns the time of a training image in such a round, with evaluations where they were recorded.
+
+        Args:
+            config: The run.
+            place: Where it computes.
+            sparsity: The round's.
+        """
+        by_density = self._measured.get(_key(config, place), {})
+        times = {
+            density: measured.seconds / measured.images
+            for density, measured in sorted(by_density.items())
+            if measured.images and measured.seconds
+        }
+        density = _density(sparsity, place)
+        is_between = times and min(times) <= density <= max(times)
+        if not is_between and not any(max(density / one, one / density) < _NEAR for one in times):
+            return None
+        return float(np.interp(density, [*times], [*times.values()]))
 
     def train_examples(self, config: ExperimentConfig) -> int | None:
         """Returns how many images an epoch of a run has; None for a folder that no run has read yet."""
@@ -93,22 +120,56 @@ class Speeds:
         examples = self.train_examples(state.config)
         return 0 if state.finished else None if examples is None else state.epochs_left * examples
 
-    def seconds_left(self, state: RunState, place: Place) -> float | None:
-        """Returns how long a run still takes; None where nothing like it was measured."""
+    def seconds_left(self, state: RunState, place: Place, levels: Sequence[float] = ()) -> float | None:
+        """Returns how long a run still takes; None where nothing like it was measured.
+
+        Args:
+            state: The run's.
+            place: Where it computes.
+            levels: The sparsity of each round; empty: that of all is the target.
+        """
         if state.finished:
             return 0.0
-        speed, images = self.images_per_second(state.config, place), self.images_left(state)
-        if speed is None or images is None:
-            return None
-        measured = self._measured[_key(state.config, place)]
-        other = measured.other_seconds / measured.other_rounds if measured.other_rounds else 0.0
-        return images / speed + state.rounds_left * other
+        config, examples = state.config, self.train_examples(state.config)
+        seconds = 0.0
+        for number, epochs in state.epochs_left_by_round.items():
+            time = self.seconds_per_image(config, place, levels[number] if levels else config.target_sparsity)
+            if time is None or examples is None:
+                return None
+            seconds += epochs * examples * time
+        measured = self._measured[_key(config, place)].values()
+        others = sum(one.other_rounds for one in measured)
+        other = sum(one.other_seconds for one in measured) / others if others else 0.0
+        return seconds + state.rounds_left * other
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The time that runs of a study still take at a place.
+
+    Attributes:
+        speeds: What was measured.
+        place: Where they compute.
+        levels: Run -> the sparsity of each of its rounds.
+    """
+
+    speeds: Speeds
+    place: Place
+    levels: Mapping[str, Sequence[float]]
+
+    def seconds_left(self, state: RunState) -> float | None:
+        """Returns how long a run still takes; None where nothing like it was measured."""
+        return self.speeds.seconds_left(state, self.place, self.levels[state.config.experiment])
 
 
 def _key(config: ExperimentConfig, place: Place) -> tuple:
-    # A teacher costs a forward pass a step. Keras multiplies by zeros, too; the other engine does not.
-    skips = place.engine != "keras" and config.regime != "dense"
-    return (*place, *(getattr(config, name) for name in _SPEED_FIELDS), bool(config.distill_from), skips)
+    # A teacher costs a forward pass a step.
+    return (*place, *(getattr(config, name) for name in _SPEED_FIELDS), bool(config.distill_from))
+
+
+def _density(sparsity: float, place: Place) -> float:
+    """Returns the share of the weights that are computed with."""
+    return 1.0 if place.engine == "keras" else max(1.0 - sparsity, _LEAST_DENSITY)
 
 
 def what_computes(hardware: dict[str, Any]) -> str:

@@ -171,6 +171,18 @@ def _planned_sparsity(
     return method_of(config).level(start, number) if number else start
 
 
+def planned_sparsities(runs: Sequence[ExperimentConfig]) -> dict[str, list[float]]:
+    """Returns run -> the sparsity asked of each of its rounds, the start among them."""
+    by_name = {config.experiment: config for config in runs}
+    return {
+        name: [
+            _planned_sparsity(config, f"round_{number:02d}", by_name)
+            for number in range(config.last_round + 1)
+        ]
+        for name, config in by_name.items()
+    }
+
+
 def label(config: ExperimentConfig) -> str:
     """Returns the name of a run in a study's lines: its experiment and seed."""
     name = config.experiment.removesuffix(f"_seed{config.seed}") if config.seed else config.experiment

@@ -15,8 +15,8 @@ from tfprune.experiments.engines import TrainingEngines
 from tfprune.experiments.environment import hardware, keep_data_off_accelerator
 from tfprune.experiments.memory import check_memory
 from tfprune.experiments.run import run_experiment
-from tfprune.experiments.study.estimate import Place, Speeds, read_speeds, total_text, what_computes
-from tfprune.experiments.study.plan import check_plan, label, references, study_folder
+from tfprune.experiments.study.estimate import Estimate, Place, read_speeds, total_text, what_computes
+from tfprune.experiments.study.plan import check_plan, label, planned_sparsities, references, study_folder
 from tfprune.experiments.study.sharing import Sharing
 from tfprune.experiments.study.state import RunState, read_state
 from tfprune.lock import InUseError, holder, this_process
@@ -72,7 +72,7 @@ class Study:
             UserError: As `check_plan`.
         """
         self._check()
-        return format_table(*self._read(), self._place, self._sharing.holder)
+        return format_table(*self._read(), self._sharing.holder)
 
     def run(self) -> dict[str, str]:
         """Runs what is unfinished, each run once its start is ready, in order, if no other process has it.
@@ -89,7 +89,7 @@ class Study:
         """
         self._check()
         keep_data_off_accelerator()
-        states, speeds = self._read()
+        states, estimate = self._read()
         complete = all(state.finished for state in states)
         # A finished study may be on a disk that is read alone.
         with suppress(UserError) if complete else nullcontext():
@@ -97,7 +97,7 @@ class Study:
         self._check_data(states)
         self.log(
             f"study: {len(states)} runs in {study_folder(self.runs)}, "
-            f"{_left_text(states, speeds, self._place)}; {this_process()}"
+            f"{_left_text(states, estimate)}; {this_process()}"
         )
         try:
             held = self._work()
@@ -226,7 +226,7 @@ class Study:
         self._sharing.note_failure(name, reason)
 
     def _round_finished(self, result: RoundResult) -> None:
-        self.log(f"study: {_left_text(*self._read(), self._place)}")
+        self.log(f"study: {_left_text(*self._read())}")
         self._changed()
 
     def _changed(self, leaving: bool = False) -> None:
@@ -239,10 +239,10 @@ class Study:
         """Tells the end, in the first of the processes that come to it."""
 
         def write() -> None:
-            self.on_change(self._status(states, speeds), True)
+            self.on_change(self._status(states, estimate), True)
             self.on_end()
 
-        states, speeds = self._read()
+        states, estimate = self._read()
         results = [
             [
                 state.config.experiment,
@@ -255,13 +255,14 @@ class Study:
             self.log(f"study: over; {writer} wrote the comparison")
 
     def _held_text(self, held: dict[str, str]) -> str:
-        states, speeds = self._read()
+        states, estimate = self._read()
         by_name = {state.config.experiment: state for state in states}
         runs = "; ".join(f"{name} ({by_name[name].describe()}) by {owner}" for name, owner in held.items())
-        return f"{_left_text(states, speeds, self._place)}; {runs}"
+        return f"{_left_text(states, estimate)}; {runs}"
 
-    def _read(self) -> tuple[list[RunState], Speeds]:
-        return [self._state(config) for config in self.runs], read_speeds(study_folder(self.runs))
+    def _read(self) -> tuple[list[RunState], Estimate]:
+        speeds = read_speeds(study_folder(self.runs))
+        return [self._state(config) for config in self.runs], Estimate(speeds, self._place, self._levels)
 
     def _state(self, config: ExperimentConfig) -> RunState:
         for _ in range(_TRIES):
@@ -273,7 +274,7 @@ class Study:
                 time.sleep(_FIRST_PAUSE)  # Its process replaced the file in the middle.
         return read_state(config)
 
-    def _status(self, states: list[RunState], speeds: Speeds) -> list[StatusRow]:
+    def _status(self, states: list[RunState], estimate: Estimate) -> list[StatusRow]:
         rows = []
         for state in states:
             name = state.config.experiment
@@ -283,10 +284,14 @@ class Study:
                 rows.append((name, "finished", f"accuracy {state.accuracy_percent:.2f} %"))
             else:
                 owner = self._sharing.holder(name)
-                left = _seconds_text(speeds.seconds_left(state, self._place))
+                left = _seconds_text(estimate.seconds_left(state))
                 text = "; ".join([state.describe(), left, *([owner] if owner else [])])
                 rows.append((name, "running" if owner else "waiting", text))
         return rows
+
+    @functools.cached_property
+    def _levels(self) -> dict[str, list[float]]:
+        return planned_sparsities(self.runs)
 
     @functools.cached_property
     def _place(self) -> Place:
@@ -323,37 +328,30 @@ def _has_finished(config: ExperimentConfig, round_name: str = "") -> bool:
     return RunFolder(config.folder).round(number).finished
 
 
-def _left_text(states: list[RunState], speeds: Speeds, place: Place) -> str:
+def _left_text(states: list[RunState], estimate: Estimate) -> str:
     unfinished = [state for state in states if not state.finished]
     done = f"{len(states) - len(unfinished)} of {len(states)} finished"
     if not unfinished:
         return done
-    return f"{done}, time left: {total_text(_seconds_left(unfinished, speeds, place))}"
-
-
-def _seconds_left(states: list[RunState], speeds: Speeds, place: Place) -> list[float | None]:
-    return [speeds.seconds_left(state, place) for state in states]
+    return f"{done}, time left: {total_text(map(estimate.seconds_left, unfinished))}"
 
 
 def _seconds_text(seconds: float | None) -> str:
     return "not measured yet" if seconds is None else f"about {duration(seconds)} left"
 
 
-def format_table(
-    states: list[RunState], speeds: Speeds, place: Place, holder_of: Callable[[str], str | None]
-) -> str:
+def format_table(states: list[RunState], estimate: Estimate, holder_of: Callable[[str], str | None]) -> str:
     """Returns the table of a study: a line for each run, and the total.
 
     Args:
         states: The runs'.
-        speeds: What was measured.
-        place: Where the time left is asked for.
+        estimate: That of the time left.
         holder_of: Returns the process that works on a run, in words; None if none does.
     """
     rows = [("", "run", "seed", "section", "starts from", "state", "epochs left", "images left", "time left")]
-    seconds = _seconds_left(states, speeds, place)
-    for index, (state, left) in enumerate(zip(states, seconds, strict=True), 1):
-        config, images = state.config, speeds.images_left(state)
+    for index, state in enumerate(states, 1):
+        config, images = state.config, estimate.speeds.images_left(state)
+        left = estimate.seconds_left(state)
         time_left = "-" if state.finished else "not measured yet" if left is None else duration(left)
         owner = None if state.finished else holder_of(config.experiment)
         rows.append(
@@ -369,6 +367,7 @@ def format_table(
                 time_left,
             )
         )
+    place = estimate.place
     engine = "" if place.engine == "keras" else f" and --training_engine={place.engine}"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     numbers = {0, 2, 6, 7}
@@ -379,5 +378,5 @@ def format_table(
         ).rstrip()
         for row in rows
     ]
-    left = _left_text(states, speeds, place)
+    left = _left_text(states, estimate)
     return "\n".join([*lines, "", f"{left}, with KERAS_BACKEND={place.backend}{engine}"])

@@ -43,8 +43,17 @@ class RunState:
     @property
     def epochs_left(self) -> int:
         """The number of epochs to train until the run is finished."""
+        return sum(self.epochs_left_by_round.values())
+
+    @property
+    def epochs_left_by_round(self) -> dict[int, int]:
+        """The number of epochs to train of each round that is not finished."""
         unfinished = [number for number in self._training_rounds if number not in self.results]
-        return sum(self.config.settings(number).epochs for number in unfinished) - self.epochs_in_round
+        epochs = {number: self.config.settings(number).epochs for number in unfinished}
+        return {
+            number: left - (self.epochs_in_round if number == unfinished[0] else 0)
+            for number, left in epochs.items()
+        }
 
     @property
     def accuracy_percent(self) -> float | None:
