@@ -120,15 +120,19 @@ class Sharing:
             except UserError:  # A disk that is read alone, perhaps; `write` says what it cannot write.
                 write()
                 return None
-            if path.exists() and not again:
-                with reading(path, "note of who wrote a study's report", "remove it"):
-                    before = json_of(path)
-                    if before["results"] == results:
-                        return str(before["process"])
+            before = self._report(path) if path.exists() else {"results": None}
+            if before["results"] == results and not again:
+                return str(before["process"])
             write()
-            with contextlib.suppress(OSError):
-                write_json(path, {"results": results, "process": this_process()})
+            if before["results"] != results:
+                with contextlib.suppress(OSError):
+                    write_json(path, {"results": results, "process": this_process()})
         return None
+
+    def _report(self, path: Path) -> dict[str, Any]:
+        with reading(path, "note of who wrote a study's report", "remove it"):
+            found = json_of(path)
+            return {name: found[name] for name in ("results", "process")}
 
     def _failure(self, path: Path) -> dict[str, str]:
         with reading(path, "note of a run that failed", "remove it, and the run is tried again"):
