@@ -37,7 +37,7 @@ ALLOWED = {
     "extras": {"errors"},
     "pictures": {"extras", "files"},
     "backend": {"errors", "text"},
-    "lock": {"errors", "extras", "reading", "text"},
+    "lock": {"errors", "extras", "files", "reading", "text"},
     "quiet": {"errors"},
     "settings": {"errors", "text"},
     "named": {"text"},

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tfprune.errors import FileError, UserError
 from tfprune.extras import extra
+from tfprune.files import remove
 from tfprune.reading import json_of, reading
 from tfprune.text import printable
 
@@ -73,7 +74,7 @@ def hold(folder: Path, flag: str = "", part: str = "", wait_seconds: float = 0.0
             raise UserError(f"{subject} cannot be written: {error.strerror}") from error
         yield before
     finally:
-        owner_path.unlink(missing_ok=True)
+        remove(owner_path)
         lock.release()
 
 

@@ -148,13 +148,13 @@ def test_where_zeros_are_skipped_the_density_counts(by_name):
     def time(sparsity):
         return speeds.seconds_per_image(config, place, sparsity)
 
-    assert [time(level) for level in (0.0, 0.55, 0.9)] == pytest.approx([0.02, 0.015, 0.01])
+    assert [time(level) for level in (0.0, 0.45, 0.9)] == pytest.approx([0.02, 0.015, 0.01])
     # Nothing is known of a network far from those that were measured.
     assert time(0.94) == pytest.approx(0.01) and time(0.951) is None
     # Rounds of 4, 5 and 6 epochs.
-    levels = [0.5, 0.55, 0.9, 0.9]
+    levels = [0.5, 0.45, 0.9, 0.9]
     assert speeds.seconds_left(read_state(config), place, levels) == pytest.approx(4 * 1.5 + 5 + 6)
-    assert speeds.seconds_left(read_state(config), place, [0.5, 0.55, 0.9, 0.99]) is None
+    assert speeds.seconds_left(read_state(config), place, [0.5, 0.45, 0.9, 0.99]) is None
     assert speeds.seconds_left(read_state(config), place) == pytest.approx(15)  # The target is 0.9.
     keras = Place("tensorflow", 1, "P", "keras")
     assert speeds.seconds_left(read_state(config), keras, levels) is None
