@@ -6,8 +6,9 @@ import pytest
 from keras import layers, ops
 
 from tests.support import masked_twin
+from tfprune import structured
 from tfprune.channels.groups import Traced
-from tfprune.sparsity import ConstantSparsity, masks_of, prune_low_magnitude, prune_to
+from tfprune.sparsity import ConstantSparsity, masks_of, prune_low_magnitude, prune_to, strip_pruning
 
 
 def _frames(inner, after=layers.Flatten):
@@ -82,3 +83,23 @@ def test_a_trained_spectral_normalisation_goes_on():
     small = masked_twin.cut(traced, stays)
     small(ops.ones((1, 6, 6, 2)), training=True)
     assert np.isfinite(small.get_weights()[0]).all()
+
+
+@pytest.mark.parametrize("kind", ["alone", "pruned"])
+def test_a_layer_in_a_wrapper_that_is_called_without_it_too_stays_one(kind):
+    """A file of such a model, cut or not, Keras itself cannot load (3.15.1)."""
+    inputs = keras.Input((5, 6))
+    shared = layers.Dense(8, activation="relu", name="shared")
+    x = layers.Flatten()(layers.TimeDistributed(shared, name="steps")(inputs))
+    y = shared(layers.GlobalAveragePooling1D()(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(layers.Concatenate()([x, y])))
+    masked_twin.randomize(model)
+    if kind == "pruned":
+        model = prune_low_magnitude(model, None, layers="shared|head")
+    arrays = masked_twin.random_inputs(model)
+    _, small = masked_twin.check_cut(model, arrays, reloaded=False)
+    assert len(small.weights) == len(model.weights)
+    plan = structured.plan(model, params=0.6)
+    repaired = plan.apply(repair="ridge", images=np.concatenate([arrays[0]] * 8))
+    for each in (plan.apply(), repaired):
+        assert strip_pruning(each).count_params() == plan.after.parameters

@@ -68,8 +68,12 @@ class Traced:
 
     @cached_property
     def slices(self) -> list[Slice]:
-        """The axes of weights that number channels."""
-        return [one for cut in self.trace.cuts.values() for one in cut.slices]
+        """The axes of weights that number channels, each once for each role."""
+        every = (one for cut in self.trace.cuts.values() for one in cut.slices)
+        found: dict[tuple[int, int, str], Slice] = {}
+        for one in every:  # Of a layer that is called in a wrapper and without it, each call has noted them.
+            found.setdefault((id(one.variable), one.axis, one.role), one)
+        return list(found.values())
 
     def values(self, variable: keras.Variable) -> np.ndarray:
         """Returns the values of a weight, zeros where its mask removes it."""

@@ -296,6 +296,8 @@ class Trace:
         self.whole: dict[str, str] = {}
         self.unknown: dict[str, str] = {}
         self._rules = rules
+        # (id of a weight, axis) -> the labels of its places that were noted first.
+        self._axes: dict[tuple[int, int], np.ndarray] = {}
         # id of a layer, an operation or a nested model -> the channels that its first call took and made.
         self._first: dict[int, list[Channels]] = {}
 
@@ -324,12 +326,11 @@ class Trace:
                 f"`labels` must have one label for each of the {size} places of axis {new.axis} of "
                 f"{new.variable.path}. Received: {len(new.labels)} labels from layer {new.layer.name!r}"
             )
-        known = False
-        for old in slices:
-            if old.variable is new.variable and old.axis == new.axis:
-                self.union.unite(old.labels, new.labels)
-                known = known or old.role == new.role
-        if not known:
+        # A layer may be called in a wrapper and without it: what is noted of both is about the same weight.
+        self.union.unite(self._axes.setdefault((id(new.variable), new.axis), new.labels), new.labels)
+        if not any(
+            old.variable is new.variable and (old.axis, old.role) == (new.axis, new.role) for old in slices
+        ):
             slices.append(new)
 
     def step(self, step: Step, holder: Call | None = None) -> Sequence[Channels]:

@@ -58,6 +58,12 @@ def rebuild(
     return replaced(model)
 
 
+def hold(wrapper: keras.layers.Layer, name: str, layer: keras.layers.Layer) -> None:
+    """Lets a layer that was not called yet hold another one in the place of that in an attribute."""
+    wrapper._tracker.untrack(getattr(wrapper, name))
+    setattr(wrapper, name, layer)
+
+
 def children(model: Any) -> list[keras.layers.Layer]:
     """Returns the layers directly inside a model, each once: its graph's, then its attributes'.
 

@@ -14,6 +14,7 @@ from tfprune.channels.trace import Cut, Kept, Slice
 from tfprune.network.arithmetic import with_constant
 from tfprune.network.copying import classes_and_functions_of
 from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, producer, walk
+from tfprune.network.rebuild import hold
 from tfprune.network.state import copy_state
 from tfprune.sparsity import PruneLowMagnitude, pruned_layers
 
@@ -121,7 +122,7 @@ class Builder:
         join = self._joins.get(id(step.outputs[0]))
         if join is not None:
             return [self._joined(step, join)]
-        operation = self._made(step.operation, step.inputs)
+        operation = self._made(step.operation, [tensor.shape for tensor in step.inputs])
         args, kwargs = self.arguments(step)
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         if id(step.operation) in self._cuts:
@@ -131,7 +132,7 @@ class Builder:
     def _joined(self, step: Step, join: Join) -> keras.KerasTensor:
         """Returns what is left of a call in which tensors meet."""
         given = [step.inputs[at] for at in join.operands]
-        made = given[0] if len(given) == 1 else self._made(step.operation, given)(given)
+        made = given[0] if len(given) == 1 else self._made(step.operation, ())(given)
         if join.constant is None:
             return made
         labels = join.channels.labels
@@ -146,10 +147,10 @@ class Builder:
         self._names.add(name)
         return name
 
-    def _made(self, operation: Any, inputs: Sequence[keras.KerasTensor]) -> Any:
-        """Returns what stands in the place of a layer, an operation or a model that takes some tensors."""
+    def _made(self, operation: Any, shapes: Sequence[Sequence[int | None]]) -> Any:
+        """Returns what stands in the place of a layer, an operation or a model that takes some shapes."""
         if id(operation) not in self.made:
-            made = self._smaller(operation, [tensor.shape for tensor in inputs])
+            made = self._smaller(operation, shapes)
             self.made[id(operation)] = made
             if id(operation) in self._cuts and isinstance(operation, keras.layers.Layer):
                 self._layers.append((operation, made))
@@ -187,7 +188,7 @@ class Builder:
         return len(made) == len(size) and all(made[axis] in (None, size[axis]) for axis in channels.axes())
 
     def _smaller(self, operation: Any, shapes: Sequence[Sequence[int | None]]) -> Any:
-        """Returns what stands in the place of a layer, an operation or a model that takes some shapes."""
+        """Returns a smaller layer, operation or model that takes some shapes."""
         if computed_graph(operation) is not None:
             return self._graph(operation, shapes)
         cut = self._cuts[id(operation)]
@@ -196,13 +197,19 @@ class Builder:
             return _from_config(operation, changes) if changes else operation
         wrapped = isinstance(operation, PruneLowMagnitude)
         layer = operation.layer if wrapped else operation
-        for name, step in cut.held.items():
-            inner = self._smaller(step.operation, [(None, *self._size(one)) for one in step.inputs])
-            changes[name] = keras.saving.serialize_keras_object(inner)
+        held = {
+            name: self._made(step.operation, [(None, *self._size(one)) for one in step.inputs])
+            for name, step in cut.held.items()
+        }
+        changes |= {name: keras.saving.serialize_keras_object(inner) for name, inner in held.items()}
         if id(layer) in self._biases:
             changes["use_bias"] = True
-        made = _from_config(layer, changes)
+        # A layer in a wrapper may be called without it, too: the one is the other then.
+        made = self.made.get(id(layer)) or _from_config(layer, changes)
+        for name, inner in held.items():
+            hold(made, name, inner)
         if wrapped:
+            self.made[id(layer)] = made
             made = operation.around(made)
         return made
 

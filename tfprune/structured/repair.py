@@ -89,9 +89,9 @@ class _Pair:
     ) -> None:
         self.whole, self.small = whole, small
         self._kernel = traced.values(whole.kernel).astype(np.float64)
-        for one in traced.slices:
-            if one.variable is whole.kernel and one.axis not in whole.axes:
-                self._kernel = self._kernel.compress(stays[traced.sets[one.labels]], one.axis)
+        made = {one.axis: one.labels for one in traced.slices if one.variable is whole.kernel}
+        for axis in made.keys() - set(whole.axes):
+            self._kernel = self._kernel.compress(stays[traced.sets[made[axis]]], axis)
         kept = stays[traced.sets[whole.labels]]
         place = np.cumsum(kept) - 1  # Of a feature that stays, among those.
         self._kept = kept
@@ -176,8 +176,10 @@ class _Repair:
         smaller = Traced(self._small)
         # id of a layer or operation -> what is to be repaired in it.
         self._pairs: dict[int, list[_Pair]] = {}
+        self._repaired: set[int] = set()  # Kernels: a layer may be called in a wrapper and without it.
+        called = {id(call.operation) for call in traced.trace.calls}
         for number, those in whole.items():
-            if number in self._builder.made:
+            if number in called:
                 made = takers(smaller, self._builder.made[number])
                 pairs = [
                     _Pair(traced, stays, one, other, method) for one, other in zip(those, made, strict=True)
@@ -212,7 +214,12 @@ class _Repair:
         if not any(self._pairs.values()) and not self._norms:
             return outputs  # All is repaired.
         calls = list(self._calls(step))
-        pairs = self._pairs.pop(id(step.operation), [])
+        pairs = [
+            pair
+            for pair in self._pairs.pop(id(step.operation), [])
+            if id(pair.whole.kernel) not in self._repaired
+        ]
+        self._repaired |= {id(pair.whole.kernel) for pair in pairs}
         # What the layer itself makes of what it takes is repaired when that is.
         for some in ([one for one in pairs if one.whole.within == within] for within in (False, True)):
             if some:
