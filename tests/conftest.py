@@ -16,6 +16,10 @@ CIFAR = ("cifar10", "cifar100")
 
 def pytest_collection_finish():
     """Spares what the imports left, half a million objects, from every later look for garbage."""
+    if "keras" in sys.modules and sys.modules["keras"].backend.backend() == "jax":
+        from tests.support.quick_jax import make_starting_values_with_numpy
+
+        make_starting_values_with_numpy()
     gc.freeze()
 
 

@@ -40,8 +40,11 @@ def twin_outputs(traced, stays, inputs):
             for value, channels in zip(values, noted.outputs, strict=True)
         ]
 
+    def twin(*given):
+        return evaluate(computed_graph(traced.model), given, call)
+
     with _zero_inside(traced, stays):
-        outputs = evaluate(computed_graph(traced.model), map(ops.convert_to_tensor, inputs), call)
+        outputs = _compiled(twin)(*map(ops.convert_to_tensor, inputs))
     return [ops.convert_to_numpy(value) for value in outputs]
 
 
@@ -92,8 +95,20 @@ def check_cut(model, inputs, seed=0, share=0.5, tolerance=1e-5, reloaded=True):
 
 def outputs_of(model, inputs):
     """Returns what a model computes for a list of inputs, as arrays."""
-    given = keras.tree.pack_sequence_as(model.input, list(map(ops.convert_to_tensor, inputs)))
-    return [ops.convert_to_numpy(one) for one in keras.tree.flatten(model(given))]
+
+    def call(*given):
+        return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, list(given))))
+
+    return [ops.convert_to_numpy(one) for one in _compiled(call)(*map(ops.convert_to_tensor, inputs))]
+
+
+def _compiled(function):
+    """Returns a function of tensors as one program on JAX, which compiles one for each operation otherwise."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
 
 
 def custom_objects(model):
@@ -115,7 +130,7 @@ def randomize(model, seed=0):
             values = rng.normal(0, 1.5 / np.sqrt(np.prod(shape[:-1])), shape)
         else:
             values = rng.normal(0.5, 0.5, shape)
-        variable.assign(values)
+        variable.assign(values.astype(variable.dtype))
 
 
 def random_inputs(model, seed=0, batch=13):
@@ -172,21 +187,18 @@ def _normalized(call, stays, traced):
 
 def _normalize_what_stays(layer, x, axes, kept):
     """Computes a normalisation over the channels that stay, from its definition."""
-    x = ops.convert_to_numpy(x)
-    kept = np.broadcast_to(kept, x.shape[1:])[None]
     axes = tuple(axes)
+    kept = np.broadcast_to(kept, x.shape[1:])[None].astype("float32")
     count = np.maximum(np.broadcast_to(kept, x.shape).sum(axes, keepdims=True), 1)
-    x = np.where(kept, x, 0)
-    square = np.square(x).sum(axes, keepdims=True)
-    sizes = [size if axis in [a % x.ndim for a in axes] else 1 for axis, size in enumerate(x.shape)]
+    x = x * kept
+    square = ops.sum(ops.square(x), axes, keepdims=True)
+    sizes = [size if axis in [a % len(x.shape) for a in axes] else 1 for axis, size in enumerate(x.shape)]
     if type(layer).__name__ == "UnitNormalization":
-        out = x / np.sqrt(np.maximum(square, 1e-12))
-    elif type(layer).__name__ == "RMSNormalization":
-        out = x / np.sqrt(square / count + layer.epsilon) * np.reshape(layer.scale, sizes)
-    else:
-        mean = x.sum(axes, keepdims=True) / count
-        variance = np.where(kept, np.square(x - mean), 0).sum(axes, keepdims=True) / count
-        out = (x - mean) / np.sqrt(variance + layer.epsilon)
-        out = out if layer.gamma is None else out * np.reshape(ops.convert_to_numpy(layer.gamma), sizes)
-        out = out if layer.beta is None else out + np.reshape(ops.convert_to_numpy(layer.beta), sizes)
-    return ops.convert_to_tensor(out.astype(x.dtype))
+        return x / ops.sqrt(ops.maximum(square, 1e-12))
+    if type(layer).__name__ == "RMSNormalization":
+        return x / ops.sqrt(square / count + layer.epsilon) * ops.reshape(layer.scale, sizes)
+    mean = ops.sum(x, axes, keepdims=True) / count
+    variance = ops.sum(ops.square(x - mean) * kept, axes, keepdims=True) / count
+    out = (x - mean) / ops.sqrt(variance + layer.epsilon)
+    out = out if layer.gamma is None else out * ops.reshape(layer.gamma, sizes)
+    return out if layer.beta is None else out + ops.reshape(layer.beta, sizes)
