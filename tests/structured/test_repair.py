@@ -14,6 +14,7 @@ from tfprune.structured.repair import repaired
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(40, 6, 6, 3)).astype("float32")
+VECTORS = np.random.default_rng(1).normal(size=(40, 8)).astype("float32")
 STEPS = RNG.normal(size=(40, 5, 8)).astype("float32")
 
 
@@ -250,6 +251,9 @@ def test_a_wrapped_model_stays_wrapped_and_its_removed_weights_removed():
     [
         (IMAGES, "mean", "`repair` must be None or one of constant, merge, ridge. Received: repair='mean'"),
         (None, "ridge", "`images` must be inputs of the model, for a repair. Received: images=None"),
+        (5, "ridge", "`images` must be inputs of the model, or batches of them. Received: images=5"),
+        (iter([]), "ridge", "`images` must have at least one batch. Received: none"),
+        (iter([IMAGES[0]]), "ridge", r"inputs, \[\(None, 6, 6, 3\)\]. Received: \[\(6, 6, 3\)\]"),
         (IMAGES[:1], "constant", r"`images` must be two at least, as many for each input. Received: \[1\]"),
         (IMAGES[0], "ridge", r"inputs, \[\(None, 6, 6, 3\)\]. Received: \[\(6, 6, 3\)\]"),
         (IMAGES[:3], "ridge", "4 at layer 'pooled'. Received: 3 images that give 3 "),
@@ -282,6 +286,15 @@ def test_a_plan_is_applied_with_a_repair():
     assert found.count_params() == planned.after.parameters
     with pytest.raises(ValueError, match="`images` must be None without `repair`"):
         planned.apply(images=IMAGES)
+
+
+def test_images_may_come_in_batches_with_labels_or_without():
+    cut = without_odd(made("dense", duplicated))
+    whole = repaired(*cut, VECTORS, "ridge").get_weights()
+    parts = [VECTORS[start : start + 17] for start in range(0, len(VECTORS), 17)]
+    for batches in (iter(parts), ((part, np.zeros(len(part))) for part in parts), map(ops.array, parts)):
+        for one, other in zip(whole, repaired(*cut, batches, "ridge").get_weights(), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_three_images_are_enough_where_they_have_positions():

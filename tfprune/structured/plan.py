@@ -55,8 +55,9 @@ class Plan:
                 `images`. None: nothing. "constant": their mean. "merge": a multiple of the channel that stays
                 and correlates most. "ridge": the best sum of all channels that stay. A layer without a
                 bias is given one for it, unless a BatchNorm follows. See `structured.repair.repaired`.
-            images: Inputs of the model without labels, a few hundred; for a model of several inputs in its
-                structure.
+            images: Inputs of the model, a few hundred: an array, for a model of several inputs in its
+                structure, or an iterable of batches, such as a `tf.data.Dataset`; labels in it are passed
+                over.
 
         Returns:
             A new model of the same class, Sequential or functional, that is not compiled. A wrapped model

@@ -6,7 +6,7 @@ channel's weights; a least squares fit of all channels into the whole kernel (GR
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -56,7 +56,8 @@ def repaired(traced: Traced, stays: np.ndarray, images: Any, method: str) -> ker
     Args:
         traced: The channels of the model, which is run in inference and not changed.
         stays: For each set of channels whether it stays.
-        images: Inputs of the model: an array, or the model's structure of them, of at least two examples.
+        images: Inputs of the model: an array, the model's structure of them, or an iterable of batches of
+            either, or of tuples `(inputs, ...)` as for `fit`; at least two examples.
         method: One of `METHODS`.
 
     Raises:
@@ -336,7 +337,7 @@ def _checked(model: keras.Model, images: Any) -> list[np.ndarray]:
     """Returns the inputs of a model as arrays, in its order."""
     if images is None:
         raise ValueError("`images` must be inputs of the model, for a repair. Received: images=None")
-    arrays = [np.asarray(ops.convert_to_numpy(one)) for one in keras.tree.flatten(images)]
+    arrays = [np.asarray(ops.convert_to_numpy(one)) for one in keras.tree.flatten(_together(images))]
     wanted = [tuple(tensor.shape) for tensor in model.inputs]
     shapes = [array.shape for array in arrays]
     if len(shapes) != len(wanted) or not all(map(_fits, shapes, wanted)):
@@ -345,6 +346,21 @@ def _checked(model: keras.Model, images: Any) -> list[np.ndarray]:
     if min(counts) < 2 or len(set(counts)) > 1:
         raise ValueError(f"`images` must be two at least, as many for each input. Received: {counts}")
     return arrays
+
+
+def _together(images: Any) -> Any:
+    """Returns the inputs of all batches together; inputs that are no batches as they are."""
+    if hasattr(images, "shape") or isinstance(images, (list, tuple, Mapping)):
+        return images
+    if not isinstance(images, Iterable):
+        raise ValueError(
+            f"`images` must be inputs of the model, or batches of them. Received: images={images!r}"
+        )
+    batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
+    if not batches:
+        raise ValueError("`images` must have at least one batch. Received: none")
+    parts = [[ops.convert_to_numpy(one) for one in keras.tree.flatten(batch)] for batch in batches]
+    return [np.concatenate(same) for same in zip(*parts, strict=True)]
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
