@@ -5,8 +5,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= saved_models
-# Two processes, a test file each: most tests keep one core busy.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes, a test file each, in the order of tests/conftest.py: most tests keep one core busy.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Tests that compute with Keras's backend run on each of these too.
 OTHER_BACKENDS := jax torch
 

@@ -43,7 +43,15 @@ class Engine:
             batches: Of all epochs to come.
             **arguments: As for `keras.Model.fit`.
         """
+        _make_optimizers_variables(model)
         self.trainer(model).fit(batches, **arguments)
+
+
+def _make_optimizers_variables(model: keras.Model) -> None:
+    """Makes the variables that TensorFlow would make inside the first step, which it would trace twice."""
+    if keras.backend.backend() == "tensorflow" and not model.optimizer.built:
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
 
 
 KERAS = Engine()
