@@ -180,6 +180,18 @@ def test_a_nested_model_that_is_called_twice():
     assert isinstance(small.get_layer("sequence"), keras.Sequential)
 
 
+@pytest.mark.parametrize(("rows", "why"), [(4, None), (5, "reshape: its shape is not known")])
+def test_a_reshape_that_divides_sizes_that_are_not_known(rows, why):
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(6, 1, name="before")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Reshape((rows, -1, 6), name="reshape")(x)))
+    masked_twin.randomize(model)
+    assert fixed(model).get("before") == why
+    masked_twin.check_cut(
+        model, [np.random.default_rng(0).normal(size=(7, 2 * rows, 3, 3)).astype("float32")]
+    )
+
+
 def test_a_layer_that_is_called_with_tensors_of_several_shapes():
     """One number in its configuration for tensors of 8 and of 12 channels: it cannot follow a cut of both."""
     inputs = keras.Input((6,))

@@ -103,7 +103,7 @@ def outputs_of(model, inputs):
 
 
 def _compiled(function):
-    """Returns a function of tensors as one program on JAX, which compiles one for each operation otherwise."""
+    """Returns a function of tensors as one program on JAX, which else compiles one for each operation."""
     if keras.backend.backend() != "jax":
         return function
     import jax
@@ -188,8 +188,8 @@ def _normalized(call, stays, traced):
 def _normalize_what_stays(layer, x, axes, kept):
     """Computes a normalisation over the channels that stay, from its definition."""
     axes = tuple(axes)
-    kept = np.broadcast_to(kept, x.shape[1:])[None].astype("float32")
-    count = np.maximum(np.broadcast_to(kept, x.shape).sum(axes, keepdims=True), 1)
+    kept = ops.convert_to_tensor(np.broadcast_to(kept, x.shape[1:])[None].astype("float32"))
+    count = ops.maximum(ops.sum(ops.broadcast_to(kept, x.shape), axes, keepdims=True), 1.0)
     x = x * kept
     square = ops.sum(ops.square(x), axes, keepdims=True)
     sizes = [size if axis in [a % len(x.shape) for a in axes] else 1 for axis, size in enumerate(x.shape)]

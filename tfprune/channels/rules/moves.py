@@ -15,8 +15,9 @@ from tfprune.channels.rules.activation import along_axis
 from tfprune.channels.rules.axes import named_axes
 from tfprune.channels.trace import Call, Kept, Rule
 
-# Sizes that are tried for those that are not known: what differs between them depends on the size.
-_TRIED = 2, 3
+# Sizes that are tried for those that are not known: what differs between two depends on the size. Where an
+# operation asks for a size that it can divide, the larger ones are.
+_TRIED = (2, 3), (12, 24)
 
 
 def moved(call: Call) -> list[Channels]:
@@ -45,10 +46,9 @@ def _by_labels(call: Call, values: Callable[[Channels, int], np.ndarray]) -> lis
         return [Channels.fixed(shape) for shape in call.shapes]
     offset = 1 + max(int(one.labels.max()) for one in call.inputs)
     unknown = any(None in one.shape for one in call.inputs)
-    found = []
-    for size in _TRIED if unknown else _TRIED[:1]:
 
-        def given(argument: Any, size: int = size) -> Any:
+    def moved_by(size: int) -> list[np.ndarray]:
+        def given(argument: Any) -> Any:
             if not isinstance(argument, Channels):
                 return argument
             labels = values(argument, size)
@@ -56,10 +56,20 @@ def _by_labels(call: Call, values: Callable[[Channels, int], np.ndarray]) -> lis
             return ops.convert_to_tensor(np.stack([labels, labels + offset]).astype("int32"))
 
         args, kwargs = keras.tree.map_structure(given, (call.args, call.kwargs))
-        outputs = [ops.convert_to_numpy(one) for one in keras.tree.flatten(call.layer.call(*args, **kwargs))]
-        if any(len(one) != 2 or (one[1] - one[0] != offset).any() for one in outputs):
-            return call.stay("it moves the batch")
-        found.append([narrowed(one[0].astype(int)) for one in outputs])
+        return [ops.convert_to_numpy(one) for one in keras.tree.flatten(call.layer.call(*args, **kwargs))]
+
+    for sizes in _TRIED:
+        try:
+            tried = [moved_by(size) for size in (sizes if unknown else sizes[:1])]
+            break
+        except Exception:  # Each backend has its own where the sizes do not fit.
+            if not unknown:
+                raise
+    else:
+        return call.stay("its shape is not known")
+    if any(len(one) != 2 or (one[1] - one[0] != offset).any() for outputs in tried for one in outputs):
+        return call.stay("it moves the batch")
+    found = [[narrowed(one[0].astype(int)) for one in outputs] for outputs in tried]
     alike = all(np.array_equal(one, other) for one, other in zip(found[0], found[-1], strict=True))
     return (
         [Channels(*one) for one in zip(call.shapes, found[0], strict=True)]
