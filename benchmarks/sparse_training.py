@@ -122,7 +122,7 @@ def serve() -> None:
         if question == "memory":
             return _peak_bytes() - imported
         if question == "profile":
-            return [list(row) for row in trainer.engine.profile()]
+            return trainer.engine.profile()
         start = time.perf_counter()
         for _ in range(int(question)):
             step()
