@@ -5,10 +5,11 @@ import warnings
 import keras
 import numpy as np
 
-from tfprune.compiler.draft import Draft, Value
+from tfprune.compiler.draft import Draft
 from tfprune.compiler.fold import fold
 from tfprune.compiler.trace import trace
 from tfprune.errors import UserError
+from tfprune.network.drafts import Value
 from tfprune.network.graph import computed_graph, producer
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Graph, Input

@@ -6,12 +6,11 @@ folding puts them into their neighbours or turns them into depthwise 1x1 convolu
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-import keras
 import numpy as np
 
 from tfprune.errors import UserError
+from tfprune.network import drafts
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Node, Shape
 
@@ -52,54 +51,13 @@ class ZeroPadding(Node):
         return (height + top + bottom, width + left + right, channels)
 
 
-@dataclasses.dataclass(frozen=True)
-class Value:
-    """A value of the draft in place of a Keras tensor.
+class Call(drafts.Call):
+    """One call of a Keras layer or operation."""
 
-    Attributes:
-        node: Index of the node that computes it.
-        rank: Axes of the Keras tensor, with the batch: 4 for images, 2 for vectors.
-        integer: Whether its numbers are integers, such as plain pixels.
-    """
-
-    node: int
-    rank: int
-    integer: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One call of a Keras layer or operation.
-
-    Attributes:
-        name: The layer's name; the path of names, joined with `/`, within nested models.
-        operation: The layer, or the operation of `keras.ops`.
-        arguments: The positional arguments, with a `Value` in place of each tensor.
-        rank: Axes of the output, with the batch.
-    """
-
-    name: str
-    operation: keras.Operation
-    arguments: tuple[Any, ...]
-    rank: int
-
-    @property
-    def inputs(self) -> list[Value]:
-        """The tensors among its arguments, in order."""
-        return [value for value in keras.tree.flatten(self.arguments) if isinstance(value, Value)]
-
-    @property
-    def input(self) -> Value:
-        """The only tensor among its arguments."""
-        if len(self.inputs) != 1:
-            raise self.refuse(f"it must have one input. Received: {len(self.inputs)}")
-        return self.inputs[0]
-
-    def refuse(self, rule: str) -> UserError:
-        """Makes the error that names the layer and the rule that it breaks."""
-        return UserError(
-            f"layer {self.name!r} ({type(self.operation).__name__}): the sparse runtime cannot run it: {rule}"
-        )
+    @staticmethod
+    def refusal(layer: str, rule: str) -> UserError:
+        """See `drafts.Call`."""
+        return UserError(f"{layer}: the sparse runtime cannot run it: {rule}")
 
 
 class Draft:

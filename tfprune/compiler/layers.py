@@ -5,17 +5,17 @@ to nodes, and its entry.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.compiler.draft import Affine, Call, Draft, Value, ZeroPadding
-from tfprune.network import activations
+from tfprune.compiler.draft import Affine, Call, Draft, ZeroPadding
+from tfprune.network import activations, drafts
 from tfprune.network.activations import LEAKY_SLOPE, form_of, form_of_function
 from tfprune.network.affine import affine_of_layer, affine_of_operation, for_each_channel
-from tfprune.network.kinds import KernelEntry, builtin_layer, builtin_operation, kind_of
+from tfprune.network.drafts import Entry, Value
+from tfprune.network.kinds import KernelEntry, kind_of
 from tfprune.network.windows import NO_PADDING, grouped_shape, pair, same_padding
 from tfprune.runtime.graph import (
     ACTIVATIONS,
@@ -33,31 +33,13 @@ from tfprune.runtime.graph import (
 Rule = Callable[[Draft, Call], int]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A layer class or an operation that the runtime can run.
-
-    Attributes:
-        rule: Appends the nodes.
-        of_integers: The kind of numbers that come out where integers, such as plain pixels, go in: "integers"
-            or "floats"; "" where the runtime would have to compute with integers, which it does not.
-    """
-
-    rule: Rule
-    of_integers: str = ""
-
-
 def entry_of(call: Call) -> Entry:
     """Returns the entry of the layer or operation that is called.
 
     Raises:
         UserError: The runtime cannot run it.
     """
-    # A subclass may compute something else.
-    entry = LAYERS.get(builtin_layer(call.operation)) or OPERATIONS.get(builtin_operation(call.operation))
-    if entry is None:
-        raise call.refuse(f"it runs {', '.join(sorted(LAYERS))}")
-    return entry
+    return drafts.entry_of(call, LAYERS, OPERATIONS, f"it runs {', '.join(sorted(LAYERS))}")
 
 
 def add_call(draft: Draft, call: Call) -> int:
@@ -75,9 +57,7 @@ def add_call(draft: Draft, call: Call) -> int:
     """
     if getattr(call.operation, "data_format", "channels_last") == "channels_first":
         raise call.refuse("`data_format` must be 'channels_last'. Received: data_format='channels_first'")
-    for value in [*call.inputs, Value(0, call.rank)]:
-        if value.rank not in (2, 4):
-            raise call.refuse(f"tensors must have 2 or 4 axes, with the batch. Received: {value.rank}")
+    call.check_ranks()
     return entry_of(call).rule(draft, call)
 
 

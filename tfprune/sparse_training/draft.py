@@ -7,58 +7,19 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from tfprune.network import drafts
+from tfprune.network.drafts import Value
 from tfprune.sparse_training.errors import UnsupportedError
 from tfprune.sparse_training.graph import Graph, Input, Kernel, Node, Shape, Vector
 
 
-@dataclasses.dataclass(frozen=True)
-class Value:
-    """A value of the draft in place of a Keras tensor.
+class Call(drafts.Call):
+    """One call of a Keras layer or operation."""
 
-    Attributes:
-        node: The number of the node that computes it; -1 where none can.
-        rank: Axes of the Keras tensor, with the batch: 4 for images, 2 for vectors.
-        flat: Whether it is a vector of all numbers of the node's image.
-        integer: Whether its numbers are integers, such as plain pixels.
-    """
-
-    node: int
-    rank: int
-    flat: bool = False
-    integer: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One call of a Keras layer or operation.
-
-    Attributes:
-        name: The layer's name; the path of names, joined with `/`, within nested models.
-        operation: The layer, without its pruning wrapper, or the operation of `keras.ops`.
-        arguments: The positional arguments, with a `Value` in place of each tensor.
-        shape: That of the Keras tensor that it returns, with the batch.
-    """
-
-    name: str
-    operation: keras.Operation
-    arguments: tuple[Any, ...]
-    shape: tuple[int | None, ...]
-
-    @property
-    def inputs(self) -> list[Value]:
-        """The tensors among its arguments, in order."""
-        return [value for value in keras.tree.flatten(self.arguments) if isinstance(value, Value)]
-
-    @property
-    def input(self) -> Value:
-        """The only tensor among its arguments."""
-        if len(self.inputs) != 1:
-            raise self.refuse(f"it must have one input. Received: {len(self.inputs)}")
-        return self.inputs[0]
-
-    def refuse(self, rule: str) -> UnsupportedError:
-        """Makes the error that names the layer and the rule that it breaks."""
-        return UnsupportedError(f"layer {self.name!r} ({type(self.operation).__name__}): {rule}")
+    @staticmethod
+    def refusal(layer: str, rule: str) -> UnsupportedError:
+        """See `drafts.Call`."""
+        return UnsupportedError(f"{layer}: {rule}")
 
 
 class Ending(NamedTuple):

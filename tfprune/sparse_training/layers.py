@@ -5,18 +5,18 @@ to nodes, and its entry.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.network import activations
+from tfprune.network import activations, drafts
 from tfprune.network.activations import Form, form_of, form_of_function
 from tfprune.network.affine import affine_of_layer, affine_of_operation, for_each_channel
-from tfprune.network.kinds import builtin_layer, builtin_operation, kind_of
+from tfprune.network.drafts import Entry, Value
+from tfprune.network.kinds import builtin_layer, kind_of
 from tfprune.network.windows import NO_PADDING, grouped_shape, pair, same_padding
-from tfprune.sparse_training.draft import Call, Draft, Value
+from tfprune.sparse_training.draft import Call, Draft
 from tfprune.sparse_training.errors import UnsupportedError
 from tfprune.sparse_training.graph import (
     ACTIVATIONS,
@@ -39,31 +39,13 @@ from tfprune.sparse_training.graph import (
 Rule = Callable[[Draft, Call], Value]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A layer class or an operation that the sparse trainer knows.
-
-    Attributes:
-        rule: Appends the nodes.
-        of_integers: The kind of numbers that come out where integers, such as plain pixels, go in: "integers"
-            or "floats"; "" where integers would have to be computed with, which nothing here does.
-    """
-
-    rule: Rule
-    of_integers: str = ""
-
-
 def entry_of(call: Call) -> Entry:
     """Returns the entry of the layer or operation that is called.
 
     Raises:
         UnsupportedError: There is none.
     """
-    # A subclass may compute something else.
-    entry = LAYERS.get(builtin_layer(call.operation)) or OPERATIONS.get(builtin_operation(call.operation))
-    if entry is None:
-        raise call.refuse("its class is none that the sparse trainer knows")
-    return entry
+    return drafts.entry_of(call, LAYERS, OPERATIONS, "its class is none that the sparse trainer knows")
 
 
 def add_call(draft: Draft, call: Call) -> Value:
@@ -79,33 +61,8 @@ def add_call(draft: Draft, call: Call) -> Value:
     Raises:
         UnsupportedError: The sparse trainer cannot train it; `check_layer` has found nothing.
     """
-    for rank in [value.rank for value in call.inputs] + [len(call.shape)]:
-        if rank not in (2, 4):
-            raise call.refuse(f"tensors must have 2 or 4 axes, with the batch. Received: {rank}")
+    call.check_ranks()
     return entry_of(call).rule(draft, call)
-
-
-def makes_integers(call: Call) -> bool:
-    """Returns whether a call gives integers.
-
-    Raises:
-        UnsupportedError: It would compute with integers, which the sparse trainer cannot.
-    """
-    if not any(value.integer for value in call.inputs):
-        return False
-    made = entry_of(call).of_integers
-    if made:
-        return made == "integers"
-    operands = keras.tree.flatten(call.arguments)
-    floats = any(
-        not operand.integer
-        if isinstance(operand, Value)
-        else "float" in str(getattr(operand, "dtype", type(operand)))
-        for operand in operands
-    )
-    if isinstance(call.operation, keras.Layer) or not floats:
-        raise call.refuse("its input must be floating-point numbers: rescale the pixels first")
-    return False
 
 
 def check_layer(call: Call) -> None:
@@ -147,7 +104,7 @@ def _image(draft: Draft, call: Call) -> Value:
 
 
 def _made(call: Call, node: int, flat: bool = False) -> Value:
-    return Value(node, len(call.shape), flat)
+    return Value(node, call.rank, flat=flat)
 
 
 # Convolutions and dense layers.

@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.network.drafts import Value
 from tfprune.network.graph import Step, computed_graph, evaluate, producer
-from tfprune.sparse_training.draft import Call, Draft, Value
+from tfprune.sparse_training.draft import Call, Draft
 from tfprune.sparse_training.errors import UnsupportedError
 from tfprune.sparse_training.graph import Affine, Conv, Graph, Input, Node, Pad, Pool, Shape, Window
-from tfprune.sparse_training.layers import add_call, check_layer, makes_integers
+from tfprune.sparse_training.layers import add_call, check_layer, entry_of
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.wrapper import unwrapped
 
@@ -167,11 +168,11 @@ class _Tracer:
             graph = computed_graph(layer)
             if graph is not None:
                 _look_for_unknown_inputs(call)
-                inputs = _nested_inputs(call, graph)
+                inputs = call.nested_inputs(graph)
                 return evaluate(graph, inputs, self.call_with_prefix(call.name + "/"))
             check_layer(call)
             _look_for_unknown_inputs(call)
-            integer = makes_integers(call)
+            integer = entry_of(call).makes_integers(call)
             return [dataclasses.replace(add_call(self.draft, call), integer=integer)]
         except _UnknownInput:
             pass
@@ -181,10 +182,7 @@ class _Tracer:
 
     def _check_arguments(self, call: Call, step: Step) -> None:
         # Keras puts what `fit` says of training in the place of what a call in a graph says.
-        constants = {name: value for name, value in step.kwargs.items() if name != "training"}
-        given = any(value is not None for value in keras.tree.flatten(constants))
-        if given or (isinstance(call.operation, keras.Layer) and len(step.args) != 1):
-            raise call.refuse(f"it must be called with its inputs only. Received: {sorted(constants)}")
+        call.check_arguments({name: value for name, value in step.kwargs.items() if name != "training"})
 
     def _stand_in(self, tensor: keras.KerasTensor) -> Value:
         """Returns a value in the place of one that cannot be computed, so that later layers are looked at."""
@@ -206,23 +204,6 @@ class _UnknownInput(Exception):
 def _look_for_unknown_inputs(call: Call) -> None:
     if any(value.node < 0 for value in call.inputs):
         raise _UnknownInput
-
-
-def _nested_inputs(call: Call, graph: Any) -> list[Value]:
-    given, wanted = call.inputs, graph.inputs
-    if isinstance(call.arguments[0], dict) or len(given) != len(wanted):
-        raise call.refuse(
-            f"a nested model must be called with a tensor, or a list of its {len(wanted)} inputs"
-        )
-    inputs = []
-    for value, inner in zip(given, wanted, strict=True):
-        if value.rank != len(inner.shape):
-            raise call.refuse(f"its input must have {len(inner.shape)} axes. Received: {value.rank}")
-        integer = "float" not in str(inner.dtype)
-        if integer and not value.integer:
-            raise call.refuse(f"it casts its input to {inner.dtype}")
-        inputs.append(dataclasses.replace(value, integer=integer))
-    return inputs
 
 
 def _folded(nodes: Sequence[Node], output: int) -> tuple[Node, ...]:
