@@ -112,6 +112,28 @@ def test_all_shapes_stay_if_nothing_is_to_be_cut(tmp_path):
     assert shapes(read_file(tmp_path / "model.tfprune"))["second"] == (8, 6)
 
 
+def test_of_constants_that_are_padded_one_is_left_and_its_mask_is_theirs():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="first", activation="sigmoid", bias_initializer="normal")(
+        image
+    )
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="second")(x)
+    model = prune_low_magnitude(keras.Model(image, layers.Dense(5)(layers.Flatten()(x))), None)
+    prune_to(model, 0.5)
+    masks = masks_of(model)
+    masks["first/kernel"][..., :4] = False
+    set_masks(model, masks)
+    whole = Deployable(model)
+    images = IMAGES.astype("float32") / 255
+    smaller, cut = cut_network(
+        Network(whole.model, whole.masks, "unused"), images, np.asarray(whole.model(images))
+    )
+    assert (cut.reason, cut.removed, cut.took_constants) == ("", 3, ["second/kernel"])
+    np.testing.assert_array_equal(
+        smaller.masks["second"][:, :, 0], np.asarray(masks["second/kernel"])[:, :, :4].any(2)
+    )
+
+
 def test_a_network_without_dead_channels_is_exported_itself():
     whole, reference = examined(network())
     smaller, cut = cut_network(whole, IMAGES, reference)

@@ -94,7 +94,7 @@ def test_a_constant_goes_into_the_next_batchnorm():
     assert not small.get_layer("second").use_bias
 
 
-def test_a_constant_that_padding_would_change_stays_and_is_named():
+def test_of_the_constants_that_padding_would_change_one_stays_and_is_named():
     model = chain(padding="same", norm=True)
     zero(model.get_layer("norm").beta, slice(0, 1))  # Of this one, BatchNorm's mean alone is left.
     small = shrunk(model)
@@ -105,10 +105,39 @@ def test_a_constant_that_padding_would_change_stays_and_is_named():
     )
     silent = ((bias - mean) * scale + beta) <= 0
     assert 0 < silent.sum() < 4
-    assert filters(small)["first"] == 8 - silent.sum()
+    assert filters(small)["first"] == 4 + 1
     (row,) = dead_channels(model).silent
-    assert (row.layers, row.channels) == (("first",), 4 - silent.sum())
+    assert (row.layers, row.channels) == (("first",), 1)
     assert row.reason == "second: its zero padding would change the constant value"
+
+
+def test_a_mask_keeps_the_weights_that_take_for_others():
+    model = prune_low_magnitude(chain(padding="same", activation="sigmoid"), PolynomialDecay(0.2, 0.7, 0, 40))
+    prune_to(model, 0.7)
+    masks = {name: np.array(mask) for name, mask in masks_of(model).items()}
+    masks["first/kernel"][..., :4] = False
+    masks["second/kernel"][:, :, 4:] = True
+    set_masks(model, masks)
+    small = shrunk(model)
+    kernel = masks["second/kernel"]
+    np.testing.assert_array_equal(masks_of(small)["second/kernel"][:, :, 1:], kernel[:, :, 4:])
+    np.testing.assert_array_equal(masks_of(small)["second/kernel"][:, :, 0], kernel[:, :, :4].any(2))
+    stripped = shrunk(strip_pruning(model))
+    assert filters(stripped) == {"first": 5, "second": 6}
+
+
+def test_constants_that_layers_take_in_other_ways_stay_apart():
+    """Two are taken by both layers, two by `left` alone: one of each stays."""
+    inputs = keras.Input((9, 9, 3))
+    x = layers.Conv2D(6, 3, padding="same", activation="sigmoid", name="first")(inputs)
+    left = layers.Conv2D(4, 3, padding="same", name="left")(x)
+    right = layers.Conv2DTranspose(4, 3, padding="same", name="right")(x)
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Concatenate()([left, right]))))
+    randomize(model)
+    zero(model.get_layer("first").kernel, ..., slice(0, 4))
+    zero(model.get_layer("right").kernel, ..., slice(0, 2))  # It takes along the last axis.
+    assert filters(shrunk(model))["first"] == 4
+    assert sum(row.channels for row in dead_channels(model).silent) == 2
 
 
 def test_padding_at_each_position_of_a_flattened_map_is_known():
@@ -268,10 +297,11 @@ def test_the_report_reads_well():
     model = chain(padding="same", activation="sigmoid")
     zero(model.get_layer("head").kernel, slice(0, 2))
     assert str(dead_channels(model)) == (
-        "2 of 18 channels change no output\n"
+        "5 of 18 channels change no output\n"
+        "  first: 3 of 8\n"
         "  second: 2 of 6\n"
         "Channels whose kernels are zero, and that stay:\n"
-        "  4 of first: second: its zero padding would change the constant value"
+        "  1 of first: second: its zero padding would change the constant value"
     )
 
 

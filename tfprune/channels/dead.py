@@ -16,6 +16,9 @@ from tfprune.channels.trace import Call, Slice
 from tfprune.network.graph import all_layers
 from tfprune.network.kinds import builtin_layer
 
+# Layers in whose outputs a channel of a constant does what a multiple of another one would do, borders too.
+_SUMMING = {f"Conv{rank}D{kind}" for rank in (1, 2, 3) for kind in ("", "Transpose")}
+
 
 @dataclass(frozen=True)
 class LayerChannels:
@@ -60,6 +63,7 @@ class _Taker:
         values: The constant that comes in at each place in all calls, NaN where there is none.
         varies: For each place whether it is known what comes in, but not one value for all positions.
         numbers: The numbers of the calls.
+        sums: Whether the layer adds up multiples of what it takes, so that a place can take for others.
     """
 
     slice: Slice
@@ -70,6 +74,7 @@ class _Taker:
     values: np.ndarray
     varies: np.ndarray
     numbers: list[int]
+    sums: bool
 
     @property
     def layer(self) -> Any:
@@ -92,7 +97,8 @@ class Dead:
     A channel is dead if, wherever it is taken, one of these holds: each weight that takes it is zero, or
     leads to dead channels only; its value is zero for all inputs; its value is a constant that goes, exactly
     but for rounding, into the bias of the layer that takes it or into the BatchNorm behind, which holds of
-    dense layers and of convolutions that pad nothing. Layers that compute with channels together, such as
+    dense layers and of convolutions that pad nothing. Of several constants that a convolution pads one is
+    left, of which the others are multiples. Layers that compute with channels together, such as
     LayerNormalization, keep theirs alive, and a layer keeps one channel at least.
 
     Thimm and Fiesler, "Evaluating pruning methods", 1995, remove constant neurons in this way.
@@ -102,6 +108,7 @@ class Dead:
 
     Attributes:
         dead: Whether each set of channels is dead.
+        merged: Dead set of constants that padding would change -> the set that takes for it.
         edits: id of a weight -> its values with the constants of dead channels in them, in its whole shape.
         biases: id of a layer that has no bias -> the bias that takes constants for it, likewise.
         joins: id of the first tensor that a call returns -> what is left of a call that does without some of
@@ -114,10 +121,12 @@ class Dead:
         self._flow = Flow(traced)
         self._takers = _takers(traced, self._flow)
         self.dead = np.zeros(traced.count, bool)
+        self.merged: dict[int, int] = {}
         self.edits: dict[int, np.ndarray] = {}
         self.biases: dict[int, np.ndarray] = {}
         self._graph = Joins(traced, self._flow)
         self._leave_out()
+        self._merge()
         self.joins: dict[int, Join] = self._graph.all(self.dead)
         self.needed = self._graph.needed
         for taker in self._active():
@@ -229,8 +238,85 @@ class Dead:
             needed[taker.sets[taker.weighs(~self.dead) & ~taker.free]] = True
         return taken & ~needed & ~self.dead
 
+    def _merge(self) -> None:
+        """Lets one of the constants that the same layers pad, or else refuse, stand for all."""
+        held_by: dict[int, dict[int, list[float]]] = {}
+        active = self._active()
+        for at, taker in enumerate(active):
+            for place in np.flatnonzero(taker.weighs(~self.dead) & ~taker.free):
+                value = taker.values[place] if taker.sums else np.nan
+                held_by.setdefault(int(taker.sets[place]), {}).setdefault(at, []).append(value)
+        groups: dict[tuple[int, ...], list[tuple[float, int]]] = {}
+        for number, values in held_by.items():
+            least = np.abs([value for each in values.values() for value in each]).min()
+            if np.isfinite(least) and number != FIXED and number not in self._traced.mixed:
+                groups.setdefault(tuple(values), []).append((least, number))
+        for group in groups.values():
+            stays = max(group)[1]
+            self.merged |= {number: stays for _, number in group if number != stays}
+        merged = np.zeros_like(self.dead)
+        merged[list(self.merged)] = True
+        for sets in self._graph.together():
+            if (merged | self.dead)[sets].all():
+                merged[sets] = False
+        self.merged = {number: stays for number, stays in self.merged.items() if merged[number]}
+        self.dead |= merged
+
+    def merges(self, variable: keras.Variable) -> list[tuple[int, int, int, float]]:
+        """Returns what a place of a weight takes for others.
+
+        Returns:
+            For each other an axis, its place and the place that stays along it, and the factor by which it is
+            a multiple of that.
+        """
+        found = []
+        for taker in self._active():
+            if taker.slice.variable is not variable or not taker.sums:
+                continue
+            for place, number in enumerate(taker.sets):
+                if int(number) in self.merged and not taker.free[place]:
+                    sizes = np.abs(np.where(taker.sets == self.merged[int(number)], taker.values, 0))
+                    stays = int(np.nan_to_num(sizes).argmax())
+                    factor = taker.values[place] / taker.values[stays]
+                    if taker.weighs(~self.dead)[place]:
+                        found.append((taker.slice.axis, place, stays, float(factor)))
+        return found
+
+    def _take_for(self, taker: _Taker) -> None:
+        """Adds to the weights of channels that stay those of others that are multiples of them."""
+        variable = taker.slice.variable
+        found = self.merges(variable)
+        if not found:
+            return
+        values = self._traced.values(variable).astype(np.float64)
+        mask = self._traced.trace.masks.get(id(variable))
+        for axis, place, stays, factor in found:
+            rows = np.moveaxis(values, axis, 0)
+            rows[stays] += factor * rows[place]
+        self.edits[id(variable)] = values
+        if mask is not None:
+            self.edits[id(mask)] = self.mask(variable, ops.convert_to_numpy(mask))
+
+    def taking(self, variable: keras.Variable) -> np.ndarray:
+        """Returns for each value of a weight whether it may take for others, in its whole shape."""
+        found = np.zeros(variable.shape, bool)
+        for axis, _, stays, _ in self.merges(variable):
+            np.moveaxis(found, axis, 0)[stays] = True
+        return found
+
+    def mask(self, variable: keras.Variable, mask: np.ndarray) -> np.ndarray:
+        """Returns the mask of a weight, in its whole shape, with the places of what it takes for others."""
+        mask = np.array(mask)
+        for axis, place, stays, _ in self.merges(variable):
+            rows = np.moveaxis(mask, axis, 0)
+            rows[stays] = np.maximum(rows[stays], rows[place])
+        return mask
+
     def _move(self, taker: _Taker) -> None:
         """Moves the constants that a layer takes of dead channels."""
+        if taker.refuses:
+            self._take_for(taker)
+            return
         places = self.dead[taker.sets] & taker.weighs(~self.dead) & (taker.values != 0)
         if not places.any():
             return
@@ -272,8 +358,9 @@ def _takers(traced: Traced, flow: Flow) -> list[_Taker]:
                 made, used = traced.sets[makes[0].labels], connections(weight, one.axis, makes[0].axis)
             else:
                 made, used = None, any_along(weight, one.axis)[:, None]
+            sums = builtin_layer(call.layer) in _SUMMING
             found[key] = _Taker(
-                one, traced.sets[one.labels], made, used, _refusal(call, one), values, varies, [number]
+                one, traced.sets[one.labels], made, used, _refusal(call, one), values, varies, [number], sums
             )
     return list(found.values())
 

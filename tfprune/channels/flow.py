@@ -18,6 +18,8 @@ from tfprune.network.kinds import builtin_layer, builtin_operation
 
 # For sizes that a model leaves open: the smallest with which it can be called.
 _OPEN_SIZES = (32, 96, 256)
+# Of one value at several positions, relative to it: an activation is computed for some positions at a time.
+_ROUNDING = 5e-7
 # Layers whose made channels depend on the channels that their kernel's weights take, and on no others.
 _LINEAR = {*BIASED, "EinsumDense"}
 _JOINING = {"Concatenate"}
@@ -227,7 +229,7 @@ class _Value:
         numbers = np.asarray(ops.convert_to_numpy(self.tensor), np.float64)[0]
         low = _to_places(numbers, channels, labels, np.min)
         high = _to_places(numbers, channels, labels, np.max)
-        same = known & (low == high)
+        same = known & (high - low <= _ROUNDING * np.abs(low))
         values[same] = low[same]
         return Constants(values, known & ~same)
 

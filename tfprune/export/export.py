@@ -79,8 +79,8 @@ def export_model(
       `channels`, `dead`); `gone`, those that went altogether; `silent`, channels that stay although the
       kernels that make them are zero (`layers`, `channels`, `reason`); `macs_before` and `macs` for one
       example, null where unknown; `largest_logit_difference_relative`, how far the cut moved the outputs
-      (1e-5 at most); `took_constants`, the biases and moving means that took the constants of channels that
-      went: all other weights are parts of what they were. Its `parameters`, `sparsity` and
+      (1e-5 at most); `took_constants`, the biases, moving means and kernels that took the constants of
+      channels that went: all other weights are parts of what they were. Its `parameters`, `sparsity` and
       `sparsity_all_weights` are of the network that stays, and those above of the network that was given;
     - `artifacts`: for each name `format`, `weights`, `bytes`, `gzip_bytes`,
       `largest_logit_difference` (absolute), `largest_logit_difference_relative` (to

@@ -79,13 +79,22 @@ class ExactCut:
         """Returns the part of values in the shape of a weight that stays."""
         return self._builder.part(variable, values)
 
+    def taking(self, variable: keras.Variable) -> np.ndarray:
+        """Returns for each value of the weight in the place of one whether it took what goes into account."""
+        return self.part(variable, self._dead.taking(variable))
+
+    def mask(self, variable: keras.Variable, mask: np.ndarray) -> np.ndarray:
+        """Returns the mask of the weight in the place of one, given that one's."""
+        return self.part(variable, self._dead.mask(variable, mask))
+
 
 def shrink(model: keras.Model) -> keras.Model:
     """Returns a smaller model with the same outputs, without the channels that change none of them.
 
     A channel goes if each weight that takes it is zero; if its value is zero whatever the inputs are; or if
     its value is a constant that can be moved into the bias of the layer that takes it, or into the BatchNorm
-    behind that layer: in dense layers, and in convolutions that pad nothing. What computes with channels
+    behind that layer: in dense layers, and in convolutions that pad nothing. Of several constants that a
+    convolution pads one is left, whose weights do for all. What computes with channels
     together, as LayerNormalization, keeps its channels, and each layer keeps one. In inference the outputs
     are the same up to rounding: 1e-5 of the largest one in float32. `dead_channels` tells what goes, and why
     the rest stays.
