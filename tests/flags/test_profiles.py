@@ -41,6 +41,7 @@ SMALL_TRAINING = {
     "gradual": ((9,), (6,)),
     "sparse": ((24,), (16, 21)),
     "cifar100_transfer_95": ((9,), (6,)),
+    "cifar10_dense_continued": ((9,), (6,)),
     "cifar10_one_shot_995_combined": ((9,), (), 3e-3),
     "cifar10_one_shot_995_rate": ((9,), (6,), 3e-3),
     "cifar10_one_shot_995_cosine": ((9,), ()),
@@ -104,7 +105,7 @@ def test_scratch_and_cpu_have_the_papers_fine_tuning(name, profile, width):
     assert config == dataclasses.replace(plain, **changed)
 
 
-@pytest.mark.parametrize("profile, epochs, schedule", [("scratch", 100, "step"), ("cpu", 60, "cosine")])
+@pytest.mark.parametrize("profile, epochs, schedule", [("scratch", 100, "step"), ("cpu", 40, "cosine")])
 @pytest.mark.parametrize("name", ["cifar10_baseline", "cifar100_baseline"])
 def test_scratch_and_cpu_have_longer_baselines(name, profile, epochs, schedule):
     config = config_of(name, profile)

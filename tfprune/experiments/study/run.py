@@ -102,7 +102,8 @@ class Study:
         try:
             held = self._work()
         except BaseException:  # Interrupted, too: this process runs nothing any more.
-            self._changed(leaving=True)
+            with suppress(UserError):  # The error that ends it counts, not one that comes of it.
+                self._changed(leaving=True)
             raise
         if held:
             self._changed(leaving=True)
