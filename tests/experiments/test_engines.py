@@ -56,15 +56,15 @@ class StandIn(Engine):
 def stand_in(engine, share=1.0):
     """Puts an engine in the place of `sparse`; rounds of a few steps are measured, too."""
     with mock.patch.dict(engines.ENGINES, sparse=engine), mock.patch.object(engines, "_SHARE", share):
-        yield engine
+        yield
 
 
-def network(way, dropout=0.3):
+def network(way):
     """A compiled network that is pruned in one of several ways, or that learns from another, too."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
     x = keras.layers.Dense(6, activation="relu", name="body")(inputs)
-    x = keras.layers.Dropout(dropout, name="dropout")(keras.layers.BatchNormalization(name="norm")(x))
+    x = keras.layers.Dropout(0.3, name="dropout")(keras.layers.BatchNormalization(name="norm")(x))
     model = keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
     schedule = {
         "gradual": sparsity.PolynomialDecay(0.0, 0.8, 0, STEPS, frequency=2),
@@ -148,9 +148,7 @@ def judged(keras_seconds, sparse_seconds):
         yield
 
 
-@pytest.mark.parametrize(
-    "way, faster", [("fixed", "keras"), ("gradual", "sparse"), ("set", "keras"), ("taught", "sparse")]
-)
+@pytest.mark.parametrize("way, faster", [("gradual", "keras"), ("set", "sparse"), ("taught", "sparse")])
 def test_a_measurement_leaves_no_trace(tmp_path, way, faster):
     """What `auto` trains is what the engine that it took trains, to the bit: dropout and masks, too."""
     named, measured = network(way), network(way)
@@ -165,16 +163,6 @@ def test_a_measurement_leaves_no_trace(tmp_path, way, faster):
     )
     assert auto_history == history
     assert_same_state(measured, named)
-
-
-def test_both_engines_train_the_same(tmp_path):
-    by_keras, by_sparse = network("fixed", dropout=0.0), network("fixed", dropout=0.0)
-    history, *_ = train(tmp_path / "keras", by_keras, "keras")
-    other_history, *_ = train(tmp_path / "sparse", by_sparse, "sparse")
-    for row, other in zip(history, other_history, strict=True):
-        assert other == pytest.approx(row, rel=1e-4)
-    for our, their in zip(state(by_sparse), state(by_keras), strict=True):
-        np.testing.assert_allclose(our.astype("float32"), their.astype("float32"), rtol=1e-3, atol=1e-5)
 
 
 def choose(model=None, *, asked="auto", notes=None, goes_on=False, **flags):
