@@ -215,6 +215,17 @@ def test_dropout_draws_by_seed_and_step(whole_channels):
         assert np.array_equal(other.forward(images, training=True), second) == same
 
 
+def test_dropout_of_whole_images():
+    b = Builder((3, 3, 1))
+    b.dropout(b.conv(0, 4, size=1, bias=True), 0.3)
+    b.nodes[-1] = dataclasses.replace(b.nodes[-1], whole_images=True)
+    engine = Engine(b.graph, 400, 2)
+    images = np.zeros((400, 3, 3, 1), np.float32)
+    dropped = engine.forward(images, training=True) == 0
+    assert np.isin(dropped.mean((1, 2, 3)), (0, 1)).all()
+    assert dropped.mean() == pytest.approx(0.3, abs=0.08)
+
+
 def test_a_number_that_is_none_reaches_the_output():
     graph = resnet()
     for number in (np.nan, np.inf):

@@ -206,10 +206,15 @@ def test_what_is_frozen_does_not_learn():
 
 
 def test_dropout_draws_by_the_seed_of_its_layer():
-    model = model_of(layers.Dropout(0.3, seed=7), layers.SpatialDropout2D(0.5, seed=8))
-    one, other = (node for node in trace(model).graph.nodes if isinstance(node, Dropout))
+    model = model_of(
+        layers.Dropout(0.3, seed=7),
+        layers.SpatialDropout2D(0.5, seed=8),
+        layers.Dropout(0.1, noise_shape=(None, 1, 1, 1)),
+    )
+    one, other, whole = (node for node in trace(model).graph.nodes if isinstance(node, Dropout))
     assert (one.rate, one.whole_channels, one.seed) == (0.3, False, 7)
     assert (other.rate, other.whole_channels, other.seed) == (0.5, True, 8)
+    assert whole.whole_images and not (one.whole_images or other.whole_images)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,7 @@ REFUSED = {
     "axis": ([layers.BatchNormalization(axis=1)], "`axis` must be the last one", "axis=1"),
     "flattened": ([layers.Flatten(), layers.BatchNormalization()], "must not take a flattened image", ""),
     "reshape": ([layers.Reshape((7, 6, 4))], "the image of it again", "(6, 7, 4) to (7, 6, 4)"),
-    "noise": ([layers.Dropout(0.5, noise_shape=(None, 1, 1, 4))], "`noise_shape` must be None", ""),
+    "noise": ([layers.Dropout(0.5, noise_shape=(None, 6, 1, 1))], "`noise_shape` must be None", ""),
     "axes": ([layers.Reshape((42, 4))], "2 or 4 axes", "Received: 3"),
     "difference": ([lambda x: x - ops.relu(x)], "one operand must be a constant", ""),
     "inverse": ([lambda x: 1.0 / x], "a constant divided by a tensor", ""),

@@ -219,6 +219,7 @@ class ReferenceEngine:
         if not training:
             return x, 1.0
         shape = (len(x), 1, 1, x.shape[3]) if node.whole_channels else x.shape
+        shape = (len(x), 1, 1, 1) if node.whole_images else shape
         rng = np.random.default_rng([node.seed, self.step, self.graph.nodes.index(node)])
         kept = (rng.random(shape) >= node.rate) / (1 - node.rate)
         return x * kept, kept

@@ -248,11 +248,13 @@ class Dropout(Node):
     Attributes:
         rate: The probability, in [0, 1).
         whole_channels: Whether it zeroes whole channels of an image.
+        whole_images: Whether it zeroes all numbers of an image.
         seed: Of the numbers drawn, which are those of (seed, step, node), whatever the threads.
     """
 
     rate: float
     whole_channels: bool = False
+    whole_images: bool = False
     seed: int = 0
 
 

@@ -255,12 +255,17 @@ def _dropout(draft: Draft, call: Call) -> Value:
         return value
     if layer.rate >= 1.0:
         raise call.refuse(f"`rate` must be below 1. Received: rate={layer.rate}")
-    whole = builtin_layer(layer) == "SpatialDropout2D"
-    if getattr(layer, "noise_shape", None) is not None and not whole:
-        raise call.refuse(f"`noise_shape` must be None. Received: noise_shape={layer.noise_shape}")
+    channels, images = builtin_layer(layer) == "SpatialDropout2D", False
+    shape = None if channels else layer.noise_shape
+    if shape is not None:
+        images = shape[0] is None and all(size == 1 for size in shape[1:]) and len(shape) == value.rank
+        if not images:
+            raise call.refuse(
+                f"`noise_shape` must be None, or (None, 1, 1, 1). Received: noise_shape={shape}"
+            )
     # Saved with the model, so that a fit that goes on draws what it would have drawn.
     seed = int(keras.ops.convert_to_numpy(layer.seed_generator.state)[0])
-    node = Dropout(call.name, (value.node,), float(layer.rate), whole, seed)
+    node = Dropout(call.name, (value.node,), float(layer.rate), channels, images, seed)
     return _made(call, draft.add(node), value.flat)
 
 

@@ -469,7 +469,7 @@ class Plan:
             round(node.rate * 2**32),
             _bits(1 / (1 - node.rate)),
         )
-        return moves.Dropout(self.images, node.whole_channels, accumulate), numbers
+        return moves.Dropout(self.images, node.whole_channels, node.whole_images, accumulate), numbers
 
     def _lower_conv(self, unit: Unit) -> None:
         node, conv = unit.node, self._convolutions[unit.output]

@@ -140,6 +140,7 @@ class Dropout(Kernel):
     Attributes:
         images: The images of a tile.
         whole_channels: Whether the place is the channel's.
+        whole_images: Whether the place is the image's.
         accumulate: Whether the products are added to what is there.
     """
 
@@ -155,6 +156,7 @@ class Dropout(Kernel):
     )
     images: int
     whole_channels: bool
+    whole_images: bool
     accumulate: bool
 
     def write(self, e: KernelEmitter) -> None:
@@ -172,19 +174,22 @@ class Dropout(Kernel):
         threshold, factor = all_lanes(e.integer("threshold")), e.splat(float_of(e, "factor"))
         columns = e.integer("columns")
         places = e.number(1) if self.whole_channels else b.mul(e.integer("rows"), columns)
-        image_size = b.mul(places, e.integer("channels"))
+        image_size = e.number(1) if self.whole_images else b.mul(places, e.integer("channels"))
         images_apart = b.mul(ir.Constant(bits, list(range(e.lanes))), all_lanes(image_size))
 
         def run(tile: ir.Value, y: ir.Value, channel: ir.Value) -> None:
             source, target = run_of(e, "source", tile, y, channel), run_of(e, "target", tile, y, channel)
-            first = e.multiply_add(b.mul(tile, e.number(self.images)), image_size, b.mul(channel, places))
-            if not self.whole_channels:
+            first = b.mul(b.mul(tile, e.number(self.images)), image_size)
+            if not self.whole_images:
+                first = e.multiply_add(channel, places, first)
+            single = not (self.whole_channels or self.whole_images)
+            if single:
                 first = e.multiply_add(y, columns, first)
 
             def vector(at: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
                 x, image = b.udiv(at, e.number(self.images)), b.urem(at, e.number(self.images))
                 place = e.multiply_add(image, image_size, first)
-                if not self.whole_channels:
+                if single:
                     place = b.add(place, x)
                 number = b.add(all_lanes(place), images_apart)
                 number = _mixed(e, b.xor(_mixed(e, b.xor(number, low)), high))
