@@ -62,7 +62,7 @@ def train(experiment: str, *arguments: str) -> None:
         *(sys.executable, "-m", "tfprune.bin.train", f"--experiment={experiment}"),
         *(f"--output_dir={OUTPUT_DIR.value}", f"--data_dir={DATA_DIR.value}", "--image_size=32"),
         *(f"--width={WIDTH.value}", "--stem=cifar", "--weights=none", "--autoaugment=none"),
-        *("--learning_rate=1e-3", "--lr_schedule=cosine", "--batch_size=64"),
+        *("--learning_rate=1e-3", "--lr_schedule=cosine", "--batch_size=64", "--training_engine=sparse"),
         *(f"--test_examples={TEST_EXAMPLES.value}", f"--evaluate_every={EPOCHS.value}"),
         *arguments,
     ]
