@@ -33,9 +33,10 @@ OUTPUT_DIR = flags.DEFINE_string("output_dir", "saved_models", "Where the run fo
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where CIFAR-10 is prepared. Empty: TFDS's own folder.")
 WIDTH = flags.DEFINE_integer("width", 16, "Filters of the first stage.", lower_bound=1)
 SPARSITY = flags.DEFINE_float("sparsity", 0.995, "Of all convolutions together.", 0.0, 1.0)
-DENSE_EPOCHS = flags.DEFINE_integer("dense_epochs", 3, "Epochs of the dense network, on all examples.")
+DENSE_EPOCHS = flags.DEFINE_integer("dense_epochs", 3, "Epochs of the dense network.", lower_bound=1)
+DENSE_EXAMPLES = flags.DEFINE_integer("dense_examples", 0, "Examples of these epochs; 0: all.", lower_bound=0)
 EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs after pruning, of six rounds together.", lower_bound=1)
-TRAIN_EXAMPLES = flags.DEFINE_integer("train_examples", 50000, "Examples of these epochs.", lower_bound=2)
+TRAIN_EXAMPLES = flags.DEFINE_integer("train_examples", 50000, "Examples of those epochs.", lower_bound=2)
 TEST_EXAMPLES = flags.DEFINE_integer("test_examples", 0, "Test examples; 0: all.", lower_bound=0)
 VARIANTS = flags.DEFINE_list("variants", [], "Which; empty: all.")
 THREADS = flags.DEFINE_list("threads", ["1"], "Numbers of threads; all: the cores of this process.")
@@ -131,6 +132,7 @@ def measure(names: list[str]) -> list[tuple[str, ...]]:
             sizes = [os.path.getsize(path) for each in files.values() for path in each.values()]
             parts[name] = (
                 f"{accuracy:.1f} %",
+                f"{len(dead.gone)}",
                 f"{sum(one.dead for one in dead.layers):,} of {sum(one.channels for one in dead.layers):,}",
                 f"{sum(one.channels for one in dead.silent):,}",
                 f"{before.count_params() / after.count_params():.1f}x",
@@ -155,11 +157,13 @@ def main(_: list[str]) -> None:
     unknown = [name for name in names if name not in VARIANT_FLAGS]
     if unknown:
         sys.exit(f"error: --variants={','.join(unknown)}: must be some of {', '.join(VARIANT_FLAGS)}")
-    train(DENSE, "--regime=dense", f"--epochs={DENSE_EPOCHS.value}")
+    dense = f"--epochs={DENSE_EPOCHS.value}", f"--train_examples={DENSE_EXAMPLES.value}"
+    train(DENSE, "--regime=dense", *dense)
     for name in names:
         train_variant(name)
     threads = [f"faster, {threads} thread{'s' * (threads != '1')}" for threads in THREADS.value]
-    header = ("run", "accuracy", "dead", "zero but kept", "parameters", "MACs", "differs", "file", *threads)
+    header = ("run", "accuracy", "layers gone", "dead", "zero but kept", "parameters", "MACs", "differs")
+    header += ("file", *threads)
     print("\n".join(text_table(header, measure(names))))
 
 
