@@ -50,7 +50,7 @@ class Flags:
         "small",
         "What to lay over every experiment. full: as in the paper, needs "
         "an accelerator. scratch: no ImageNet weights, 32x32, wants one. cpu: scratch with a quarter of the "
-        "width, days on two cores. pretrained: EfficientNet-Lite0, 96x96, hours. small: hours. "
+        "width, over a day on two cores. pretrained: EfficientNet-Lite0, 96x96, hours. small: hours. "
         "tiny: digits, minutes.",
         group="study",
     )
