@@ -22,6 +22,7 @@ from tfprune.experiments.run import run_experiment
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.metric import ACCURACY, Metric
+from tfprune.training.by_name import make_known
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +157,12 @@ def test_an_interrupted_run_ends_where_one_without_ends(kind, folder):
     found = run(config)
     assert_same(found, whole, (0, 1, 2))
     assert not left_over(found)
+
+
+def test_a_function_is_known_before_a_file_needs_it():
+    make_known(f"out:{OWN}known_by_name_alone")
+    name = f"{OWN[:-1]}>known_by_name_alone"
+    assert keras.saving.get_registered_object(name) is own_networks.known_by_name_alone
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the program forks")

@@ -187,6 +187,10 @@ def cubed(y_true, y_pred):
     return ops.mean(ops.abs(ops.reshape(y_true, ops.shape(y_pred)) - y_pred) ** 3, axis=-1)
 
 
+def known_by_name_alone(y_true, y_pred):  # No test computes it: it is registered by its name, or not at all.
+    return cubed(y_true, y_pred)
+
+
 def near(y_true, y_pred):
     return ops.mean(
         ops.cast(ops.abs(ops.reshape(y_true, ops.shape(y_pred)) - y_pred) < 1, "float32"), axis=-1

@@ -162,7 +162,8 @@ def _of_keras(name: str, module: ModuleType, base: type, output: Output) -> Call
 def _own(name: str, base: type) -> Callable[[], Any]:
     found = load_named(name)
     cls = found if inspect.isclass(found) else type(found)
-    known = issubclass(cls, base)
+    # A function, too, is an `object`; its own class is not what a file names.
+    known = issubclass(cls, base) and not inspect.isfunction(found)
     if not known and not inspect.isfunction(found):
         raise ValueError(f"{name} must be a function or of the class {base.__name__}. Received: {found!r}")
     _register(cls if known else found, name)
