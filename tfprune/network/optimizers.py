@@ -59,6 +59,11 @@ def named_slots(optimizer: keras.optimizers.Optimizer, variable: keras.Variable)
     return found
 
 
+def public_class(optimizer: Any) -> type:
+    """Returns the class of an optimizer; of one that Keras put in its place for a backend, that of Keras."""
+    return next(cls for cls in type(optimizer).__mro__ if not cls.__module__.startswith("keras.src.backend."))
+
+
 def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
     """Returns whether an optimizer's decoupled weight decay is for a trainable variable."""
     return optimizer._use_weight_decay(variable)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.network.optimizers import decays, named_slots
+from tfprune.network.optimizers import decays, named_slots, public_class
 from tfprune.sparse_training import optimizers
 from tfprune.sparse_training.engine import Engine
 from tfprune.sparse_training.errors import UnsupportedError
@@ -41,10 +41,8 @@ def rule_of(optimizer: Any) -> optimizers.Optimizer:
     Raises:
         UnsupportedError: The sparse trainer does not know it, or one of its options.
     """
-    # A subclass may compute something else, but for those that Keras puts in the place of its classes on
-    # PyTorch.
-    classes = (cls for cls in type(optimizer).__mro__ if not cls.__module__.startswith("keras.src.backend."))
-    rule = _RULES.get(next(classes))
+    # A subclass may compute something else.
+    rule = _RULES.get(public_class(optimizer))
     if rule is None:
         raise UnsupportedError(
             "`optimizer` must be Adam, AdamW, SGD or tfprune's TorchAdam for the sparse trainer."
