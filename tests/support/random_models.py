@@ -88,7 +88,7 @@ class Growing:
         x = self.pick(self.tensors[-4:])
         rank = len(x.shape)
         here = _ANY + {2: _VECTORS, 3: _SEQUENCES, 4: _IMAGES}.get(rank, [])
-        step = branch if self._branches and self.yes() else self.pick(here)
+        step = branch if self._branches and rank < 5 and self.yes() else self.pick(here)
         made = step(self, x)
         for tensor in made if isinstance(made, (list, tuple)) else [made]:
             sizes = tensor.shape[1:]
