@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 TRAIN = [field.name for of in (ExperimentConfig, Devices) for field in dataclasses.fields(of)]
 RUN = ["experiment", "output_dir", "data_dir"]
 REPRODUCE = (
-    "profile experiments seeds extra_flagfile output_dir data_dir training_engine data_parallel dry_run"
+    "profile experiments seeds extra_flagfile output_dir data_dir training_engine data_parallel dry_run wait"
 ).split()
 BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "headline", "layers", "zstd"]
 

@@ -23,12 +23,25 @@ def network(sparsities, channels=64, size=24):
     return Graph(tuple(nodes))
 
 
-def test_many_zeros_go_the_sparse_path_and_none_the_dense():
-    chosen = choose_paths(network([0.0, 0.85, 0.0, 0.85]), rounds=7)
-    assert [node.path for node in chosen.nodes[2:-1]] == ["sparse", "dense", "sparse"]
+def test_each_convolution_takes_the_path_that_was_measured_faster():
+    chosen = choose_paths(network([0.0, 0.85, 0.0, 0.85]), rounds=2)
     for node in chosen.nodes[1:-1]:
         assert set(node.costs) == {"sparse", "dense"} and min(node.costs.values()) > 0
         assert node.path == min(node.costs, key=node.costs.get)
+
+
+def test_a_cost_is_the_median_of_the_rounds_after_the_first(monkeypatch):
+    """Of the second convolution the dense path is the faster one."""
+    times = {
+        "sparse": iter([[0, 0, 0, 0], [0, 3, 7, 0], [0, 9, 1, 0], [0, 4, 6, 0]]),
+        "dense": iter([[0, 0, 0, 0], [0, 1, 5, 0], [0, 5, 9, 0], [0, 5, 2, 0]]),
+    }
+    monkeypatch.setattr(
+        runtime.Model, "time_nodes", lambda model, images, rounds: next(times[model.graph.nodes[1].path])
+    )
+    first, second = choose_paths(network([0.5, 0.5], channels=4, size=4), rounds=3).nodes[1:3]
+    assert (first.costs, first.path) == ({"sparse": 4, "dense": 5}, "sparse")
+    assert (second.costs, second.path) == ({"sparse": 6, "dense": 5}, "dense")
 
 
 def test_nothing_else_changes():

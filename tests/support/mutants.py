@@ -24,10 +24,11 @@ from tfprune.runtime.graph import ACTIVATIONS, Graph, Input
 from tfprune.runtime.machine import host
 
 # What a load may take: a limit on the network's memory; address space above what is mapped at the start;
-# seconds of the processor for a megabyte or less. A call of what was loaded is bounded by its memory.
+# seconds of the processor for a megabyte or less (about one is used; a busy or old machine takes several, and
+# what is to be found takes minutes). A call of what was loaded is bounded by its memory.
 MEMORY_LIMIT = 2**27
 ADDRESS_SPACE = 2**30
-SECONDS_PER_MEGABYTE = 2.0
+SECONDS_PER_MEGABYTE = 10.0
 CALLED_BYTES = 2**20
 
 NUMBERS = (0, 1, 1, 2, 3, 4, 7, 8, 16, 64, 128, 255, 1024, 4097, 65535, 65536, 2**20, 2**31 - 1, 2**31, 2**48)
