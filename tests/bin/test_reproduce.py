@@ -132,8 +132,9 @@ def test_a_dry_run_measures_what_is_finished(study, capsys):
     assert "not measured" not in output
 
 
-def test_the_default_is_the_papers_twelve(tmp_path, capsys):
-    run_main(output_dir=str(tmp_path), dry_run=True)
+@pytest.mark.parametrize("profile", flagfiles.profile_names())
+def test_the_default_is_the_papers_twelve(tmp_path, capsys, profile):
+    run_main(output_dir=str(tmp_path), profile=profile, dry_run=True)
     output = capsys.readouterr().out
     assert "0 of 12 finished" in output
     for section in ["baseline", *(f"4.3.{number}" for number in range(1, 9))]:

@@ -124,6 +124,11 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in (FLAGS_FOLDER / _PROFILES).glob("*.flags"))
 
 
+def own_flagfile(experiment: str) -> Path:
+    """Returns the flagfile of an experiment by itself, in no profile."""
+    return FLAGS_FOLDER / f"{experiment}.flags"
+
+
 def profile_flagfiles(experiment: str, profile: str, extra_flagfile: str = "") -> list[Path]:
     """Returns the flagfiles of an experiment in a profile, the lowest first.
 
@@ -144,7 +149,7 @@ def profile_flagfiles(experiment: str, profile: str, extra_flagfile: str = "") -
         )
     if extra_flagfile and not Path(extra_flagfile).is_file():
         raise UserError(f"--extra_flagfile={extra_flagfile}: must be a file that is there")
-    own = FLAGS_FOLDER / f"{experiment}.flags"
+    own = own_flagfile(experiment)
     regime = experiment_from_flagfiles([own]).regime
     folder = FLAGS_FOLDER / _PROFILES
     overlays = [folder / profile / f"{regime}.flags", folder / profile / f"{experiment}.flags"]

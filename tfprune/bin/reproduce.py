@@ -16,11 +16,17 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from absl import flags
 
-from tfprune.bin.flagfiles import experiment_from_flagfiles, experiment_names, profile_flagfiles, shown
+from tfprune.bin.flagfiles import (
+    experiment_from_flagfiles,
+    experiment_names,
+    own_flagfile,
+    profile_flagfiles,
+    shown,
+)
 from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.bin.tensorflow_start import start_tensorflow
@@ -121,7 +127,7 @@ def plan_study() -> list[ExperimentConfig]:
     seeds = parse_seeds(values.seeds)
     available = experiment_names()
     load = functools.cache(load_experiment)
-    chosen = values.experiments or studied_experiments(available, load)
+    chosen = values.experiments or studied_experiments(available)
     for name in chosen:
         load(name)
     start_tensorflow()  # All that is wrong with the flags and flagfiles was said before.
@@ -134,9 +140,14 @@ def plan_study() -> list[ExperimentConfig]:
     return plan_runs(experiments.values(), seeds)
 
 
-def studied_experiments(available: list[str], load: Callable[[str], ExperimentConfig]) -> list[str]:
-    """Returns the experiments that mirror a section of the paper, by section."""
-    sections = sorted((load(name).paper_section, name) for name in available)
+def studied_experiments(available: list[str]) -> list[str]:
+    """Returns the experiments that mirror a section of the paper, by section.
+
+    Their own flagfiles say so: the demo's need not make sense in every profile.
+    """
+    sections = sorted(
+        (experiment_from_flagfiles([own_flagfile(name)]).paper_section, name) for name in available
+    )
     return [name for section, name in sections if section]
 
 
