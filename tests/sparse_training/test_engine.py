@@ -135,6 +135,43 @@ def test_a_variance_beside_a_large_mean_does_not_cancel(mean):
     check(b.graph, count=32, tolerance=5e-4)
 
 
+def far_from_moving_means():
+    """Returns a network whose normalizations see channels 1000 deviations away, and a constant one."""
+    b = Builder((5, 5, 3))
+    b.nodes[0] = dataclasses.replace(b.nodes[0], shift=np.float32([1000, -5, 0.1]))
+    x = b.activation(b.norm(b.conv(b.norm(0), 5, bias=True)), "tanh")
+    x = b.activation(b.norm(b.conv(x, 4, density=0.5, bias=True)), "tanh")
+    b.dense(b.global_pool(x), 3)
+    for node in b.nodes:
+        if isinstance(node, Conv) and node.kernel.shape[0] == 3:
+            node.bias.values[:3] = 1000, -2000, 1000.1
+            written = np.arange(node.kernel.size) if node.kernel.positions is None else node.kernel.positions
+            node.kernel.values[written % node.kernel.shape[3] == 2] = 0
+    return b.graph
+
+
+@pytest.mark.parametrize("count", [1, 21])
+def test_a_mean_far_from_the_moving_one_costs_no_digits(count):
+    """By the float64 reference; and the sums depend on neither threads nor batches before."""
+    graph = far_from_moving_means()
+    check(graph, count, batch_size=40, tolerance=2e-3)
+    found = []
+    norms = [node for node in graph.nodes if isinstance(node, BatchNorm)]
+    for threads in (1, 3):
+        engine = Engine(graph, 40, threads)
+        if threads > 1:
+            engine.forward(images_of(graph, 40, seed=9), training=True)
+            for node in norms:
+                moving = engine.moving(node.moving_name)
+                moving.mean[:], moving.variance[:] = node.moving_mean, node.moving_variance
+        outputs = engine.forward(images_of(graph, count), training=True)
+        engine.backward(outputs)
+        moving = [part for node in norms for part in engine.moving(node.moving_name)]
+        found.append((outputs, engine.gradients.copy(), *moving))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_smaller_batch_is_the_same_in_a_larger_engine():
     """A batch that fills some of the tiles, and one of them in part."""
     graph = resnet()

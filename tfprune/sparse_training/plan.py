@@ -524,10 +524,13 @@ class Plan:
             self._constant("zeros", channels) if node.beta is None else self._parameters.values_of(node.beta)
         )
         arguments = (
+            *self._value(value),
+            *self._size(value),
+            self.tiles,
+            self.mask,
             self._scratch[0],
             slots,
             channels,
-            math.prod(self._size(value)),
             self._gamma(node, channels),
             beta,
             moving.mean,
@@ -539,13 +542,15 @@ class Plan:
             scale.scale,
             scale.shift,
         )
-        by_moving = Step(_NORMALIZATION, norm.Normalization(moving=True), arguments, Even(channels))
+        by_moving = Step(
+            _NORMALIZATION, norm.Normalization(self.images, moving=True), arguments, Even(channels)
+        )
         # Before all others, which are then one chain in evaluation.
         self.evaluation.insert(0, by_moving)
         if node.frozen:
             self.training.insert(0, by_moving)
             return
-        by_batch = dataclasses.replace(by_moving, kernel=norm.Normalization(moving=False))
+        by_batch = dataclasses.replace(by_moving, kernel=norm.Normalization(self.images, moving=False))
         self._forward(by_batch, evaluation=False)
 
     def _lower_sum(self, unit: Unit) -> None:
@@ -837,7 +842,7 @@ class Plan:
             place,
             slots,
             channels,
-            math.prod(self._size(term.value)),
+            *self._size(term.value),
             self._gamma(node, channels),
             scale.mean,
             scale.inverse,
