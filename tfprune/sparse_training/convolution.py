@@ -327,8 +327,16 @@ class Convolution:
             )
             parts = TilesOrGroups(chunks, tuple(products.costs.tolist()))
             calls.append(Call(code, arguments, parts, self._multiply_adds(self._forward)))
-        arguments = (partials, products.partial, chunks, products.places, gradients)
-        return [*calls, Call(Gather(), arguments, Even(self._weights))]
+        arguments = (
+            partials,
+            products.partial,
+            chunks,
+            products.weights,
+            gradients,
+            products.left_out,
+            len(products.left_out),
+        )
+        return [*calls, Call(Gather(), arguments, Even(products.partial // self._machine.lanes))]
 
     def refresh(self, values: Address) -> list[Call]:
         """Returns the calls that bring new weights to the lists.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfprune.sparse_training.graph import Kernel, Window
+from tfprune.sparse_training.kernels.convolution import LINE
 from tfprune.sparse_training.kernels.weights import Block
 from tfprune.sparse_training.layout import Layout
 
@@ -358,8 +359,9 @@ class Products:
         tables: Of each shape int32 `[blocks, words]`: the place of the block's sums in the partial sums,
             the places of its outputs and of its entries.
         costs: The products of each group, int64 `[groups]`.
-        partial: The partial sums of a chunk.
-        places: The place of each weight in the partial sums, int32 `[weights]`; -1: none, its gradient is 0.
+        partial: The partial sums of a chunk, whole cache lines of them.
+        weights: The weight that each of them is of, int32 `[partial]`; -1: of none.
+        left_out: The weights that none is of, their gradients are 0; int32.
     """
 
     blocks: tuple[Block, ...]
@@ -367,7 +369,8 @@ class Products:
     tables: tuple[np.ndarray, ...]
     costs: np.ndarray
     partial: int
-    places: np.ndarray
+    weights: np.ndarray
+    left_out: np.ndarray
 
 
 def sparse_products(sums: Sums, weights: int, at_once: int, row_blocks: int, read_blocks: int) -> Products:
@@ -432,9 +435,17 @@ def sparse_products(sums: Sums, weights: int, at_once: int, row_blocks: int, rea
         np.array(firsts, np.int64).reshape(len(blocks), len(group_row) + 1),
         tuple(tables),
         counts,
-        partial,
-        places,
+        *_of_partials(places, partial),
     )
+
+
+def _of_partials(places: np.ndarray, partial: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Returns the partial sums of a chunk, the weight of each, and the weights of none; see `Products`."""
+    partial = max(1, -(-partial // LINE)) * LINE
+    weights = np.full(partial, -1, np.int32)
+    there = np.flatnonzero(places >= 0)
+    weights[places[there]] = there
+    return partial, weights, np.flatnonzero(places < 0).astype(np.int32)
 
 
 def dense_products(sums: Sums, weights: int, block: Block, read_blocks: int) -> Products:
@@ -489,6 +500,5 @@ def dense_products(sums: Sums, weights: int, block: Block, read_blocks: int) -> 
         np.concatenate([[0], np.cumsum(costs)]).astype(np.int64)[None],
         (np.concatenate(tables).astype(np.int32),),
         np.array(costs) * block.products,
-        partial,
-        places,
+        *_of_partials(places, partial),
     )

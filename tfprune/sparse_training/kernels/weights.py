@@ -274,31 +274,50 @@ class Scatter(Kernel):
 
 @dataclasses.dataclass(frozen=True)
 class Gather(Kernel):
-    """Adds up the partial sums of each weight, chunk after chunk. A part: a range of weights."""
+    """Adds up the partial sums of each weight, chunk after chunk; a part: a range of vectors of them.
+
+    They are read in their order, and the weights' gradients written to where they belong: it is one such
+    number for each weight, not one for each chunk.
+    """
 
     parameters: ClassVar = (
         "partials",  # place: float32 [chunks, partial]
         "partial",
         "chunks",
-        "places",  # int32 [weights]; negative: zero
+        "weights",  # int32 [partial]: the weight that each is of; negative: none
         "gradients",  # float32 [weights]
+        "left_out",  # int32: the weights whose gradient is zero
+        "zeros",  # their number
     )
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
         b = e.b
-        zero = ir.Constant(ir.FloatType(), 0.0)
 
-        def weight(index: ir.Value) -> None:
-            place = e.element(e.pointer("places"), index, I32)
+        def put(weight: ir.Value, number: ir.Value) -> None:
+            e.store(number, e.at(e.pointer("gradients"), weight))
+
+        def vector(index: ir.Value) -> None:
+            at = b.mul(index, e.number(e.lanes))
 
             def chunk(chunk_index: ir.Value, total: list[ir.Value]) -> list[ir.Value]:
-                at = e.multiply_add(chunk_index, e.integer("partial"), place)
-                return [b.fadd(total[0], e.element(e.value("partials"), at))]
+                place = e.multiply_add(chunk_index, e.integer("partial"), at)
+                return [b.fadd(total[0], e.load_vector(e.at(e.value("partials"), place)))]
 
-            there = b.icmp_signed(">=", place, e.number(0))
-            chunks = b.select(there, e.integer("chunks"), e.number(0))
-            (total,) = e.fold(e.number(0), chunks, [zero], chunk)
-            e.store(total, e.at(e.pointer("gradients"), index))
+            (total,) = e.fold(e.number(0), e.integer("chunks"), [e.constant(0)], chunk)
+            for lane in range(e.lanes):
+                weight = e.element(e.pointer("weights"), b.add(at, e.number(lane)), I32)
+                number = b.extract_element(total, ir.Constant(I32, lane))
 
-        e.each(e.part(0), e.part(1), weight)
+                def store(weight: ir.Value = weight, number: ir.Value = number) -> list[ir.Value]:
+                    put(weight, number)
+                    return []
+
+                e.choose(b.icmp_signed(">=", weight, e.number(0)), store, list)
+
+        def zero(index: ir.Value) -> None:
+            put(e.element(e.pointer("left_out"), index, I32), ir.Constant(ir.FloatType(), 0.0))
+
+        e.each(e.part(0), e.part(1), vector)
+        first = b.icmp_signed("==", e.part(0), e.number(0))
+        e.each(e.number(0), b.select(first, e.integer("zeros"), e.number(0)), zero)
