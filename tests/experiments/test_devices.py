@@ -81,11 +81,12 @@ def finish(processes, status=0):
 @pytest.fixture(scope="module")
 def tensorflow_alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tensorflow")
+    names = ["dense", "iterative", "gradual"]
     if keras.backend.backend() == "tensorflow":
         with run_on_devices.small_resnet18():
-            run_on_devices.run(folder, run_on_devices.EXPERIMENTS)
+            run_on_devices.run(folder, names)
     else:
-        finish([start("tensorflow", "one", folder, run_on_devices.EXPERIMENTS)])
+        finish([start("tensorflow", "one", folder, names)])
     return folder
 
 
@@ -141,9 +142,10 @@ def assert_same_experiment(ours, theirs, name):
 
 
 def test_mirrored(tensorflow_alone, tmp_path):
-    [output] = finish([start("tensorflow", "mirrored", tmp_path, run_on_devices.EXPERIMENTS)])
+    names = ["dense", "iterative", "gradual"]
+    [output] = finish([start("tensorflow", "mirrored", tmp_path, names)])
     assert "2 devices share each batch" in output
-    for name in run_on_devices.EXPERIMENTS:
+    for name in names:
         assert_same_experiment(tmp_path, tensorflow_alone, name)
 
 
