@@ -134,6 +134,59 @@ def test_of_constants_that_are_padded_one_is_left_and_its_mask_is_theirs():
     )
 
 
+def stream():
+    """Of `conv` on a stream of 40 channels the weights take 5 and make 6."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(40, 3, padding="same", name="stem", activation="relu")(image)
+    y = layers.Conv2D(40, 3, padding="same", name="conv", bias_initializer="normal")(x)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Add()([x, y])))
+    model = keras.Model(image, layers.Dense(5, name="head")(x))
+    kernel = np.array(model.get_layer("conv").kernel)
+    kernel[:, :, 5:] = kernel[..., 6:] = 0
+    model.get_layer("conv").kernel.assign(kernel)
+    return model
+
+
+@pytest.mark.slow
+def test_a_narrowed_convolution_is_in_all_files_but_the_sparse_runtimes(tmp_path):
+    images = IMAGES.astype("float32") / 255
+    audit = export_model(
+        stream(), str(tmp_path), inputs=images, formats=("keras", "sparse"), progress=quietly
+    )
+    assert audit["passed"]
+    assert audit["cut"]["narrowed"] == [
+        {"layer": "conv", "takes": 5, "of_taken": 40, "makes": 6, "of_made": 40}
+    ]
+    assert audit["cut"]["took_constants"] == ["conv_scatter/bias"]
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [layer.name for layer in loaded.layers[2:5]] == ["conv_select", "conv", "conv_scatter"]
+    assert shapes(read_file(tmp_path / "model.tfprune"))["conv"] == (40, 40)
+    assert {name: entry["layers"]["conv"]["masked"] for name, entry in audit["artifacts"].items()} == {
+        "model.keras": 0,
+        "model.tfprune": 9 * (40 * 40 - 5 * 6),
+    }
+    line = format_audit(audit).splitlines()[1]
+    assert line.startswith("cut: 0 of 85 channels, which change no output; 1 convolution narrowed; 2,")
+
+
+def test_a_selection_that_is_none_is_not_made(monkeypatch):
+    build = ExactCut.smaller.func
+
+    def wrong(cut):
+        model = build(cut)
+        kernel = model.get_layer("conv_select").kernel
+        kernel.assign(2 * kernel)
+        return model
+
+    monkeypatch.setattr(ExactCut, "smaller", property(wrong))
+    model, images = stream(), IMAGES.astype("float32") / 255
+    whole = Network(model, {}, "unused", Signature(model, images))
+    smaller, cut = cut_network(whole, images, np.asarray(model(images)))
+    assert smaller is whole and not cut.narrowed
+    assert cut.reason == "weight 'conv_select/kernel' of the smaller network is not a part of what it was"
+
+
 def test_a_network_without_dead_channels_is_exported_itself():
     whole, reference = examined(network())
     smaller, cut = cut_network(whole, IMAGES, reference)

@@ -497,7 +497,7 @@ def test_a_tensor_that_others_take_too_keeps_its_channel():
     model = keras.Model(inputs, layers.Concatenate()(outs))
     randomize(model)
     zero(model.get_layer("side").kernel)
-    assert filters(shrunk(model)) == {"first": 8, "side": 1}
+    assert filters(shrunk(model)) == {"first": 8, "side_select": 1, "side": 1}
 
 
 def test_a_branch_that_may_do_more_stays():

@@ -84,7 +84,7 @@ def compile_model(model: keras.Model, *, shrink: bool = True) -> Graph:
 def _shrunk(model: keras.Model) -> keras.Model:
     """Returns a model without its dead channels; the model itself if there are none, or it cannot be cut."""
     try:
-        cut = ExactCut(model)
+        cut = ExactCut(model, narrow=False)  # The sparse kernels pass over zeros by themselves.
         return cut.smaller if cut.cuts else model
     except Exception as error:  # Of a layer's own configuration or rule, too.
         warnings.warn(f"Compiled with all channels, because they cannot be cut: {error}", stacklevel=3)

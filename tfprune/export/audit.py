@@ -249,15 +249,17 @@ def cut_line(audit: dict[str, Any]) -> list[str]:
         return []
     if cut["reason"]:
         return [f"no channel cut: {cut['reason']}"]
-    if not cut["removed"] and not cut.get("gone"):
+    count = len(cut.get("narrowed", ()))
+    if not cut["removed"] and not cut.get("gone") and not count:
         return []
     macs = ""
     if cut["macs_before"] is not None and cut["macs"] is not None:
         macs = f" and {cut['macs']:,} of {cut['macs_before']:,} multiply-accumulates"
     gone = len(cut.get("gone", ()))
     layers = f", and {gone:,} layer{'s' * (gone != 1)} altogether" if gone else ""
+    narrowed = f" {count:,} convolution{'s' * (count != 1)} narrowed;" if count else ""
     return [
-        f"cut: {cut['removed']:,} of {cut['channels']:,} channels, which change no output{layers};"
+        f"cut: {cut['removed']:,} of {cut['channels']:,} channels, which change no output{layers};{narrowed}"
         f" {cut['parameters']:,} of {audit['parameters']:,} parameters{macs} stay; of these"
         f" parameters {100 * cut['sparsity_all_weights']:.2f} % are removed"
         f" ({100 * cut['sparsity']:.2f} % of the masked kernels)"

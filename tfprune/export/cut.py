@@ -16,6 +16,7 @@ from tfprune.export.network import Network, in_batches, keras_run, weights_by_na
 from tfprune.export.signature import BATCH_SIZE
 from tfprune.network.graph import computed_graph
 from tfprune.network.macs import kernel_uses, total
+from tfprune.structured.narrow import NarrowedLayer
 from tfprune.structured.shrink import ExactCut
 
 # What rounding may move the outputs by, relative to the largest.
@@ -34,6 +35,8 @@ class NetworkCut:
         layers: The layers that lost channels.
         gone: Names of the layers that went altogether.
         silent: The channels that stay although the kernels that make them are zero, with the reasons.
+        narrowed: The convolutions that take or make fewer channels than there are, by 1x1 convolutions around
+            them; not in the sparse runtime's file.
         macs_before, macs: Multiply-accumulates for one example, before and after; None where unknown.
         largest_logit_difference_relative: How far the outputs moved, relative to the largest.
         took_constants: Names of the weights that took the constants of channels that went. All others are the
@@ -45,6 +48,7 @@ class NetworkCut:
     layers: Sequence[LayerChannels] = ()
     gone: Sequence[str] = ()
     silent: Sequence[SilentChannels] = ()
+    narrowed: Sequence[NarrowedLayer] = ()
     macs_before: int | None = None
     macs: int | None = None
     largest_logit_difference_relative: float = 0.0
@@ -63,6 +67,7 @@ class NetworkCut:
             "layers": [asdict(one) for one in self.layers],
             "gone": list(self.gone),
             "silent": [asdict(one) | {"layers": list(one.layers)} for one in self.silent],
+            "narrowed": [asdict(one) for one in self.narrowed],
             "took_constants": list(self.took_constants),
         }
 
@@ -72,7 +77,8 @@ def cut_network(network: Network, examples: Arrays, reference: Arrays) -> tuple[
 
     The outputs on the examples must be the same up to rounding, `MAX_DIFFERENCE` of the largest. Each weight
     must be the part that stays of what it was, but for the biases, moving means and weights of one constant
-    channel that took constants.
+    channel that took constants, and the kernels of ones that select and place the channels of a narrowed
+    convolution.
 
     Args:
         network: The network. It is not changed.
@@ -81,7 +87,8 @@ def cut_network(network: Network, examples: Arrays, reference: Arrays) -> tuple[
 
     Returns:
         The smaller network, with what stays of the masks, and what was cut. It is `network` itself if no
-        channel is dead, or if it cannot be cut or the proof fails: `NetworkCut.reason` says why.
+        channel is dead, or if it cannot be cut or the proof fails: `NetworkCut.reason` says why. Its `wide`
+        is the smaller network in which no convolution is narrowed.
     """
     if computed_graph(network.model) is None:
         return network, NetworkCut("it has a `call` of its own, in which channels cannot be followed")
@@ -89,29 +96,51 @@ def cut_network(network: Network, examples: Arrays, reference: Arrays) -> tuple[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # Of constants that cannot be found: no harm here.
             cut = ExactCut(network.model)
-        channels = sum(one.channels for one in cut.found.layers)
+        found = cut.found
+        channels = sum(one.channels for one in found.layers)
         if not cut.cuts:
-            return network, NetworkCut(channels=channels, silent=cut.found.silent)
-        changed = _changed_weights(network.model, cut)
-        smaller = _with_masks(network, cut)
-        difference = _difference(smaller, examples, reference)
+            return network, NetworkCut(channels=channels, silent=found.silent)
+        smaller, changed, difference = _proven(network, cut, examples, reference)
+        if found.narrowed:
+            wide = ExactCut(network.model, narrow=False)
+            smaller.wide = _proven(network, wide, examples, reference)[0] if wide.cuts else network
     except Exception as error:  # Of a layer's own configuration or rule, too.
         return network, NetworkCut(" ".join(str(error).split()) or type(error).__name__)
     macs_before, macs = (_macs(each, examples) for each in (network, smaller))
-    layers = [one for one in cut.found.layers if one.dead]
-    found = cut.found
     return smaller, NetworkCut(
-        "", channels, layers, found.gone, found.silent, macs_before, macs, difference, changed
+        channels=channels,
+        layers=[one for one in found.layers if one.dead],
+        gone=found.gone,
+        silent=found.silent,
+        narrowed=found.narrowed,
+        macs_before=macs_before,
+        macs=macs,
+        largest_logit_difference_relative=difference,
+        took_constants=changed,
     )
+
+
+def _proven(
+    network: Network, cut: ExactCut, examples: Arrays, reference: Arrays
+) -> tuple[Network, list[str], float]:
+    """Returns the smaller network, the names of its weights that took constants, and how far it differs.
+
+    Raises:
+        ValueError: It is not what the network was.
+    """
+    changed = _changed_weights(network.model, cut)
+    smaller = _with_masks(network, cut)
+    return smaller, changed, _difference(smaller, examples, reference)
 
 
 def _changed_weights(model: keras.Model, cut: ExactCut) -> list[str]:
     """Returns the names of the weights of the smaller model that are not parts of the model's.
 
     Raises:
-        ValueError: Others than those that take constants are among them.
+        ValueError: Others are among them than those that take constants, and ones of inserted layers.
     """
     smaller = cut.smaller
+    inserted = {id(layer.kernel) for layer in cut.inserted}
     before = {
         id(cut.successors[id(weight)]): weight for weight in model.weights if id(weight) in cut.successors
     }
@@ -126,10 +155,20 @@ def _changed_weights(model: keras.Model, cut: ExactCut) -> list[str]:
             if not same.all() and np.array_equal(part[same], new[same], equal_nan=True):
                 changed.append(name)
                 continue
+        if id(weight) in inserted and _selects(ops.convert_to_numpy(weight)):
+            continue
         if weight.name not in _TAKE_CONSTANTS:
             raise ValueError(f"weight {name!r} of the smaller network is not a part of what it was")
         changed.append(name)
     return changed
+
+
+def _selects(kernel: np.ndarray) -> bool:
+    """Returns whether a 1x1 kernel hands channels on, each to one place, in their order."""
+    matrix = kernel.reshape(kernel.shape[-2:])
+    narrow = matrix if matrix.shape[0] > matrix.shape[1] else matrix.T
+    places = narrow.argmax(0)
+    return bool((np.diff(places) > 0).all()) and np.array_equal(narrow, np.eye(len(narrow))[:, places])
 
 
 def _with_masks(network: Network, cut: ExactCut) -> Network:

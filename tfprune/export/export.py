@@ -77,10 +77,13 @@ def export_model(
     - `cut`, null with `shrink=False`: `reason`, why nothing was cut (empty if something was, or nothing could
       be); `channels` that layers make, and how many of them were `removed`; `layers` that lost some (`layer`,
       `channels`, `dead`); `gone`, those that went altogether; `silent`, channels that stay although the
-      kernels that make them are zero (`layers`, `channels`, `reason`); `macs_before` and `macs` for one
+      kernels that make them are zero (`layers`, `channels`, `reason`); `narrowed`, convolutions around which
+      1x1 convolutions select and place channels (`layer`, `takes`, `of_taken`, `makes`, `of_made`), in all
+      files but the sparse runtime's; `macs_before` and `macs` for one
       example, null where unknown; `largest_logit_difference_relative`, how far the cut moved the outputs
       (1e-5 at most); `took_constants`, the biases, moving means and kernels that took the constants of
-      channels that went: all other weights are parts of what they were. Its `parameters`, `sparsity` and
+      channels that went or are made by no weight: all other weights are parts of what they were, or ones
+      that select and place channels. Its `parameters`, `sparsity` and
       `sparsity_all_weights` are of the network that stays, and those above of the network that was given;
     - `artifacts`: for each name `format`, `weights`, `bytes`, `gzip_bytes`,
       `largest_logit_difference` (absolute), `largest_logit_difference_relative` (to
@@ -144,7 +147,7 @@ def export_model(
     left_out = LeftOut(files, formats is not None, progress)
     for file in files:
         with left_out.unless_possible(file):
-            file.check(network)
+            file.check(file.source(network))
     left_out.check()
 
     disk = functools.partial(writing, folder, "export the round again once it can", tf.errors.OpError)
@@ -162,10 +165,10 @@ def export_model(
             with native_stderr_captured(), disk():
                 for file in left_out.others():
                     with left_out.unless_possible(file):
-                        file.write(network, str(work / file.name))
+                        file.write(file.source(network), str(work / file.name))
             left_out.check()
             for file in left_out.others():
-                entry = audit_file(file, str(work), network, examples, reference)
+                entry = audit_file(file, str(work), file.source(network), examples, reference)
                 if not entry["passed"] and (reason := file.shortcoming(entry)):
                     left_out.add(file, reason)
                     continue

@@ -37,6 +37,7 @@ class Network:
         kernels: Name to the kernel, for each mask.
         work: The folder for its SavedModel.
         weights_bytes: The bytes of all weights, trainable or not, as they are in memory.
+        wide: The same network with no convolution narrowed, whose zeros the sparse runtime passes over.
 
     Raises:
         ValueError: A mask names no kernel, does not fit it, or holds other values.
@@ -58,6 +59,7 @@ class Network:
         self.kernels = masked_kernels(model, self.masks)
         self.weights_bytes = sum(int(np.asarray(weight).nbytes) for weight in model.weights)
         self.work = work
+        self.wide = self
         self._graph: Graph | None = None
         # Whether TFLite's converter takes any number of examples a call, until it was found not to.
         self.any_batch = True

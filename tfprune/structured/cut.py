@@ -1,5 +1,6 @@
 """Builds a model anew without some of its channels."""
 
+import functools
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,15 +9,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.channels.groups import Traced
 from tfprune.channels.joins import Join
 from tfprune.channels.labels import Channels
 from tfprune.channels.trace import Cut, Kept, Slice
 from tfprune.network.arithmetic import with_constant
 from tfprune.network.copying import classes_and_functions_of
-from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, producer, walk
+from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, producer, taken_by, walk
 from tfprune.network.rebuild import hold
 from tfprune.network.state import copy_state
 from tfprune.sparsity import PruneLowMagnitude, pruned_layers
+from tfprune.structured.narrow import Narrowing
 
 Values = Mapping[int, np.ndarray]
 
@@ -64,8 +67,10 @@ class Builder:
         cuts, kept, edits, biases: As for `build_smaller`.
         joins: id of the first tensor that a call returns -> what is left of it, if it does without operands.
         needed: Ids of the tensors that are made, as `needed_tensors` returns them; None for all.
+        narrowed: The model's channels, to narrow convolutions where that saves work; None: none is.
 
     Attributes:
+        narrowing: The convolutions that are narrowed; None without.
         made: id of a layer, an operation or a nested model -> what stands in its place.
         successors: id of a weight -> the weight in its place.
     """
@@ -78,6 +83,7 @@ class Builder:
         biases: Values,
         joins: Mapping[int, Join] | None = None,
         needed: Collection[int] | None = None,
+        narrowed: Traced | None = None,
     ) -> None:
         self._cuts, self._kept, self._edits, self._biases = cuts, kept, edits, biases
         self._joins, self._needed = joins or {}, needed
@@ -89,6 +95,9 @@ class Builder:
         for cut in cuts.values():
             for one in cut.slices:
                 self._slices.setdefault(id(one.variable), []).append(one)
+        self.narrowing: Narrowing | None = None
+        if narrowed is not None:
+            self.narrowing = Narrowing(narrowed, needed, self._values, self._bias)
 
     def model(self, model: keras.Model) -> keras.Model:
         """Returns the smaller model, with its weights and what else its layers have learned."""
@@ -112,8 +121,8 @@ class Builder:
         if isinstance(model, keras.Sequential):
             made = keras.Sequential(name=model.name)
             made.add(inputs[0])
-            for layer in model.layers:
-                made.add(self.made[id(layer)])
+            for layer in _chain(inputs[0], outputs[0]):
+                made.add(layer)
             return made
         structure = keras.tree.pack_sequence_as(model.input, inputs)
         return keras.Model(structure, keras.tree.pack_sequence_as(model.output, outputs), name=model.name)
@@ -124,10 +133,17 @@ class Builder:
             return [self._joined(step, join)]
         operation = self._made(step.operation, [tensor.shape for tensor in step.inputs])
         args, kwargs = self.arguments(step)
-        outputs = keras.tree.flatten(operation(*args, **kwargs))
-        if id(step.operation) in self._cuts:
-            self._check(step.operation, outputs)
-        return outputs
+        if self.narrowing is None or not self.narrowing.changes(step.operation):
+            outputs = keras.tree.flatten(operation(*args, **kwargs))
+            if id(step.operation) in self._cuts:
+                self._check(step.operation, outputs)
+            return outputs
+        name = functools.partial(self._name, step.operation)
+        (given,), taken = step.inputs, self.narrowing.select(step, name)
+        args, kwargs = keras.tree.map_structure(
+            lambda value: taken if value is given else value, (args, kwargs)
+        )
+        return [self.narrowing.place(step, operation(*args, **kwargs), name)]
 
     def _joined(self, step: Step, join: Join) -> keras.KerasTensor:
         """Returns what is left of a call in which tensors meet."""
@@ -138,11 +154,12 @@ class Builder:
         labels = join.channels.labels
         constant = join.constant[self._kept(labels.ravel())].astype(made.dtype)
         sizes = [len(constant) if size > 1 else 1 for size in labels.shape]
-        return with_constant(join.kind, made, constant.reshape(sizes), self._name(step.operation))
+        name = self._name(step.operation, "constant")
+        return with_constant(join.kind, made, constant.reshape(sizes), name)
 
-    def _name(self, operation: Any) -> str:
-        """Returns a new name for the operation that stands in the place of another."""
-        names = (f"{operation.name}_constant{number or ''}" for number in itertools.count())
+    def _name(self, operation: Any, end: str) -> str:
+        """Returns a new name for what is added beside an operation, or stands in its place."""
+        names = (f"{operation.name}_{end}{number or ''}" for number in itertools.count())
         name = next(name for name in names if name not in self._names)
         self._names.add(name)
         return name
@@ -166,10 +183,31 @@ class Builder:
 
     def part(self, variable: keras.Variable, values: np.ndarray) -> np.ndarray:
         """Returns the part that stays of values in the shape of a weight."""
+        values = self._kept_part(variable, values)
+        if self.narrowing is not None:
+            for axis, stays in self.narrowing.stays.get(id(variable), {}).items():
+                values = np.compress(stays, values, axis)
+        return values
+
+    def _kept_part(self, variable: keras.Variable, values: np.ndarray) -> np.ndarray:
+        """Returns the part of values in the shape of a weight that channels which stay have."""
         # An axis may have several roles, in a layer that takes channels by the weight that makes them.
         for axis, labels in {one.axis: one.labels for one in self._slices.get(id(variable), ())}.items():
             values = np.compress(self._kept(labels), values, axis)
         return values
+
+    def _values(self, variable: keras.Variable) -> np.ndarray:
+        """Returns what a weight is once channels went, before its layer is narrowed."""
+        values = self._edits.get(id(variable))
+        return self._kept_part(variable, ops.convert_to_numpy(variable) if values is None else values)
+
+    def _bias(self, layer: Any) -> np.ndarray | None:
+        """Returns what the bias of a layer is once channels went, before it is narrowed; None without one."""
+        if id(layer) not in self._biases:
+            return None if layer.bias is None else self._values(layer.bias)
+        slices = (one for cut in self._cuts.values() for one in cut.slices)
+        made = next(one.labels for one in slices if one.layer is layer and one.role == "makes")
+        return self._biases[id(layer)][self._kept(made)]
 
     def _check(self, operation: Any, outputs: list[keras.KerasTensor]) -> None:
         """Raises an error if a smaller layer makes other channels than its rule says."""
@@ -204,6 +242,8 @@ class Builder:
         changes |= {name: keras.saving.serialize_keras_object(inner) for name, inner in held.items()}
         if id(layer) in self._biases:
             changes["use_bias"] = True
+        if self.narrowing is not None and self.narrowing.filters(layer):
+            changes["filters"] = self.narrowing.filters(layer)
         # A layer in a wrapper may be called without it, too: the one is the other then.
         made = self.made.get(id(layer)) or _from_config(layer, changes)
         for name, inner in held.items():
@@ -228,8 +268,7 @@ class Builder:
         if id(inner) in self._biases:
             bias = (new.layer if isinstance(new, PruneLowMagnitude) else new).bias
             weights = [weight for weight in weights if weight is not bias]
-            made = next(one.labels for one in self._cuts[id(old)].slices if one.role == "makes")
-            bias.assign(self._biases[id(inner)][self._kept(made)])
+            bias.assign(self._bias(inner) if self.narrowing is None else self.narrowing.bias(inner))
         for ours, theirs in zip(old.weights, weights, strict=True):
             values = self._edits.get(id(ours))
             values = self.part(ours, ops.convert_to_numpy(ours) if values is None else values)
@@ -249,6 +288,15 @@ class Builder:
         for ours, theirs in [(old, new)] if isinstance(old, keras.Model) else _pairs(old, new):
             if theirs.trainable != ours.trainable:
                 theirs.trainable = ours.trainable
+
+
+def _chain(first: keras.KerasTensor, last: keras.KerasTensor) -> list[Any]:
+    """Returns the layers that are called one after the other between two symbolic tensors."""
+    layers = []
+    while last is not first:
+        layers.append(producer(last))
+        (last,) = taken_by(last)
+    return layers[::-1]
 
 
 def _pairs(old: keras.layers.Layer, new: keras.layers.Layer) -> Iterator[tuple[Any, Any]]:

@@ -8,7 +8,9 @@ import numpy as np
 
 from tfprune.channels.dead import Dead, LayerChannels, SilentChannels
 from tfprune.channels.groups import Traced
+from tfprune.sparsity import pruned_layers
 from tfprune.structured.cut import Builder
+from tfprune.structured.narrow import NarrowedLayer
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,13 @@ class DeadChannels:
         layers: The layers that make channels, with the number of those that are dead.
         silent: The channels that stay although the kernels that make them are zero, with the reasons.
         gone: Names of the layers that go altogether, those that make no channels of their own too.
+        narrowed: The convolutions that take or make fewer channels than there are.
     """
 
     layers: tuple[LayerChannels, ...]
     silent: tuple[SilentChannels, ...]
     gone: tuple[str, ...] = ()
+    narrowed: tuple[NarrowedLayer, ...] = ()
 
     def __str__(self) -> str:
         total, dead = sum(one.channels for one in self.layers), sum(one.dead for one in self.layers)
@@ -31,6 +35,12 @@ class DeadChannels:
         lines += [f"  {one.layer}: {one.dead} of {one.channels}" for one in self.layers if one.dead]
         if self.gone:
             lines.append(f"Layers that go altogether: {', '.join(self.gone)}")
+        if self.narrowed:
+            lines.append("Convolutions that are narrowed, by 1x1 convolutions around them:")
+        lines += [
+            f"  {one.layer}: takes {one.takes} of {one.of_taken}, makes {one.makes} of {one.of_made}"
+            for one in self.narrowed
+        ]
         if self.silent:
             lines.append("Channels whose kernels are zero, and that stay:")
         lines += [f"  {one.channels} of {', '.join(one.layers)}: {one.reason}" for one in self.silent]
@@ -42,6 +52,7 @@ class ExactCut:
 
     Args:
         model: A built functional or Sequential model. It is not changed.
+        narrow: As for `shrink`.
 
     Attributes:
         successors: id of a weight of `model` -> the weight in its place, once `smaller` is built; none for
@@ -51,11 +62,12 @@ class ExactCut:
         ValueError: If the model is subclassed or not built.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, *, narrow: bool = True) -> None:
         self._traced = Traced(model)
         self._dead = dead = Dead(self._traced)
+        narrowed = self._traced if narrow and not pruned_layers(model) else None
         self._builder = Builder(
-            self._traced.trace.cuts, dead.kept, dead.edits, dead.biases, dead.joins, dead.needed
+            self._traced.trace.cuts, dead.kept, dead.edits, dead.biases, dead.joins, dead.needed, narrowed
         )
         self.successors = self._builder.successors
 
@@ -63,17 +75,26 @@ class ExactCut:
     def found(self) -> DeadChannels:
         """The channels and layers that go, and the channels that stay although zeros make them."""
         gone = tuple(layer.name for layer in self._dead.removed)
-        return DeadChannels(tuple(self._dead.layers), tuple(self._dead.silent), gone)
+        narrowing = self._builder.narrowing
+        narrowed = () if narrowing is None else tuple(narrowing.layers)
+        return DeadChannels(tuple(self._dead.layers), tuple(self._dead.silent), gone, narrowed)
 
     @property
     def cuts(self) -> bool:
         """Whether there is anything to cut."""
-        return bool(self._dead.dead.any() or self._dead.joins)
+        narrowing = self._builder.narrowing
+        return bool(self._dead.dead.any() or self._dead.joins or (narrowing and narrowing.layers))
 
     @cached_property
     def smaller(self) -> keras.Model:
         """The smaller model."""
         return self._builder.model(self._traced.model)
+
+    @property
+    def inserted(self) -> list[keras.layers.Layer]:
+        """The layers of the smaller model, once it is built, that narrow a convolution beside them."""
+        narrowing = self._builder.narrowing
+        return [] if narrowing is None else narrowing.inserted
 
     def part(self, variable: keras.Variable, values: np.ndarray) -> np.ndarray:
         """Returns the part of values in the shape of a weight that stays."""
@@ -88,7 +109,7 @@ class ExactCut:
         return self.part(variable, self._dead.mask(variable, mask))
 
 
-def shrink(model: keras.Model) -> keras.Model:
+def shrink(model: keras.Model, *, narrow: bool = True) -> keras.Model:
     """Returns a smaller model with the same outputs, without the channels that change none of them.
 
     A channel goes if each weight that takes it is zero; if its value is zero whatever the inputs are; or if
@@ -106,12 +127,23 @@ def shrink(model: keras.Model) -> keras.Model:
     branch stays if it has a layer of one's own or an activity regularizer, which may add a loss, or if time
     steps are masked.
 
+    A channel that stays for some layers may be of no use to others: on the stream of a residual network each
+    convolution takes and makes all channels, of which it may have weights for few. Such a convolution, of any
+    kernel larger than 1, is narrowed where that saves work: a 1x1 convolution of ones before it, named
+    "_select", hands on what it takes, and one behind it or its BatchNorm, named "_scatter", puts what it
+    makes in its place, with the constants of the other channels as its bias. These are not trained, and
+    exact. Convolutions that take the same channels of a tensor have one selection.
+
     A wrapped model stays wrapped: what is left of its masks, its schedules and its step are those of
-    `model`, so that training goes on. A schedule that goes on counts the weights that are left: their
-    sparsity is lower after the cut, and the schedule brings it back to its target.
+    `model`, so that training goes on, and no convolution of it is narrowed. A schedule that goes on counts
+    the weights that are left: their sparsity is lower after the cut, and the schedule brings it back to its
+    target.
 
     Args:
         model: A built functional or Sequential model, nested models in it too. It is not changed.
+        narrow: Whether to narrow convolutions of a model without wrappers. False adds no layer: for training
+            in which other weights than those that are left may grow, and for tfprune's sparse runtime, which
+            passes over zeros by itself.
 
     Returns:
         A new model, functional or Sequential as `model` is, with the same names; not compiled.
@@ -119,7 +151,7 @@ def shrink(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is subclassed or not built.
     """
-    return ExactCut(model).smaller
+    return ExactCut(model, narrow=narrow).smaller
 
 
 def dead_channels(model: keras.Model) -> DeadChannels:
@@ -129,7 +161,8 @@ def dead_channels(model: keras.Model) -> DeadChannels:
         model: A built functional or Sequential model. It is not changed.
 
     Returns:
-        The number of dead channels in each layer, and the channels that are made by zeros alone and yet stay.
+        The number of dead channels in each layer, the channels that are made by zeros alone and yet stay, and
+        the convolutions that are narrowed.
 
     Raises:
         ValueError: If the model is subclassed or not built.

@@ -73,6 +73,10 @@ class Format(abc.ABC):
         """
         return [cls()]
 
+    def source(self, network: "Network") -> "Network":
+        """Returns that form of a network that the file is made from and is held against."""
+        return network
+
     def check(self, network: "Network") -> None:  # noqa: B027 - most formats hold any network.
         """Refuses a network that the format cannot hold, before anything is written.
 
