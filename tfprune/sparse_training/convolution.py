@@ -41,9 +41,10 @@ _LEAST_ENTRIES = 16
 # one reads here and there, and more of fewer rows stays in the caches: it took 10 to 40 % less time so.
 _LEAST_VECTORS_DENSE, _LEAST_VECTORS_SPARSE = 64, 16
 _UNIT_BYTES = 2**17
-# What is read is fetched ahead if it is larger than this; what is written goes past the caches if it is.
+# What is read is fetched ahead if it is larger than this; what is written goes past the caches if it is, an
+# output sooner than a gradient, which is read again at once.
 _AHEAD_BYTES = 2**20
-_PAST_CACHES_BYTES = 2**24
+_LARGE_OUTPUT_BYTES, _LARGE_GRADIENT_BYTES = 2**22, 2**24
 RELU6_LIMIT = 6.0
 # The lines that are fetched at once, at most.
 _MOST_LINES = 32
@@ -231,12 +232,14 @@ class Convolution:
             statistics: The partial sums to take of the output; None: none.
             past_caches: Whether the output is not needed soon; None: if it is large.
         """
+        if past_caches is None:
+            past_caches = _bytes(self._target) > _LARGE_OUTPUT_BYTES
         epilogue = Epilogue(
             bias=bias is not None,
             activate=bool(activation),
             limit=RELU6_LIMIT if activation == "relu6" else 0,
             sums="own" if statistics else "",
-            past_caches=_is_large(self._target) if past_caches is None else past_caches,
+            past_caches=past_caches,
         )
         given = {"bias": bias} if bias is not None else {}
         return [
@@ -263,13 +266,15 @@ class Convolution:
             statistics: The partial sums to take of the product; None: none.
             past_caches: Whether the gradient is not needed soon; None: if it is large.
         """
+        if past_caches is None:
+            past_caches = _bytes(self._source) > _LARGE_GRADIENT_BYTES
         kind = "" if relu is None else "affine" if relu.output is None else "output"
         epilogue = Epilogue(
             accumulate=accumulate,
             relu=kind,
             limit=relu.limit if relu else 0,
             sums="product" if statistics else "",
-            past_caches=_is_large(self._source) if past_caches is None else past_caches,
+            past_caches=past_caches,
         )
         given = {}
         if kind == "output":
@@ -301,7 +306,7 @@ class Convolution:
         calls = []
         if products.blocks:
             shares = [
-                -(-size // max(1, int(self._turns[-1]))) if layout.numbers * 4 > _AHEAD_BYTES else 0
+                -(-size // max(1, int(self._turns[-1]))) if _bytes(layout) > _AHEAD_BYTES else 0
                 for size, layout in ((units.source_size, self._source), (units.target_size, self._target))
             ]
             code = WeightsGradient(
@@ -390,7 +395,7 @@ class Convolution:
         )[order]
         ahead = 0
         lines = 1 << (positions.lines - 1).bit_length()
-        if source.numbers * 4 > _AHEAD_BYTES:
+        if _bytes(source) > _AHEAD_BYTES:
             whole = lines * source.shape.channels * positions.rows
             ahead = min(-(-whole // (blocks * len(costs))), _MOST_LINES)
         return _Prepared(sums, listed, positions, rows, tuple(costs.tolist()), blocks, ahead, lines)
@@ -496,9 +501,8 @@ class Convolution:
         return _Units(table, firsts, source_row, target_row, source.tile // of_tile, target.tile // of_tile)
 
 
-def _is_large(layout: Layout) -> bool:
-    """Returns whether a value would leave the caches before it is read in a later pass."""
-    return 4 * layout.numbers > _PAST_CACHES_BYTES
+def _bytes(layout: Layout) -> int:
+    return 4 * layout.numbers
 
 
 class _Units(NamedTuple):
