@@ -178,7 +178,7 @@ class Convolution:
             sums = lists.gradient_sums(kernel, window, groups, source, target)
             self._gradients = [self._prepare(part, target, source) for part in sums]
         self._products = self._make_products(forward)
-        self._units = self._units_of_products(forward.grid)
+        self._units = self._units_of_products(forward)
         self._tables = np.array([table.ctypes.data for table in self._products.tables], np.int64)
         counts = [len(table) for table in self._products.tables]
         self._turns = np.cumsum([0, *counts], dtype=np.int64)
@@ -471,8 +471,8 @@ class Convolution:
             sums, self._weights, 8, min(row_blocks, sums.rows), min(read_blocks, most)
         )
 
-    def _units_of_products(self, grid: lists.Grid) -> "_Units":
-        source, target = self._source, self._target
+    def _units_of_products(self, sums: lists.Sums) -> "_Units":
+        grid, source, target = sums.grid, self._source, self._target
         tiles = source.tiles
         if grid.rows == 1:  # Tiles take the place of rows.
             table = np.array([[0, 0, tiles, 0, 0]], np.int64)
@@ -483,6 +483,11 @@ class Convolution:
         edges = grid.rows * np.arange(of_tile + 1) // of_tile
         tile, row = (index.ravel() for index in np.indices((tiles, of_tile)))
         first = edges[row]
+        # The rows that the next unit reads and this one does not, counted from this one's first position.
+        read = (sums.place + source.halo.left * source.column) // source.row
+        low, high, step = int(read.min(initial=0)), int(read.max(initial=0)), grid.source_steps[0]
+        new = max((at_once - 1) * step + high + 1, at_once * step + low)
+        rows = (2 * at_once - 1) * step + high + 1 - new
         from_source, from_target = (
             tile * source.tile + first * source_row,
             tile * target.tile + first * target_row,
@@ -492,13 +497,13 @@ class Convolution:
                 from_source,
                 from_target,
                 np.diff(edges)[row],
-                from_source + at_once * source_row + source.row,
+                from_source + new * source.row,
                 from_target + at_once * target_row,
             ]
         )
         chunks = min(tiles, _MOST_CHUNKS)
         firsts = tiles * np.arange(chunks + 1) // chunks * of_tile
-        return _Units(table, firsts, source_row, target_row, source.tile // of_tile, target.tile // of_tile)
+        return _Units(table, firsts, source_row, target_row, rows * source.row, target.tile // of_tile)
 
 
 def _bytes(layout: Layout) -> int:
