@@ -36,10 +36,16 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Spares what the imports left, half a million objects, from every later look for garbage."""
-    if "keras" in sys.modules and sys.modules["keras"].backend.backend() == "jax":
+    backend = sys.modules["keras"].backend.backend() if "keras" in sys.modules else ""
+    if backend == "jax":
         from tests.support.quick_jax import make_starting_values_with_numpy
 
         make_starting_values_with_numpy()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # To optimize the graphs of the tests takes longer than it saves: a quarter of the time of small fits.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.freeze()
 
 

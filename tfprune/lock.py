@@ -66,7 +66,12 @@ def hold(folder: Path, flag: str = "", part: str = "", wait_seconds: float = 0.0
         raise UserError(f"{subject} cannot be locked: {reason}") from error
     try:
         before = _owner(owner_path) if owner_path.exists() else None
-        owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        owner = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "killed_before": _killed(owner_path),
+        }
         try:
             # Not by `files.put`: what a loss of power makes of a note about a process does not matter.
             owner_path.write_text(json.dumps(owner), encoding="utf-8")
@@ -97,6 +102,18 @@ def holder(folder: Path, part: str = "") -> str | None:
         return None
 
 
+def killed(folder: Path, part: str = "") -> int:
+    """Counts the processes, one after the other, that were killed while they held a folder.
+
+    It begins at 0 again when one of them comes to its end.
+
+    Args:
+        folder: It need not be there.
+        part: As for `hold`.
+    """
+    return 0 if holder(folder, part) else _killed(_lock_of(folder, part)[1])
+
+
 def this_process() -> str:
     """Returns the words for this process, as those of who holds a folder begin."""
     return printable(f"process {os.getpid()} on {platform.node()}")
@@ -105,6 +122,17 @@ def this_process() -> str:
 def _lock_of(folder: Path, part: str) -> tuple[filelock.BaseFileLock, Path]:
     lock_path, owner_path = (folder / (f".{part}{name}" if part else name) for name in (LOCK, OWNER))
     return filelock.FileLock(lock_path, timeout=0, thread_local=False, fallback_to_soft=False), owner_path
+
+
+def _killed(path: Path) -> int:
+    """Returns how many were killed in a row, by the note of the last of them."""
+    if not path.exists():
+        return 0
+    try:
+        with reading(path, "note of who holds a folder", "it is written anew"):
+            return int(json_of(path).get("killed_before", 0)) + 1
+    except FileError:  # It was killed while it wrote.
+        return 1
 
 
 def _owner(path: Path) -> str:

@@ -146,6 +146,19 @@ def test_it_takes_the_place_of_a_process_that_was_killed(by_name, others, traine
     assert not (tmp_path / FOLDER / ".base.lock.json").exists()
 
 
+@pytest.mark.parametrize("kills, first", [(1, "base"), (2, "other"), (3, "other")])
+def test_what_kills_process_after_process_comes_last(by_name, others, trained, tmp_path, kills, first):
+    note = tmp_path / FOLDER / ".base.lock.json"
+    for number in range(kills):
+        with hold(tmp_path / FOLDER, part="base"):
+            left = note.read_text()
+        note.write_text(left)  # as after a kill
+        assert others.killed("base") == number + 1
+    Told(by_name).run()
+    assert trained[0] == first and sorted(trained) == sorted(by_name)
+    assert others.killed("base") == 0
+
+
 def test_a_failure_elsewhere_is_neither_tried_nor_waited_for(by_name, others, trained, monkeypatch):
     told, taken = Told(by_name), take(others, by_name["one_shot"])
     taken.__enter__()

@@ -34,6 +34,9 @@ _SECONDS_BETWEEN_LINES = 600.0
 # A process that writes replaces one file in less than so many first pauses.
 _TRIES = 20
 
+# A process may be killed by a time limit or by chance; a second one at the same run is told from that.
+_KILLS = 2
+
 _RAN = "ran"
 
 
@@ -121,7 +124,7 @@ class Study:
         said, next_line, pause = set(), 0.0, 0.0
         while True:
             held = {}
-            for index, config in enumerate(self.runs, 1):
+            for index, config in self._in_order():
                 turn = self._turn(config, f"[{index} of {len(self.runs)}] {label(config)}")
                 if turn == _RAN:
                     break
@@ -137,6 +140,15 @@ class Study:
                 time.sleep(pause)
                 continue
             pause = 0.0
+
+    def _in_order(self) -> list[tuple[int, ExperimentConfig]]:
+        """Returns the runs with their numbers, at the end those at which process after process was killed.
+
+        What kills them, too much memory, say, would else end every process before it comes to the others.
+        """
+        kills = {config.experiment: self._sharing.killed(config.experiment) for config in self.runs}
+        last = {name for name, count in kills.items() if count >= _KILLS}
+        return sorted(enumerate(self.runs, 1), key=lambda run: run[1].experiment in last)
 
     def _turn(self, config: ExperimentConfig, title: str) -> str:
         """Runs a run if it is left to run and can be.

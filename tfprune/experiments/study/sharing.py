@@ -12,7 +12,7 @@ from typing import Any
 
 from tfprune.errors import UserError
 from tfprune.files import look_anew, make_folder, remove, write_json
-from tfprune.lock import InUseError, hold, holder, this_process
+from tfprune.lock import InUseError, hold, holder, killed, this_process
 from tfprune.reading import json_of, reading
 
 FOLDER = ".study"
@@ -70,6 +70,10 @@ class Sharing:
     def holder(self, name: str) -> str | None:
         """Returns the process that has a run, in words; None if none has. Writes nothing."""
         return holder(self._folder, name)
+
+    def killed(self, name: str) -> int:
+        """Counts the processes in a row that were killed at a run, the last ones that had it."""
+        return killed(self._folder, name)
 
     def failure(self, name: str) -> tuple[str, str] | None:
         """Returns why a run failed since this process began, and in which process; None if it did not."""
