@@ -6,13 +6,15 @@ r"""Measures how much smaller and faster a network is whose dead channels are cu
 A ResNet-34 is trained on CIFAR-10 (32x32, small stem) and pruned by magnitude over all convolutions together,
 at once and in six rounds, with BatchNorm as it was and with `reset_removed`; then trained again, masks fixed.
 Each run is one of `tfprune.bin.train`, a folder in --output_dir; one that is finished there is not trained
-anew. `shrink` then cuts what changes no output, and the dense TFLite float32 files before and after are timed
-by turns. A ratio is the median over the rounds of the ratio within a round, with its quartiles.
+anew. `shrink` then cuts what changes no output, with convolutions narrowed and without, and the dense TFLite
+float32 files before and after are timed by turns. A ratio is the median over the rounds of the ratio within a
+round, with its quartiles.
 
 The runs with `--score=gathered` say how much the choice of the masks adds: as many weights stay, and the
 training is the same, but weak channels lose all their weights.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -122,11 +124,12 @@ def measure(names: list[str]) -> list[tuple[str, ...]]:
             network, accuracy = load(f"shrink_{name}")
             before = strip_pruning(network)
             after = structured.shrink(before)
+            wide = structured.shrink(before, narrow=False)
             macs = [sum(use.macs for use in kernel_uses(model)) for model in (before, after)]
             logits = [np.asarray(model(images, training=False)) for model in (before, after)]
             dead = structured.dead_channels(before)
             files = {}
-            for model, when in ((before, "before"), (after, "after")):
+            for model, when in ((before, "before"), (after, "after"), (wide, "wide")):
                 files[when] = write_files(model, Path(folder, name, when), ["TFLite float32"])
                 paths[f"{name} {when}"] = files[when]
             sizes = [os.path.getsize(path) for each in files.values() for path in each.values()]
@@ -135,6 +138,7 @@ def measure(names: list[str]) -> list[tuple[str, ...]]:
                 f"{len(dead.gone)}",
                 f"{sum(one.dead for one in dead.layers):,} of {sum(one.channels for one in dead.layers):,}",
                 f"{sum(one.channels for one in dead.silent):,}",
+                f"{len(dead.narrowed)}",
                 f"{before.count_params() / after.count_params():.1f}x",
                 f"{macs[0] / macs[1]:.1f}x",
                 f"{np.abs(logits[0] - logits[1]).max() / np.abs(logits[0]).max():.0e}",
@@ -143,8 +147,8 @@ def measure(names: list[str]) -> list[tuple[str, ...]]:
         faster: dict[str, list[str]] = {name: [] for name in names}
         for threads in parse_threads(THREADS.value):
             timings = time_files(paths, images, threads, ROUNDS.value, CLOCK.value)["TFLite float32"]
-            for name in names:
-                ratio = paired_speedup(timings.seconds[f"{name} before"], timings.seconds[f"{name} after"])
+            for name, when in itertools.product(names, ("after", "wide")):
+                ratio = paired_speedup(timings.seconds[f"{name} before"], timings.seconds[f"{name} {when}"])
                 faster[name].append(f"{ratio.median:.2f}x ({ratio.lower:.2f} to {ratio.upper:.2f})")
     return [(name, *parts[name], *faster[name]) for name in names]
 
@@ -161,9 +165,10 @@ def main(_: list[str]) -> None:
     train(DENSE, "--regime=dense", *dense)
     for name in names:
         train_variant(name)
-    threads = [f"faster, {threads} thread{'s' * (threads != '1')}" for threads in THREADS.value]
-    header = ("run", "accuracy", "layers gone", "dead", "zero but kept", "parameters", "MACs", "differs")
-    header += ("file", *threads)
+    threads = [f"{threads} thread{'s' * (threads != '1')}" for threads in THREADS.value]
+    header = ("run", "accuracy", "layers gone", "dead", "zero but kept", "narrowed", "parameters", "MACs")
+    header += ("differs", "file")
+    header += tuple(f"faster{how}, {each}" for each in threads for how in ("", " with narrow=False"))
     print("\n".join(text_table(header, measure(names))))
 
 
