@@ -1,15 +1,18 @@
 r"""Measures training steps of a pruned ResNet-34: the sparse trainer beside dense training elsewhere.
 
     python benchmarks/sparse_training.py
-    python benchmarks/sparse_training.py --width=16 --sparsities=0,0.95 --rounds=3 --peers=tensorflow,torch
+    python benchmarks/sparse_training.py --widths=16 --sparsities=0,0.95 --rounds=3 --peers=tensorflow,torch
     python benchmarks/sparse_training.py --profile
+    python benchmarks/sparse_training.py --sparseprop    # pip install sparseprop; it needs a C++ compiler
 
 The peers train the same network, dense: Keras on TensorFlow and on JAX, PyTorch as it is and with
 `torch.compile`. A pruned network takes them as long, or longer: they multiply by every zero. Each has a
 process of its own. They are asked in turn, round after round, and each gets the same cores, so that what else
-the machine does falls on all alike. The images lie in memory: the input pipeline is excluded. A ratio is the
-median over the rounds of the ratio to the fastest peer of the round, least and largest in parentheses. Memory
-is the peak of the process, less that of one that has only imported the same packages.
+the machine does falls on all alike. With `--sparseprop` SparseProp (arXiv:2302.04852) trains the pruned
+network, too: in PyTorch, where it takes for each layer its own sparse form or the dense one, whichever it
+finds faster. The images lie in memory: the input pipeline is excluded. A ratio is the median over the rounds
+of the ratio to the fastest peer of the round, least and largest in parentheses. Memory is the peak of the
+process, less that of one that has only imported the same packages.
 """
 
 import os
@@ -36,6 +39,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bou
 STEPS = flags.DEFINE_integer("steps", 2, "Training steps a round.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each is timed.", lower_bound=1)
 THREADS = flags.DEFINE_integer("threads", 0, "Of the sparse trainer; 0: the cores of this process.")
+SPARSEPROP = flags.DEFINE_boolean("sparseprop", False, "Measure SparseProp, too.")
 PROFILE = flags.DEFINE_boolean("profile", False, "Print where the sparse trainer's time goes.")
 WORKER = flags.DEFINE_string("worker", "", "Internal: what this process is.")
 
@@ -80,14 +84,32 @@ def keras_step(width: int) -> Steps:
     return lambda: model.train_on_batch(*batch)
 
 
-def torch_step(width: int, compiled: bool) -> Steps:
-    """Returns a training step of the dense PyTorch network."""
+def torch_training(width: int, sparsity: float, compiled: bool) -> Any:
+    """Returns the training of the PyTorch network."""
     from accelerator_torch import TorchTraining
 
     mean, std = (127.5,) * 3, (64.0,) * 3
-    training = TorchTraining(
-        classes=10, width=width, mean=mean, std=std, precision="float32", sparsity=0.0, compiled=compiled
+    return TorchTraining(
+        classes=10, width=width, mean=mean, std=std, precision="float32", sparsity=sparsity, compiled=compiled
     )
+
+
+def sparseprop_training(width: int, sparsity: float) -> Any:
+    """Returns the training of the pruned PyTorch network with the layers that SparseProp makes of it."""
+    import torch
+    from sparseprop.utils import swap_modules_with_sparse
+
+    training = torch_training(width, sparsity, compiled=False)
+    shape = data()[0].shape
+    model = training.model.to(memory_format=torch.contiguous_format)
+    training.model = swap_modules_with_sparse(model, shape)
+    optimizer = training.optimizer
+    training.optimizer = type(optimizer)(training.model.parameters(), **optimizer.defaults)
+    return training
+
+
+def torch_step(training: Any) -> Steps:
+    """Returns a step of a PyTorch training."""
     batch = training.to_device(*data())
     return lambda: training.seconds([batch])
 
@@ -112,8 +134,10 @@ def serve() -> None:
     if name == SPARSE:
         trainer, batch = sparse_trainer(int(width), float(sparsity)), data()
         step = lambda: trainer.train_on_batch(*batch)  # noqa: E731
+    elif name == "sparseprop":
+        step = torch_step(sparseprop_training(int(width), float(sparsity)))
     elif name.startswith("torch"):
-        step = torch_step(int(width), name == "torch_compiled")
+        step = torch_step(torch_training(int(width), 0.0, compiled=name == "torch_compiled"))
     else:
         step = keras_step(int(width))
     step()
@@ -133,7 +157,7 @@ def serve() -> None:
 
 def _import_all(name: str) -> int:
     """Imports what a worker computes with; returns the peak of the memory until then."""
-    if name.startswith("torch"):
+    if name == "sparseprop" or name.startswith("torch"):
         import torch  # noqa: F401
     else:
         import keras
@@ -163,6 +187,9 @@ def measure(width: str) -> None:
     for sparsity in SPARSITIES.value:
         print(f"width {width}, sparse trainer at {sparsity}: builds and compiles ...", flush=True)
         workers[f"{SPARSE} {sparsity}"] = start_worker(SPARSE, width, sparsity)
+        if SPARSEPROP.value and float(sparsity):
+            print(f"width {width}, SparseProp at {sparsity}: tries its layers ...", flush=True)
+            workers[f"sparseprop {sparsity}"] = start_worker("sparseprop", width, sparsity)
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for number in range(ROUNDS.value):
         for name, worker in workers.items():
@@ -182,7 +209,7 @@ def measure(width: str) -> None:
         print(f"{name:20}   {speed:8.1f}   {statistics.median(ratios):6.2f} {spread:16}   {megabytes:7.0f}")
     if PROFILE.value:
         for name, worker in workers.items():
-            if name.startswith(SPARSE):
+            if name.split()[0] == SPARSE:
                 print_profile(f"width {width}, {name}", worker.ask("profile"))
     for worker in workers.values():
         worker.close()
