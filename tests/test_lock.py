@@ -11,7 +11,7 @@ import pytest
 
 from tfprune.errors import UserError
 from tfprune.files import look_anew
-from tfprune.lock import LOCK, OWNER, InUseError, hold, holder, this_process
+from tfprune.lock import LOCK, OWNER, InUseError, hold, holder, killed, this_process
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
@@ -99,6 +99,16 @@ def test_looking_who_holds_a_folder_writes_nothing(tmp_path):
     (tmp_path / ".run.lock.json").write_text("{}")  # As a kill leaves it.
     assert holder(tmp_path, "run") is None
     assert (tmp_path / ".run.lock.json").exists()
+
+
+def test_counting_kills_takes_no_lock_where_nobody_was_killed(tmp_path, monkeypatch):
+    with hold(tmp_path, part="run"):
+        assert killed(tmp_path, "run") == 0  # It is alive.
+    asked = []
+    monkeypatch.setattr("tfprune.lock.holder", lambda *what: asked.append(what))
+    assert killed(tmp_path, "run") == 0 and not asked
+    (tmp_path / ".run.lock.json").write_text('{"killed_before": 1}')
+    assert killed(tmp_path, "run") == 2 and asked
 
 
 def test_looking_anew_leaves_nothing_but_a_change(tmp_path):

@@ -111,7 +111,9 @@ def killed(folder: Path, part: str = "") -> int:
         folder: It need not be there.
         part: As for `hold`.
     """
-    return 0 if holder(folder, part) else _killed(_lock_of(folder, part)[1])
+    count = _killed(_lock_of(folder, part)[1])
+    # Where no note is, the lock is left alone: while it is looked at nobody else can take it.
+    return 0 if count and holder(folder, part) else count
 
 
 def this_process() -> str:

@@ -120,6 +120,17 @@ def test_strides_paddings_and_activations(options, inserted):
     assert filters(small)["conv"] == 6
 
 
+@pytest.mark.parametrize("activation", ["softmax", layers.LeakyReLU()])
+def test_what_an_activation_may_compute_with_all_channels_stays(activation):
+    inputs = keras.Input((6, 6, WIDTH))
+    x = convolution(inputs, "conv", activation=activation)
+    model = keras.Model(inputs, layers.Dense(4, name="head")(layers.GlobalMaxPooling2D(name="pool")(x)))
+    randomize(model)
+    keep(model.get_layer("conv"), takes=4, makes=4)
+    small = shrunk(model, np.random.default_rng(0).normal(size=(2, 6, 6, WIDTH)).astype("float32"))
+    assert names(small) == ["conv_select", "conv", "pool", "head"]
+
+
 def test_sequences_volumes_and_nested_models():
     sequences = keras.Input((12, WIDTH))
     body = keras.Sequential(

@@ -17,6 +17,7 @@ from keras import ops
 
 from tfprune.channels.flow import any_along
 from tfprune.channels.groups import Traced
+from tfprune.channels.rules.axes import mixing
 from tfprune.channels.trace import Call
 from tfprune.network.graph import Step, computed_graph, is_masked, taken_by
 from tfprune.network.kinds import builtin_layer
@@ -290,7 +291,8 @@ def _convolutions(
         if norm is not None and (behind is None or behind.kwargs.get("training")):
             norm = None
         last = call if norm is None else behind
-        if id(last.tensors[0]) in outputs:  # They are called by the layer that makes them.
+        # Outputs are called by the layer that makes them; and some activations compute with all channels.
+        if id(last.tensors[0]) in outputs or mixing(layer.activation):
             made = np.ones_like(made)
         if not (taken.all() and made.all()):
             (source,) = taken_by(call.tensors[0])
