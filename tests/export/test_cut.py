@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 from tfprune.export import export_model, format_audit
+from tfprune.export.audit import cut_line
 from tfprune.export.cut import cut_network
 from tfprune.export.network import Deployable, Network
 from tfprune.export.signature import Signature
@@ -185,6 +186,38 @@ def test_a_selection_that_is_none_is_not_made(monkeypatch):
     smaller, cut = cut_network(whole, images, np.asarray(model(images)))
     assert smaller is whole and not cut.narrowed
     assert cut.reason == "weight 'conv_select/kernel' of the smaller network is not a part of what it was"
+
+
+@pytest.mark.slow
+def test_channels_go_where_the_proof_fails_of_narrowed_convolutions_alone(monkeypatch):
+    """As it may where a device rounds what convolutions take: what is placed is rounded once more."""
+    build = ExactCut.smaller.func
+
+    def rounding(cut):
+        model = build(cut)
+        for layer in cut.inserted:
+            if layer.bias is not None:
+                layer.bias.assign(layer.bias + 1e-2)
+        return model
+
+    monkeypatch.setattr(ExactCut, "smaller", property(rounding))
+    model, images = stream(), IMAGES.astype("float32") / 255
+    head = np.array(model.get_layer("head").kernel)
+    head[7] = 0
+    model.get_layer("head").kernel.assign(head)
+    for name in ("stem", "conv"):
+        kernel = np.array(model.get_layer(name).kernel)
+        kernel[..., 7] = 0
+        model.get_layer(name).kernel.assign(kernel)
+    whole = Network(model, {}, "unused", Signature(model, images))
+    smaller, cut = cut_network(whole, images, np.asarray(model(images)))
+    assert cut.removed and not cut.reason and not cut.narrowed and smaller.wide is smaller is not whole
+    assert cut.not_narrowed.startswith("the outputs of the smaller network differ by ")
+    audit = {
+        "cut": cut.record() | {"parameters": 1, "sparsity": 0, "sparsity_all_weights": 0},
+        "parameters": 2,
+    }
+    assert cut_line(audit)[1:] == [f"no convolution narrowed: {cut.not_narrowed}"]
 
 
 def test_a_network_without_dead_channels_is_exported_itself():

@@ -243,7 +243,7 @@ def format_audit(audit: dict[str, Any]) -> str:
 
 
 def cut_line(audit: dict[str, Any]) -> list[str]:
-    """Returns the line that says what was cut of the network, or why nothing was; none if nothing is dead."""
+    """Returns the lines that say what was cut of the network, or why not; none if nothing is dead."""
     cut = audit.get("cut")
     if not cut:
         return []
@@ -258,11 +258,13 @@ def cut_line(audit: dict[str, Any]) -> list[str]:
     gone = len(cut.get("gone", ()))
     layers = f", and {gone:,} layer{'s' * (gone != 1)} altogether" if gone else ""
     narrowed = f" {count:,} convolution{'s' * (count != 1)} narrowed;" if count else ""
+    reason = cut.get("not_narrowed")
     return [
         f"cut: {cut['removed']:,} of {cut['channels']:,} channels, which change no output{layers};{narrowed}"
         f" {cut['parameters']:,} of {audit['parameters']:,} parameters{macs} stay; of these"
         f" parameters {100 * cut['sparsity_all_weights']:.2f} % are removed"
-        f" ({100 * cut['sparsity']:.2f} % of the masked kernels)"
+        f" ({100 * cut['sparsity']:.2f} % of the masked kernels)",
+        *([f"no convolution narrowed: {reason}"] if reason else []),
     ]
 
 

@@ -37,6 +37,8 @@ class NetworkCut:
         silent: The channels that stay although the kernels that make them are zero, with the reasons.
         narrowed: The convolutions that take or make fewer channels than there are, by 1x1 convolutions around
             them; not in the sparse runtime's file.
+        not_narrowed: Why none is, although some would be: the proof failed with them, as it may where a
+            device multiplies with fewer digits than float32 has. Empty otherwise.
         macs_before, macs: Multiply-accumulates for one example, before and after; None where unknown.
         largest_logit_difference_relative: How far the outputs moved, relative to the largest.
         took_constants: Names of the weights that took the constants of channels that went. All others are the
@@ -49,6 +51,7 @@ class NetworkCut:
     gone: Sequence[str] = ()
     silent: Sequence[SilentChannels] = ()
     narrowed: Sequence[NarrowedLayer] = ()
+    not_narrowed: str = ""
     macs_before: int | None = None
     macs: int | None = None
     largest_logit_difference_relative: float = 0.0
@@ -88,24 +91,34 @@ def cut_network(network: Network, examples: Arrays, reference: Arrays) -> tuple[
     Returns:
         The smaller network, with what stays of the masks, and what was cut. It is `network` itself if no
         channel is dead, or if it cannot be cut or the proof fails: `NetworkCut.reason` says why. Its `wide`
-        is the smaller network in which no convolution is narrowed.
+        is the smaller network in which no convolution is narrowed; it is that network itself if the proof
+        fails of the narrowed one alone.
     """
     if computed_graph(network.model) is None:
         return network, NetworkCut("it has a `call` of its own, in which channels cannot be followed")
+    not_narrowed = ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # Of constants that cannot be found: no harm here.
             cut = ExactCut(network.model)
-        found = cut.found
+            found = cut.found
+            plain = ExactCut(network.model, narrow=False) if found.narrowed else cut
         channels = sum(one.channels for one in found.layers)
         if not cut.cuts:
             return network, NetworkCut(channels=channels, silent=found.silent)
-        smaller, changed, difference = _proven(network, cut, examples, reference)
-        if found.narrowed:
-            wide = ExactCut(network.model, narrow=False)
-            smaller.wide = _proven(network, wide, examples, reference)[0] if wide.cuts else network
+        smaller, changed, difference = network, [], 0.0
+        if plain.cuts:
+            smaller, changed, difference = _proven(network, plain, examples, reference)
+        if cut is not plain:
+            try:
+                narrow, changed, difference = _proven(network, cut, examples, reference)
+                narrow.wide, smaller = smaller, narrow
+            except Exception as error:
+                if not plain.cuts:
+                    raise
+                found, not_narrowed = plain.found, _words(error)
     except Exception as error:  # Of a layer's own configuration or rule, too.
-        return network, NetworkCut(" ".join(str(error).split()) or type(error).__name__)
+        return network, NetworkCut(_words(error))
     macs_before, macs = (_macs(each, examples) for each in (network, smaller))
     return smaller, NetworkCut(
         channels=channels,
@@ -113,11 +126,17 @@ def cut_network(network: Network, examples: Arrays, reference: Arrays) -> tuple[
         gone=found.gone,
         silent=found.silent,
         narrowed=found.narrowed,
+        not_narrowed=not_narrowed,
         macs_before=macs_before,
         macs=macs,
         largest_logit_difference_relative=difference,
         took_constants=changed,
     )
+
+
+def _words(error: Exception) -> str:
+    """Returns what an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _proven(

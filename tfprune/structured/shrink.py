@@ -142,8 +142,9 @@ def shrink(model: keras.Model, *, narrow: bool = True) -> keras.Model:
     Args:
         model: A built functional or Sequential model, nested models in it too. It is not changed.
         narrow: Whether to narrow convolutions of a model without wrappers. False adds no layer: for training
-            in which other weights than those that are left may grow, and for tfprune's sparse runtime, which
-            passes over zeros by itself.
+            in which other weights than those that are left may grow; for pruning once more, which would take
+            the ones of inserted layers for weights (`prune_frozen=False` leaves them alone); and for
+            tfprune's sparse runtime, which passes over zeros by itself.
 
     Returns:
         A new model, functional or Sequential as `model` is, with the same names; not compiled.
