@@ -131,6 +131,36 @@ def test_what_an_activation_may_compute_with_all_channels_stays(activation):
     assert names(small) == ["conv_select", "conv", "pool", "head"]
 
 
+@keras.saving.register_keras_serializable("tests")
+class Holder(layers.Layer):
+    """A layer of one's own that calls another, and says nothing of its channels."""
+
+    def __init__(self, inner, **options):
+        super().__init__(**options)
+        self.inner = inner
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+    def get_config(self):
+        return super().get_config() | {"inner": keras.saving.serialize_keras_object(self.inner)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("inner")), **config)
+
+
+def test_what_a_layer_of_ones_own_calls_too_stays():
+    inputs = keras.Input((6, 6, WIDTH))
+    conv = layers.Conv2D(WIDTH, 3, padding="same", name="conv")
+    x = Holder(conv, name="holder")(layers.ReLU(name="relu")(conv(inputs)))
+    model = keras.Model(inputs, layers.Dense(4, name="head")(layers.GlobalMaxPooling2D(name="pool")(x)))
+    randomize(model)
+    keep(conv, takes=4, makes=4)
+    small = shrunk(model, np.random.default_rng(0).normal(size=(2, 6, 6, WIDTH)).astype("float32"))
+    assert names(small) == ["conv", "relu", "holder", "pool", "head"]
+
+
 def test_sequences_volumes_and_nested_models():
     sequences = keras.Input((12, WIDTH))
     body = keras.Sequential(

@@ -56,6 +56,21 @@ def test_what_a_layer_holds_is_cut(make):
     assert small.count_params() < 0.7 * model.count_params()
 
 
+@pytest.mark.slow
+def test_a_network_that_a_layer_holds_is_shrunk():
+    """Its last layer has channels that a layer behind does not take."""
+    model = _frames(_network(), lambda: layers.LSTM(4))
+    masked_twin.randomize(model)
+    kernel = model.layers[2].cell.kernel
+    kernel.assign(ops.convert_to_numpy(kernel) * np.float32([[1], [0], [1], [0]]))
+    small = structured.shrink(model)
+    assert small.get_layer("frames").layer.output_shape == (None, 2)
+    inputs = masked_twin.random_inputs(model)
+    outputs = zip(*(masked_twin.outputs_of(each, inputs) for each in (model, small)), strict=True)
+    for expected, made in outputs:
+        np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_the_masks_of_what_a_layer_holds_are_cut():
     model = prune_low_magnitude(_frames(layers.Conv2D(8, 3)), ConstantSparsity(0.5, begin_step=0))
     prune_to(model, 0.5)

@@ -80,11 +80,12 @@ def export_model(
       kernels that make them are zero (`layers`, `channels`, `reason`); `narrowed`, convolutions around which
       1x1 convolutions select and place channels (`layer`, `takes`, `of_taken`, `makes`, `of_made`), in all
       files but the sparse runtime's; `not_narrowed`, why none is although some would be;
-      `macs_before` and `macs` for one example, null where unknown; `largest_logit_difference_relative`, how far the cut moved the outputs
-      (1e-5 at most); `took_constants`, the biases, moving means and kernels that took the constants of
-      channels that went or are made by no weight: all other weights are parts of what they were, or ones
-      that select and place channels. Its `parameters`, `sparsity` and
-      `sparsity_all_weights` are of the network that stays, and those above of the network that was given;
+      `macs_before` and `macs` for one example, null where unknown;
+      `largest_logit_difference_relative`, how far the cut moved the outputs (1e-5 at most);
+      `took_constants`, the biases, moving means and kernels that took the constants of channels that went or
+      are made by no weight: all other weights are parts of what they were, or ones that select and place
+      channels. Its `parameters`, `sparsity` and `sparsity_all_weights` are of the network that stays, and
+      those above of the network that was given;
     - `artifacts`: for each name `format`, `weights`, `bytes`, `gzip_bytes`,
       `largest_logit_difference` (absolute), `largest_logit_difference_relative` (to
       `largest_logit`), `equal_predictions_percent`, `rule`, `passed`, `weights_passed` (all but the

@@ -15,7 +15,16 @@ from tfprune.channels.labels import Channels
 from tfprune.channels.trace import Cut, Kept, Slice
 from tfprune.network.arithmetic import with_constant
 from tfprune.network.copying import classes_and_functions_of
-from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, producer, taken_by, walk
+from tfprune.network.graph import (
+    Step,
+    all_layers,
+    computed_graph,
+    evaluate,
+    needed_tensors,
+    producer,
+    taken_by,
+    walk,
+)
 from tfprune.network.rebuild import hold
 from tfprune.network.state import copy_state
 from tfprune.sparsity import PruneLowMagnitude, pruned_layers
@@ -86,7 +95,11 @@ class Builder:
         narrowed: Traced | None = None,
     ) -> None:
         self._cuts, self._kept, self._edits, self._biases = cuts, kept, edits, biases
-        self._joins, self._needed = joins or {}, needed
+        self._joins = joins or {}
+        # Of a model that a layer holds, all.
+        held = [computed_graph(step.operation) for cut in cuts.values() for step in cut.held.values()]
+        inside = (needed_tensors(graph, {}) for graph in held if graph is not None)
+        self._needed = None if needed is None else set(needed).union(*inside)
         self._names: set[str] = set()
         self.made: dict[int, Any] = {}
         self.successors: dict[int, keras.Variable] = {}

@@ -19,7 +19,7 @@ from tfprune.channels.flow import any_along
 from tfprune.channels.groups import Traced
 from tfprune.channels.rules.axes import mixing
 from tfprune.channels.trace import Call
-from tfprune.network.graph import Step, computed_graph, is_masked, taken_by
+from tfprune.network.graph import Step, all_layers, computed_graph, is_masked, taken_by
 from tfprune.network.kinds import builtin_layer
 
 _CONVOLUTIONS = {"Conv1D", "Conv2D", "Conv3D"}
@@ -263,8 +263,10 @@ def _convolutions(
     calls: dict[int, dict[int, Call]] = {}
     for call in traced.trace.calls:
         if needed is None or id(call.tensors[0]) in needed:
-            for number in {id(call.operation), id(call.layer), *(id(one.layer) for one in call.slices)}:
-                calls.setdefault(number, {})[id(call.tensors[0])] = call
+            operation = call.operation
+            parts = all_layers(operation) if isinstance(operation, keras.layers.Layer) else [operation]
+            for part in parts:
+                calls.setdefault(id(part), {})[id(call.tensors[0])] = call
 
     def only_call(layer: Any) -> Call | None:
         """Returns the call of a layer that is called once, by itself, and only computes its outputs."""
