@@ -42,10 +42,9 @@ def pytest_collection_finish():
 
         make_starting_values_with_numpy()
     if backend == "tensorflow":
-        import tensorflow as tf
+        from tests.support.quick_tensorflow import leave_graphs_as_they_are
 
-        # To optimize the graphs of the tests takes longer than it saves: a quarter of the time of small fits.
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        leave_graphs_as_they_are()
     gc.freeze()
 
 

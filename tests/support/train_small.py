@@ -44,5 +44,9 @@ def stop_at(place):
 if __name__ == "__main__":
     if "STOP_AT" in os.environ:
         stop_at(os.environ["STOP_AT"])
+    if keras.backend.backend() == "tensorflow":
+        from tests.support.quick_tensorflow import leave_graphs_as_they_are
+
+        leave_graphs_as_they_are()
     with small_resnet18():
         train.run()
