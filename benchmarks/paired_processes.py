@@ -50,7 +50,8 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith(_ANSWER):
                 return json.loads(line[len(_ANSWER) :])
-        raise RuntimeError(f"{self._name}: the process ended without an answer")
+        status = self.process.wait()
+        raise RuntimeError(f"{self._name}: the process ended without an answer, with status {status}")
 
 
 def answer_lines(first: Any, answer: Callable[[str], Any]) -> None:
