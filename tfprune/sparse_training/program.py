@@ -13,7 +13,7 @@ import numpy as np
 
 from tfprune.runtime import machine
 from tfprune.runtime.crew import Crew
-from tfprune.runtime.kernels import activations, program
+from tfprune.runtime.kernels import program
 from tfprune.runtime.kernels.kernel import Kernel
 from tfprune.runtime.plan.parts import Parts, table
 from tfprune.sparse_training.kernels.chain import Chain
@@ -136,9 +136,7 @@ class Code:
         new = sorted(kernels - self._compiled.keys(), key=lambda kernel: kernel.name)
         if new:
             text = program.assembly([kernel for kernel in new if kernel is not LOOP], target.lanes)
-            for name in ("sched_yield", *activations.C_FUNCTIONS):
-                if f'"{name}"' in text:
-                    machine.provide(name)
+            machine.provide(program.GIVE_WAY)
             code = machine.Compiled(text, target)
             for kernel in new:
                 self._compiled[kernel] = code, code.address(kernel.name)

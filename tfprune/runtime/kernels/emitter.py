@@ -13,8 +13,29 @@ Body = Callable[[ir.Value], None]
 CarryingBody = Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]]
 
 
+class Code(ir.Module):
+    """A module in the making.
+
+    Attributes:
+        lanes: The float32 numbers in a vector.
+        word: The type of whole numbers: 64 bits, or 32 for a machine whose registers have so many.
+        constants: The memory that a kernel's constants lie in, their places in bytes from its start; None
+            where the places are addresses.
+    """
+
+    def __init__(self, lanes: int, word: ir.IntType = I64) -> None:
+        """Starts an empty module."""
+        super().__init__("tfprune")
+        self.lanes, self.word = lanes, word
+        self.constants: ir.GlobalVariable | None = None
+
+
 class Emitter:
-    """Writes one function: numbers, addresses and loops."""
+    """Writes one function: numbers, addresses and loops.
+
+    Attributes:
+        word: The type of whole numbers, the module's.
+    """
 
     def __init__(self, function: ir.Function) -> None:
         """Starts the function.
@@ -23,13 +44,14 @@ class Emitter:
             function: Without a body.
         """
         self.function = function
+        self.word = function.module.word
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
 
     # Numbers and addresses
 
     def number(self, value: int) -> ir.Constant:
-        """Returns a 64-bit constant."""
-        return ir.Constant(I64, value)
+        """Returns a constant of the type of whole numbers."""
+        return ir.Constant(self.word, value)
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """Returns the integer a * b + c."""
@@ -44,9 +66,21 @@ class Emitter:
         return self.b.load(pointer, align=8 if of == I64 else 1 if of == I8 else 4, typ=of)
 
     def element(self, pointer: ir.Value, index: ir.Value, of: ir.Type = F32) -> ir.Value:
-        """Loads an element; a 32-bit integer as a 64-bit one."""
+        """Loads an element; one of 32 or 64 bits as a whole number."""
         loaded = self.load(self.at(pointer, index, of), of)
-        return self.b.sext(loaded, I64) if of == I32 else loaded
+        return self.as_word(loaded) if of in (I32, I64) else loaded
+
+    def as_word(self, integer: ir.Value) -> ir.Value:
+        """Returns a signed integer as a whole number."""
+        width, words = integer.type.width, self.word.width
+        if width == words:
+            return integer
+        return (self.b.sext if width < words else self.b.trunc)(integer, self.word)
+
+    def constant_at(self, place: ir.Value) -> ir.Value:
+        """Returns the address of a constant of the module."""
+        constants = self.function.module.constants
+        return self.b.inttoptr(place, POINTER) if constants is None else self.at(constants, place, I8)
 
     def store(self, value: ir.Value, pointer: ir.Value) -> None:
         """Stores a float32 scalar or vector, aligned as a float32."""
@@ -85,7 +119,7 @@ class Emitter:
         head, inside, after = (self.function.append_basic_block(name) for name in ("head", "body", "after"))
         self.b.branch(head)
         self.b.position_at_end(head)
-        index = self.b.phi(I64)
+        index = self.b.phi(self.word)
         index.add_incoming(start, before)
         carried = [self.b.phi(value.type) for value in initial]
         for phi, value in zip(carried, initial, strict=True):
@@ -159,26 +193,26 @@ class Emitter:
 class KernelEmitter(Emitter):
     """Writes one kernel: a function `void (parameters, part, arena)`.
 
-    `parameters` points to 64-bit numbers, the same for the whole step; `part` to the 64-bit numbers that say
-    which part of the step to do; `arena` to the values between the operations.
+    `parameters` points to whole numbers, the same for the whole step; `part` to those that say which part of
+    the step to do; `arena` to the values between the operations.
     """
 
-    def __init__(self, module: ir.Module, name: str, lanes: int, parameters: Sequence[str]) -> None:
+    def __init__(self, code: Code, name: str, parameters: Sequence[str]) -> None:
         """Starts the function.
 
         Args:
-            module: Where to write it.
+            code: Where to write it.
             name: Its name.
-            lanes: float32 numbers in a vector.
             parameters: Names of its parameters, in their order.
         """
         signature = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER])
-        super().__init__(ir.Function(module, signature, name))
-        self.lanes = lanes
-        self.vector = ir.VectorType(F32, lanes)
+        super().__init__(ir.Function(code, signature, name))
+        self.lanes = code.lanes
+        self.vector = ir.VectorType(F32, self.lanes)
         given, self._part, self.arena = self.function.args
         self._parameters = {
-            name: self.load(self.at(given, self.number(i), I64), I64) for i, name in enumerate(parameters)
+            name: self.load(self.at(given, self.number(i), self.word), self.word)
+            for i, name in enumerate(parameters)
         }
 
     # Parameters
@@ -188,8 +222,13 @@ class KernelEmitter(Emitter):
         return self._parameters[name]
 
     def pointer(self, name: str) -> ir.Value:
-        """Returns a parameter that is an address."""
-        return self.b.inttoptr(self._parameters[name], POINTER)
+        """Returns the address of a parameter that is a constant."""
+        return self.constant_at(self._parameters[name])
+
+    def float_bits(self, name: str) -> ir.Value:
+        """Returns a parameter whose lowest 32 bits are those of a float32."""
+        number = self._parameters[name]
+        return self.b.bitcast(number if self.word == I32 else self.b.trunc(number, I32), F32)
 
     def value(self, name: str) -> ir.Value:
         """Returns the address of a parameter that is an offset into the arena, counted in float32."""
@@ -197,7 +236,7 @@ class KernelEmitter(Emitter):
 
     def part(self, index: int) -> ir.Value:
         """Returns a number of the part that is to be done."""
-        return self.load(self.at(self._part, self.number(index), I64), I64)
+        return self.load(self.at(self._part, self.number(index), self.word), self.word)
 
     # Vectors
 

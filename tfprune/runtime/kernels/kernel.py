@@ -3,9 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from llvmlite import ir
-
-from tfprune.runtime.kernels.emitter import KernelEmitter
+from tfprune.runtime.kernels.emitter import Code, KernelEmitter
 
 
 class Kernel:
@@ -15,7 +13,7 @@ class Kernel:
     Kernels of one class with equal fields are equal, and a module needs their code once.
 
     Attributes:
-        parameters: The names of the 64-bit numbers that a step gives the kernel, in their order.
+        parameters: The names of the whole numbers that a step gives the kernel, in their order.
     """
 
     parameters: ClassVar[tuple[str, ...]]
@@ -25,14 +23,13 @@ class Kernel:
         """Returns the name of the function, different for different choices."""
         return "_".join([type(self).__name__, *(str(choice) for choice in dataclasses.astuple(self))])
 
-    def emit(self, module: ir.Module, lanes: int) -> None:
+    def emit(self, code: Code) -> None:
         """Emits the function.
 
         Args:
-            module: The module to add the function to.
-            lanes: The float32 numbers in a vector.
+            code: The module to add the function to.
         """
-        e = KernelEmitter(module, self.name, lanes, self.parameters)
+        e = KernelEmitter(code, self.name, self.parameters)
         self.write(e)
         e.finish()
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from llvmlite import ir
 
 from tfprune.runtime.kernels.activations import activate
-from tfprune.runtime.kernels.emitter import F32, I8, I64, KernelEmitter
+from tfprune.runtime.kernels.emitter import F32, I8, I32, I64, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
 # The arena's first 64-bit numbers: where the image is, and whether it is uint8.
@@ -26,7 +26,7 @@ class Image(Kernel):
         "pitch",
         "row_step",  # elements of the image from one target row to the next
         "column_step",
-        "table",  # int64 [planes, 3]: first element of the image, rows, columns
+        "table",  # int32 [planes, 3]: first element of the image, rows, columns
         "scales",  # float32 [planes]
         "shifts",  # float32 [planes]
     )
@@ -40,7 +40,7 @@ class Image(Kernel):
         def planes(of: ir.Type) -> None:
             def plane(index: ir.Value) -> None:
                 first, rows, columns = (
-                    e.element(e.pointer("table"), e.multiply_add(index, e.number(3), e.number(i)), I64)
+                    e.element(e.pointer("table"), e.multiply_add(index, e.number(3), e.number(i)), I32)
                     for i in range(3)
                 )
                 scale, shift = e.element(e.pointer("scales"), index), e.element(e.pointer("shifts"), index)
@@ -79,7 +79,7 @@ class Split(Kernel):
         "pitch",
         "row_step",  # elements of the source from one target row to the next
         "vectors",  # in a target row
-        "table",  # int64 [planes, 3]: first element of the source, rows, first element of its mask
+        "table",  # int32 [planes, 3]: first element of the source, rows, first element of its mask
         "masks",
     )
     stride: int
@@ -90,7 +90,7 @@ class Split(Kernel):
 
         def plane(index: ir.Value) -> None:
             first, rows, mask_at = (
-                e.element(e.pointer("table"), e.multiply_add(index, e.number(3), e.number(i)), I64)
+                e.element(e.pointer("table"), e.multiply_add(index, e.number(3), e.number(i)), I32)
                 for i in range(3)
             )
             source = e.at(e.value("source"), first)

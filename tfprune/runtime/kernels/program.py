@@ -1,19 +1,21 @@
 """The loop over a network's steps, run by each thread, and the module that holds it and the kernels."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from llvmlite import ir
 
-from tfprune.runtime.kernels.emitter import I64, POINTER, Emitter
+from tfprune.runtime.kernels.emitter import POINTER, Code, Emitter
 from tfprune.runtime.kernels.kernel import Kernel
 
 RUN = "run_steps"
-# 64-bit numbers of a step: the kernel's address, its parameters', its parts' and how many parts; and of a
-# part.
+# The function of the C library that a waiting thread lets others run by.
+GIVE_WAY = "sched_yield"
+# Whole numbers of a step: its kernel, the places of its parameters and of its parts, and how many parts; and
+# of a part.
 STEP_WORDS = 4
 PART_WORDS = 4
-# 64-bit numbers that a counter takes, so that each has cache lines of its own. A step has one of the parts
+# Whole numbers that a counter takes, so that each has cache lines of its own. A step has one of the parts
 # done and, for each thread, one of the parts begun of its own.
 COUNTER_WORDS = 16
 # A waiting thread looks this often before it lets others have its core.
@@ -21,58 +23,83 @@ _LOOKS = 1000
 
 
 def assembly(kernels: Iterable[Kernel], lanes: int) -> str:
-    """Writes the module of a network.
+    """Writes the module of a network, for this process.
 
     Args:
         kernels: The kernels, none of them twice.
         lanes: float32 numbers in a vector.
 
     Returns:
-        LLVM assembly with the kernels and `RUN`: `void (steps, count, arena, counters, thread, threads)`. A
-        step's parts are dealt to the threads, the same to the same thread in each step, because it then
-        finds in its cache much of what it needs. A thread that has done its own takes from the others', and
-        begins the next step when all are done: one that has lost its core holds up the others with at most
-        the part that it was at. `counters`, zeros at the start, are `[count, 1 + threads, COUNTER_WORDS]`
-        64-bit numbers; null for a thread that runs alone.
+        LLVM assembly with the kernels and `RUN`; see `emit_run`. A step's numbers are addresses.
     """
-    module = ir.Module("tfprune")
+    code = Code(lanes)
     for kernel in kernels:
-        kernel.emit(module, lanes)
-    _emit_run(module)
+        kernel.emit(code)
+    signature = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER])
+    give_way = ir.Function(code, ir.FunctionType(ir.IntType(32), []), GIVE_WAY)
+
+    def call(e: Emitter, kernel: ir.Value, *arguments: ir.Value) -> None:
+        e.b.call(e.b.inttoptr(kernel, signature.as_pointer()), arguments)
+
+    emit_run(code, call, lambda e, _: e.b.call(give_way, []))
+    return text(code)
+
+
+def text(code: Code) -> str:
+    """Returns the LLVM assembly of a module.
+
+    Args:
+        code: The module.
+    """
     # LLVM would halve AVX-512 vectors for the sake of the clock of processors long past.
-    text = re.sub(r"^(define [^\n]*\))( noinline)?$", r"\1\2 #0", str(module), flags=re.MULTILINE)
-    bits = 32 * lanes
+    written = re.sub(r"^(define [^\n]*\))( noinline)?$", r"\1\2 #0", str(code), flags=re.MULTILINE)
+    bits = 32 * code.lanes
     widths = f'"prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
-    return f"{text}\nattributes #0 = {{ nounwind {widths} }}\n"
+    return f"{written}\nattributes #0 = {{ nounwind {widths} }}\n"
 
 
-def _emit_run(module: ir.Module) -> None:
-    signature = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER, POINTER, I64, I64])
-    function = ir.Function(module, signature, RUN)
+def emit_run(
+    code: Code,
+    call: Callable[[Emitter, ir.Value, ir.Value, ir.Value, ir.Value], object],
+    give_way: Callable[[Emitter, ir.Value], object],
+) -> ir.Function:
+    """Emits `RUN`, `void (steps, count, arena, counters, thread, threads)`.
+
+    A step's parts are dealt to the threads, the same to the same thread in each step, because it then finds
+    in its cache much of what it needs. A thread that has done its own takes from the others', and begins the
+    next step when all are done: one that has lost its core holds up the others with at most the part that it
+    was at. `counters`, zeros at the start, are whole numbers `[count, 1 + threads, COUNTER_WORDS]`; null
+    for a thread that runs alone.
+
+    Args:
+        code: The module.
+        call: Emits the call of a kernel: its number in the step, its parameters, a part and the arena.
+        give_way: Emits what a waiting thread does now and then; it gets the arena.
+    """
+    word, bytes_of_word = code.word, code.word.width // 8
+    signature = ir.FunctionType(ir.VoidType(), [POINTER, word, POINTER, POINTER, word, word])
+    function = ir.Function(code, signature, RUN)
     steps, count, arena, counters, thread, threads = function.args
-    give_way = ir.Function(module, ir.FunctionType(ir.IntType(32), []), "sched_yield")
     e = Emitter(function)
     b = e.b
-    alone = b.icmp_signed("==", b.ptrtoint(counters, I64), e.number(0))
-    kernel_type = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER])
+    alone = b.icmp_signed("==", b.ptrtoint(counters, word), e.number(0))
 
     def step(index: ir.Value) -> None:
         row = b.mul(index, e.number(STEP_WORDS))
         kernel, parameters, parts, total = (
-            e.element(steps, b.add(row, e.number(i)), I64) for i in range(STEP_WORDS)
+            e.element(steps, b.add(row, e.number(i)), word) for i in range(STEP_WORDS)
         )
         counters_of_step = b.mul(b.mul(index, b.add(threads, e.number(1))), e.number(COUNTER_WORDS))
-        done = e.at(counters, counters_of_step, I64)
+        done = e.at(counters, counters_of_step, word)
 
         def run(part: ir.Value) -> None:
-            at = e.at(b.inttoptr(parts, POINTER), b.mul(part, e.number(PART_WORDS)), I64)
-            called = b.inttoptr(kernel, kernel_type.as_pointer())
-            b.call(called, [b.inttoptr(parameters, POINTER), at, arena])
+            at = e.at(e.constant_at(parts), b.mul(part, e.number(PART_WORDS)), word)
+            call(e, kernel, e.constant_at(parameters), at, arena)
 
         def take_parts() -> list[ir.Value]:
             def take_from(turn: ir.Value) -> None:
                 owner = b.srem(b.add(thread, turn), threads)
-                begun = e.at(done, b.mul(b.add(owner, e.number(1)), e.number(COUNTER_WORDS)), I64)
+                begun = e.at(done, b.mul(b.add(owner, e.number(1)), e.number(COUNTER_WORDS)), word)
                 first, last = (
                     b.sdiv(b.mul(total, edge), threads) for edge in (owner, b.add(owner, e.number(1)))
                 )
@@ -92,11 +119,11 @@ def _emit_run(module: ir.Module) -> None:
             def look(looks: ir.Value) -> ir.Value:
                 more = b.add(looks, e.number(1))
                 tired = b.icmp_signed("==", b.srem(more, e.number(_LOOKS)), e.number(0))
-                e.choose(tired, lambda: b.call(give_way, []) and [], lambda: [])
+                e.choose(tired, lambda: give_way(e, arena) and [], lambda: [])
                 return more
 
             def unfinished(_: ir.Value) -> ir.Value:
-                return b.icmp_signed("<", b.load_atomic(done, "acquire", 8, typ=I64), total)
+                return b.icmp_signed("<", b.load_atomic(done, "acquire", bytes_of_word, typ=word), total)
 
             e.repeat_while(e.number(0), unfinished, look)
             return []
@@ -109,3 +136,4 @@ def _emit_run(module: ir.Module) -> None:
 
     e.each(e.number(0), count, step)
     e.finish()
+    return function

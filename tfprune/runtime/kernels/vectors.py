@@ -6,7 +6,7 @@ from typing import ClassVar
 from llvmlite import ir
 
 from tfprune.runtime.kernels.activations import activate, exponential
-from tfprune.runtime.kernels.emitter import F32, I32, I64, KernelEmitter
+from tfprune.runtime.kernels.emitter import F32, I32, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
 
@@ -86,7 +86,7 @@ class SparseLayer(Kernel):
                 x = ir.Constant(e.vector, ir.Undefined)
                 for lane in range(e.lanes):
                     which = ir.Constant(I32, lane)
-                    picked = e.element(e.value("source"), b.sext(b.extract_element(indices, which), I64))
+                    picked = e.element(e.value("source"), e.as_word(b.extract_element(indices, which)))
                     x = b.insert_element(x, picked, which)
                 return [e.call("llvm.fmuladd", x, e.load_vector(e.at(e.pointer("values"), at)), sums[0])]
 
@@ -202,7 +202,7 @@ class GlobalPool(Kernel):
             initial = [e.constant(0) if self.kind == "average" else lowest]
             sums = e.fold(e.number(0), e.integer("vectors"), initial, part)
             if self.kind == "average":
-                scale = b.bitcast(b.trunc(e.integer("scale"), I32), F32)
+                scale = e.float_bits("scale")
                 result = b.fmul(e.horizontal(sums[0], b.fadd), scale)
             else:
                 result = e.horizontal(sums[0], e.largest)

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from tfprune.runtime import machine
-from tfprune.runtime.kernels import activations, program
+from tfprune.runtime.kernels import program
 from tfprune.runtime.limits import allowed_bytes, require_memory
 from tfprune.runtime.plan import parts
 from tfprune.runtime.plan.plan import Constant, Plan, Step
@@ -107,7 +107,5 @@ class BoundSteps:
 
 @functools.lru_cache(maxsize=16)
 def _compiled(assembly: str, target: machine.Machine) -> machine.Compiled:
-    for name in ("sched_yield", *activations.C_FUNCTIONS):
-        if f'"{name}"' in assembly:
-            machine.provide(name)
+    machine.provide(program.GIVE_WAY)
     return machine.Compiled(assembly, target)

@@ -121,7 +121,7 @@ def _add_split(planner: Planner, phases: Value, node: Conv) -> None:
             "pitch": to.pitch,
             "row_step": down * from_.pitch,
             "vectors": count,
-            "table": table,
+            "table": table.astype(np.int32),
             "masks": masks.view(np.float32),
         },
         Even(len(table)),

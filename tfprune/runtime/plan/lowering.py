@@ -72,7 +72,7 @@ def _lower_input(planner: Planner, index: int, node: Input) -> None:
                 "target": planner.place(value),
                 "row_step": down * width * channels,
                 "column_step": right * channels,
-                "table": table,
+                "table": table.astype(np.int32),
                 "scales": np.repeat(node.scale, phases),
                 "shifts": np.repeat(node.shift, phases),
             },
