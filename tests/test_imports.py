@@ -50,7 +50,7 @@ ALLOWED = {
     "tfmot": {"network", "sparsity"},
     "models": {"backend", "extras", "reading", "memory", "named", "network", "text"},
     "training": {"network", "files", "text", "settings", "reading", "lock", "errors", "named"},
-    "runtime": {"extras", "files", "memory"},
+    "runtime": {"extras", "files", "memory", "text"},
     "runs": {
         "training",
         "errors",

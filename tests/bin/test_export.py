@@ -27,7 +27,6 @@ def tensorflow_backend():
         pytest.skip("export works on the TensorFlow backend only")
 
 
-ALL_FORMATS = "keras, saved_model, tflite, sparse"
 
 
 class Values(types.SimpleNamespace):
@@ -49,6 +48,8 @@ def run_export(runs, monkeypatch, capsys):
             "data_dir": "",
             "formats": ["keras", "saved_model", "tflite", "sparse"],
             "sparse_weights": "float16",
+            "targets": ["x86_64-linux"],
+            "cpu": "",
             "shrink": True,
             "audit_images": 20,
             **changes,

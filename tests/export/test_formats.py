@@ -16,10 +16,11 @@ from tfprune.benchmark import contenders
 from tfprune.benchmark.measure import Plan, measure
 from tfprune.bin import benchmark
 from tfprune.export import export_model, formats, names
-from tfprune.export.formats import FORMATS, all_files, chosen_files, format_names
+from tfprune.export.formats import FORMATS, all_files, chosen_files, default_names, format_names
 from tfprune.export.formats.format import Timing
 from tfprune.export.formats.sparse import Sparse
 from tfprune.export.network import keras_logits
+from tfprune.runtime.ahead.targets import TARGETS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -56,6 +57,8 @@ class Packed(Sparse):
 @pytest.mark.slow
 def test_the_commands_know_the_names_before_they_load():
     assert names.FORMATS == format_names()
+    assert names.DEFAULT_FORMATS == default_names()
+    assert set(names.TARGETS) == set(TARGETS)
     assert benchmark.CONTENDERS == contenders.NAMES
 
 
@@ -63,7 +66,7 @@ def test_the_commands_know_the_names_before_they_load():
 def test_a_new_format_is_exported_audited_and_timed(network, images, tmp_path, monkeypatch):
     model, masks = network
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, Packed))
-    assert format_names() == ("keras", "saved_model", "tflite", "sparse", "packed")
+    assert format_names() == ("keras", "saved_model", "tflite", "sparse", "c", "packed")
     arguments = {"inputs": images, "progress": lambda line: None}
     audit = export_model(model, str(tmp_path), masks=masks, formats=("sparse", "packed"), **arguments)
     entry = audit["artifacts"]["model.packed"]
@@ -100,10 +103,10 @@ def test_a_format_left_out_of_a_later_export_is_removed(network, images, tmp_pat
 
 def test_every_file_has_a_name_of_its_own_and_every_timing_too():
     files = all_files()
-    assert len({file.name for file in files}) == len(files) == 7
+    assert len({file.name for file in files}) == len(files) == 8
     timings = [file.timing.name for file in files if file.timing]
     assert len(set(timings)) == len(timings) == 6
-    assert [file.weights for file in chosen_files(["sparse"], "float32")] == ["float32"]
+    assert [file.weights for file in chosen_files(["sparse"], names.Options("float32"))] == ["float32"]
 
 
 BLOCKED = """

@@ -1,4 +1,4 @@
-"""Exports a network as .keras, SavedModel, TFLite and model.tfprune, and audits each file.
+"""Exports a network as .keras, SavedModel, TFLite, model.tfprune or a C library, and audits each file.
 
   python -m tfprune.bin.export --experiment=demo_one_shot
   python -m tfprune.bin.export --model=pruned.keras --inputs=examples.npz
@@ -28,7 +28,7 @@ from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.bin.tensorflow_start import start_tensorflow
 from tfprune.errors import UserError, blame_flag
-from tfprune.export.names import FORMATS, SPARSE_WEIGHTS
+from tfprune.export.names import DEFAULT_FORMATS, FORMATS, SPARSE_WEIGHTS, TARGETS
 from tfprune.named import import_module_of
 from tfprune.reading import json_of, reading
 from tfprune.runs.config import PATH
@@ -37,6 +37,7 @@ from tfprune.settings import AT_LEAST_1, Rule, With, setting
 
 _OF_A_FILE = (With("model"),)
 _OF_A_RUN = (With("experiment"),)
+_OF_C = (With("formats", ("c",)),)
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class Flags(FinishedRun):
         only_with=_OF_A_FILE,
     )
     formats: tuple[str, ...] = setting(
-        FORMATS,
-        "What to write.",
+        DEFAULT_FORMATS,
+        "What to write; c: a C library.",
         group="export",
         choices=FORMATS,
         rule=Rule("at least one format", bool),
@@ -100,6 +101,21 @@ class Flags(FinishedRun):
         group="export",
         choices=SPARSE_WEIGHTS,
         only_with=(With("formats", ("sparse",)),),
+    )
+    targets: tuple[str, ...] = setting(
+        TARGETS[:1],
+        "What the C library is for.",
+        group="export",
+        choices=TARGETS,
+        rule=Rule("at least one target", bool),
+        only_with=_OF_C,
+    )
+    cpu: str = setting(
+        "",
+        "The processor of the one target, by LLVM's name, perhaps with instruction sets: cortex-a53, "
+        "generic,+dotprod. Empty: the target's own.",
+        group="export",
+        only_with=_OF_C,
     )
     shrink: bool = setting(
         True,
@@ -150,6 +166,8 @@ def main() -> None:
         inputs=inputs,
         formats=values.formats if values["formats"].present else None,
         sparse_weights=values.sparse_weights,
+        targets=values.targets,
+        cpu=values.cpu or None,
         shrink=values.shrink,
         dense_audit=dense_audit,
     )

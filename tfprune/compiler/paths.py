@@ -30,7 +30,7 @@ def choose_paths(graph: Graph, rounds: int = 5) -> Graph:
     if rounds < 1:
         raise ValueError(f"`rounds` must be at least 1. Received: rounds={rounds}")
     try:
-        models = {path: runtime.Model(_on_path(graph, path), threads=1) for path in PATHS}
+        models = {path: runtime.Model(on_path(graph, path), threads=1) for path in PATHS}
     except runtime.GraphError as error:
         raise UserError(f"the sparse runtime cannot run the network: {error}") from error
     noise = np.random.default_rng(0).uniform(0, 255, (1, *graph.shapes()[0])).astype(np.float32)
@@ -49,7 +49,13 @@ def choose_paths(graph: Graph, rounds: int = 5) -> Graph:
     return Graph(tuple(nodes))
 
 
-def _on_path(graph: Graph, path: str) -> Graph:
+def on_path(graph: Graph, path: str) -> Graph:
+    """Returns the same network with all convolutions on one path.
+
+    Args:
+        graph: The network.
+        path: One of `PATHS`.
+    """
     return Graph(
         tuple(
             dataclasses.replace(node, path=path) if isinstance(node, Conv) else node for node in graph.nodes

@@ -15,8 +15,9 @@ from tfprune.export.arrays import Arrays, by_name, count_of, part_of
 from tfprune.export.audit import AuditError, audit_file, compare_outputs
 from tfprune.export.cut import cut_network
 from tfprune.export.dense_audit import check_dense_audit
-from tfprune.export.formats import all_files, chosen_files, format_names
+from tfprune.export.formats import all_files, chosen_files, default_names
 from tfprune.export.formats.format import Format
+from tfprune.export.names import Options
 from tfprune.export.network import Deployable, Network, in_batches, keras_run
 from tfprune.export.signature import BATCH_SIZE, Port, Signature
 from tfprune.extras import extra
@@ -49,6 +50,8 @@ def export_model(
     masks: Mapping[str, np.ndarray] | None = None,
     formats: Sequence[str] | None = None,
     sparse_weights: str = "float16",
+    targets: Sequence[str] = ("x86_64-linux",),
+    cpu: str | None = None,
     shrink: bool = True,
     dense_audit: dict[str, Any] | None = None,
     progress: Callable[[str], None] = print,
@@ -112,10 +115,13 @@ def export_model(
         masks: Name of a kernel, as in `tfprune.sparsity.masks_of`, to its 0/1 mask; `/kernel` at the end of a
             name may be left out. None: those of the wrappers; without any, the zeros of the kernels.
         formats: Some of `tfprune.export.formats.format_names()`: `"keras"`, `"saved_model"`, `"tflite"`,
-            `"sparse"` (`model.tfprune`, for `tfprune.runtime`). None: all that can hold the model; `left_out`
-            has the others. Artifacts of other formats from an earlier export are removed.
+            `"sparse"` (`model.tfprune`, for `tfprune.runtime`), `"c"` (a C library). None: all but the C
+            library that can hold the model; `left_out` has the others. Artifacts of other formats from an
+            earlier export are removed.
         sparse_weights: How `model.tfprune` stores its weights: `"float16"` or `"float32"`. Either way it
             computes in float32.
+        targets: What the C library is for, as of `tfprune.runtime.compile_library`.
+        cpu: The processor of its one target, as there.
         shrink: Whether channels that change no output are cut before the files are written, exactly
             (`tfprune.structured.shrink`). The files are held against the uncut network. A model that cannot
             be cut is exported as it is, and the audit says why.
@@ -134,7 +140,8 @@ def export_model(
     folder = Path(out_dir)
     _check_path(folder)
     work = folder / _UNFINISHED
-    files = chosen_files(format_names() if formats is None else formats, sparse_weights)
+    options = Options(sparse_weights, tuple(targets), cpu)
+    files = chosen_files(default_names() if formats is None else formats, options)
     deployable = Deployable(model, inputs)
     signature = Signature(deployable.model, inputs)
     masks = deployable.masks if masks is None else masks

@@ -1,5 +1,36 @@
 """The names of what can be written; apart, so that they are known before TensorFlow is loaded."""
 
-FORMATS = ("keras", "saved_model", "tflite", "sparse")
+import dataclasses
+
+# The formats that are written unless others are asked for, and one that only then is.
+DEFAULT_FORMATS = ("keras", "saved_model", "tflite", "sparse")
+FORMATS = (*DEFAULT_FORMATS, "c")
 # How `model.tfprune` can store its weights; the first is the default.
 SPARSE_WEIGHTS = ("float16", "float32")
+# What a C library can be for; `tfprune.runtime.ahead.targets` says what each is.
+TARGETS = (
+    "x86_64-linux",
+    "x86_64-apple",
+    "aarch64-linux",
+    "aarch64-linux-android",
+    "arm64-apple",
+    "armv7-linux",
+    "riscv64-linux",
+    "thumbv7em",
+    "wasm32",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What formats are told besides the network.
+
+    Attributes:
+        sparse_weights: How `model.tfprune` stores its weights, one of `SPARSE_WEIGHTS`.
+        targets: What the C library is for, some of `TARGETS`.
+        cpu: The processor of its one target, by LLVM's name; None for the target's own.
+    """
+
+    sparse_weights: str = SPARSE_WEIGHTS[0]
+    targets: tuple[str, ...] = TARGETS[:1]
+    cpu: str | None = None

@@ -12,11 +12,19 @@ import ctypes
 import dataclasses
 import functools
 import os
+import sys
+import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 
 _DEFAULT_L1_BYTES = 32 * 1024
+# The beginnings of triples.
+_OF_32_BITS = ("thumb", "arm-", "armv7", "riscv32", "wasm32", "i686")
+_ABI = {"riscv64": "lp64d"}
+_RISC_V, _HALF_REGISTERS = "riscv", ("armv7", "arm-", "wasm32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +47,11 @@ class Machine:
     registers: int
     l1_bytes: int = _DEFAULT_L1_BYTES
 
+    @property
+    def word_bits(self) -> int:
+        """Returns the bits of an address, which whole numbers in registers have as well."""
+        return 32 if self.triple.startswith(_OF_32_BITS) else 64
+
 
 @functools.cache
 def host() -> Machine:
@@ -60,7 +73,8 @@ def machine(triple: str, cpu: str, features: str = "", *, l1_bytes: int = _DEFAU
         l1_bytes: First-level data cache of a core.
 
     Returns:
-        The machine: 16 lanes with AVX-512, 8 with AVX2, 4 otherwise (SSE2, Neon).
+        The machine: 16 lanes with AVX-512, 8 with AVX2, 1 without vector registers (microcontrollers, RISC-V
+        without its extension V), 4 otherwise (SSE2, Neon, WebAssembly).
     """
     has = {name[1:] for name in features.split(",") if name.startswith("+")}
     x86 = triple.startswith(("x86_64", "i686", "amd64"))
@@ -68,8 +82,10 @@ def machine(triple: str, cpu: str, features: str = "", *, l1_bytes: int = _DEFAU
         lanes, registers = 16, 32
     elif x86 and {"avx2", "fma"} <= has:
         lanes, registers = 8, 16
+    elif triple.startswith("thumb") or (triple.startswith(_RISC_V) and "v" not in has):
+        lanes, registers = 1, 32
     else:
-        lanes, registers = 4, 16 if x86 else 32
+        lanes, registers = 4, 16 if x86 or triple.startswith(_HALF_REGISTERS) else 32
     return Machine(triple, cpu, features, lanes, registers, l1_bytes)
 
 
@@ -83,7 +99,7 @@ class Compiled:
             assembly: The module.
             target: The machine.
         """
-        module, target_machine = _parsed(assembly, target)
+        module, target_machine = _parsed(assembly, target, codemodel="jitdefault", jit=True)
         self._engine = llvm.create_mcjit_compiler(module, target_machine)
         self._engine.finalize_object()
 
@@ -92,18 +108,67 @@ class Compiled:
         return self._engine.get_function_address(name)
 
 
-def object_code(assembly: str, target: Machine) -> bytes:
+class Loaded:
+    """The functions of an object file in this process; they live as long as this object."""
+
+    def __init__(self, code: bytes) -> None:
+        """Loads an object file.
+
+        Args:
+            code: What `object_code` returned, for this machine.
+        """
+        module, target_machine = _parsed("", host(), codemodel="jitdefault", jit=True)
+        self._engine = llvm.create_mcjit_compiler(module, target_machine)
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """Returns the address of a function of the file."""
+        return self._engine.get_function_address(name)
+
+
+def object_code(
+    assembly: str | Sequence[str],
+    target: Machine,
+    *,
+    position_independent: bool = True,
+    internal: Collection[str] = (),
+) -> bytes:
     """Compiles LLVM assembly for any machine, without loading it.
 
     Args:
-        assembly: The module.
+        assembly: The module, or modules that become one file.
         target: The machine, not necessarily this one.
+        position_independent: Whether the code may become part of a shared library.
+        internal: The functions that only others of the modules call; no linker sees them.
 
     Returns:
-        An object file.
+        An object file, ELF, Mach-O or WebAssembly by the target's triple.
+
+    Raises:
+        ValueError: LLVM knows no such processor or instruction set.
     """
-    module, target_machine = _for_any(assembly, target)
+    first, *others = [assembly] if isinstance(assembly, str) else assembly
+    module, target_machine = _for_any(first, target, "pic" if position_independent else "static")
+    for other in others:
+        further = llvm.parse_assembly(other)
+        further.triple, further.data_layout = module.triple, module.data_layout
+        further.verify()
+        module.link_in(further)
+    for name in internal:
+        module.get_function(name).linkage = llvm.Linkage.internal
     return target_machine.emit_object(module)
+
+
+def instruction_bytes(code: bytes) -> int:
+    """Returns the bytes of an object file that are instructions.
+
+    Args:
+        code: What `object_code` returned.
+    """
+    return sum(
+        section.size() for section in llvm.ObjectFileRef.from_data(code).sections() if section.is_text()
+    )
 
 
 def machine_assembly(assembly: str, target: Machine) -> str:
@@ -113,7 +178,7 @@ def machine_assembly(assembly: str, target: Machine) -> str:
         assembly: The module.
         target: The machine, not necessarily this one.
     """
-    module, target_machine = _for_any(assembly, target)
+    module, target_machine = _for_any(assembly, target, "pic")
     return target_machine.emit_assembly(module)
 
 
@@ -141,20 +206,62 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _for_any(assembly: str, target: Machine) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+def _for_any(assembly: str, target: Machine, reloc: str) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    check_processor(target)
+    return _parsed(
+        assembly, target, codemodel=_code_model(target), reloc=reloc, abiname=_ABI.get(target.triple[:7], "")
+    )
+
+
+@functools.cache
+def check_processor(target: Machine) -> None:
+    """Refuses names that LLVM would only complain of on stderr.
+
+    Args:
+        target: The machine.
+
+    Raises:
+        ValueError: LLVM knows no such processor or instruction set.
+    """
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    return _parsed(assembly, target)
+    triple, cpu, features = target.triple, target.cpu, target.features
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            # The names are read when the first function is compiled.
+            module = llvm.parse_assembly("define void @f() { ret void }")
+            llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features).emit_object(
+                module
+            )
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        file.seek(0)
+        complaints = [
+            line for line in file.read().decode(errors="replace").splitlines() if "recognized" in line
+        ]
+    if complaints:
+        raise ValueError(
+            f"the processor must be one that LLVM knows for {triple}. Received: cpu={cpu!r},"
+            f" features={features!r}: {'; '.join(complaints)}"
+        )
 
 
-def _parsed(assembly: str, target: Machine) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+def _code_model(target: Machine) -> str:
+    return "medium" if target.triple.startswith(_RISC_V) else "small"
+
+
+def _parsed(assembly: str, target: Machine, **options: Any) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
     _start_llvm()
     module = llvm.parse_assembly(assembly)
     module.triple = target.triple
     module.verify()
     # The kernels are written as they should run: LLVM's passes over modules took longer and won nothing.
     target_machine = llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, codemodel="jitdefault", jit=True
+        cpu=target.cpu, features=target.features, opt=3, **options
     )
     module.data_layout = str(target_machine.target_data)
     return module, target_machine
@@ -164,6 +271,7 @@ def _parsed(assembly: str, target: Machine) -> tuple[llvm.ModuleRef, llvm.Target
 def _start_llvm() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
 
 
 @functools.cache

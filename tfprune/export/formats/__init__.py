@@ -6,14 +6,15 @@ To add one, write a subclass of `Format` in a file of its own and list it in `FO
 
 from collections.abc import Sequence
 
+from tfprune.export.formats.c_library import CLibrary
 from tfprune.export.formats.format import Format
 from tfprune.export.formats.keras_file import KerasFile
 from tfprune.export.formats.saved_model import SavedModel
 from tfprune.export.formats.sparse import Sparse
 from tfprune.export.formats.tflite import TFLite
-from tfprune.export.names import SPARSE_WEIGHTS
+from tfprune.export.names import SPARSE_WEIGHTS, Options
 
-FORMATS: tuple[type[Format], ...] = (KerasFile, SavedModel, TFLite, Sparse)
+FORMATS: tuple[type[Format], ...] = (KerasFile, SavedModel, TFLite, Sparse, CLibrary)
 
 
 def format_names() -> tuple[str, ...]:
@@ -21,30 +22,36 @@ def format_names() -> tuple[str, ...]:
     return tuple(kind.group for kind in FORMATS)
 
 
-def all_files(sparse_weights: str = SPARSE_WEIGHTS[0]) -> list[Format]:
+def default_names() -> tuple[str, ...]:
+    """Returns the names of the formats that are written unless others are asked for."""
+    return tuple(kind.group for kind in FORMATS if kind.by_default)
+
+
+def all_files(options: Options | None = None) -> list[Format]:
     """Returns every file that an export can have, in the order of `FORMATS`.
 
     Args:
-        sparse_weights: How `model.tfprune` stores its weights, one of `SPARSE_WEIGHTS`.
+        options: What formats are told besides the network.
     """
-    return [file for kind in FORMATS for file in kind.files(sparse_weights)]
+    return [file for kind in FORMATS for file in kind.files(options or Options())]
 
 
-def chosen_files(formats: Sequence[str], sparse_weights: str = SPARSE_WEIGHTS[0]) -> list[Format]:
+def chosen_files(formats: Sequence[str], options: Options | None = None) -> list[Format]:
     """Returns the files of some formats, in the order of `FORMATS`.
 
     Args:
         formats: Some of `format_names()`.
-        sparse_weights: How `model.tfprune` stores its weights, one of `SPARSE_WEIGHTS`.
+        options: What formats are told besides the network.
 
     Raises:
         ValueError: An argument is none of these.
     """
-    names = format_names()
+    names, options = format_names(), options or Options()
     if not formats or set(formats) - set(names):
         raise ValueError(f"`formats` must name some of {names}. Received: formats={formats}")
-    if sparse_weights not in SPARSE_WEIGHTS:
+    if options.sparse_weights not in SPARSE_WEIGHTS:
         raise ValueError(
-            f"`sparse_weights` must be one of {SPARSE_WEIGHTS}. Received: sparse_weights={sparse_weights!r}"
+            f"`sparse_weights` must be one of {SPARSE_WEIGHTS}."
+            f" Received: sparse_weights={options.sparse_weights!r}"
         )
-    return [file for file in all_files(sparse_weights) if file.group in formats]
+    return [file for file in all_files(options) if file.group in formats]

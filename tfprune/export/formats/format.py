@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from tfprune.export.names import Options
+
 if TYPE_CHECKING:
     from tfprune.export.network import Network
 
@@ -53,6 +55,7 @@ class Format(abc.ABC):
 
     Attributes:
         group: The format's name in `--formats`. Several files may share one.
+        by_default: Whether the format is written where none is asked for.
         name: The name of the file or the folder.
         weights: How the weights are stored: `"float32"`, `"float16"`, `"float16 sparse"` or `"int8"`. The
             audit asks for equal logits of float32, and for equal predictions of the others.
@@ -60,16 +63,17 @@ class Format(abc.ABC):
     """
 
     group: ClassVar[str]
+    by_default: ClassVar[bool] = True
     name: str
     weights: str = "float32"
     timing: Timing | None = None
 
     @classmethod
-    def files(cls, sparse_weights: str) -> Sequence["Format"]:
+    def files(cls, options: Options) -> Sequence["Format"]:
         """Returns the files that the group consists of.
 
         Args:
-            sparse_weights: How `model.tfprune` stores its weights.
+            options: What formats are told besides the network.
         """
         return [cls()]
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfprune.export.formats.format import Format, Run, Timing
-from tfprune.export.names import SPARSE_WEIGHTS
+from tfprune.export.names import SPARSE_WEIGHTS, Options
 
 if TYPE_CHECKING:
     import keras
 
     from tfprune.export.network import Network
+    from tfprune.runtime.graph import Graph
 
 
 class Sparse(Format):
@@ -31,9 +32,9 @@ class Sparse(Format):
         self.weights = weights
 
     @classmethod
-    def files(cls, sparse_weights: str) -> Sequence[Format]:
+    def files(cls, options: Options) -> Sequence[Format]:
         """Returns the one file."""
-        return [cls(sparse_weights)]
+        return [cls(options.sparse_weights)]
 
     def source(self, network: "Network") -> "Network":
         """Returns the network with no convolution narrowed: lists of weights pass over all zeros anyway."""
@@ -59,18 +60,29 @@ class Sparse(Format):
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
         """Takes the kernels of the convolutions with the layers' names."""
         from tfprune.runtime import read_file
-        from tfprune.runtime.graph import Conv
 
-        convolutions = [node for node in read_file(path).nodes if isinstance(node, Conv)]
-        found = {}
-        for name, kernel in network.kernels.items():
-            layer, shape = name.removesuffix(f"/{kernel.name}"), kernel.variable.shape
-            # A separable convolution is two, `layer/depthwise` and `layer/pointwise`.
-            own = [node for node in convolutions if node.name == layer or node.name.startswith(f"{layer}/")]
-            size = int(np.prod(shape))
-            # A dense layer's kernel and a depthwise one have other axes in the file.
-            found[name] = [np.asarray(node.kernel).reshape(shape) for node in own if node.kernel.size == size]
-        return found
+        return kernels_of(read_file(path), network)
+
+
+def kernels_of(graph: "Graph", network: "Network") -> dict[str, list[np.ndarray]]:
+    """Finds the masked kernels of a network in a graph, as `Format.kernels` does.
+
+    Args:
+        graph: The graph.
+        network: The network that it was made from.
+    """
+    from tfprune.runtime.graph import Conv
+
+    convolutions = [node for node in graph.nodes if isinstance(node, Conv)]
+    found = {}
+    for name, kernel in network.kernels.items():
+        layer, shape = name.removesuffix(f"/{kernel.name}"), kernel.variable.shape
+        # A separable convolution is two, `layer/depthwise` and `layer/pointwise`.
+        own = [node for node in convolutions if node.name == layer or node.name.startswith(f"{layer}/")]
+        size = int(np.prod(shape))
+        # A dense layer's kernel and a depthwise one have other axes in the file.
+        found[name] = [np.asarray(node.kernel).reshape(shape) for node in own if node.kernel.size == size]
+    return found
 
 
 def export_sparse(model: "keras.Model", path: str | os.PathLike[str], weights: str = "float16") -> None:

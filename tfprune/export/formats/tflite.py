@@ -73,7 +73,7 @@ class TFLite(Format):
         )
 
     @classmethod
-    def files(cls, sparse_weights: str) -> Sequence[Format]:
+    def files(cls, options: Options) -> Sequence[Format]:
         """Returns a file for each of `CONVERSIONS`."""
         return [cls(conversion) for conversion in CONVERSIONS]
 

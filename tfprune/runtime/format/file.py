@@ -57,7 +57,7 @@ def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float
     if weights not in DTYPES:
         raise ValueError(f"`weights` must be one of {', '.join(DTYPES)}. Received: weights={weights!r}")
     graph.shapes()
-    write_bytes(Path(path), _file_bytes(graph, weights))
+    write_bytes(Path(path), file_bytes(graph, weights))
 
 
 def read_file(path: str | os.PathLike[str], memory_limit: float | None = None) -> Graph:
@@ -99,7 +99,13 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FileFormatError(f"{os.fspath(path)}: {reason}") from error
 
 
-def _file_bytes(graph: Graph, weights: str) -> bytes:
+def file_bytes(graph: Graph, weights: str) -> bytes:
+    """Returns what `write_file` writes.
+
+    Args:
+        graph: The graph, sound.
+        weights: As of `write_file`.
+    """
     sections = bytearray()
     arrays: list[StoredArray] = []
 

@@ -137,16 +137,16 @@ class Emitter:
     def choose(
         self,
         condition: ir.Value,
-        if_true: Callable[[], Sequence[ir.Value]],
-        if_false: Callable[[], Sequence[ir.Value]],
+        if_true: Callable[[], Sequence[ir.Value] | None],
+        if_false: Callable[[], Sequence[ir.Value] | None],
     ) -> list[ir.Value]:
-        """Emits `if_true() if condition else if_false()` and returns the values of the branch taken."""
+        """Emits `if_true() if condition else if_false()` and returns what the branch taken gives."""
         yes, no, after = (self.function.append_basic_block(name) for name in ("yes", "no", "joined"))
         self.b.cbranch(condition, yes, no)
         ends = []
         for block, branch in ((yes, if_true), (no, if_false)):
             self.b.position_at_end(block)
-            values = list(branch())
+            values = list(branch() or ())
             ends.append((values, self.b.block))
             self.b.branch(after)
         self.b.position_at_end(after)

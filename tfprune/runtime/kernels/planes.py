@@ -10,8 +10,9 @@ from tfprune.runtime.kernels.activations import activate
 from tfprune.runtime.kernels.emitter import F32, I8, I32, I64, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
-# The arena's first 64-bit numbers: where the image is, and whether it is uint8.
-IMAGE_ADDRESS, IMAGE_IS_UINT8 = 0, 1
+# The arena's first 64-bit numbers: where the image is, and whether it is uint8. In a library made ahead of
+# time also which of its processors' code the arena is for, and what a waiting thread calls, or 0.
+IMAGE_ADDRESS, IMAGE_IS_UINT8, VARIANT, WAIT = range(4)
 
 MAPS = ("add", "multiply", "multiply_by_channel", "copy")
 

@@ -7,6 +7,7 @@ from llvmlite import ir
 
 from tfprune.runtime.kernels.emitter import POINTER, Code, Emitter
 from tfprune.runtime.kernels.kernel import Kernel
+from tfprune.runtime.machine import Machine
 
 RUN = "run_steps"
 # The function of the C library that a waiting thread lets others run by.
@@ -41,27 +42,29 @@ def assembly(kernels: Iterable[Kernel], lanes: int) -> str:
     def call(e: Emitter, kernel: ir.Value, *arguments: ir.Value) -> None:
         e.b.call(e.b.inttoptr(kernel, signature.as_pointer()), arguments)
 
-    emit_run(code, call, lambda e, _: e.b.call(give_way, []))
+    emit_run(code, call, lambda e, _: e.b.call(give_way, []) and None)
     return text(code)
 
 
-def text(code: Code) -> str:
+def text(code: Code, target: Machine | None = None) -> str:
     """Returns the LLVM assembly of a module.
 
     Args:
         code: The module.
+        target: The processor of its functions, if modules for several are to be linked.
     """
     # LLVM would halve AVX-512 vectors for the sake of the clock of processors long past.
     written = re.sub(r"^(define [^\n]*\))( noinline)?$", r"\1\2 #0", str(code), flags=re.MULTILINE)
     bits = 32 * code.lanes
     widths = f'"prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
-    return f"{written}\nattributes #0 = {{ nounwind {widths} }}\n"
+    processor = f'"target-cpu"="{target.cpu}" "target-features"="{target.features}"' if target else ""
+    return f"{written}\nattributes #0 = {{ nounwind {widths} {processor} }}\n"
 
 
 def emit_run(
     code: Code,
     call: Callable[[Emitter, ir.Value, ir.Value, ir.Value, ir.Value], object],
-    give_way: Callable[[Emitter, ir.Value], object],
+    give_way: Callable[[Emitter, ir.Value], None],
 ) -> ir.Function:
     """Emits `RUN`, `void (steps, count, arena, counters, thread, threads)`.
 
@@ -119,7 +122,7 @@ def emit_run(
             def look(looks: ir.Value) -> ir.Value:
                 more = b.add(looks, e.number(1))
                 tired = b.icmp_signed("==", b.srem(more, e.number(_LOOKS)), e.number(0))
-                e.choose(tired, lambda: give_way(e, arena) and [], lambda: [])
+                e.choose(tired, lambda: give_way(e, arena), lambda: None)
                 return more
 
             def unfinished(_: ir.Value) -> ir.Value:

@@ -1,0 +1,77 @@
+"""C libraries as exports: audited by their own machine code, with every weight found in the files."""
+
+import numpy as np
+import pytest
+
+from tfprune.errors import UserError
+from tfprune.export import export_model
+from tfprune.export.audit import AuditError
+from tfprune.export.formats.c_library import CLibrary
+from tfprune.runtime.ahead.loaded import this_machines_target
+
+HERE = this_machines_target()
+pytestmark = pytest.mark.skipif(HERE is None, reason="this machine is none of the targets")
+
+
+def export(network, images, folder, **arguments):
+    model, masks = network
+    audit = export_model(
+        model, str(folder), inputs=images, masks=masks, formats=["c"], progress=lambda line: None, **arguments
+    )
+    return audit["artifacts"]["c"]
+
+
+@pytest.mark.slow
+def test_a_library_for_this_machine_and_another(network, images, tmp_path):
+    entry = export(network, images, tmp_path, targets=[HERE, "thumbv7em"])
+    assert entry["passed"] and entry["ran"]
+    assert entry["zeros"]["masked_zero"] == entry["zeros"]["masked"] > 0
+    assert entry["equal_predictions_percent"] == 100
+    assert entry["largest_logit_difference_relative"] < 1e-5
+    assert [built["target"] for built in entry["targets"]] == [HERE, "thumbv7em"]
+    assert (tmp_path / "c" / "model.h").exists()
+    # A later export of other formats removes it.
+    model, masks = network
+    export_model(model, str(tmp_path), masks=masks, formats=["keras"], progress=lambda line: None)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.slow
+def test_another_machines_library_is_audited_by_one_for_this_machine(network, images, tmp_path):
+    entry = export(network, images, tmp_path, targets=["aarch64-linux"], cpu="cortex-a53")
+    assert entry["passed"] and not entry["ran"]
+    assert entry["targets"][0]["processors"] == ["cortex-a53"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [HERE, "wasm32"])
+def test_weights_that_are_not_the_networks_are_found(network, images, tmp_path, monkeypatch, target):
+    write = CLibrary.write
+
+    def write_and_damage(self, network, path):
+        write(self, network, path)
+        file = f"{path}/{target}/model.o"
+        with open(file, "rb") as opened:
+            code = bytearray(opened.read())
+        kernel = next(node for node in network.compiled().nodes if node.name == "conv2").kernel
+        value = np.asarray(kernel)[np.nonzero(kernel)].astype(np.float32)[7].tobytes()
+        assert code.count(value)
+        with open(file, "wb") as opened:
+            opened.write(code.replace(value, np.float32(0.5).tobytes()))
+
+    monkeypatch.setattr(CLibrary, "write", write_and_damage)
+    with pytest.raises(AuditError, match=f"{target}/model.o: the weights of conv2 are not the network's"):
+        export(network, images, tmp_path, targets=[target])
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"targets": ["amiga"]}, "`targets` must name some of .*amiga"),
+    ({"targets": ["wasm32", "thumbv7em"], "cpu": "generic"}, "`cpu` is for a single target"),
+    ({"targets": ["aarch64-linux"], "cpu": "z80"}, "one that LLVM knows"),
+])  # fmt: skip
+def test_what_cannot_be_compiled_is_refused_before_anything_is_written(
+    network, images, tmp_path, arguments, message
+):
+    with pytest.raises(UserError, match=message):
+        export(network, images, tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []

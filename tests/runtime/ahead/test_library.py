@@ -1,0 +1,345 @@
+"""C libraries: this machine's in this process, and others compiled, linked and run as their users do."""
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.support.networks import random_images, random_network
+from tfprune import runtime
+from tfprune.runtime import machine
+from tfprune.runtime.ahead.loaded import LoadedLibrary, this_machines_target
+from tfprune.runtime.ahead.targets import TARGETS
+from tfprune.runtime.model import Model
+
+pytestmark = pytest.mark.one_backend
+HERE = this_machines_target()
+C_FLAGS = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+# Target -> compiler and its flags, and what runs the program.
+CROSS = {
+    "aarch64-linux": (["aarch64-linux-gnu-gcc", "-static"], ["qemu-aarch64"]),
+    "armv7-linux": (["arm-linux-gnueabihf-gcc", "-static", "-mfpu=neon-vfpv4"], ["qemu-arm"]),
+    "riscv64-linux": (["riscv64-linux-gnu-gcc", "-static"], ["qemu-riscv64"]),
+    # A microcontroller's instructions are the larger processors', too: Linux starts the program here.
+    "thumbv7em": (
+        ["arm-linux-gnueabihf-gcc", "-static", "-mthumb", "-Wl,--no-warn-mismatch"],
+        ["qemu-arm", "-cpu", "max"],
+    ),
+}
+needs_here = pytest.mark.skipif(HERE is None, reason="this machine is none of the targets")
+THREADS_PROGRAM = """
+#include "model.h"
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+static _Alignas(64) unsigned char arena[MODEL_ARENA_BYTES], other[MODEL_ARENA_BYTES];
+static float image[MODEL_IMAGE_NUMBERS], alone[MODEL_CLASSES], together[MODEL_CLASSES];
+static int threads;
+static void wait_for_others(void) { sched_yield(); }
+static void *work(void *number) { model_work(arena, (int32_t)(intptr_t)number, threads); return NULL; }
+int main(void) {
+    for (int i = 0; i < MODEL_IMAGE_NUMBERS; i++) image[i] = (float)((i * 7919) % 256);
+    model_run(other, image, alone);
+    for (threads = 1; threads <= MODEL_THREADS; threads++) {
+        for (int round = 0; round < 50; round++) {
+            pthread_t pool[MODEL_THREADS];
+            model_begin(arena, image, round % 2 ? wait_for_others : NULL);
+            for (int i = 0; i < threads; i++) pthread_create(&pool[i], NULL, work, (void *)(intptr_t)i);
+            for (int i = 0; i < threads; i++) pthread_join(pool[i], NULL);
+            model_end(arena, together);
+            if (memcmp(alone, together, sizeof alone)) return printf("%d threads differ\\n", threads), 1;
+        }
+    }
+    puts("equal");
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def network():
+    return random_network(np.random.default_rng(3))
+
+
+@pytest.fixture(scope="module")
+def image(network):
+    return random_images(np.random.default_rng(1), network, 1, "uint8")
+
+
+@pytest.fixture(scope="module")
+def folder(network, image, tmp_path_factory):
+    """The library for every target, with an image beside it."""
+    folder = tmp_path_factory.mktemp("c")
+    runtime.compile_library(network, folder, list(TARGETS), threads=2)
+    image.tofile(folder / "image.bin")
+    return folder
+
+
+def need(*tools):
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed")
+
+
+def call(*command, cwd=None):
+    found = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True)
+    assert found.returncode == 0, f"{command}: {found.stdout}{found.stderr}"
+    return found.stdout
+
+
+def outputs_of(printed):
+    lines = [line.split() for line in printed.splitlines()]
+    return np.array([float(number) for word, number in lines[:-1] if word.isdigit()], np.float32)
+
+
+@needs_here
+@pytest.mark.parametrize("seed", range(4))
+def test_results_are_the_python_runtimes_to_the_bit(seed, tmp_path):
+    rng = np.random.default_rng(100 + seed)
+    graph = random_network(rng)
+    runtime.compile_library(graph, tmp_path, HERE)
+    library = LoadedLibrary(tmp_path)
+    own = {processor.cpu: processor for processor in TARGETS[HERE].machines()}
+    for dtype in ("float32", "uint8"):
+        images = random_images(rng, graph, 3, dtype)
+        found = library(images)
+        expected = Model(graph, 1, target=own[library.processor])(images)
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(library(images), found)  # The arena is used again.
+
+
+@needs_here
+def test_every_processor_that_this_machine_is(network, image, tmp_path):
+    tried = 0
+    for cpu, features in TARGETS[HERE].variants:
+        has = machine.host().features.split(",")
+        if set(filter(None, features.split(","))) - set(has):
+            continue
+        tried += 1
+        target = machine.machine(TARGETS[HERE].triple, cpu, features)
+        runtime.compile_library(network, tmp_path, HERE, cpu=",".join(filter(None, (cpu, features))))
+        library = LoadedLibrary(tmp_path)
+        np.testing.assert_array_equal(library(image), Model(network, 1, target=target)(image))
+        assert library.processor == cpu
+    assert tried
+
+
+@needs_here
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_the_example_is_compiled_linked_and_run(folder, image, network, language, tmp_path):
+    compiler = {"c": "gcc", "c++": "g++"}[language]
+    need(compiler)
+    program = tmp_path / "example"
+    source = folder / "example.c"
+    flags = C_FLAGS
+    if language == "c++":  # The header, with the functions' C names.
+        source = tmp_path / "example.cc"
+        text = (folder / "example.c").read_text().replace("_Alignas", "alignas")
+        source.write_text(text)
+        flags = ["-std=c++17", "-Wall", "-Werror"]
+    call(compiler, *flags, "-I", folder, source, folder / HERE / "libmodel.a", "-o", program)
+    found = outputs_of(call(program, folder / "image.bin"))
+    np.testing.assert_array_equal(found, LoadedLibrary(folder)(image)[0])
+    assert subprocess.run([program, folder / "model.h"]).returncode == 1  # No image of this size.
+
+
+@needs_here
+def test_threads_share_an_image(folder, tmp_path):
+    need("gcc")
+    (tmp_path / "threads.c").write_text(THREADS_PROGRAM)
+    library = folder / HERE / "libmodel.a"
+    call("gcc", *C_FLAGS, "-I", folder, "threads.c", library, "-pthread", "-o", "threads", cwd=tmp_path)
+    assert call(tmp_path / "threads") == "equal\n"
+    call(
+        "gcc",
+        *C_FLAGS,
+        "-I",
+        folder,
+        folder / "benchmark.c",
+        library,
+        "-pthread",
+        "-o",
+        tmp_path / "benchmark",
+    )
+    for threads in (1, 2):
+        printed = call(tmp_path / "benchmark", 5, threads)
+        first, least, median = map(float, re.findall(r"[\d.]+", printed))
+        assert 0 < least <= median
+        assert first > 0
+    assert subprocess.run([tmp_path / "benchmark", "5", "3"], capture_output=True).returncode == 1
+
+
+@needs_here
+def test_it_becomes_part_of_a_shared_library(folder, image, tmp_path):
+    need("gcc")
+    library = folder / HERE / "libmodel.a"
+    call(
+        "gcc", "-shared", "-Wl,--whole-archive", library, "-Wl,--no-whole-archive", "-o", tmp_path / "libm.so"
+    )
+    link = ["-L", tmp_path, "-lm", f"-Wl,-rpath,{tmp_path}"]
+    call("gcc", *C_FLAGS, "-I", folder, folder / "example.c", *link, "-o", tmp_path / "example")
+    found = outputs_of(call(tmp_path / "example", folder / "image.bin"))
+    np.testing.assert_array_equal(found, LoadedLibrary(folder)(image)[0])
+
+
+@pytest.mark.parametrize("target", ["x86_64-linux", *CROSS])
+def test_nothing_is_written_to_or_taken_from_elsewhere(folder, target):
+    """Read from the ELF file itself: no section with data is writable, and no symbol is undefined."""
+    need("readelf")
+    file = folder / target / "model.o"
+    sections = re.findall(
+        r"^\s+\[ *\d+\]\s+(\S+)\s+\S+\s+\S+\s+\S+\s+(\S+)\s+\S+\s+(\w*)", sections_of(file), re.M
+    )
+    assert any(name.startswith(".text") for name, _, _ in sections)
+    assert [name for name, size, flags in sections if "W" in flags and int(size, 16)] == []
+    symbols = call("readelf", "-W", "--symbols", file)
+    undefined = [
+        line.split()[7] for line in symbols.splitlines() if " UND " in line and len(line.split()) > 7
+    ]
+    assert undefined == []
+    visible = re.findall(r"GLOBAL\s+DEFAULT\s+\d+\s+(\S+)", symbols)
+    assert set(visible) == {f"model_{end}" for end in names_of(target)}
+
+
+def sections_of(file):
+    return call("readelf", "-W", "--sections", file)
+
+
+def names_of(target):
+    shared = ["begin", "begin_uint8", "work", "end"] if TARGETS[target].threads else []
+    return ["run", "run_uint8", "processor", "checksum", *shared]
+
+
+@pytest.mark.parametrize("target", CROSS)
+def test_other_processors_agree(folder, image, network, target, tmp_path):
+    compiler, runner = CROSS[target]
+    need(compiler[0], runner[0])
+    library = folder / target / "libmodel.a"
+    flags = [flag for flag in C_FLAGS if flag != "-Werror"]
+    call(*compiler, *flags, "-I", folder, folder / "example.c", library, "-o", tmp_path / "example")
+    found = outputs_of(call(*runner, tmp_path / "example", folder / "image.bin"))
+    expected = runtime.Model(network)(image)[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+def test_webassembly_agrees(folder, image, network, tmp_path):
+    need("wasm-ld", "node")
+    arena = json.loads((folder / "model.json").read_text())["built"]
+    size = next(built["arena_bytes"] for built in arena if built["target"] == "wasm32")
+    exports = [f"--export={name}" for name in ("model_run_uint8", "__heap_base")]
+    call("wasm-ld", "--no-entry", *exports, folder / "wasm32" / "libmodel.a", "-o", tmp_path / "model.wasm")
+    (tmp_path / "run.js").write_text(f"""
+const fs = require("fs");
+const instance = new WebAssembly.Instance(new WebAssembly.Module(fs.readFileSync("model.wasm")));
+const {{memory, __heap_base, model_run_uint8}} = instance.exports;
+const arena = (__heap_base.value + 63) & ~63, image = arena + {size};
+const output = image + {image.nbytes + 64 & ~63};
+memory.grow(Math.ceil((output + 4096) / 65536));
+new Uint8Array(memory.buffer, image).set(fs.readFileSync({json.dumps(str(folder / "image.bin"))}));
+model_run_uint8(arena, image, output);
+console.log(Array.from(new Float32Array(memory.buffer, output, {network.shapes()[-1][2]})).join(" "));
+""")
+    found = np.array(call("node", "run.js", cwd=tmp_path).split(), np.float32)
+    expected = runtime.Model(network)(image)[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("target", ["arm64-apple", "x86_64-apple"])
+def test_apples_files_have_what_its_linker_reads(folder, target):
+    code = (folder / target / "model.o").read_bytes()
+    assert code[:4] == b"\xcf\xfa\xed\xfe"
+    archive = (folder / target / "libmodel.a").read_bytes()
+    assert archive[8:18] == b"__.SYMDEF "
+    index = archive[68:]
+    (rows,) = struct.unpack_from("<I", index)
+    names = index[8 + rows :]
+    found = {}
+    for start, place in struct.iter_unpack("<II", index[4 : 4 + rows]):
+        found[names[start : names.index(b"\0", start)].decode()] = place
+    assert set(found) == {f"_model_{end}" for end in names_of(target)}
+    for place in set(found.values()):
+        assert (place + 60) % 8 == 0
+        assert archive[place + 60 :][: len(code)] == code
+
+
+def test_cmake_builds_the_example(folder, image, tmp_path):
+    need("cmake", "gcc")
+    if HERE is None:
+        pytest.skip("this machine is none of the targets")
+    call("cmake", "-S", folder, "-B", tmp_path, f"-DTFPRUNE_TARGET={HERE}")
+    call("cmake", "--build", tmp_path)
+    found = outputs_of(call(tmp_path / "example", folder / "image.bin"))
+    np.testing.assert_array_equal(found, LoadedLibrary(folder)(image)[0])
+
+
+def test_the_report_and_the_sizes(network, tmp_path):
+    library = runtime.compile_library(network, tmp_path, ["aarch64-linux", "thumbv7em"], name="digits")
+    big, small = library.built
+    for built in library.built:
+        parts = built.code_bytes + built.weight_bytes + built.list_bytes + built.table_bytes
+        assert parts < built.object_bytes < parts + 8192
+        assert (tmp_path / built.target / "digits.o").stat().st_size == built.object_bytes
+        assert str(built.arena_bytes) in (tmp_path / "digits.h").read_text()
+    assert small.arena_bytes < big.arena_bytes  # No counters of threads, no whole vectors.
+    assert "aarch64-linux" in str(library)
+    assert json.loads((tmp_path / "digits.json").read_text())["checksum"] == library.checksum
+
+
+def test_the_description_goes_first_and_comes_last(network, tmp_path, monkeypatch):
+    runtime.compile_library(network, tmp_path, "aarch64-linux")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("tfprune.runtime.ahead.library.write_text", fail)
+    with pytest.raises(OSError, match="no space"):
+        runtime.compile_library(network, tmp_path, "aarch64-linux")
+    assert not (tmp_path / "model.json").exists()
+
+
+@needs_here
+def test_files_of_two_networks_are_told_apart(network, tmp_path):
+    runtime.compile_library(network, tmp_path / "one", HERE)
+    runtime.compile_library(random_network(np.random.default_rng(9)), tmp_path / "other", HERE)
+    shutil.copy(tmp_path / "other" / HERE / "model.o", tmp_path / "one" / HERE / "model.o")
+    with pytest.raises(ValueError, match="must be of one network"):
+        LoadedLibrary(tmp_path / "one")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"targets": []}, "`targets` must name some of"),
+    ({"targets": ["x86_64-linux", "amiga"]}, "amiga"),
+    ({"targets": ["wasm32", "wasm32"]}, "each once"),
+    ({"targets": ["wasm32", "thumbv7em"], "cpu": "generic"}, "`cpu` is for a single target"),
+    ({"targets": "aarch64-linux", "cpu": "z80"}, "one that LLVM knows for aarch64.*z80"),
+    ({"targets": "aarch64-linux", "cpu": "generic,+sse9"}, "sse9"),
+    ({"name": "Model"}, "`name` must be a small letter.*'Model'"),
+    ({"name": "a b"}, "`name` must be a small letter"),
+    ({"threads": 0}, "`threads` must be a whole number from 1 to 64. Received: 0"),
+    ({"threads": True}, "`threads` must be"),
+])  # fmt: skip
+def test_bad_arguments(network, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        runtime.compile_library(network, tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_do_not_fit(folder, image):
+    if HERE is None:
+        pytest.skip("this machine is none of the targets")
+    library = LoadedLibrary(folder)
+    for wrong in (image[0], image.astype(np.float64), image[:, 1:]):
+        with pytest.raises(ValueError, match="`images` must be float32 or uint8"):
+            library(wrong)
+    assert library(image[:0]).shape == (0, library(image).shape[1])
+
+
+def test_a_library_for_others_is_not_run_here(network, tmp_path):
+    runtime.compile_library(network, tmp_path, "thumbv7em")
+    with pytest.raises(ValueError, match="a target must be this machine.*thumbv7em"):
+        LoadedLibrary(tmp_path)

@@ -1,0 +1,1 @@
+"""Compiles networks ahead of time: a C library for a machine without Python."""

@@ -1,0 +1,241 @@
+"""Writes a network as a C library: object files, static libraries, a header, an example and a benchmark."""
+
+import dataclasses
+import os
+import re
+import string
+import zlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from tfprune import __version__
+from tfprune.files import write_bytes, write_json, write_text
+from tfprune.runtime import machine
+from tfprune.runtime.ahead.archive import Member, archive
+from tfprune.runtime.ahead.front import entries, front, public_names
+from tfprune.runtime.ahead.module import Variant, variant
+from tfprune.runtime.ahead.targets import Target, check_targets
+from tfprune.runtime.format.file import file_bytes, read_file
+from tfprune.runtime.graph import Graph
+from tfprune.runtime.plan.lowering import make_plan
+from tfprune.text import text_table
+
+# One image is cut for so many threads at most: a counter for each of them and each step is in the arena.
+THREADS = 8
+_MOST_THREADS = 64
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+_TEMPLATES = ("example.c", "benchmark.c", "CMakeLists.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A target's library.
+
+    Attributes:
+        target: The target's name.
+        processors: The processors that it has code for, the best first, by LLVM's names.
+        object_bytes: Bytes of the object file.
+        code_bytes: Of them, machine code.
+        weight_bytes: Of them, values of weights, of all processors together.
+        list_bytes: Of them, the places where the weights belong.
+        table_bytes: Of them, masks, tables and steps.
+        arena_bytes: Bytes of the arena that the caller gives.
+    """
+
+    target: str
+    processors: tuple[str, ...]
+    object_bytes: int
+    code_bytes: int
+    weight_bytes: int
+    list_bytes: int
+    table_bytes: int
+    arena_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """What `compile_library` wrote; its text is a table of sizes.
+
+    Attributes:
+        folder: The folder.
+        name: The beginning of the functions' names.
+        version: tfprune's.
+        checksum: Of the network, as header and library state it.
+        image_shape: `(height, width, channels)` of an image.
+        classes: The length of the output.
+        built: The libraries, one for each target.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    checksum: int
+    image_shape: tuple[int, int, int]
+    classes: int
+    built: tuple[Built, ...]
+
+    def __str__(self) -> str:
+        """Returns the sizes as a table."""
+        header = ("target", "processors", "object", "code", "weights", "lists", "tables", "arena")
+        rows = [
+            (
+                built.target,
+                " ".join(built.processors),
+                *(
+                    f"{number:,}"
+                    for number in (
+                        built.object_bytes,
+                        built.code_bytes,
+                        built.weight_bytes,
+                        built.list_bytes,
+                        built.table_bytes,
+                        built.arena_bytes,
+                    )
+                ),
+            )
+            for built in self.built
+        ]
+        return "\n".join([*text_table(header, rows, left=2), "bytes"])
+
+
+def compile_library(
+    network: Graph | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    targets: str | Sequence[str] = "x86_64-linux",
+    *,
+    cpu: str | None = None,
+    name: str = "model",
+    threads: int = THREADS,
+) -> Library:
+    """Writes a network as a C library that needs neither Python nor any other library.
+
+    Example:
+
+    ```python
+    from tfprune import runtime
+
+    print(runtime.compile_library("model.tfprune", "c", ["x86_64-linux", "aarch64-linux"]))
+    ```
+
+    Args:
+        network: The network, or its `model.tfprune`.
+        folder: Where to; made where it is missing. Files of the same names are replaced. `NAME.json`, what is
+            returned, is removed first and written last: while it is there, it describes the files beside it.
+        targets: A target or several, of `tfprune.runtime.ahead.targets.TARGETS`.
+        cpu: A processor by LLVM's name, perhaps with instruction sets behind a comma (`"cortex-a53"`,
+            `"generic,+dotprod"`), for a single target; None for the target's own. On x86-64 these are three,
+            of which the library chooses at the first call; each has lists of its own.
+        name: The beginning of the functions' and files' names: a small letter, then small letters, digits and
+            underscores, 31 at most.
+        threads: The most threads that may share an image, from 1 to 64; each costs memory in the arena.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        FileFormatError: The file is not sound.
+        GraphError: The network is not, or too large for a target.
+        ValueError: Another argument breaks its rule.
+    """
+    chosen = check_targets([targets] if isinstance(targets, str) else list(targets), cpu)
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "`name` must be a small letter and up to 30 small letters, digits and underscores."
+            f" Received: name={name!r}"
+        )
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
+        raise ValueError(f"`threads` must be a whole number from 1 to {_MOST_THREADS}. Received: {threads!r}")
+    graph = network if isinstance(network, Graph) else read_file(network)
+    checksum = zlib.crc32(file_bytes(graph, "float32"))
+    objects = [(target, *_compile(graph, target, cpu, name, threads, checksum)) for target in chosen]
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").unlink(missing_ok=True)
+    built = []
+    for target, code, variants, machines in objects:
+        (folder / target.name).mkdir(exist_ok=True)
+        write_bytes(folder / target.name / f"{name}.o", code)
+        member = Member("network.o", code, public_names(name, target.threads))
+        write_bytes(
+            folder / target.name / f"lib{name}.a", archive([member], apple="-apple-" in target.triple)
+        )
+        sums = {kind: sum(variant.bytes_of[kind] for variant in variants) for kind in variants[0].bytes_of}
+        built.append(
+            Built(
+                target.name,
+                tuple(machine.cpu for machine in machines),
+                len(code),
+                machine.instruction_bytes(code),
+                sums["weights"],
+                sums["lists"],
+                sums["tables"],
+                max(variant.arena_bytes for variant in variants),
+            )
+        )
+    shapes = graph.shapes()
+    library = Library(folder, name, __version__, checksum, shapes[0], shapes[-1][2], tuple(built))
+    _write_sources(library, len(graph.nodes), threads, chosen)
+    write_json(folder / f"{name}.json", dataclasses.asdict(library) | {"folder": None})
+    return library
+
+
+def _compile(
+    graph: Graph, target: Target, cpu: str | None, name: str, threads: int, checksum: int
+) -> tuple[bytes, list[Variant], list[machine.Machine]]:
+    """Returns a target's object file, its modules, and its processors."""
+    machines = target.machines(cpu)
+    prefixes = [f"{name}_{index}" for index in range(len(machines))]
+    share = threads if target.threads else 0
+    variants = [
+        variant(make_plan(graph, processor), prefix, share)
+        for processor, prefix in zip(machines, prefixes, strict=True)
+    ]
+    pairs = list(zip(prefixes, machines, strict=True))
+    code = machine.object_code(
+        [front(name, pairs, checksum, target.threads), *(variant.assembly for variant in variants)],
+        machines[-1],
+        position_independent=target.position_independent,
+        internal=[entry for prefix in prefixes for entry in entries(prefix, target.threads)],
+    )
+    return code, variants, machines
+
+
+def _write_sources(library: Library, nodes: int, threads: int, chosen: Sequence[Target]) -> None:
+    name, (height, width, channels) = library.name, library.image_shape
+    arenas: dict[str, tuple[int, int]] = {}
+    for target, built in zip(chosen, library.built, strict=True):
+        # Targets with one condition have equal words, and plans for equal processors.
+        size, most = arenas.get(target.macros, (0, 0))
+        arenas[target.macros] = max(size, built.arena_bytes), max(most, threads if target.threads else 0)
+    lines = []
+    for index, (macros, (size, most)) in enumerate(arenas.items()):
+        lines.append(f"#{'elif' if index else 'if'} {macros}")
+        lines += [f"#define {name.upper()}_ARENA_BYTES {size}", f"#define {name.upper()}_THREADS {most}"]
+    names = " ".join(target.name for target in chosen)
+    lines += ["#else", f'#error "the library is for other processors: {names}"', "#endif"]
+    values = {
+        "name": name,
+        "NAME": name.upper(),
+        "version": library.version,
+        "nodes": nodes,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "classes": library.classes,
+        "checksum": library.checksum,
+        "arenas": "\n".join(lines),
+        "processors": _processors(library.built),
+        "default": chosen[0].name,
+        "targets": names,
+    }
+    for template in (*_TEMPLATES, "model.h"):
+        text = resources.files("tfprune.runtime.ahead").joinpath("templates", template).read_text("utf-8")
+        file = f"{name}.h" if template == "model.h" else template
+        write_text(library.folder / file, string.Template(text).substitute(values))
+
+
+def _processors(built: Sequence[Built]) -> str:
+    """Returns the header's lines on processors."""
+    several = [sizes for sizes in built if len(sizes.processors) > 1]
+    return "".join(f"\n   {sizes.target}: {', '.join(sizes.processors)}." for sizes in several)

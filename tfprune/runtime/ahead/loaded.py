@@ -1,0 +1,93 @@
+"""Runs a library that was compiled ahead of time in this process, so that its own machine code is audited."""
+
+import ctypes
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tfprune.runtime import machine
+from tfprune.runtime.ahead.library import Built
+from tfprune.runtime.ahead.targets import TARGETS
+from tfprune.runtime.plan.arena import aligned_zeros
+
+_POINTER = ctypes.c_void_p
+
+
+class LoadedLibrary:
+    """A library's network, which is called with images as `Model` is; on one thread.
+
+    Attributes:
+        built: The library that was loaded.
+        processor: The processor whose code runs, by LLVM's name; known after the first call.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], name: str = "model") -> None:
+        """Loads the object file of this machine's target.
+
+        Args:
+            folder: What `compile_library` wrote.
+            name: As of `compile_library`.
+
+        Raises:
+            OSError: A file cannot be read.
+            ValueError: None of the targets is this machine, or the files do not belong together.
+        """
+        folder = Path(folder)
+        described = json.loads((folder / f"{name}.json").read_text("utf-8"))
+        targets = [Built(**entry) for entry in described["built"]]
+        here = [built for built in targets if built.target == this_machines_target()]
+        if not here:
+            names = ", ".join(built.target for built in targets)
+            raise ValueError(f"a target must be this machine, {machine.host().triple}. Received: {names}")
+        self.built = here[0]
+        self.processor: str | None = None
+        self._shape, self._classes = tuple(described["image_shape"]), described["classes"]
+        self._code = machine.Loaded((folder / self.built.target / f"{name}.o").read_bytes())
+        self._run = {
+            np.dtype(kind): ctypes.CFUNCTYPE(None, *[_POINTER] * 3)(self._code.address(f"{name}_run{suffix}"))
+            for kind, suffix in (("float32", ""), ("uint8", "_uint8"))
+        }
+        self._processor = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER)(self._code.address(f"{name}_processor"))
+        checksum = ctypes.CFUNCTYPE(ctypes.c_uint32)(self._code.address(f"{name}_checksum"))()
+        if checksum != described["checksum"]:
+            raise ValueError(f"{folder}: {name}.o and {name}.json must be of one network")
+        self._arena = aligned_zeros(-(-self.built.arena_bytes // 4))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Classifies images.
+
+        Args:
+            images: Plain pixels `[n, height, width, channels]`, float32 or uint8.
+
+        Returns:
+            The network's output, float32 `[n, classes]`.
+
+        Raises:
+            ValueError: The images have another shape or type.
+        """
+        images = np.ascontiguousarray(images)
+        if images.dtype not in self._run or images.shape[1:] != self._shape:
+            raise ValueError(
+                f"`images` must be float32 or uint8 [n, {', '.join(map(str, self._shape))}]."
+                f" Received: {images.dtype} {list(images.shape)}"
+            )
+        outputs = np.empty((len(images), self._classes), np.float32)
+        for image, output in zip(images, outputs, strict=True):
+            self._run[images.dtype](self._arena.ctypes.data, image.ctypes.data, output.ctypes.data)
+        if len(images):
+            self.processor = self.built.processors[self._processor(self._arena.ctypes.data)]
+        return outputs
+
+
+def this_machines_target() -> str | None:
+    """Returns the name of the target whose code this process can run; None if there is none."""
+    return next((name for name in TARGETS if _runs_here(name)), None)
+
+
+def _runs_here(target: str) -> bool:
+    theirs, own = TARGETS[target].triple.split("-"), machine.host().triple.split("-")
+    alike = {"arm64": "aarch64", "amd64": "x86_64"}
+    system = "apple" if "apple" in own else "linux" if "linux" in own else own[-1]
+    return alike.get(theirs[0], theirs[0]) == alike.get(own[0], own[0]) and system in theirs

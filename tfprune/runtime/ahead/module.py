@@ -1,0 +1,173 @@
+"""The module of a network for one processor: kernels, constants, and the entries that the front calls.
+
+All functions and tables are in read-only memory, and no address is in a table: a step names its kernel by a
+number, and its constants by their places.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from tfprune.runtime.ahead.constants import ALIGNMENT, Constants, add_plan, add_rows
+from tfprune.runtime.kernels.emitter import F32, I8, I64, POINTER, Code, Emitter
+from tfprune.runtime.kernels.planes import WAIT
+from tfprune.runtime.kernels.program import COUNTER_WORDS, emit_run, text
+from tfprune.runtime.plan.plan import Plan
+
+_NOTHING = ir.VoidType()
+_PLACEHOLDER = "zeroinitializer"
+_ESCAPED = np.array([f"\\{byte:02x}".encode() for byte in range(256)])
+
+
+class Entry(NamedTuple):
+    """A function of each processor's module.
+
+    Attributes:
+        name: What follows the module's prefix.
+        arguments: LLVM's types of its arguments; `None` stands for a whole number.
+    """
+
+    name: str
+    arguments: tuple[ir.Type | None, ...]
+
+    def type(self, code: Code) -> ir.FunctionType:
+        """Returns the type of the function in a module."""
+        return ir.FunctionType(_NOTHING, [argument or code.word for argument in self.arguments])
+
+
+# Runs a whole image alone: arena, logits.
+RUN_ALONE = Entry("run", (POINTER, POINTER))
+# Begins an image that threads share, works on it, and takes the logits.
+BEGIN = Entry("begin", (POINTER,))
+WORK = Entry("work", (POINTER, None, None))
+END = Entry("end", (POINTER, POINTER))
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A network's module for one processor.
+
+    Attributes:
+        assembly: LLVM assembly.
+        arena_bytes: The bytes of the values between the operations, with the threads' counters.
+        bytes_of: Bytes of the constants by what they hold; see `Constants`.
+    """
+
+    assembly: str
+    arena_bytes: int
+    bytes_of: dict[str, int]
+
+
+def variant(plan: Plan, prefix: str, threads: int) -> Variant:
+    """Writes the module of a network.
+
+    Args:
+        plan: The network's steps on the processor.
+        prefix: The beginning of the entries' names, different for each processor of a library.
+        threads: The most threads that may share an image; 0 for a machine without.
+
+    Returns:
+        The module, with `RUN_ALONE` and, for threads, `BEGIN`, `WORK` and `END`.
+
+    Raises:
+        OverflowError: The network has a number that the machine's words cannot hold.
+    """
+    code = Code(plan.target.lanes, ir.IntType(plan.target.word_bits))
+    constants = Constants(plan.target.word_bits)
+    kernels = plan.kernels
+    steps = add_plan(constants, plan)
+    alone = add_rows(constants, steps, kernels, 1)
+    together = add_rows(constants, steps, kernels, threads) if threads else 0
+    data = constants.data()
+
+    memory = ir.GlobalVariable(code, ir.ArrayType(I8, len(data)), "constants")
+    memory.linkage, memory.global_constant, memory.align = "internal", True, ALIGNMENT
+    memory.unnamed_addr = True
+    memory.initializer = ir.Constant(memory.value_type, None)
+    code.constants = memory
+    for kernel in kernels:
+        kernel.emit(code)
+    functions = [code.globals[kernel.name] for kernel in kernels]
+    run = emit_run(code, _switch(functions), _call_wait)
+    for function in [*functions, run]:
+        function.linkage = "internal"
+
+    counters = 4 * plan.arena_size
+    counter_words = len(steps) * (1 + threads) * COUNTER_WORDS if threads else 0
+    e, arena, logits = _entry(code, prefix, RUN_ALONE)
+    null = ir.Constant(POINTER, None)
+    e.b.call(run, [_at(e, memory, alone), e.number(len(steps)), arena, null, e.number(0), e.number(1)])
+    _copy_logits(e, plan, arena, logits)
+    e.finish()
+    if threads:
+        e, arena = _entry(code, prefix, BEGIN)
+        table = _at(e, arena, counters)
+        e.each(
+            e.number(0),
+            e.number(counter_words),
+            lambda i: e.b.store(e.number(0), e.at(table, i, code.word), align=code.word.width // 8),
+        )
+        e.finish()
+        e, arena, thread, count = _entry(code, prefix, WORK)
+        rows, table = _at(e, memory, together), _at(e, arena, counters)
+        e.b.call(run, [rows, e.number(len(steps)), arena, table, thread, count])
+        e.finish()
+        e, arena, logits = _entry(code, prefix, END)
+        _copy_logits(e, plan, arena, logits)
+        e.finish()
+    assembly = _with_data(text(code, plan.target), data)
+    return Variant(assembly, counters + counter_words * code.word.width // 8, constants.bytes_of)
+
+
+def _entry(code: Code, prefix: str, entry: Entry) -> tuple:
+    function = ir.Function(code, entry.type(code), f"{prefix}_{entry.name}")
+    return Emitter(function), *function.args
+
+
+def _at(e: Emitter, base: ir.Value, place: int) -> ir.Value:
+    return e.at(base, e.number(place), I8)
+
+
+def _copy_logits(e: Emitter, plan: Plan, arena: ir.Value, logits: ir.Value) -> None:
+    output = e.at(arena, e.number(plan.output))
+    e.each(
+        e.number(0),
+        e.number(plan.classes),
+        lambda i: e.store(e.load(e.at(output, i), F32), e.at(logits, i)),
+    )
+
+
+def _switch(functions: list[ir.Function]):  # noqa: ANN202
+    """Returns what emits the call of a kernel by its number."""
+
+    def call(e: Emitter, kernel: ir.Value, *arguments: ir.Value) -> None:
+        after = e.function.append_basic_block("called")
+        switch = e.b.switch(kernel, after)
+        for number, function in enumerate(functions):
+            block = e.function.append_basic_block("kernel")
+            switch.add_case(e.number(number), block)
+            e.b.position_at_end(block)
+            e.b.call(function, arguments)
+            e.b.branch(after)
+        e.b.position_at_end(after)
+
+    return call
+
+
+def _call_wait(e: Emitter, arena: ir.Value) -> None:
+    """Calls the function that the caller gave for waiting threads, if any."""
+    address = e.load(e.at(arena, e.number(WAIT), I64), I64)
+    given = e.b.icmp_signed("!=", address, ir.Constant(I64, 0))
+    kind = ir.FunctionType(_NOTHING, [])
+    e.choose(given, lambda: e.b.call(e.b.inttoptr(address, kind.as_pointer()), []) and None, lambda: None)
+
+
+def _with_data(assembly: str, data: bytes) -> str:
+    """Puts the constants' bytes into a module's text: llvmlite would escape them one by one."""
+    escaped = _ESCAPED[np.frombuffer(data, np.uint8)].tobytes().decode("ascii")
+    head, placeholder, tail = assembly.partition(_PLACEHOLDER)
+    if not placeholder:
+        raise RuntimeError("the module has no constants to fill in")
+    return f'{head}c"{escaped}"{tail}'

@@ -1,0 +1,90 @@
+/* Times ${name}: benchmark [ROUNDS [THREADS]]. Made by tfprune $version.
+
+   Prints the milliseconds of the first image, then the least and the median of the rounds. */
+
+#define _POSIX_C_SOURCE 200809L
+#include "${name}.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+static _Alignas(${NAME}_ARENA_ALIGNMENT) unsigned char arena[${NAME}_ARENA_BYTES];
+static float image[${NAME}_IMAGE_NUMBERS];
+static float output[${NAME}_CLASSES];
+
+#if ${NAME}_THREADS
+static int threads = 1;
+/* Each round's start and end. */
+static pthread_barrier_t start, end;
+
+static void wait_for_others(void) { sched_yield(); }
+
+static void *work(void *number) {
+    for (;;) {
+        pthread_barrier_wait(&start);
+        ${name}_work(arena, (int32_t)(intptr_t)number, threads);
+        pthread_barrier_wait(&end);
+    }
+    return NULL;
+}
+#endif
+
+static void run(void) {
+#if ${NAME}_THREADS
+    if (threads > 1) {
+        ${name}_begin(arena, image, wait_for_others);
+        pthread_barrier_wait(&start);
+        ${name}_work(arena, 0, threads);
+        pthread_barrier_wait(&end);
+        ${name}_end(arena, output);
+        return;
+    }
+#endif
+    ${name}_run(arena, image, output);
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return 1e3 * (double)time.tv_sec + 1e-6 * (double)time.tv_nsec;
+}
+
+static int compare(const void *a, const void *b) {
+    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
+}
+
+int main(int argc, char **argv) {
+    int rounds = argc > 1 ? atoi(argv[1]) : 100;
+    if (rounds < 1) return fprintf(stderr, "ROUNDS must be at least 1\n"), 1;
+#if ${NAME}_THREADS
+    threads = argc > 2 ? atoi(argv[2]) : 1;
+    if (threads < 1 || threads > ${NAME}_THREADS)
+        return fprintf(stderr, "THREADS must be from 1 to %d\n", ${NAME}_THREADS), 1;
+    if (threads > 1) {
+        pthread_barrier_init(&start, NULL, (unsigned)threads);
+        pthread_barrier_init(&end, NULL, (unsigned)threads);
+        for (int i = 1; i < threads; i++) {
+            pthread_t thread;
+            if (pthread_create(&thread, NULL, work, (void *)(intptr_t)i)) return perror("pthread_create"), 1;
+        }
+    }
+#endif
+    for (int i = 0; i < ${NAME}_IMAGE_NUMBERS; i++) image[i] = (float)((i * 7919) % 256);
+    double before = now();
+    run();
+    double first = now() - before;
+    double *times = malloc((size_t)rounds * sizeof *times);
+    if (!times) return perror("malloc"), 1;
+    for (int i = 0; i < rounds; i++) {
+        before = now();
+        run();
+        times[i] = now() - before;
+    }
+    qsort(times, (size_t)rounds, sizeof *times, compare);
+    printf("first %.4f ms, least %.4f ms, median %.4f ms\n", first, times[0], times[rounds / 2]);
+    free(times);
+    return 0;
+}
