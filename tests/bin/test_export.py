@@ -27,8 +27,6 @@ def tensorflow_backend():
         pytest.skip("export works on the TensorFlow backend only")
 
 
-
-
 class Values(types.SimpleNamespace):
     """The values of flags, none of them typed."""
 

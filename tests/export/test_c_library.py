@@ -18,27 +18,32 @@ def export(network, images, folder, **arguments):
     audit = export_model(
         model, str(folder), inputs=images, masks=masks, formats=["c"], progress=lambda line: None, **arguments
     )
-    return audit["artifacts"]["c"]
+    return audit["artifacts"]
 
 
 @pytest.mark.slow
 def test_a_library_for_this_machine_and_another(network, images, tmp_path):
-    entry = export(network, images, tmp_path, targets=[HERE, "thumbv7em"])
+    entries = export(network, images, tmp_path, targets=[HERE, "thumbv7em", "wasm32"])
+    assert set(entries) == {"c", "c_int8"}
+    entry, small = entries["c"], entries["c_int8"]
     assert entry["passed"] and entry["ran"]
     assert entry["zeros"]["masked_zero"] == entry["zeros"]["masked"] > 0
     assert entry["equal_predictions_percent"] == 100
     assert entry["largest_logit_difference_relative"] < 1e-5
-    assert [built["target"] for built in entry["targets"]] == [HERE, "thumbv7em"]
+    assert [built["target"] for built in entry["targets"]] == [HERE, "wasm32"]
+    assert small["passed"] and not small["ran"] and small["weights"] == "int8"
+    assert small["zeros"] == entry["zeros"]
+    assert 1e-5 < small["largest_logit_difference_relative"] < 0.02
     assert (tmp_path / "c" / "model.h").exists()
     # A later export of other formats removes it.
     model, masks = network
     export_model(model, str(tmp_path), masks=masks, formats=["keras"], progress=lambda line: None)
-    assert not (tmp_path / "c").exists()
+    assert not [folder for folder in ("c", "c_int8") if (tmp_path / folder).exists()]
 
 
 @pytest.mark.slow
 def test_another_machines_library_is_audited_by_one_for_this_machine(network, images, tmp_path):
-    entry = export(network, images, tmp_path, targets=["aarch64-linux"], cpu="cortex-a53")
+    entry = export(network, images, tmp_path, targets=["aarch64-linux"], cpu="cortex-a53")["c"]
     assert entry["passed"] and not entry["ran"]
     assert entry["targets"][0]["processors"] == ["cortex-a53"]
 

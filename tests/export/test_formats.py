@@ -20,6 +20,7 @@ from tfprune.export.formats import FORMATS, all_files, chosen_files, default_nam
 from tfprune.export.formats.format import Timing
 from tfprune.export.formats.sparse import Sparse
 from tfprune.export.network import keras_logits
+from tfprune.runtime.ahead.library import WEIGHTS
 from tfprune.runtime.ahead.targets import TARGETS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -59,6 +60,8 @@ def test_the_commands_know_the_names_before_they_load():
     assert names.FORMATS == format_names()
     assert names.DEFAULT_FORMATS == default_names()
     assert set(names.TARGETS) == set(TARGETS)
+    assert {name for name, target in TARGETS.items() if target.weights == "int8"} == set(names.INT8_TARGETS)
+    assert names.C_WEIGHTS == WEIGHTS
     assert benchmark.CONTENDERS == contenders.NAMES
 
 
@@ -103,7 +106,7 @@ def test_a_format_left_out_of_a_later_export_is_removed(network, images, tmp_pat
 
 def test_every_file_has_a_name_of_its_own_and_every_timing_too():
     files = all_files()
-    assert len({file.name for file in files}) == len(files) == 8
+    assert len({file.name for file in files}) == len(files) == 9
     timings = [file.timing.name for file in files if file.timing]
     assert len(set(timings)) == len(timings) == 6
     assert [file.weights for file in chosen_files(["sparse"], names.Options("float32"))] == ["float32"]

@@ -19,6 +19,9 @@ TARGETS = (
     "thumbv7em",
     "wasm32",
 )
+# How a C library can store its weights, and the targets that store them in 8 bits.
+C_WEIGHTS = ("float32", "int8")
+INT8_TARGETS = ("thumbv7em",)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,14 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.support.networks import random_images, random_network
+from tests.support.networks import random_images, random_kernel, random_network
 from tfprune import runtime
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.loaded import LoadedLibrary, this_machines_target
 from tfprune.runtime.ahead.targets import TARGETS
+from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input
 from tfprune.runtime.model import Model
+from tfprune.runtime.plan.lowering import make_plan
 
 pytestmark = pytest.mark.one_backend
 HERE = this_machines_target()
@@ -130,6 +132,40 @@ def test_every_processor_that_this_machine_is(network, image, tmp_path):
 
 
 @needs_here
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_of_8_bits(seed, tmp_path):
+    """To the bit as the Python runtime computes with them, and close to the network."""
+    rng = np.random.default_rng(200 + seed)
+    graph = random_network(rng)
+    runtime.compile_library(graph, tmp_path, HERE, weights="int8")
+    library, images = LoadedLibrary(tmp_path), random_images(rng, graph, 2)
+    found = library(images)
+    (target,) = [own for own in TARGETS[HERE].machines() if own.cpu == library.processor]
+    np.testing.assert_array_equal(found, Model.from_plan(make_plan(graph, target, compact=True), 1)(images))
+    exact = Model(graph, 1)(images)
+    assert 0 < np.abs(found - exact).max() < 0.05 * max(1, np.abs(exact).max())
+
+
+@pytest.mark.parametrize("target", ["x86_64-linux", "thumbv7em"])
+def test_weights_of_8_bits_are_smaller(target, tmp_path):
+    rng = np.random.default_rng(0)
+    ones = np.ones(32, np.float32)
+    nodes = (
+        Input("image", (), (12, 12, 16), ones[:16], ones[:16]),
+        Conv("conv", (0,), random_kernel(rng, (3, 3, 16, 32), 0.8), ones),
+        GlobalPool("pool", (1,), "average"),
+        Conv("dense", (2,), random_kernel(rng, (1, 1, 32, 32), 0.0), ones, path="dense"),
+        Conv("head", (3,), random_kernel(rng, (1, 1, 32, 10), 0.5), ones[:10]),
+    )
+    sizes = {}
+    for weights in ("float32", "int8"):
+        (built,) = runtime.compile_library(Graph(nodes), tmp_path, target, weights=weights).built
+        sizes[weights] = built.weight_bytes, built.list_bytes
+    assert sizes["int8"][0] < 0.35 * sizes["float32"][0]
+    assert sizes["int8"][1] < 0.6 * sizes["float32"][1]
+
+
+@needs_here
 @pytest.mark.parametrize("language", ["c", "c++"])
 def test_the_example_is_compiled_linked_and_run(folder, image, network, language, tmp_path):
     compiler = {"c": "gcc", "c++": "g++"}[language]
@@ -215,6 +251,14 @@ def names_of(target):
     return ["run", "run_uint8", "processor", "checksum", *shared]
 
 
+def close(found, network, image, target):
+    """Float32 weights give the network's outputs; those of 8 bits those of a plan of 8 bits."""
+    compact = TARGETS[target].weights == "int8"
+    plan = make_plan(network, machine.host(), compact=compact)
+    expected = Model.from_plan(plan, 1)(image)[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
 @pytest.mark.parametrize("target", CROSS)
 def test_other_processors_agree(folder, image, network, target, tmp_path):
     compiler, runner = CROSS[target]
@@ -222,9 +266,7 @@ def test_other_processors_agree(folder, image, network, target, tmp_path):
     library = folder / target / "libmodel.a"
     flags = [flag for flag in C_FLAGS if flag != "-Werror"]
     call(*compiler, *flags, "-I", folder, folder / "example.c", library, "-o", tmp_path / "example")
-    found = outputs_of(call(*runner, tmp_path / "example", folder / "image.bin"))
-    expected = runtime.Model(network)(image)[0]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+    close(outputs_of(call(*runner, tmp_path / "example", folder / "image.bin")), network, image, target)
 
 
 def test_webassembly_agrees(folder, image, network, tmp_path):
@@ -245,8 +287,7 @@ model_run_uint8(arena, image, output);
 console.log(Array.from(new Float32Array(memory.buffer, output, {network.shapes()[-1][2]})).join(" "));
 """)
     found = np.array(call("node", "run.js", cwd=tmp_path).split(), np.float32)
-    expected = runtime.Model(network)(image)[0]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+    close(found, network, image, "wasm32")
 
 
 @pytest.mark.parametrize("target", ["arm64-apple", "x86_64-apple"])
@@ -254,8 +295,9 @@ def test_apples_files_have_what_its_linker_reads(folder, target):
     code = (folder / target / "model.o").read_bytes()
     assert code[:4] == b"\xcf\xfa\xed\xfe"
     archive = (folder / target / "libmodel.a").read_bytes()
-    assert archive[8:18] == b"__.SYMDEF "
-    index = archive[68:]
+    assert archive[8:13] == b"#1/12"
+    assert archive[68:80] == b"__.SYMDEF\0\0\0"
+    index = archive[80:]
     (rows,) = struct.unpack_from("<I", index)
     names = index[8 + rows :]
     found = {}
@@ -263,8 +305,9 @@ def test_apples_files_have_what_its_linker_reads(folder, target):
         found[names[start : names.index(b"\0", start)].decode()] = place
     assert set(found) == {f"_model_{end}" for end in names_of(target)}
     for place in set(found.values()):
-        assert (place + 60) % 8 == 0
-        assert archive[place + 60 :][: len(code)] == code
+        assert archive[place : place + 5] == b"#1/12"
+        assert (place + 72) % 8 == 0
+        assert archive[place + 72 :][: len(code)] == code
 
 
 def test_cmake_builds_the_example(folder, image, tmp_path):
@@ -320,6 +363,7 @@ def test_files_of_two_networks_are_told_apart(network, tmp_path):
     ({"targets": "aarch64-linux", "cpu": "generic,+sse9"}, "sse9"),
     ({"name": "Model"}, "`name` must be a small letter.*'Model'"),
     ({"name": "a b"}, "`name` must be a small letter"),
+    ({"weights": "float16"}, "`weights` must be one of float32, int8. Received: weights='float16'"),
     ({"threads": 0}, "`threads` must be a whole number from 1 to 64. Received: 0"),
     ({"threads": True}, "`threads` must be"),
 ])  # fmt: skip

@@ -54,4 +54,4 @@ def chosen_files(formats: Sequence[str], options: Options | None = None) -> list
             f"`sparse_weights` must be one of {SPARSE_WEIGHTS}."
             f" Received: sparse_weights={options.sparse_weights!r}"
         )
-    return [file for file in all_files(options) if file.group in formats]
+    return [file for file in all_files(options) if file.group in formats and file.is_asked()]

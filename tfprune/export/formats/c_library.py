@@ -10,7 +10,7 @@ import numpy as np
 from tfprune.errors import UserError
 from tfprune.export.formats.format import Format, Run
 from tfprune.export.formats.sparse import kernels_of
-from tfprune.export.names import Options
+from tfprune.export.names import C_WEIGHTS, INT8_TARGETS, Options
 
 if TYPE_CHECKING:
     from tfprune.export.network import Network
@@ -20,25 +20,33 @@ if TYPE_CHECKING:
 class CLibrary(Format):
     """A folder that `tfprune.runtime.compile_library` writes.
 
-    The audit runs this machine's own library where it is one of the targets, else one that is compiled for
-    this machine from the same network.
+    Targets whose weights take 8 bits have a folder of their own, with a rule of its own. The audit runs this
+    machine's own library where it is one of the targets, else one that is compiled for this machine alike.
 
     Args:
-        options: The targets, and the processor.
+        weights: How the folder's libraries store their weights, one of `C_WEIGHTS`.
+        options: The targets, of which the folder has those that store them so, and the processor.
     """
 
     group = "c"
-    name = "c"
     by_default = False
 
-    def __init__(self, options: Options) -> None:
-        """Keeps the targets."""
-        self.targets, self.cpu = options.targets, options.cpu
+    def __init__(self, weights: str, options: Options) -> None:
+        """Names the folder after the weights."""
+        self.weights = weights
+        self.name = "c" if weights == "float32" else f"c_{weights}"
+        in_8_bits = weights == "int8"
+        self.targets = [name for name in options.targets if (name in INT8_TARGETS) == in_8_bits]
+        self.cpu = options.cpu
 
     @classmethod
     def files(cls, options: Options) -> Sequence[Format]:
-        """Returns the one folder."""
-        return [cls(options)]
+        """Returns a folder for each way to store weights."""
+        return [cls(weights, options) for weights in C_WEIGHTS]
+
+    def is_asked(self) -> bool:
+        """Returns whether a target stores its weights so."""
+        return bool(self.targets)
 
     def source(self, network: "Network") -> "Network":
         """Returns the network with no convolution narrowed, as for the sparse runtime."""
@@ -59,7 +67,9 @@ class CLibrary(Format):
         from tfprune.compiler.paths import choose_paths
         from tfprune.runtime import compile_library
 
-        compile_library(choose_paths(network.compiled()), path, self.targets, cpu=self.cpu)
+        compile_library(
+            choose_paths(network.compiled()), path, self.targets, cpu=self.cpu, weights=self.weights
+        )
 
     def load(self, path: str, threads: int | None = None) -> Run:
         """Loads this machine's library, which runs on one thread."""
@@ -78,7 +88,7 @@ class CLibrary(Format):
         if here is None:
             raise UserError(f"{self.name}: the library is not audited: this machine is none of its targets")
         with tempfile.TemporaryDirectory() as folder:
-            compile_library(network.compiled(), folder, here)
+            compile_library(network.compiled(), folder, here, weights=self.weights)
             return LoadedLibrary(folder)
 
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
@@ -94,7 +104,7 @@ class CLibrary(Format):
             with open(os.path.join(path, target.name, "model.o"), "rb") as file:
                 code = file.read()
             for processor in target.machines(self.cpu):
-                for layer in _missing(graph, processor, code):
+                for layer in _missing(graph, processor, code, self.weights):
                     raise RuntimeError(f"{target.name}/model.o: the weights of {layer} are not the network's")
         return kernels_of(graph, network)
 
@@ -109,20 +119,18 @@ class CLibrary(Format):
         return {"targets": built, "ran": this_machines_target() in self.targets}, []
 
 
-def _missing(graph: "Graph", processor: Any, code: bytes) -> list[str]:
-    """Returns the convolutions whose values are not in a file, neither as lists nor as a dense path has them."""
+def _missing(graph: "Graph", processor: Any, code: bytes, weights: str) -> list[str]:
+    """Returns the layers whose weights are not in a file, neither as lists nor as the dense path has them."""
     from tfprune.compiler.paths import on_path
-    from tfprune.runtime.graph import PATHS, Conv
+    from tfprune.runtime.graph import PATHS
     from tfprune.runtime.plan.lowering import make_plan
 
     found: dict[int, bool] = {}
     for way in PATHS:
-        plan = make_plan(on_path(graph, way), processor)
+        plan = make_plan(on_path(graph, way), processor, compact=weights == "int8")
         for step in plan.steps:
             for name, argument in zip(step.kernel.parameters, step.arguments, strict=True):
                 if name in ("values", "weights"):
                     data = plan.constants[argument.index].tobytes()
                     found[step.node] = found.get(step.node, False) or data in code
-    return [
-        graph.nodes[node].name for node, there in found.items() if not there and isinstance(graph.nodes[node], Conv)
-    ]
+    return [graph.nodes[node].name for node, there in found.items() if not there]

@@ -77,6 +77,10 @@ class Format(abc.ABC):
         """
         return [cls()]
 
+    def is_asked(self) -> bool:
+        """Returns whether what was asked for has something for this file."""
+        return True
+
     def source(self, network: "Network") -> "Network":
         """Returns that form of a network that the file is made from and is held against."""
         return network

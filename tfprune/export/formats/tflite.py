@@ -14,6 +14,7 @@ from tfprune.export.formats.format import LARGEST_DIFFERENCE, Format, Run, Timin
 from tfprune.extras import extra
 
 if TYPE_CHECKING:
+    from tfprune.export.names import Options
     from tfprune.export.network import Network
 
 
@@ -73,7 +74,7 @@ class TFLite(Format):
         )
 
     @classmethod
-    def files(cls, options: Options) -> Sequence[Format]:
+    def files(cls, options: "Options") -> Sequence[Format]:
         """Returns a file for each of `CONVERSIONS`."""
         return [cls(conversion) for conversion in CONVERSIONS]
 

@@ -45,23 +45,25 @@ def archive(members: Sequence[Member], apple: bool) -> bytes:
                 f"a member's name must have at most {_LONGEST_NAME} characters of ASCII."
                 f" Received: {member.name!r}"
             )
-    # Apple's linker wants members at multiples of 8; what is added counts to the member, elsewhere not.
-    bodies = [_padded(member.data, 8 if apple else 2) for member in members]
-    sizes = [len(body) if apple else len(member.data) for member, body in zip(members, bodies, strict=True)]
     index_size = len(_index(members, [0] * len(members), apple))
-    at, places = len(_MAGIC) + _HEADER_BYTES + index_size, []
-    for body in bodies:
+    at, places = len(_MAGIC) + len(_packed("", bytes(index_size), apple)), []
+    packed = [_packed(member.name, member.data, apple) for member in members]
+    for data in packed:
         places.append(at)
-        at += _HEADER_BYTES + len(body)
+        at += len(data)
     index = _index(members, places, apple)
-    parts = [_MAGIC, _header("__.SYMDEF" if apple else "/", len(index)), index]
-    for member, body, size in zip(members, bodies, sizes, strict=True):
-        parts += [_header(member.name if apple else f"{member.name}/", size), body]
-    return b"".join(parts)
+    return b"".join([_MAGIC, _packed("", index, apple), *packed])
 
 
-def _padded(data: bytes, multiple: int) -> bytes:
-    return data + b"\n" * (-len(data) % multiple)
+def _packed(name: str, data: bytes, apple: bool) -> bytes:
+    """Returns a member with its header; without a name it is the index."""
+    if not apple:
+        return _header(f"{name}/", len(data)) + data + b"\n" * (len(data) % 2)
+    # Apple's linker maps members in place: a name inside of the member brings its content to a multiple of 8.
+    inside = (name or "__.SYMDEF").encode("ascii")
+    inside += bytes(-(_HEADER_BYTES + len(inside)) % 8)
+    content = inside + data + bytes(-len(data) % 8)
+    return _header(f"#1/{len(inside)}", len(content)) + content
 
 
 def _header(name: str, size: int) -> bytes:
@@ -77,13 +79,10 @@ def _index(members: Sequence[Member], places: Sequence[int], apple: bool) -> byt
     ]
     names = b"".join(symbol.encode("ascii") + b"\0" for symbol, _ in pairs)
     if not apple:
-        numbers = struct.pack(f">{1 + len(pairs)}I", len(pairs), *(place for _, place in pairs))
-        data = numbers + names
-        return data + b"\0" * (len(data) % 2)
+        return struct.pack(f">{1 + len(pairs)}I", len(pairs), *(place for _, place in pairs)) + names
     names += b"\0" * (-len(names) % 8)
     rows, start = b"", 0
     for symbol, place in pairs:
         rows += struct.pack("<II", start, place)
         start += len(symbol) + 1
-    data = struct.pack("<I", len(rows)) + rows + struct.pack("<I", len(names)) + names
-    return data + b"\0" * (-(len(_MAGIC) + _HEADER_BYTES + len(data)) % 8)
+    return struct.pack("<I", len(rows)) + rows + struct.pack("<I", len(names)) + names

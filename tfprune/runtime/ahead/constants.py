@@ -5,30 +5,32 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfprune.runtime.kernels.kernel import Kernel
+from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.parts import table
 from tfprune.runtime.plan.plan import Constant, Plan
 
-ALIGNMENT = 64
 # A constant is what its first step's kernel calls it; all others are tables.
 _WEIGHTS = ("values", "weights", "bias", "scales", "shifts")
 _LISTS = ("starts", "offsets", "indices")
 
 
 class Constants:
-    """Arrays one after the other, each at a cache line's start, known by their places in bytes.
+    """Arrays one after the other, each where a vector may begin, known by their places in bytes.
 
     Attributes:
         word: The type of whole numbers.
+        alignment: What divides the places.
         bytes_of: Bytes by what they hold: `"weights"`, `"lists"` (where the weights belong), `"tables"`.
     """
 
-    def __init__(self, word_bits: int) -> None:
+    def __init__(self, target: Machine) -> None:
         """Begins with no array.
 
         Args:
-            word_bits: The bits of a whole number on the machine.
+            target: The machine.
         """
-        self.word = np.dtype(f"<i{word_bits // 8}")
+        self.word = np.dtype(f"<i{target.word_bits // 8}")
+        self.alignment = max(self.word.itemsize, 4 * target.lanes)
         self.bytes_of = {"weights": 0, "lists": 0, "tables": 0}
         self._size = 0
         self._pieces: list[bytes] = []
@@ -41,7 +43,7 @@ class Constants:
             kind: A key of `bytes_of`.
         """
         place, data = self._size, array.tobytes()
-        padded = data + bytes(-len(data) % ALIGNMENT)
+        padded = data + bytes(-len(data) % self.alignment)
         self._pieces.append(padded)
         self._size += len(padded)
         self.bytes_of[kind] += len(padded)

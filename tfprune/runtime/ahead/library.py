@@ -24,6 +24,7 @@ from tfprune.text import text_table
 # One image is cut for so many threads at most: a counter for each of them and each step is in the arena.
 THREADS = 8
 _MOST_THREADS = 64
+WEIGHTS = ("float32", "int8")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _TEMPLATES = ("example.c", "benchmark.c", "CMakeLists.txt")
 
@@ -35,6 +36,7 @@ class Built:
     Attributes:
         target: The target's name.
         processors: The processors that it has code for, the best first, by LLVM's names.
+        weights: How its weights are stored, one of `WEIGHTS`.
         object_bytes: Bytes of the object file.
         code_bytes: Of them, machine code.
         weight_bytes: Of them, values of weights, of all processors together.
@@ -45,6 +47,7 @@ class Built:
 
     target: str
     processors: tuple[str, ...]
+    weights: str
     object_bytes: int
     code_bytes: int
     weight_bytes: int
@@ -77,11 +80,12 @@ class Library:
 
     def __str__(self) -> str:
         """Returns the sizes as a table."""
-        header = ("target", "processors", "object", "code", "weights", "lists", "tables", "arena")
+        header = ("target", "processors", "stored", "object", "code", "weights", "lists", "tables", "arena")
         rows = [
             (
                 built.target,
                 " ".join(built.processors),
+                built.weights,
                 *(
                     f"{number:,}"
                     for number in (
@@ -96,7 +100,7 @@ class Library:
             )
             for built in self.built
         ]
-        return "\n".join([*text_table(header, rows, left=2), "bytes"])
+        return "\n".join([*text_table(header, rows, left=3), "bytes"])
 
 
 def compile_library(
@@ -105,6 +109,7 @@ def compile_library(
     targets: str | Sequence[str] = "x86_64-linux",
     *,
     cpu: str | None = None,
+    weights: str | None = None,
     name: str = "model",
     threads: int = THREADS,
 ) -> Library:
@@ -126,6 +131,9 @@ def compile_library(
         cpu: A processor by LLVM's name, perhaps with instruction sets behind a comma (`"cortex-a53"`,
             `"generic,+dotprod"`), for a single target; None for the target's own. On x86-64 these are three,
             of which the library chooses at the first call; each has lists of its own.
+        weights: `"float32"`; or `"int8"`: rounded to 8 bits, symmetric, with a scale for each output channel,
+            and places in as few bits as they need; None: int8 for microcontrollers, float32 for all others.
+            Computed is in float32 either way.
         name: The beginning of the functions' and files' names: a small letter, then small letters, digits and
             underscores, 31 at most.
         threads: The most threads that may share an image, from 1 to 64; each costs memory in the arena.
@@ -146,9 +154,14 @@ def compile_library(
         )
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
         raise ValueError(f"`threads` must be a whole number from 1 to {_MOST_THREADS}. Received: {threads!r}")
+    if weights not in (None, *WEIGHTS):
+        raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
     graph = network if isinstance(network, Graph) else read_file(network)
     checksum = zlib.crc32(file_bytes(graph, "float32"))
-    objects = [(target, *_compile(graph, target, cpu, name, threads, checksum)) for target in chosen]
+    objects = [
+        (target, *_compile(graph, target, cpu, weights or target.weights, name, threads, checksum))
+        for target in chosen
+    ]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").unlink(missing_ok=True)
@@ -165,6 +178,7 @@ def compile_library(
             Built(
                 target.name,
                 tuple(machine.cpu for machine in machines),
+                weights or target.weights,
                 len(code),
                 machine.instruction_bytes(code),
                 sums["weights"],
@@ -181,14 +195,14 @@ def compile_library(
 
 
 def _compile(
-    graph: Graph, target: Target, cpu: str | None, name: str, threads: int, checksum: int
+    graph: Graph, target: Target, cpu: str | None, weights: str, name: str, threads: int, checksum: int
 ) -> tuple[bytes, list[Variant], list[machine.Machine]]:
     """Returns a target's object file, its modules, and its processors."""
     machines = target.machines(cpu)
     prefixes = [f"{name}_{index}" for index in range(len(machines))]
     share = threads if target.threads else 0
     variants = [
-        variant(make_plan(graph, processor), prefix, share)
+        variant(make_plan(graph, processor, compact=weights == "int8"), prefix, share)
         for processor, prefix in zip(machines, prefixes, strict=True)
     ]
     pairs = list(zip(prefixes, machines, strict=True))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from tfprune.runtime.ahead.constants import ALIGNMENT, Constants, add_plan, add_rows
+from tfprune.runtime.ahead.constants import Constants, add_plan, add_rows
 from tfprune.runtime.kernels.emitter import F32, I8, I64, POINTER, Code, Emitter
 from tfprune.runtime.kernels.planes import WAIT
 from tfprune.runtime.kernels.program import COUNTER_WORDS, emit_run, text
@@ -75,7 +75,7 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
         OverflowError: The network has a number that the machine's words cannot hold.
     """
     code = Code(plan.target.lanes, ir.IntType(plan.target.word_bits))
-    constants = Constants(plan.target.word_bits)
+    constants = Constants(plan.target)
     kernels = plan.kernels
     steps = add_plan(constants, plan)
     alone = add_rows(constants, steps, kernels, 1)
@@ -83,7 +83,7 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
     data = constants.data()
 
     memory = ir.GlobalVariable(code, ir.ArrayType(I8, len(data)), "constants")
-    memory.linkage, memory.global_constant, memory.align = "internal", True, ALIGNMENT
+    memory.linkage, memory.global_constant, memory.align = "internal", True, constants.alignment
     memory.unnamed_addr = True
     memory.initializer = ir.Constant(memory.value_type, None)
     code.constants = memory

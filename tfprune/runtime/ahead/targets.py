@@ -18,6 +18,7 @@ class Target:
             and its instruction sets; the best first. With several, the library chooses at the first call.
         macros: The condition by which a C compiler for the target is known.
         threads: Whether several threads can share an image.
+        weights: How weights are stored unless it is said: `"float32"` or `"int8"`.
         position_independent: Whether the code may be linked into a shared library.
     """
 
@@ -27,6 +28,7 @@ class Target:
     variants: tuple[tuple[str, str], ...]
     macros: str
     threads: bool = True
+    weights: str = "float32"
     position_independent: bool = True
 
     def machines(self, cpu: str | None = None) -> list[Machine]:
@@ -97,6 +99,7 @@ TARGETS = {
             (("cortex-m4", ""),),
             "defined(__ARM_ARCH_7EM__)",
             threads=False,
+            weights="int8",
             position_independent=False,
         ),
         Target(
@@ -148,8 +151,8 @@ def check_targets(names: Sequence[str], cpu: str | None) -> list[Target]:
             check_processor(processor)
         if len(machines) > 1 and not host().triple.startswith("x86_64"):
             raise ValueError(
-                f"{target.name}: a library that chooses among processors is compiled on x86-64 alone; give `cpu`,"
-                ' such as "x86-64-v3,+avx2,+fma"'
+                f"{target.name}: a library that chooses among processors is compiled on x86-64 alone; give"
+                ' `cpu`, such as "x86-64-v3,+avx2,+fma"'
             )
     return targets
 

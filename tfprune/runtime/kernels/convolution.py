@@ -19,22 +19,21 @@ from typing import ClassVar
 from llvmlite import ir
 
 from tfprune.runtime.kernels.activations import activate
-from tfprune.runtime.kernels.emitter import I32, KernelEmitter
+from tfprune.runtime.kernels.emitter import F32, I8, I32, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
 
 @dataclasses.dataclass(frozen=True)
 class Convolution(Kernel):
-    """Emits the kernel; a part: first and last tile, first and last group.
+    """Computes a convolution on planes; a part: first and last tile, first and last group.
 
-    Args:
-        module: Where to.
-        name: Its name.
-        e.lanes: float32 numbers in a vector.
+    Attributes:
         group: Output channels that share an entry.
         vectors: Vectors in a tile.
         activation: One of the graph's `ACTIVATIONS`.
         residual: Whether a residual is added before the activation.
+        offset_bits: The bits of an offset.
+        scaled: Whether the values are int8, and the sums are multiplied by scales.
     """
 
     parameters: ClassVar = (
@@ -44,9 +43,10 @@ class Convolution(Kernel):
         "plane",  # distance of two output planes, the residual's too
         "mask",  # all bits set where the target has a pixel
         "starts",  # int32 [blocks * groups + 1]: a group's entries in a block
-        "offsets",  # int32 [entries]
-        "values",  # float32 [entries, group]
+        "offsets",  # int32, int16 or int8 [entries]
+        "values",  # float32 or int8 [entries, group]
         "bias",  # float32 [groups, group]
+        "scales",  # float32 [groups, group], what int8 values are multiplied by
         "blocks",
         "groups",
     )
@@ -54,6 +54,8 @@ class Convolution(Kernel):
     vectors: int
     activation: str
     residual: bool
+    offset_bits: int = 32
+    scaled: bool = False
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
@@ -62,6 +64,7 @@ class Convolution(Kernel):
         blocks, groups = e.integer("blocks"), e.integer("groups")
         channels = range(self.group)
         parts = range(self.vectors)
+        offset, weight = ir.IntType(self.offset_bits), I8 if self.scaled else F32
 
         def tile(index: ir.Value) -> None:
             pixel = b.mul(index, e.number(self.vectors * e.lanes))
@@ -81,12 +84,15 @@ class Convolution(Kernel):
                         for channel in channels
                     ]
 
-                    def from_bias() -> list[ir.Value]:
+                    def of_channels(name: str) -> list[ir.Value]:
                         first = b.mul(group_index, e.number(self.group))
-                        bias = [
-                            e.splat(e.element(e.pointer("bias"), b.add(first, e.number(channel))))
+                        return [
+                            e.splat(e.element(e.pointer(name), b.add(first, e.number(channel))))
                             for channel in channels
                         ]
+
+                    def from_bias() -> list[ir.Value]:
+                        bias = [e.constant(0)] * self.group if self.scaled else of_channels("bias")
                         return [bias[channel] for channel in channels for _ in parts]
 
                     def from_target() -> list[ir.Value]:
@@ -97,10 +103,15 @@ class Convolution(Kernel):
                         ]
 
                     def entry(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                        shifted = e.at(source, e.element(e.pointer("offsets"), index, I32))
+                        at = e.load(e.at(e.pointer("offsets"), index, offset), offset)
+                        shifted = e.at(source, e.as_word(at))
                         first = b.mul(index, e.number(self.group))
                         weights = [
-                            e.splat(e.element(e.pointer("values"), b.add(first, e.number(channel))))
+                            e.splat(
+                                e.load_weight(
+                                    e.at(e.pointer("values"), b.add(first, e.number(channel)), weight), weight
+                                )
+                            )
                             for channel in channels
                         ]
                         sums = list(sums)
@@ -112,10 +123,14 @@ class Convolution(Kernel):
                         return sums
 
                     def store(finished: bool) -> list[ir.Value]:
+                        if finished and self.scaled:
+                            scales, bias = of_channels("scales"), of_channels("bias")
                         for channel in channels:
                             for part in parts:
                                 x = sums[channel * self.vectors + part]
                                 if finished:
+                                    if self.scaled:
+                                        x = e.call("llvm.fmuladd", x, scales[channel], bias[channel])
                                     if self.residual:
                                         other = e.at(e.value("residual"), here[channel])
                                         x = b.fadd(x, e.load_vector(other, part * e.lanes))

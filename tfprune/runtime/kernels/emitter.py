@@ -63,7 +63,9 @@ class Emitter:
 
     def load(self, pointer: ir.Value, of: ir.Type) -> ir.Value:
         """Loads a scalar."""
-        return self.b.load(pointer, align=8 if of == I64 else 1 if of == I8 else 4, typ=of)
+        return self.b.load(
+            pointer, align=of.width // 8 if isinstance(of, ir.IntType) else FLOAT_BYTES, typ=of
+        )
 
     def element(self, pointer: ir.Value, index: ir.Value, of: ir.Type = F32) -> ir.Value:
         """Loads an element; one of 32 or 64 bits as a whole number."""
@@ -245,6 +247,18 @@ class KernelEmitter(Emitter):
         if offset:
             pointer = self.at(pointer, self.number(offset))
         return self.b.load(pointer, align=FLOAT_BYTES, typ=self.vector)
+
+    def load_weights(self, pointer: ir.Value, of: ir.Type) -> ir.Value:
+        """Loads a vector of weights, of 32 bits or of 8, as float32."""
+        if of == F32:
+            return self.load_vector(pointer)
+        integers = self.b.load(pointer, align=1, typ=ir.VectorType(of, self.lanes))
+        return self.b.sitofp(integers, self.vector)
+
+    def load_weight(self, pointer: ir.Value, of: ir.Type) -> ir.Value:
+        """Loads a weight, of 32 bits or of 8, as float32."""
+        loaded = self.load(pointer, of)
+        return loaded if of == F32 else self.b.sitofp(loaded, F32)
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """Returns a vector with one number in all lanes."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 from llvmlite import ir
 
 from tfprune.runtime.kernels.activations import activate, exponential
-from tfprune.runtime.kernels.emitter import F32, I32, KernelEmitter
+from tfprune.runtime.kernels.emitter import F32, I8, I32, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
 
@@ -18,18 +18,21 @@ class DenseLayer(Kernel):
         "source",
         "target",
         "residual",
-        "weights",  # float32 [inputs, width]
+        "weights",  # float32 or int8 [inputs, width]
         "bias",  # float32 [width]
+        "scales",  # float32 [width], what int8 weights are multiplied by
         "inputs",
         "width",  # outputs, rounded up to whole tiles
     )
     vectors: int
     activation: str
     residual: bool
+    scaled: bool = False
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
         b = e.b
+        weight = I8 if self.scaled else F32
 
         def tile(index: ir.Value) -> None:
             first = b.mul(index, e.number(self.vectors * e.lanes))
@@ -37,14 +40,25 @@ class DenseLayer(Kernel):
 
             def one_input(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
                 x = e.splat(e.element(e.value("source"), i))
-                row = e.at(e.pointer("weights"), e.multiply_add(i, e.integer("width"), first))
+                row = e.at(e.pointer("weights"), e.multiply_add(i, e.integer("width"), first), weight)
                 return [
-                    e.call("llvm.fmuladd", x, e.load_vector(row, part * e.lanes), total)
+                    e.call(
+                        "llvm.fmuladd",
+                        x,
+                        e.load_weights(e.at(row, e.number(part * e.lanes), weight), weight),
+                        total,
+                    )
                     for part, total in enumerate(sums)
                 ]
 
-            initial = [e.load_vector(bias, part * e.lanes) for part in range(self.vectors)]
+            parts = range(self.vectors)
+            initial = [
+                e.constant(0) if self.scaled else e.load_vector(bias, part * e.lanes) for part in parts
+            ]
             for part, x in enumerate(e.fold(e.number(0), e.integer("inputs"), initial, one_input)):
+                if self.scaled:
+                    scales = e.load_vector(e.at(e.pointer("scales"), first), part * e.lanes)
+                    x = e.call("llvm.fmuladd", x, scales, e.load_vector(bias, part * e.lanes))
                 if self.residual:
                     x = b.fadd(x, e.load_vector(e.at(e.value("residual"), first), part * e.lanes))
                 e.store(
@@ -64,39 +78,49 @@ class SparseLayer(Kernel):
         "target",
         "residual",
         "starts",  # int32 [outputs + 1]: an output's vectors of weights
-        "indices",  # int32 [vectors, lanes]: the inputs
-        "values",  # float32 [vectors, lanes]; zero where a list was filled up
+        "indices",  # int32 or int16 [vectors, lanes]: the inputs
+        "values",  # float32 or int8 [vectors, lanes]; zero where a list was filled up
         "bias",  # float32 [outputs]
+        "scales",  # float32 [outputs], what int8 values are multiplied by
     )
     activation: str
     residual: bool
+    index_bits: int = 32
+    scaled: bool = False
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
         b = e.b
-        indices_type = ir.VectorType(I32, e.lanes)
+        index, weight = ir.IntType(self.index_bits), I8 if self.scaled else F32
+        indices_type = ir.VectorType(index, e.lanes)
 
-        def output(index: ir.Value) -> None:
-            start = e.element(e.pointer("starts"), index, I32)
-            stop = e.element(e.pointer("starts"), b.add(index, e.number(1)), I32)
+        def output(out: ir.Value) -> None:
+            start = e.element(e.pointer("starts"), out, I32)
+            stop = e.element(e.pointer("starts"), b.add(out, e.number(1)), I32)
 
             def weights(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
                 at = b.mul(i, e.number(e.lanes))
-                indices = b.load(e.at(e.pointer("indices"), at, I32), align=4, typ=indices_type)
+                indices = b.load(
+                    e.at(e.pointer("indices"), at, index), align=self.index_bits // 8, typ=indices_type
+                )
                 x = ir.Constant(e.vector, ir.Undefined)
                 for lane in range(e.lanes):
                     which = ir.Constant(I32, lane)
                     picked = e.element(e.value("source"), e.as_word(b.extract_element(indices, which)))
                     x = b.insert_element(x, picked, which)
-                return [e.call("llvm.fmuladd", x, e.load_vector(e.at(e.pointer("values"), at)), sums[0])]
+                values = e.load_weights(e.at(e.pointer("values"), at, weight), weight)
+                return [e.call("llvm.fmuladd", x, values, sums[0])]
 
             sums = e.fold(start, stop, [e.constant(0)], weights)
-            total = b.fadd(e.horizontal(sums[0], b.fadd), e.element(e.pointer("bias"), index))
+            total = e.horizontal(sums[0], b.fadd)
+            if self.scaled:
+                total = b.fmul(total, e.element(e.pointer("scales"), out))
+            total = b.fadd(total, e.element(e.pointer("bias"), out))
             if self.residual:
-                total = b.fadd(total, e.element(e.value("residual"), index))
+                total = b.fadd(total, e.element(e.value("residual"), out))
             # The activations are for vectors; one lane of this one is used.
             activated = activate(e, self.activation, e.splat(total))
-            e.store(b.extract_element(activated, ir.Constant(I32, 0)), e.at(e.value("target"), index))
+            e.store(b.extract_element(activated, ir.Constant(I32, 0)), e.at(e.value("target"), out))
 
         e.each(e.part(0), e.part(1), output)
 

@@ -15,7 +15,7 @@ from tfprune.runtime.plan.layout import (
     reads,
     sparse_tiles,
 )
-from tfprune.runtime.plan.packing import Weights, pack, pack_vector_rows
+from tfprune.runtime.plan.packing import Weights, channel_scales, narrowed, pack, pack_vector_rows, to_int8
 from tfprune.runtime.plan.parts import Even, TilesOrGroups
 from tfprune.runtime.plan.planner import Planner
 from tfprune.runtime.sparse_array import nonzeros
@@ -64,7 +64,7 @@ def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv)
     group = 1 if sparse else DENSE_GROUP
     tiles = (sparse_tiles if sparse else dense_tiles)(to, planner.target)
     tile = tiles.vectors * planner.target.lanes
-    weights = pack(node, from_, group, tile, planner.target.l1_bytes)
+    weights = pack(node, from_, group, tile, planner.target.l1_bytes, planner.compact)
     if len(weights.offsets):
         lowest, highest = int(weights.offsets.min()), int(weights.offsets.max())
         check_reach(node, from_, planner.shape(source)[2], lowest, highest + tiles.count * tile - 1)
@@ -73,7 +73,9 @@ def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv)
     residual = len(node.inputs) == 2
     activation = node.activation.replace("softmax", "linear")
     planner.add(
-        convolution.Convolution(group, tiles.vectors, activation, residual),
+        convolution.Convolution(
+            group, tiles.vectors, activation, residual, 8 * weights.offsets.itemsize, planner.compact
+        ),
         {
             "source": planner.place(source),
             "target": planner.place(target),
@@ -84,6 +86,7 @@ def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv)
             "offsets": weights.offsets,
             "values": weights.values,
             "bias": weights.bias,
+            "scales": weights.scales if planner.compact else 0,
             "blocks": weights.blocks,
             "groups": weights.groups,
         },
@@ -153,12 +156,25 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
         "target": planner.place(target),
         "residual": planner.place(Value(node.inputs[1])) if residual else 0,
     }
+    scales = None
+    if planner.compact:
+        scales = channel_scales(node)
+        values = to_int8(values, scales[out])
     # Zeros that groups or strides add to the matrix are not worth a dense layer.
     if node.path == "sparse" or height * width * channels * filters > _MOST_ZEROS * node.kernel.size:
         starts, indices, packed = pack_vector_rows(node, inputs, out, values, lanes)
+        if planner.compact:
+            indices = narrowed(indices, np.int16)
         planner.add(
-            vectors.SparseLayer(activation=activation, residual=residual),
-            shared | {"starts": starts, "indices": indices, "values": packed, "bias": node.bias},
+            vectors.SparseLayer(activation, residual, 8 * indices.itemsize, planner.compact),
+            shared
+            | {
+                "starts": starts,
+                "indices": indices,
+                "values": packed,
+                "bias": node.bias,
+                "scales": scales if planner.compact else 0,
+            },
             Even(filters),
         )
         return
@@ -167,18 +183,22 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
     size = tiles * tile * lanes
 
     def weights() -> np.ndarray:
-        filled = aligned_zeros(height * width * channels * size)
+        filled = np.zeros(height * width * channels * size, values.dtype)
         filled[inputs * size + out] = values
         return filled
 
-    bias = aligned_zeros(size)
-    bias[:filters] = node.bias
+    def of_outputs(numbers: np.ndarray) -> np.ndarray:
+        filled = aligned_zeros(size)
+        filled[:filters] = numbers
+        return filled
+
     planner.add(
-        vectors.DenseLayer(vectors=tile, activation=activation, residual=residual),
+        vectors.DenseLayer(tile, activation, residual, planner.compact),
         shared
         | {
             "weights": Table(height * width * channels * size, weights),
-            "bias": bias,
+            "bias": of_outputs(node.bias),
+            "scales": of_outputs(scales) if planner.compact else 0,
             "inputs": height * width * channels,
             "width": size,
         },

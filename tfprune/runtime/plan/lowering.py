@@ -30,7 +30,9 @@ from tfprune.runtime.plan.planner import Planner
 from tfprune.runtime.plan.pool import lower_pool
 
 
-def make_plan(graph: Graph, target: Machine, allowed: float = math.inf, arenas: int = 1) -> Plan:
+def make_plan(
+    graph: Graph, target: Machine, allowed: float = math.inf, arenas: int = 1, compact: bool = False
+) -> Plan:
     """Makes the steps of a network.
 
     Args:
@@ -38,6 +40,8 @@ def make_plan(graph: Graph, target: Machine, allowed: float = math.inf, arenas: 
         target: The machine.
         allowed: The bytes that its values, weights and tables may take.
         arenas: How many images are classified at a time, each with values of its own.
+        compact: Whether weights are rounded to 8 bits, with a scale for each output channel, and their places
+            take as few bits as they need. Computed is in float32.
 
     Returns:
         The plan.
@@ -45,7 +49,7 @@ def make_plan(graph: Graph, target: Machine, allowed: float = math.inf, arenas: 
     Raises:
         GraphError: The graph breaks a rule, or needs what no kernel does, or more memory than is allowed.
     """
-    planner = Planner(graph, target, allowed, arenas)
+    planner = Planner(graph, target, allowed, arenas, compact)
     for index, node in enumerate(graph.nodes):
         planner.begin(index)
         _LOWERINGS[type(node)](planner, index, node)

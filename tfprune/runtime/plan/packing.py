@@ -12,6 +12,8 @@ from tfprune.runtime.sparse_array import nonzeros
 # storing and loading of the accumulators, for fewer entries than this in a group.
 CACHE_SHARE = 0.75
 LEAST_ENTRIES = 8
+# Weights of 8 bits are symmetric: -128 is not used.
+LARGEST_INT8 = 127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +22,11 @@ class Weights:
 
     Attributes:
         starts: int32 `[blocks * groups + 1]`.
-        offsets: int32 `[entries]`.
-        values: float32 `[entries, group]`.
+        offsets: int32 `[entries]`; with weights of 8 bits the smallest type that holds them.
+        values: float32 or int8 `[entries, group]`.
         bias: float32 `[groups, group]`.
         blocks: Blocks of input planes.
+        scales: float32 `[groups, group]`; None for float32 values.
     """
 
     starts: np.ndarray
@@ -31,6 +34,7 @@ class Weights:
     values: np.ndarray
     bias: np.ndarray
     blocks: int
+    scales: np.ndarray | None
 
     @property
     def groups(self) -> int:
@@ -38,7 +42,9 @@ class Weights:
         return len(self.bias)
 
 
-def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> Weights:
+def pack(
+    node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int, compact: bool = False
+) -> Weights:
     """Packs a convolution on planes.
 
     Args:
@@ -47,6 +53,7 @@ def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> 
         group: Output channels that share an entry.
         tile: Numbers in a tile of the target.
         l1_bytes: First-level data cache of a core.
+        compact: Whether weights take 8 bits, and offsets as few as they need.
 
     Returns:
         The weights. A position where all channels of a group have a zero has no entry.
@@ -81,17 +88,72 @@ def pack(node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int) -> 
     )
     is_new = np.diff(entry_key, prepend=-1) != 0
     entry = np.cumsum(is_new) - 1
-    packed = np.zeros((int(is_new.sum()), group), np.float32)
+    scales = None
+    if compact:
+        scales = channel_scales(node)
+        values = to_int8(values, scales[out])
+        scales = _by_groups(scales, groups, group)
+    packed = np.zeros((int(is_new.sum()), group), values.dtype)
     packed[entry, out % group] = values
     counts = np.bincount(list_index[is_new], minlength=blocks * groups)
-    bias = np.zeros(groups * group, np.float32)
-    bias[:filters] = node.bias
+    offsets = _in_32_bits(node, offset[is_new])
     return Weights(
         starts=_in_32_bits(node, np.concatenate([[0], np.cumsum(counts)])),
-        offsets=_in_32_bits(node, offset[is_new]),
+        offsets=narrowed(offsets, np.int8) if compact else offsets,
         values=packed,
-        bias=bias.reshape(groups, group),
+        bias=_by_groups(node.bias, groups, group),
         blocks=blocks,
+        scales=scales,
+    )
+
+
+def _by_groups(numbers: np.ndarray, groups: int, group: int) -> np.ndarray:
+    """Returns a number for each output channel as float32 `[groups, group]`, zeros at the end."""
+    filled = np.zeros(groups * group, np.float32)
+    filled[: len(numbers)] = numbers
+    return filled.reshape(groups, group)
+
+
+def channel_scales(node: Conv) -> np.ndarray:
+    """Returns what the integers of each output channel's weights are multiplied by.
+
+    Args:
+        node: The convolution or dense layer.
+
+    Returns:
+        float32 `[filters]`: the largest absolute weight / 127; 1 for a channel of zeros.
+    """
+    positions, values = nonzeros(node.kernel)
+    filters = node.kernel.shape[3]
+    largest = np.zeros(filters, np.float32)
+    np.maximum.at(largest, positions % filters, np.abs(values))
+    return np.where(largest > 0, largest / np.float32(LARGEST_INT8), np.float32(1)).astype(np.float32)
+
+
+def to_int8(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Returns the nearest integers, symmetric about zero.
+
+    Args:
+        values: float32 weights.
+        scales: float32, the scale of each.
+
+    Returns:
+        int8 from -127 to 127, of the shape of `values`.
+    """
+    return np.clip(np.rint(values / scales), -LARGEST_INT8, LARGEST_INT8).astype(np.int8)
+
+
+def narrowed(numbers: np.ndarray, smallest: type) -> np.ndarray:
+    """Returns integers in the smallest type that holds all of them.
+
+    Args:
+        numbers: int32.
+        smallest: The smallest type that may be returned: int8 or int16.
+    """
+    low, high = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+    types = [np.dtype(kind) for kind in (smallest, np.int16, np.int32)]
+    return numbers.astype(
+        next(kind for kind in types if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
     )
 
 
@@ -104,11 +166,11 @@ def pack_vector_rows(
         node: The layer.
         inputs: The input of each weight.
         outputs: The output of each weight.
-        values: float32 weights.
+        values: float32 or int8 weights.
         lanes: Numbers in a vector.
 
     Returns:
-        int32 starts in vectors `[filters + 1]`, int32 indices and float32 values `[vectors, lanes]`.
+        int32 starts in vectors `[filters + 1]`, int32 indices and the weights `[vectors, lanes]`.
 
     Raises:
         GraphError: The lists are longer than 32 bits can count.
@@ -122,7 +184,7 @@ def pack_vector_rows(
     at = starts[outputs] * lanes + within
     size = int(starts[-1]) * lanes
     starts = _in_32_bits(node, starts)
-    indices, weights = np.zeros(size, np.int32), np.zeros(size, np.float32)
+    indices, weights = np.zeros(size, np.int32), np.zeros(size, values.dtype)
     indices[at], weights[at] = _in_32_bits(node, inputs), values
     return starts, indices.reshape(-1, lanes), weights.reshape(-1, lanes)
 

@@ -27,11 +27,12 @@ class Planner:
         shapes: The shapes of its values.
         nonnegative: For each value, whether it is known to have no number below zero.
         target: The machine.
+        compact: Whether weights take 8 bits.
         arena: The places of the values.
         image_values: The image and its phases, those of them that are read.
     """
 
-    def __init__(self, graph: Graph, target: Machine, allowed: float, arenas: int) -> None:
+    def __init__(self, graph: Graph, target: Machine, allowed: float, arenas: int, compact: bool) -> None:
         """Checks a graph and lays out its values.
 
         Args:
@@ -39,6 +40,7 @@ class Planner:
             target: The machine.
             allowed: The bytes that the values and the constants may take.
             arenas: How many images have their values in memory at a time.
+            compact: As of `make_plan`.
 
         Raises:
             GraphError: The graph breaks a rule.
@@ -47,6 +49,7 @@ class Planner:
         self.shapes = graph.shapes()
         self.nonnegative = nonnegative_values(graph)
         self.target = target
+        self.compact = compact
         self._allowed, self._arenas = allowed, arenas
         self._layout = Layout(graph, self.shapes, target)
         self.arena = Arena()

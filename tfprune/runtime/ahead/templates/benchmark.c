@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-static _Alignas(${NAME}_ARENA_ALIGNMENT) unsigned char arena[${NAME}_ARENA_BYTES];
+_Alignas(${NAME}_ARENA_ALIGNMENT) static unsigned char arena[${NAME}_ARENA_BYTES];
 static float image[${NAME}_IMAGE_NUMBERS];
 static float output[${NAME}_CLASSES];
 

@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 /* Static memory is zero at the start, as the arena must be. */
-static _Alignas(${NAME}_ARENA_ALIGNMENT) unsigned char arena[${NAME}_ARENA_BYTES];
+_Alignas(${NAME}_ARENA_ALIGNMENT) static unsigned char arena[${NAME}_ARENA_BYTES];
 static uint8_t image[${NAME}_IMAGE_NUMBERS];
 static float output[${NAME}_CLASSES];
 
