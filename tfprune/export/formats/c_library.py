@@ -37,7 +37,7 @@ class CLibrary(Format):
         self.name = "c" if weights == "float32" else f"c_{weights}"
         in_8_bits = weights == "int8"
         self.targets = [name for name in options.targets if (name in INT8_TARGETS) == in_8_bits]
-        self.cpu = options.cpu
+        self.cpu, self._all_targets = options.cpu, options.targets
 
     @classmethod
     def files(cls, options: Options) -> Sequence[Format]:
@@ -58,7 +58,7 @@ class CLibrary(Format):
 
         network.compiled()
         try:
-            check_targets(self.targets, self.cpu)
+            check_targets(self._all_targets, self.cpu)
         except ValueError as error:
             raise UserError(str(error)) from error
 
