@@ -26,7 +26,7 @@ INT8_TARGETS = ("thumbv7em",)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What formats are told besides the network.
+    """The choices that formats are told besides the network.
 
     Attributes:
         sparse_weights: How `model.tfprune` stores its weights, one of `SPARSE_WEIGHTS`.
