@@ -58,7 +58,7 @@ class Built:
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """What `compile_library` wrote; its text is a table of sizes.
+    """The description of a folder that `compile_library` wrote; its text is a table of sizes.
 
     Attributes:
         folder: The folder.
