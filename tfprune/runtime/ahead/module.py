@@ -79,7 +79,8 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
     kernels = plan.kernels
     steps = add_plan(constants, plan)
     alone = add_rows(constants, steps, kernels, 1)
-    together = add_rows(constants, steps, kernels, threads) if threads else 0
+    shares = _shares(threads)
+    together = [add_rows(constants, steps, kernels, count) for count in shares]
     data = constants.data()
 
     memory = ir.GlobalVariable(code, ir.ArrayType(I8, len(data)), "constants")
@@ -111,7 +112,11 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
         )
         e.finish()
         e, arena, thread, count = _entry(code, prefix, WORK)
-        rows, table = _at(e, memory, together), _at(e, arena, counters)
+        place = e.number(together[-1])
+        for most, smaller in zip(reversed(shares[:-1]), reversed(together[:-1]), strict=True):
+            fits = e.b.icmp_signed("<=", count, e.number(most))
+            place = e.b.select(fits, e.number(smaller), place)
+        rows, table = e.at(memory, place, I8), _at(e, arena, counters)
         e.b.call(run, [rows, e.number(len(steps)), arena, table, thread, count])
         e.finish()
         e, arena, logits = _entry(code, prefix, END)
@@ -119,6 +124,11 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
         e.finish()
     assembly = _with_data(text(code, plan.target), data)
     return Variant(assembly, counters + counter_words * code.word.width // 8, constants.bytes_of)
+
+
+def _shares(threads: int) -> list[int]:
+    """Returns the numbers of threads that steps are cut for: more parts than are needed cost time."""
+    return [count for count in (2, 4, 8, 16, 32) if count < threads] + ([threads] if threads else [])
 
 
 def _entry(code: Code, prefix: str, entry: Entry) -> tuple:
