@@ -15,7 +15,7 @@ from tfprune.settings import settings_of, to_text
 
 pytestmark = pytest.mark.one_backend
 
-BINARIES = ("train", "evaluate", "export", "benchmark", "compare", "reproduce", "demo")
+BINARIES = ("train", "evaluate", "export", "benchmark", "compare", "reproduce", "demo", "browser")
 
 
 def registry_of(name):

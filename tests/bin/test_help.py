@@ -52,6 +52,7 @@ BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "headline", "laye
         ("benchmark", [*RUN, *BENCHMARK], "Latency, size and memory"),
         ("compare", ["output_dir", "experiments", "html"], "Puts the runs of a folder beside each other"),
         ("demo", ["output_dir"], "Runs the demo"),
+        ("browser", [*RUN, "page", "images"], "Writes a page that runs a network in the browser"),
         ("reproduce", REPRODUCE, "Runs the reference study"),
     ],
 )
