@@ -192,3 +192,22 @@ def test_lists_that_32_bits_cannot_count_are_refused(monkeypatch, path, size):
         runtime.GraphError, match="Conv 'conv': its weights are more, or farther apart, than 3"
     ):
         make_plan(Graph(nodes), machine.host())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("target", ["host", "microcontroller"])
+def test_a_tight_arena_is_smaller_and_changes_nothing(seed, target):
+    """Places are used again by other values, images after images."""
+    rng = np.random.default_rng(300 + seed)
+    graph = random_network(rng, extra=8)
+    where = machine.host()
+    if target == "microcontroller":  # One number to a vector, as without vector registers.
+        where = dataclasses.replace(where, lanes=1)
+    loose, tight = (make_plan(graph, where, tight=tight) for tight in (False, True))
+    assert tight.arena_size < loose.arena_size
+    images = random_images(rng, graph, 3)
+    expected = Model.from_plan(loose, 1)(images)
+    for threads in (1, 2):
+        model = Model.from_plan(tight, threads)
+        for _ in range(2):
+            np.testing.assert_array_equal(model(images), expected)

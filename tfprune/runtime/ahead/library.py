@@ -202,7 +202,7 @@ def _compile(
     prefixes = [f"{name}_{index}" for index in range(len(machines))]
     share = threads if target.threads else 0
     variants = [
-        variant(make_plan(graph, processor, compact=weights == "int8"), prefix, share)
+        variant(make_plan(graph, processor, compact=weights == "int8", tight=target.tight), prefix, share)
         for processor, prefix in zip(machines, prefixes, strict=True)
     ]
     pairs = list(zip(prefixes, machines, strict=True))

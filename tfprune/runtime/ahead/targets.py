@@ -18,6 +18,7 @@ class Target:
             and its instruction sets; the best first. With several, the library chooses at the first call.
         macros: The condition by which a C compiler for the target is known.
         threads: Whether several threads can share an image.
+        tight: Whether memory for values is scarcer than time.
         weights: How weights are stored unless it is said: `"float32"` or `"int8"`.
         position_independent: Whether the code may be linked into a shared library.
     """
@@ -28,6 +29,7 @@ class Target:
     variants: tuple[tuple[str, str], ...]
     macros: str
     threads: bool = True
+    tight: bool = False
     weights: str = "float32"
     position_independent: bool = True
 
@@ -99,6 +101,7 @@ TARGETS = {
             (("cortex-m4", ""),),
             "defined(__ARM_ARCH_7EM__)",
             threads=False,
+            tight=True,
             weights="int8",
             position_independent=False,
         ),

@@ -70,6 +70,22 @@ class Image(Kernel):
 
 
 @dataclasses.dataclass(frozen=True)
+class Clear(Kernel):
+    """Makes a region zero, which another value has used; a part: first and last vector."""
+
+    parameters: ClassVar = ("target",)
+
+    def write(self, e: KernelEmitter) -> None:
+        """See `Kernel`."""
+        target = e.value("target")
+
+        def vector(index: ir.Value) -> None:
+            e.store(e.constant(0), e.at(target, e.b.mul(index, e.number(e.lanes))))
+
+        e.each(e.part(0), e.part(1), vector)
+
+
+@dataclasses.dataclass(frozen=True)
 class Split(Kernel):
     """Copies every `stride`-th column of rows to planes of their own; a part: first and last target plane."""
 

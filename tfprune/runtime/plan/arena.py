@@ -16,18 +16,32 @@ _HEADER = ALIGNMENT
 VECTOR_SLACK = 64
 
 
+class Region(NamedTuple):
+    """A part of the arena, in float32 numbers from the arena's start."""
+
+    start: int
+    size: int
+
+
 class Arena:
     """Gives out places, in float32 numbers from the arena's start.
 
     A value's halo is zero from the beginning and stays so, whichever kernel writes the value. Its place is
-    therefore used again only for values that have their pixels at the same positions.
+    therefore used again only for values that have their pixels at the same positions; in a tight arena for
+    any value, and a value's region has to be cleared before it is written.
+
+    Attributes:
+        size: The numbers given out so far, at most at a time.
+        tight: Whether any value may take any place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tight: bool = False) -> None:
         """Makes an arena without values."""
         self.size = _HEADER
+        self.tight = tight
         self._free: dict[object, list[tuple[int, int]]] = {}
         self._taken: dict[int, tuple[object, int]] = {}
+        self._regions: dict[int, Region] = {}
 
     def planes(self, geometry: Geometry, channels: int, pixels: object) -> int:
         """Takes a place for a value of planes.
@@ -56,25 +70,51 @@ class Arena:
         """
         return self._take("vector", size, 0, _round_up(size, VECTOR_SLACK) + VECTOR_SLACK)
 
+    def region(self, offset: int) -> Region:
+        """Returns all that belongs to a place of a tight arena, halos included.
+
+        Args:
+            offset: The offset that `planes` or `vector` returned.
+        """
+        return self._regions[offset]
+
     def release(self, offset: int) -> None:
         """Gives a place back.
 
         Args:
             offset: The offset that `planes` or `vector` returned.
         """
+        if self.tight:
+            del self._regions[offset]
+            return
         kind, capacity = self._taken.pop(offset)
         bisect.insort(self._free.setdefault(kind, []), (capacity, offset))
 
     def _take(self, kind: object, capacity: int, front: int, size: int) -> int:
+        size = _round_up(size, ALIGNMENT)
+        if self.tight:
+            offset = self._first_gap(size) + front
+            self._regions[offset] = Region(offset - front, size)
+            self.size = max(self.size, offset - front + size)
+            return offset
         free = self._free.get(kind, [])
         smallest = bisect.bisect_left(free, (capacity, 0))
         if smallest < len(free):
             capacity, offset = free.pop(smallest)
         else:
             offset = self.size + front
-            self.size += _round_up(size, ALIGNMENT)
+            self.size += size
         self._taken[offset] = (kind, capacity)
         return offset
+
+    def _first_gap(self, size: int) -> int:
+        """Returns the start of the first gap between the regions that is large enough."""
+        start = _HEADER
+        for region in sorted(self._regions.values()):
+            if region.start - start >= size:
+                break
+            start = region.start + region.size
+        return start
 
 
 class Table(NamedTuple):

@@ -251,7 +251,7 @@ class Layout:
         plane = -(-plane // lanes) * lanes  # planes begin alike, and are stored to aligned
         front = rows * pitch + (pitch - width)
         # What a whole tile, or a strided row of vectors, reads past the last pixel.
-        back = (rows + 1) * pitch + plane + (self._widest_step + 2) * lanes
+        back = (rows + 1) * pitch + (self._widest_step + 2) * lanes
         return Geometry(height, width, pitch, plane, front, back)
 
 

@@ -31,7 +31,13 @@ from tfprune.runtime.plan.pool import lower_pool
 
 
 def make_plan(
-    graph: Graph, target: Machine, allowed: float = math.inf, arenas: int = 1, compact: bool = False
+    graph: Graph,
+    target: Machine,
+    allowed: float = math.inf,
+    arenas: int = 1,
+    *,
+    compact: bool = False,
+    tight: bool = False,
 ) -> Plan:
     """Makes the steps of a network.
 
@@ -42,6 +48,7 @@ def make_plan(
         arenas: How many images are classified at a time, each with values of its own.
         compact: Whether weights are rounded to 8 bits, with a scale for each output channel, and their places
             take as few bits as they need. Computed is in float32.
+        tight: Whether values take as little memory as they can, and are cleared before they are written.
 
     Returns:
         The plan.
@@ -49,7 +56,7 @@ def make_plan(
     Raises:
         GraphError: The graph breaks a rule, or needs what no kernel does, or more memory than is allowed.
     """
-    planner = Planner(graph, target, allowed, arenas, compact)
+    planner = Planner(graph, target, allowed, arenas, compact, tight)
     for index, node in enumerate(graph.nodes):
         planner.begin(index)
         _LOWERINGS[type(node)](planner, index, node)

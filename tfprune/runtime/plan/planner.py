@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 
 from tfprune.runtime.graph import Conv, Graph, Shape, nonnegative_values
+from tfprune.runtime.kernels import planes
 from tfprune.runtime.kernels.kernel import Kernel
 from tfprune.runtime.limits import require_memory
 from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.arena import VECTOR_SLACK, Arena, Table, mask_of, plane_numbers
 from tfprune.runtime.plan.layout import Geometry, Layout, Value, is_vector, phase_shape, reads
-from tfprune.runtime.plan.parts import Parts
+from tfprune.runtime.plan.parts import Even, Parts
 from tfprune.runtime.plan.plan import Constant, Plan, Step
 
 # Each is compiled, which takes up to 20 ms. Networks have about ten.
@@ -32,7 +33,9 @@ class Planner:
         image_values: The image and its phases, those of them that are read.
     """
 
-    def __init__(self, graph: Graph, target: Machine, allowed: float, arenas: int, compact: bool) -> None:
+    def __init__(
+        self, graph: Graph, target: Machine, allowed: float, arenas: int, compact: bool, tight: bool
+    ) -> None:
         """Checks a graph and lays out its values.
 
         Args:
@@ -41,6 +44,7 @@ class Planner:
             allowed: The bytes that the values and the constants may take.
             arenas: How many images have their values in memory at a time.
             compact: As of `make_plan`.
+            tight: As of `make_plan`.
 
         Raises:
             GraphError: The graph breaks a rule.
@@ -52,7 +56,7 @@ class Planner:
         self.compact = compact
         self._allowed, self._arenas = allowed, arenas
         self._layout = Layout(graph, self.shapes, target)
-        self.arena = Arena()
+        self.arena = Arena(tight)
         self._steps: list[Step] = []
         self._kernels: set[Kernel] = set()
         self._constants: list[np.ndarray | Table] = []
@@ -104,6 +108,10 @@ class Planner:
                 # The last row and column of some phases may be missing, by the plain value's size.
                 pixels = (value.strides, self.shapes[value.node][:2]) if value.is_split else None
                 self._places[value] = self.arena.planes(self.geometry(value), shape[2], pixels)
+                if self.arena.tight:
+                    region = self.arena.region(self._places[value])
+                    lanes = self.target.lanes
+                    self.add(planes.Clear(), {"target": region.start}, Even(region.size // lanes))
         return self._places[value]
 
     def has_place(self, value: Value) -> bool:
