@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.skipif(shutil.which("wasm-ld") is None, reason="wasm-ld is not installed")
 def test_a_run_becomes_a_page(runs, monkeypatch, capsys, tmp_path):
+    assert runs.one_shot.round(1).finished
     values = {
         "output_dir": str(runs.output_dir),
         "data_dir": "",
