@@ -6,6 +6,7 @@ import types
 import pytest
 
 from tests.support import small_experiments
+from tests.support.quick_tensorflow import without_graphs
 from tfprune.bin import flagfiles, reproduce
 from tfprune.errors import UserError
 from tfprune.runs.folder import RunFolder
@@ -63,7 +64,7 @@ def study(tmp_path_factory):
         "extra_flagfile": str(folder / "smaller.flags"),
         "output_dir": str(folder / "runs"),
     }
-    with pytest.MonkeyPatch.context() as monkeypatch, small_experiments.small_resnet18():
+    with pytest.MonkeyPatch.context() as monkeypatch, small_experiments.small_resnet18(), without_graphs():
         monkeypatch.chdir(ROOT)
         run_main(**flags)
     return flags

@@ -20,8 +20,8 @@ import traceback
 import types
 
 import keras
-import tensorflow as tf
 
+from tests.support.quick_tensorflow import without_graphs
 from tfprune.bin import flagfiles, reproduce
 from tfprune.compare import report  # noqa: F401
 from tfprune.errors import UserError
@@ -95,10 +95,10 @@ def start(folder, name):
             "wait": True,
             "dry_run": False,
         }
-        tf.config.run_functions_eagerly(True)
         reproduce.write_live_page = lambda output_dir, status, ended: print(f"page: {ended}")
         reproduce.flags = types.SimpleNamespace(FLAGS=types.SimpleNamespace(**values))
-        reproduce.main()
+        with without_graphs():
+            reproduce.main()
         status = 0
     except UserError as error:
         print(f"error: {error}")
