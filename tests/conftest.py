@@ -12,11 +12,14 @@ import tempfile
 
 import pytest
 
+from tests.support import quick_backend
+
 # The compiler of JAX works longer on the small programs of the tests than these run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-if os.environ.get("KERAS_BACKEND") == "jax" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # Many tests train by the same step: the processes of a run share what they compile.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Many tests train by the same step: the processes of a run share what they compile, those on JAX that
+    # tests on another backend start, too.
     compiled = tempfile.mkdtemp(prefix="tfprune_compiled_")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
@@ -36,15 +39,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Spares what the imports left, half a million objects, from every later look for garbage."""
-    backend = sys.modules["keras"].backend.backend() if "keras" in sys.modules else ""
-    if backend == "jax":
-        from tests.support.quick_jax import make_starting_values_with_numpy
-
-        make_starting_values_with_numpy()
-    if backend == "tensorflow":
-        from tests.support.quick_tensorflow import leave_graphs_as_they_are
-
-        leave_graphs_as_they_are()
+    if "keras" in sys.modules:
+        quick_backend.prepare()
     gc.freeze()
 
 

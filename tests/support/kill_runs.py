@@ -25,7 +25,6 @@ import traceback
 from dataclasses import replace
 
 from tests.support.quick_tensorflow import without_graphs
-from tests.support.small_experiments import small_resnet18
 from tfprune.experiments.run import run_experiment
 from tfprune.runs.config import ExperimentConfig
 
@@ -38,7 +37,7 @@ def start(config, write=None):
     try:
         if write:
             die_at(*write)
-        with small_resnet18(), without_graphs():
+        with without_graphs():
             run_experiment(config, log=lambda line: None)
     except BaseException:
         traceback.print_exc()

@@ -18,6 +18,7 @@ import sys
 
 import keras
 
+from tests.support import quick_backend
 from tests.support.small_experiments import Runs, small_resnet18
 from tfprune.experiments.devices import ONE_DEVICE, Devices
 from tfprune.experiments.methods import method
@@ -101,6 +102,7 @@ def main(how, folder, names, process_index="0", address=""):
         )
     if "DIE_AT" in os.environ:
         die_at(*os.environ["DIE_AT"].split(","))
+    quick_backend.prepare()
     with small_resnet18():
         run(pathlib.Path(folder), names.split(","), devices)
     if devices.count != (1 if how == "one" else 2):

@@ -10,6 +10,7 @@ import time
 
 import keras
 
+from tests.support import quick_backend
 from tests.support.small_experiments import small_resnet18
 from tfprune.bin import train
 from tfprune.experiments.methods import method
@@ -44,9 +45,6 @@ def stop_at(place):
 if __name__ == "__main__":
     if "STOP_AT" in os.environ:
         stop_at(os.environ["STOP_AT"])
-    if keras.backend.backend() == "tensorflow":
-        from tests.support.quick_tensorflow import leave_graphs_as_they_are
-
-        leave_graphs_as_they_are()
+    quick_backend.prepare()
     with small_resnet18():
         train.run()
