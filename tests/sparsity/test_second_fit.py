@@ -49,7 +49,7 @@ def make(mlp):
         TRACED.clear()
         model = keras.Sequential([mlp(), Counted()])
         model = prune_low_magnitude(model, schedule or PolynomialDecay(0.0, 0.6, 1, 6, frequency=1, power=1))
-        model.compile("adam", "mse", **compiled)
+        model.compile("sgd", "mse", **compiled)
         return model
 
     return made

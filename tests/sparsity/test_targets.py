@@ -40,7 +40,7 @@ BEST = {"monitor": "rising", "mode": "min"}
 def wrapped(mlp):
     def make(schedule, **options):
         model = prune_low_magnitude(mlp(), schedule, **options)
-        model.compile("adam", "mse")
+        model.compile("sgd", "mse")
         return model
 
     return make
