@@ -9,7 +9,7 @@ from tests.support.compiled_models import assert_same, kinds, randomise
 from tfprune.compiler.compile import compile_model
 from tfprune.compiler.layers import LAYERS, Entry
 from tfprune.errors import UserError
-from tfprune.runtime.graph import ACTIVATIONS
+from tfprune.runtime.graph import ACTIVATIONS, LARGEST
 
 
 def model_of(*chain, size=(9, 12), channels=4, head=True):
@@ -106,7 +106,14 @@ def test_padding_used_twice_goes_into_both():
     assert kinds(graph) == {"Input": 1, "Pool": 1, "Concatenate": 1, "Flatten": 1, "Conv": 2}
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+# Names of Keras's functions of one argument.
+NAMED = {name: name for name in ACTIVATIONS if hasattr(keras.activations, name)}
+for left_out in ("threshold", "exponential"):  # With arguments; with the exponential of exponentials.
+    del NAMED[left_out]
+NAMED["hard_tanh"] = "clip"
+
+
+@pytest.mark.parametrize("activation", NAMED)
 def test_activations(activation):
     """In a layer, as a layer after a convolution, and alone."""
     head = layers.Dense(5, activation=activation)
@@ -116,8 +123,60 @@ def test_activations(activation):
         return
     conv = layers.Conv2D(5, 3)
     graph = compile_and_compare(model_of(conv, layer, layers.MaxPooling2D(), layer, layers.Flatten(), head))
-    assert graph.nodes[1].activation == activation
+    assert graph.nodes[1].activation == NAMED[activation]
     assert kinds(graph)["Activation"] == (activation != "linear")
+
+
+@pytest.mark.parametrize(
+    ("layer", "activation", "settings"),
+    [
+        (layers.ReLU(4), "general_relu", (0.0, 4.0, 0.0)),
+        (layers.ReLU(6, negative_slope=0.25), "general_relu", (0.25, 6.0, 0.0)),
+        (layers.ReLU(threshold=0.5), "general_relu", (0.0, LARGEST, 0.5)),
+        (layers.ReLU(2.0, negative_slope=0.5, threshold=0.25), "general_relu", (0.5, 2.0, 0.25)),
+        (layers.ReLU(negative_slope=0.1), "leaky_relu", (0.1,)),
+        (layers.LeakyReLU(), "leaky_relu", (0.3,)),
+        (layers.ELU(0.5), "elu", (0.5,)),
+        (lambda x: ops.elu(x, 0.5), "elu", (0.5,)),
+        (lambda x: ops.celu(x, 0.5), "celu", (0.5,)),
+        (lambda x: ops.clip(x, 0, 1), "clip", (0.0, 1.0)),
+        (lambda x: ops.clip(x, -1, 1), "clip", ()),
+        (lambda x: keras.activations.gelu(x, approximate=True), "gelu_tanh", ()),
+        (ops.gelu, "gelu_tanh", ()),
+        (layers.Activation("selu"), "selu", ()),
+        (layers.Activation("mish"), "mish", ()),
+        (lambda x: ops.threshold(x, 0.5, -1), "threshold", (0.5, -1.0)),
+        (lambda x: ops.hard_shrink(x, 0.25), "hard_shrink", (0.25,)),
+        (lambda x: ops.soft_shrink(x, 0.25), "soft_shrink", (0.25,)),
+        (lambda x: ops.squareplus(x, 2), "squareplus", (2.0,)),
+        (ops.abs, "abs", ()),
+        (ops.square, "square", ()),
+        (ops.exp, "exponential", ()),
+    ],
+)
+def test_activations_with_settings(layer, activation, settings):
+    graph = compile_and_compare(model_of(layers.Conv2D(5, 3), layer))
+    assert (graph.nodes[1].activation, graph.nodes[1].settings) == (activation, settings)
+    assert kinds(graph) == {"Input": 1, "Conv": 2, "Flatten": 1}
+
+
+@pytest.mark.parametrize("function", [ops.log, ops.sqrt, ops.rsqrt, ops.reciprocal])
+def test_functions_of_what_is_positive(function):
+    compile_and_compare(model_of(layers.Conv2D(5, 3), lambda x: function(ops.abs(x) + 0.5)))
+
+
+def test_prelu_of_each_channel():
+    graph = compile_and_compare(model_of(layers.Conv2D(5, 3), with_slopes(layers.PReLU(shared_axes=[1, 2]))))
+    assert kinds(graph) == {"Input": 1, "Conv": 4, "Activation": 1, "Flatten": 1}
+
+
+def with_slopes(layer):
+    def call(x):
+        y = layer(x)
+        layer.alpha.assign(np.random.default_rng(0).normal(size=layer.alpha.shape))
+        return y
+
+    return call
 
 
 @pytest.mark.parametrize(

@@ -416,7 +416,7 @@ def test_a_size_that_is_not_known_is_asked_for(tmp_path):
 
 def test_a_format_that_was_asked_for_is_no_option(tmp_path):
     with pytest.raises(UserError, match="Leave 'sparse' out of the formats"):
-        export_model(several(), str(tmp_path), formats=("keras", "sparse"), progress=quietly)
+        export_model(tokens(), str(tmp_path), formats=("keras", "sparse"), progress=quietly)
 
 
 def test_an_int8_file_for_which_8_bits_are_too_few_is_left_out_and_said(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.networks import random_images, random_network
-from tfprune.runtime import model as model_module
+from tfprune.runtime.batch import Batch
 from tfprune.runtime.crew import Crew
 from tfprune.runtime.model import Model
 
@@ -106,19 +106,19 @@ def test_what_another_thread_raises_is_raised_and_spoils_no_later_call(monkeypat
     images = random_images(rng, graph, 30)
     model = Model(graph, 3)
     expected = model(images)
-    point, here, failed = model_module._point_to_image, threading.get_ident(), threading.Event()
+    point, here, failed = Batch.point, threading.get_ident(), threading.Event()
 
-    def point_or_fail(arena, image):
+    def point_or_fail(batch, arena, index):
         if threading.get_ident() != here:
             failed.set()
             raise MemoryError("no memory for an image")
         failed.wait(20)
-        point(arena, image)
+        point(batch, arena, index)
 
     assert until(lambda: len(model._shared.spare[0].crew._idle) == 2)
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     with monkeypatch.context() as patches:
-        patches.setattr(model_module, "_point_to_image", point_or_fail)
+        patches.setattr(Batch, "point", point_or_fail)
         with pytest.raises(MemoryError, match="no memory for an image"):
             model(images)
     np.testing.assert_array_equal(model(images), expected)

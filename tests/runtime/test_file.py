@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support import damaged_files, reference
-from tests.support.networks import random_images, random_kernel, random_network
+from tests.support.networks import random_images, random_kernel, random_network, several_ends
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.format import file as file_module
 from tfprune.runtime.format.file import FILE_VERSION, read_file, write_file
@@ -155,7 +155,7 @@ def test_the_layout_is_the_documented_one(path):
     graph = random_network(np.random.default_rng(3))
     write_file(graph, path)
     content = path.read_bytes()
-    assert struct.unpack("<8sIIQ", content[:24])[1] == FILE_VERSION == 1
+    assert struct.unpack("<8sIIQ", content[:24])[1] == FILE_VERSION == 2
     assert content[24:56] == hashlib.sha256(content[:24] + content[56:]).digest()
     header, sections = damaged_files.split(content)
     assert damaged_files.join(content[56 : 56 + struct.unpack("<I", content[12:16])[0]], sections) == content
@@ -172,6 +172,30 @@ def test_the_layout_is_the_documented_one(path):
     mapped = np.memmap(path, "<f4", "r", start, tuple(bias["shape"]))
     expected = next(node.bias for node in graph.nodes if isinstance(node, Conv))
     np.testing.assert_array_equal(mapped, expected)
+
+
+def test_a_graph_of_version_1_is_written_as_such(path):
+    """So that older runtimes can read it; any node, activation or setting that they do not know needs 2."""
+
+    def version_of(graph):
+        write_file(graph, path)
+        header, _ = damaged_files.split(path.read_bytes())
+        assert all("settings" not in node or node["settings"] for node in header["nodes"])
+        return path.read_bytes()[8]
+
+    for seed in range(5):
+        assert version_of(random_network(np.random.default_rng(seed), version=1)) == 1
+    kernel = np.ones((1, 1, 1, 1), np.float32)
+    assert version_of(one_conv(kernel, activation="leaky_relu")) == 1
+    assert version_of(one_conv(kernel, activation="leaky_relu", settings=(0.1,))) == 2
+    assert version_of(one_conv(kernel, activation="mish")) == 2
+
+
+def test_several_inputs_and_outputs_are_kept(path):
+    graph = several_ends(np.random.default_rng(0))
+    found = round_trip(graph, path, "float32")
+    assert_same(found, graph)
+    assert found.outputs == graph.outputs and path.read_bytes()[8] == 2
 
 
 def test_the_file_is_mapped_and_not_read(path, monkeypatch):

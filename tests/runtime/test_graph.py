@@ -10,13 +10,18 @@ from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import (
     Activation,
     Add,
+    Combine,
     Concatenate,
+    Constant,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
     Multiply,
+    Normalize,
+    Output,
     Pool,
 )
 from tfprune.runtime.sparse_array import SparseArray
@@ -28,6 +33,7 @@ def ones(*shape):
 
 IMAGE = Input("image", (), (6, 5, 2), ones(2), ones(2))
 CONV = Conv("conv", (0,), ones(3, 3, 2, 4), ones(4))
+NORM = Normalize("norm", (0,), "pixel", 1, True, 1e-3, ones(2), ones(2))
 POOL = Pool("pool", (0,), "max", (2, 2), (2, 2))
 
 
@@ -39,6 +45,10 @@ def last_shape(*nodes):
 
 def vector():
     return GlobalPool("vector", (0,), "average")
+
+
+def mean(source=0):
+    return Conv("mean", (source,), ones(1, 1, 2, 1), ones(1))
 
 
 SHAPES = {
@@ -57,6 +67,13 @@ SHAPES = {
     "concatenate": ([Concatenate("concatenate", (0, 0, 0))], (6, 5, 6)),
     "activation": ([Activation("activation", (0,), "relu")], (6, 5, 2)),
     "softmax": ([vector(), Activation("activation", (1,), "softmax")], (1, 1, 2)),
+    "softmax of an image": ([Activation("activation", (0,), "softmax")], (6, 5, 2)),
+    "a number a pixel": ([mean(), Combine("combine", (0, 1), "maximum")], (6, 5, 2)),
+    "a number for all": ([vector(), mean(1), Combine("combine", (0, 2), "add")], (6, 5, 2)),
+    "constant": ([Constant("constant", (), ones(3, 2, 1))], (3, 2, 1)),
+    "rows below rows": ([Concatenate("concatenate", (0, 0), 0)], (12, 5, 2)),
+    "gather": ([Gather("gather", (0,), (50, 0), (0, 2, 4), (1,))], (2, 3, 1)),
+    "normalization": ([NORM], (6, 5, 2)),
     "flatten": ([Flatten("flatten", (0,))], (1, 1, 60)),
 }
 
@@ -71,7 +88,7 @@ def test_random_networks_are_valid_and_cover_all():
     for seed in range(20):
         graph = random_network(np.random.default_rng(seed))
         assert graph.shapes()[-1][:2] == (1, 1)
-        assert len({type(node) for node in graph.nodes}) == 9
+        assert len({type(node) for node in graph.nodes}) == 13
 
 
 def conv(**changes):
@@ -80,6 +97,10 @@ def conv(**changes):
 
 def pool(**changes):
     return [dataclasses.replace(POOL, **changes)]
+
+
+def norm(**changes):
+    return [dataclasses.replace(NORM, **changes)]
 
 
 def nan(*shape):
@@ -101,6 +122,14 @@ WRONG = {
     "groups": (conv(groups=2), "do not fit a kernel of 2 input channels in 2 groups"),
     "filters in groups": (conv(kernel=ones(3, 3, 1, 3), bias=ones(3), groups=2), "3 filters do not fit"),
     "activation": (conv(activation="swish"), "one of linear, relu.*'swish'"),
+    "settings": (conv(activation="elu", settings=(1.0, 2.0)), "`settings` of elu must be 1 float32 numbers"),
+    "settings of none": (conv(settings=(1.0,)), "`settings` of linear must be 0"),
+    "settings that are no numbers": (
+        conv(activation="clip", settings=(0.0, "1")),
+        "`settings` of clip must be 2",
+    ),
+    "infinite settings": (conv(activation="elu", settings=(float("inf"),)), "`settings`"),
+    "settings of an add": ([Add("add", (0, 0), "relu", (1.0,))], "`settings` of relu"),
     "path": (conv(path="fast"), "one of sparse, dense.*'fast'"),
     "a single stride": (conv(strides=1), "`strides` must be 2 integers"),
     "costs of another path": (conv(costs={"fast": 1.0}), "one of sparse, dense.*'fast'"),
@@ -117,7 +146,6 @@ WRONG = {
         "a window may have 16384 elements. Received: 512 x 512",
     ),
     "large window": (conv(kernel=ones(7, 3, 2, 4)), "does not fit"),
-    "softmax of an image": (conv(activation="softmax"), "softmax is for vectors"),
     "pool's kind": (pool(kind="median"), "one of max, average"),
     "pool's size": (pool(size=(0, 2)), "`size`"),
     "pool's strides": (pool(strides=(2,)), "`strides`"),
@@ -132,7 +160,6 @@ WRONG = {
     "one summand": ([Add("add", (0,))], "two or more"),
     "unequal summands": ([CONV, Add("add", (0, 1))], "one shape"),
     "add's activation": ([Add("add", (0, 0), "no")], "'no'"),
-    "add's softmax": ([Add("add", (0, 0), "softmax")], "softmax is for vectors"),
     "one factor": ([Multiply("multiply", (0,))], "takes 2 inputs"),
     "unequal factors": ([CONV, Multiply("multiply", (0, 1))], "one factor a channel"),
     "the factors first": ([vector(), Multiply("multiply", (1, 0))], "one factor a channel"),
@@ -140,11 +167,39 @@ WRONG = {
     "unequal parts": ([POOL, Concatenate("concatenate", (0, 1))], "one height and width"),
     "activation's name": ([Activation("activation", (0,), "no")], "'no'"),
     "activation's inputs": ([Activation("activation", (0, 0), "relu")], "takes 1 inputs"),
-    "activation's softmax": ([Activation("activation", (0,), "softmax")], "softmax is for vectors"),
     "flatten's inputs": ([Flatten("flatten", (0, 0))], "takes 1 inputs"),
     "a later node": ([Flatten("flatten", (1,))], r"nodes before it \(1\). Received: 1"),
     "a negative node": ([Flatten("flatten", (-1,))], "nodes before it"),
-    "a second image": ([IMAGE], "only the first"),
+    "a late image": ([CONV, dataclasses.replace(IMAGE, name="late")], "the first nodes, and only the first"),
+    "an image of other numbers": ([dataclasses.replace(IMAGE, name="b", given=(6, 9))], "`given` must be"),
+    "an image of many axes": (
+        [dataclasses.replace(IMAGE, name="b", given=(1,) * 6 + (60, 1, 1))],
+        "at most 8",
+    ),
+    "an operation": (
+        [vector(), Combine("combine", (0, 1), "divide")],
+        "one of add, multiply, maximum, minimum",
+    ),
+    "one operand": ([Combine("combine", (0,), "add")], "takes 2 inputs"),
+    "operands that do not fit": ([CONV, Combine("combine", (0, 1), "add")], "for each pixel or for all"),
+    "the smaller operand first": ([vector(), Combine("combine", (1, 0), "add")], "for each pixel or for all"),
+    "a flat constant": ([Constant("constant", (), ones(3))], "`value` must have 3 axes"),
+    "a constant of an input": ([Constant("constant", (0,), ones(1, 1, 3))], "takes 0 inputs"),
+    "a constant without sense": ([Constant("constant", (), nan(1, 1, 3))], "`value` must be finite"),
+    "an axis": ([Concatenate("concatenate", (0, 0), 3)], "`axis` must be 0, 1 or 2"),
+    "parts of two heights": ([POOL, Concatenate("concatenate", (0, 1), 1)], "one height and channels"),
+    "nothing gathered": ([Gather("gather", (0,), (), (0,), (0,))], "`rows` must be integers, at least one"),
+    "gathered before": ([Gather("gather", (0,), (0,), (-2,), (0,))], "`columns` must be 0 to"),
+    "gathered behind": ([Gather("gather", (0,), (50,), (8,), (2,))], r"must lie within \(6, 5, 2\)"),
+    "gathered from the next row": ([Gather("gather", (0,), (8,), (2,), (0,))], r"within .*\(0, 5, 0\)"),
+    "places of another kind": ([Gather("gather", (0,), (0,), (0.0,), (0,))], "`columns` must be integers"),
+    "normalized together": (norm(over="row"), "one of pixel, image"),
+    "groups of channels": (norm(groups=3), "2 channels are not 3 groups"),
+    "no groups": (norm(groups=0), "`groups`"),
+    "epsilon": (norm(epsilon=0.0), "`epsilon` must be"),
+    "centered": (norm(centered=1), "`centered` must be true or false"),
+    "normalization's scale": (norm(scale=ones(3)), "`scale` must be"),
+    "normalization's shift": (norm(shift=nan(2)), "`shift` must be finite"),
     "too large a value": (
         conv(kernel=ones(1, 1, 2, 1), bias=ones(1), padding=(2**15,) * 4),
         "more than 2147483647 numbers",
@@ -183,3 +238,38 @@ def test_a_graph_begins_with_an_image_and_ends_in_a_vector():
         Graph((dataclasses.replace(vector(), inputs=()),)).shapes()
     with pytest.raises(GraphError, match=r"the last node must give a vector.*\(4, 3, 4\)"):
         Graph((IMAGE, CONV)).shapes()
+
+
+OUTPUTS = {
+    "no such node": (Output("a", 9, (2,)), "must be a node that gives a vector"),
+    "a negative node": (Output("a", -1, (2,)), "must be a node that gives a vector"),
+    "an image": (Output("a", 0, (60,)), "must be a node that gives a vector"),
+    "another size": (
+        Output("a", 1, (3,)),
+        "Output 'a': `shape` must be at most 8 sizes above 0 of 2 numbers",
+    ),
+    "a size below 1": (Output("a", 1, (-1, -2)), "`shape`"),
+    "a size of another kind": (Output("a", 1, (2.0,)), "`shape`"),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_wrong_outputs(case):
+    output, message = OUTPUTS[case]
+    with pytest.raises(GraphError, match=message):
+        Graph((IMAGE, vector()), (output,)).shapes()
+
+
+def test_several_inputs_and_outputs_are_told_apart():
+    one, two = Output("one", 1, (2,)), Output("two", 2, (1, 60))
+    graph = Graph((IMAGE, vector(), Flatten("flat", (0,))), (one, two))
+    assert graph.shapes()[1:] == [(1, 1, 2), (1, 1, 60)]
+    for outputs in ((one, dataclasses.replace(two, name="one")), (one, dataclasses.replace(one, name="two"))):
+        with pytest.raises(GraphError, match="different n"):
+            dataclasses.replace(graph, outputs=outputs).shapes()
+    other = dataclasses.replace(IMAGE, name="other", given=(3, 20))
+    joined = Concatenate("joined", (0, 1))
+    graph = Graph((IMAGE, other, joined, dataclasses.replace(vector(), inputs=(2,))))
+    assert graph.shapes()[-1] == (1, 1, 4) and graph.inputs == (IMAGE, other)
+    with pytest.raises(GraphError, match="inputs must have different names"):
+        Graph((IMAGE, IMAGE, joined, vector())).shapes()

@@ -29,7 +29,7 @@ same_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture]
 def sound(tmp_path_factory):
     """A file's bytes, with sparse and dense kernels."""
     path = tmp_path_factory.mktemp("sound") / "model.tfprune"
-    write_file(random_network(np.random.default_rng(5), extra=8), path)
+    write_file(random_network(np.random.default_rng(5), extra=1), path)
     content = path.read_bytes()
     header, _ = damaged_files.split(content)
     encodings = {node["kernel"]["encoding"] for node in header["nodes"] if node["type"] == "Conv"}
@@ -239,6 +239,14 @@ def sparse_kernel_of(header):
     return next(kernel for kernel in kernels if kernel["encoding"] == "sparse")
 
 
+def node_of(header, kind):
+    return next(node for node in header["nodes"] if node["type"] == kind)
+
+
+def output(node, *shape):
+    return {"name": "output", "node": node, "shape": list(shape)}
+
+
 def head_of(header):
     return header["nodes"][-1]
 
@@ -259,6 +267,46 @@ CHANGES = {
     "a boolean as integer": (lambda h: conv_of(h).update(groups=True), "groups must be of type int. .*bool"),
     "a float as integer": (lambda h: conv_of(h).update(groups=1.0), "groups must be of type int. .*float"),
     "an integer as float": (lambda h: conv_of(h).update(costs={"sparse": 1}), "type float. Received: int"),
+    "settings of another kind": (lambda h: conv_of(h).update(settings=[1]), "settings must be of type float"),
+    "settings that are none": (lambda h: conv_of(h).update(settings=0.1), "settings must be a list"),
+    "settings of no activation": (
+        lambda h: conv_of(h).update(settings=[0.5] * 9),
+        "`settings` of .* must be",
+    ),
+    "a setting beyond float32": (
+        lambda h: conv_of(h).update(activation="leaky_relu", settings=[1e39]),
+        "must be 1 float32 numbers",
+    ),
+    "an axis of another kind": (
+        lambda h: node_of(h, "Concatenate").update(axis=1.0),
+        "axis must be of type int",
+    ),
+    "an axis that is none": (lambda h: node_of(h, "Concatenate").update(axis=5), "`axis` must be 0, 1 or 2"),
+    "given of another kind": (
+        lambda h: h["nodes"][0].update(given="x"),
+        "given must be a list of any number",
+    ),
+    "another number given": (lambda h: h["nodes"][0].update(given=[7, 13, 19]), "`given` must be at most 8"),
+    "rows of another kind": (lambda h: node_of(h, "Gather").update(rows=[0.5]), "rows must be of type int"),
+    "no rows": (lambda h: node_of(h, "Gather").update(rows=[]), "`rows` must be integers, at least one"),
+    "rows far away": (lambda h: node_of(h, "Gather").update(rows=[2**31]), "`rows` must be 0 to 2147483647"),
+    "rows outside": (lambda h: node_of(h, "Gather").update(rows=[10**6]), "its places must lie within"),
+    "another operation": (lambda h: node_of(h, "Combine").update(operation="x"), "one of add, multiply"),
+    "an epsilon of 0": (lambda h: node_of(h, "Normalize").update(epsilon=0.0), "`epsilon` must be"),
+    "centered of another kind": (lambda h: node_of(h, "Normalize").update(centered=1), "of type bool"),
+    "groups of no channel": (lambda h: node_of(h, "Normalize").update(groups=10**9), "`groups` must be"),
+    "a constant of two axes": (
+        lambda h: node_of(h, "Constant")["value"]["shape"].pop(),
+        "do not fit a dense|`value` must have 3 axes",
+    ),
+    "outputs of another kind": (lambda h: h.update(outputs={}), '"outputs"'),
+    "an output of another kind": (lambda h: h.update(outputs=[7]), "output 0 must be an object of exactly"),
+    "an output that is no node": (lambda h: h.update(outputs=[output(10**6)]), "must be a node that gives"),
+    "a negative output": (lambda h: h.update(outputs=[output(-1)]), "must be a node that gives a vector"),
+    "an output of another size": (
+        lambda h: h.update(outputs=[output(len(h["nodes"]) - 1, 7)]),
+        "`shape` must be",
+    ),
     "costs of another kind": (lambda h: conv_of(h).update(costs=[]), "costs must be an object"),
     "infinite costs": (lambda h: conv_of(h).update(costs={"sparse": float("inf")}), "number Infinity"),
     "null": (lambda h: conv_of(h).update(name=None), "name must be of type str"),
@@ -277,7 +325,7 @@ CHANGES = {
     "an unknown encoding": (lambda h: conv_of(h)["bias"].update(encoding="pickle"), "one of dense, sparse"),
     "a float16 bias": (lambda h: conv_of(h)["bias"].update(dtype="float16"), "that is no kernel"),
     "a sparse bias": (lambda h: conv_of(h)["bias"].update(encoding="sparse"), "that is no kernel"),
-    "a wrong count": (lambda h: conv_of(h)["bias"].update(count=1), "do not fit a dense float32"),
+    "a wrong count": (lambda h: conv_of(h)["bias"].update(count=77), "do not fit a dense float32"),
     "a wrong length": (lambda h: conv_of(h)["bias"].update(length=1), "do not fit a dense float32"),
     "remainders of a dense array": (
         lambda h: conv_of(h)["bias"].update(remainder_bits=1),
@@ -388,9 +436,11 @@ def test_headers_that_are_refused(path, case):
 def test_the_prefix(sound, path):
     header, sections = damaged_files.split(sound)
     refuse(path, b"PK\3\4" + sound[4:], "not a model.tfprune: it begins with other bytes")
-    refuse(path, damaged_files.join(header, sections, version=2), "version 2.*a newer tfprune can read it")
+    refuse(path, damaged_files.join(header, sections, version=3), "version 3.*a newer tfprune can read it")
     refuse(
-        path, damaged_files.join(header, sections, version=0), "version 0, and this runtime reads version 1$"
+        path,
+        damaged_files.join(header, sections, version=0),
+        "version 0, and this runtime reads versions 1 to 2$",
     )
     refuse(path, damaged_files.join(header, sections, size=2**60), "should have 1152921504606846976")
     for header_bytes in (2 * len(sound), 2**22 + 1, 2**32 - 1):

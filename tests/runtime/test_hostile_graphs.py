@@ -143,7 +143,53 @@ def one_pixel_of_many(times, side):
     return file
 
 
+def gathers(times, length):
+    file = File(1, 1, length)
+    for index in range(times):
+        file.add("Gather", index, rows=[0], columns=[0], channels=list(range(length))[::-1])
+    return file
+
+
+def wide_gather(rows, columns):
+    file = File(3, 3)
+    file.add("Gather", 0, rows=[0] * rows, columns=[0] * columns, channels=[0])
+    return file
+
+
+def many_images(times):
+    file = File(3, 3)
+    for index in range(times):
+        arrays = {"scale": file.array(1), "shift": file.array(1)}
+        file.nodes.append({"type": "Input", "name": str(index), "inputs": [], "shape": [3, 3, 1], **arrays})
+    file.add("Add", *range(times + 1), activation="relu")
+    return file
+
+
+def different_settings(times):
+    file = File(3, 3)
+    for index in range(times):
+        file.add("Activation", index, activation="elu", settings=[1.0 + index])
+    return file
+
+
+def normalizations(times, channels):
+    file = File(2, 2, channels)
+    for index in range(times):
+        scale, shift = file.array(channels), file.array(channels)
+        options = {"groups": (1, channels)[index % 2], "centered": index % 3 == 0, "epsilon": 1e-3}
+        file.add(
+            "Normalize", index, over=("pixel", "image")[index // 2 % 2], scale=scale, shift=shift, **options
+        )
+    return file
+
+
 LOADED = {
+    "10,000 gathers": lambda: gathers(10_000, 1),
+    "10 gathers of 20,000": lambda: gathers(10, 20_000),
+    "a gather of 25 million": lambda: wide_gather(5000, 5000),
+    "3,000 images": lambda: many_images(3000),
+    "2,000 normalizations": lambda: normalizations(2000, 4),
+    "90 settings": lambda: different_settings(90),
     "12,000 Flattens": lambda: chain_of_flattens(12_000),
     "16,000 Flattens of 4 M values": lambda: chain_of_flattens(16_000, 2000, 2000),
     "30,000 inputs of an Add": lambda: one_input_again_and_again("Add", 30_000, 3, 3, activation="gelu"),
@@ -161,6 +207,9 @@ LOADED = {
     "1,500 layers on one pixel of a million": lambda: one_pixel_of_many(1500, 1000),
 }
 REFUSED = {
+    "a gather of 4 GB": (lambda: wide_gather(30_000, 35_000), "GB of memory"),
+    "a gather of 10,000,000,000": (lambda: wide_gather(100_000, 100_000), "more than 2147483647 numbers"),
+    "200 settings": (lambda: different_settings(200), "a network may need 96 different kernels"),
     "20,000 nodes": (lambda: chain_of_flattens(20_000), "1? ?to? ?16384 nodes|may have 16384 nodes"),
     "2,000,000 inputs of an Add": (
         lambda: one_input_again_and_again("Add", 2_000_000, activation="linear"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support import reference
-from tests.support.networks import random_images, random_kernel, random_network
+from tests.support.networks import random_images, random_kernel, random_network, several_ends
 from tfprune import runtime
 from tfprune.runtime import machine
 from tfprune.runtime.graph import (
@@ -151,19 +151,51 @@ def test_an_image_leaves_nothing_to_the_next(size, padding):
     np.testing.assert_array_equal(model(images[::-1]), alone[::-1])
 
 
+# Settings besides the defaults.
+SETTINGS = {
+    "leaky_relu": [(0.01,), (-0.5,), (3.0,)],
+    "elu": [(0.3,)],
+    "celu": [(2.5,)],
+    "general_relu": [(0.25, 4.0, 0.0), (0.0, 5.0, 1.5), (0.1, 3e38, 2.0)],
+    "clip": [(0.0, 1.0), (-3.0, 6.5)],
+    "hard_shrink": [(2.0,)],
+    "soft_shrink": [(2.0,)],
+    "squareplus": [(0.5,)],
+    "threshold": [(1.0, -2.0)],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_activations(activation, target):
     kernel = np.eye(37, dtype=np.float32).reshape(1, 1, 37, 37)
     values = np.concatenate([np.linspace(-9, 9, 31), [0, -0.0, 1e-6, -1e-6, 95, -95]]).astype(np.float32)
+    if activation in ("log", "sqrt", "rsqrt", "reciprocal"):
+        values = np.abs(values) + np.float32(1e-3)
+    elif activation == "exponential":
+        values = values[:31]
     ones, zeros = np.ones(37, np.float32), np.zeros(37, np.float32)
-    graph = Graph((Input("image", (), (1, 1, 37), ones, zeros), Activation("act", (0,), activation)))
-    assert_agrees(graph, values.reshape(1, 1, 1, 37), target=TARGETS[target])
-    for path in ("sparse", "dense"):
-        conv = Conv("conv", (0,), kernel, zeros, activation=activation, path=path)
-        fused = Graph((graph.nodes[0], conv))
-        assert_agrees(fused, values.reshape(1, 1, 1, 37), target=TARGETS[target])
+    kernel, ones, zeros = kernel[..., : len(values), : len(values)], ones[: len(values)], zeros[: len(values)]
+    image = Input("image", (), (1, 1, len(values)), ones, zeros)
+    for settings in [(), *SETTINGS.get(activation, [])]:
+        graphs = [Graph((image, Activation("act", (0,), activation, settings)))]
+        for path in ("sparse", "dense"):
+            conv = Conv("conv", (0,), kernel, zeros, activation=activation, path=path, settings=settings)
+            graphs.append(Graph((image, conv)))
+        for graph in graphs:
+            assert_agrees(graph, values.reshape(1, 1, 1, -1), target=TARGETS[target])
+
+
+def test_logarithms_and_roots_of_all_numbers():
+    values = np.float32([0, -1, np.inf, 1e-30, 2e-38, 1, 1.5, 0.7, 2, 1e30, 3e38])
+    ones, zeros = np.ones(len(values), np.float32), np.zeros(len(values), np.float32)
+    image = Input("image", (), (1, 1, len(values)), ones, zeros)
+    for activation in ("log", "sqrt", "rsqrt"):
+        graph = Graph((image, Activation("act", (0,), activation)))
+        found = Model(graph, 1)(values.reshape(1, 1, 1, -1))
+        expected = reference.run(graph, values.reshape(1, 1, 1, -1))
+        np.testing.assert_allclose(found, expected, rtol=3e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["max", "average"])
@@ -228,12 +260,72 @@ def test_pixels_may_be_uint8():
     assert model(pixels[:0]).shape == (0, graph.shapes()[-1][2])
 
 
-@pytest.mark.parametrize("wrong", ["float64", "rows", "one image", "objects"])
+def test_several_inputs_and_outputs():
+    rng = np.random.default_rng(4)
+    graph = several_ends(rng)
+    images, signals = rng.normal(size=(5, 5, 6, 3)), rng.normal(size=(5, 6, 3))
+    images, signals = images.astype(np.float32), signals.astype(np.float32)
+    expected = reference.run_all(graph, [images, signals])
+    for threads in (1, 2):
+        model = Model(graph, threads)
+        assert model.inputs == {"image": (5, 6, 3), "signal": (6, 3)}
+        assert model.outputs == {"kind": (4,), "signal": (6, 3), "shares": (5, 6, 4)}
+        for given in ([images, signals], {"signal": signals, "image": images}):
+            found = model(given)
+            assert list(found) == list(expected)
+            for name, array in found.items():
+                np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-5)
+        assert max(model.time_nodes([images, signals], 1)) > 0
+    signals[2, 3, 1] = np.nan
+    reached = {name: np.isnan(array) for name, array in model([images, signals]).items()}
+    wanted = {name: np.isnan(array) for name, array in reference.run_all(graph, [images, signals]).items()}
+    for name, array in reached.items():
+        np.testing.assert_array_equal(array, wanted[name])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((1, 5, 6, 3), np.float32), "a list of 2 inputs. Received: 1"),
+        ([np.zeros((1, 5, 6, 3), np.float32)] * 3, "a list of 2 inputs. Received: 3"),
+        ({"image": np.zeros((1, 5, 6, 3), np.float32)}, "by the names 'image', 'signal'"),
+        ([np.zeros((1, 5, 6, 3), np.uint8), np.zeros((2, 6, 3), np.uint8)], "as many of each"),
+        ([np.zeros((1, 5, 6, 3), np.uint8), np.zeros((1, 3, 6), np.uint8)], r"\[n, 6, 3\]"),
+    ],
+)
+def test_wrong_lists_of_inputs_are_refused(given, message):
+    with pytest.raises(ValueError, match=f"`images` must be.*{message}"):
+        Model(several_ends(np.random.default_rng(4)), 1)(given)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int64", "int8", "bool", "uint16"])
+def test_numbers_that_float32_holds_are_converted(dtype):
+    rng = np.random.default_rng(4)
+    graph = random_network(rng)
+    pixels = rng.integers(0, 2 if dtype == "bool" else 100, (3, *graph.nodes[0].shape)).astype(dtype)
+    model = Model(graph, 1)
+    np.testing.assert_array_equal(model(pixels), model(pixels.astype(np.float32)))
+    if dtype in ("float64", "float16"):
+        pixels[1, 0, 0, 0] = np.nan
+        np.testing.assert_array_equal(model(pixels), model(pixels.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    "number", [np.float64(0.1), np.float64(1e300), np.int64(2**24 + 1), np.uint64(2**63 + 1)]
+)
+def test_numbers_that_float32_does_not_hold_are_refused(number):
+    graph = random_network(np.random.default_rng(5))
+    pixels = np.full((1, *graph.nodes[0].shape), number)
+    with pytest.raises(ValueError, match=r"numbers that float32 holds.*astype\(np.float32\)"):
+        Model(graph, 1)(pixels)
+
+
+@pytest.mark.parametrize("wrong", ["complex", "rows", "one image", "objects"])
 def test_wrong_images_are_refused(wrong):
     graph = random_network(np.random.default_rng(5))
     shape = graph.nodes[0].shape
     images = {
-        "float64": np.zeros((1, *shape)),
+        "complex": np.zeros((1, *shape), np.complex64),
         "rows": np.zeros((1, shape[0] + 1, *shape[1:]), np.float32),
         "one image": np.zeros(shape, np.float32),
         "objects": np.array([None]),

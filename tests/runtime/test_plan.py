@@ -63,7 +63,7 @@ def as_plain(data):
         return (data.dtype.str, data.shape, data.tobytes())
     if isinstance(data, tuple):
         return (type(data).__name__, *map(as_plain, data))
-    assert type(data) in (int, str, bool), data
+    assert type(data) in (int, float, str, bool), data
     return data
 
 

@@ -242,10 +242,11 @@ class Own(layers.Dense):
 REFUSED = {
     "class": ([layers.LayerNormalization()], "'layer_normalization", "its class is none"),
     "subclass": ([Own(3)], "(Own)", "its class is none"),
-    "operation": ([ops.exp], "(Exp)", "its class is none"),
+    "operation": ([ops.sin], "(Sin)", "its class is none"),
     "activation": ([layers.Conv2D(3, 3, activation="gelu")], "must be one of relu", "Received: gelu"),
     "own activation": ([layers.Activation(lambda x: x * x)], "must be one of relu", "Received: <lambda>"),
-    "elu": ([layers.ELU(0.5)], "`alpha` must be 1", ""),
+    "elu": ([layers.ELU(0.5)], "must be one of relu", "Received: elu"),
+    "clipping": ([lambda x: ops.clip(x, 0, 1)], "must be one of relu", "Received: clip"),
     "first": (
         [layers.GlobalAveragePooling2D(data_format="channels_first")],
         "'channels_last'",

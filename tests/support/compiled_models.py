@@ -7,6 +7,21 @@ import numpy as np
 from keras import layers
 
 from tests.support import reference
+from tfprune import runtime
+from tfprune.network.graph import input_structure
+
+_WITH_KERNELS = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+    layers.Dense,
+)
+_NORMALIZATIONS = (layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormalization)
 
 
 def randomise(model, sparsity=0.0, seed=0):
@@ -21,28 +36,53 @@ def randomise(model, sparsity=0.0, seed=0):
                 layer.beta.assign(rng.normal(size=n))
             layer.moving_mean.assign(rng.normal(size=n))
             layer.moving_variance.assign(rng.uniform(0.5, 2.0, n))
-        elif isinstance(
-            layer, layers.Conv2D | layers.DepthwiseConv2D | layers.SeparableConv2D | layers.Dense
-        ):
+        elif isinstance(layer, _NORMALIZATIONS):
+            for weight in layer.weights:
+                weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif isinstance(layer, _WITH_KERNELS):
             for weight in layer.weights:
                 value = rng.normal(size=weight.shape) * 0.3
                 if len(weight.shape) > 1:
-                    one_channel = isinstance(layer, layers.DepthwiseConv2D) or "depthwise" in weight.path
-                    fan_in = np.prod(weight.shape[: 2 if one_channel else -1])
+                    one_channel = "Depthwise" in type(layer).__name__ or "depthwise" in weight.path
+                    fan_in = np.prod(weight.shape[: -2 if one_channel else -1])
                     kept = rng.random(weight.shape) >= sparsity
                     value = rng.normal(size=weight.shape) * kept * np.sqrt(2 / fan_in)
                 weight.assign(value)
     return model
 
 
-def assert_same(model, graph, count=3, low=0, high=256):
-    """The graph and the model give the same output for random images."""
-    images = np.random.default_rng(1).uniform(low, high, (count, *model.inputs[0].shape[1:]))
-    images = images.astype(model.inputs[0].dtype)
-    expected = keras.ops.convert_to_numpy(model(images, training=False)).reshape(count, -1)
-    found = reference.run(graph, images)
-    assert expected.std(axis=0).max() > 1e-3, "the network must tell the images apart"
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+def random_inputs(model, count=3, low=0, high=256):
+    """An array for each of a model's inputs, in the order of its tensors."""
+    rng = np.random.default_rng(1)
+    return [
+        rng.uniform(low, high, (count, *tensor.shape[1:])).astype(tensor.dtype) for tensor in model.inputs
+    ]
+
+
+def outputs_of(model, inputs):
+    """A model's outputs in a list, in the order of its tensors."""
+    packed = keras.tree.pack_sequence_as(input_structure(model), list(inputs))
+    made = keras.tree.flatten(model(packed, training=False))
+    return [keras.ops.convert_to_numpy(output) for output in made]
+
+
+def assert_same(model, graph, count=3, low=0, high=256, run=reference.run_all, tolerance=1e-4):
+    """The graph and the model give the same outputs for random images."""
+    inputs = random_inputs(model, count, low, high)
+    expected = outputs_of(model, inputs)
+    assert max(output.std(axis=0).max() for output in expected) > 1e-3, "it must tell the images apart"
+    found = list(run(graph, inputs).values())
+    assert [array.shape for array in found] == [array.shape for array in expected]
+    for array, wanted in zip(found, expected, strict=True):
+        atol = tolerance * max(1.0, np.abs(wanted).max())
+        np.testing.assert_allclose(array, wanted, rtol=0, atol=atol)
+
+
+def run_in_runtime(graph, inputs):
+    """The outputs of a compiled graph, by name, from the kernels."""
+    model = runtime.Model(graph, 1)
+    made = model(inputs if len(inputs) > 1 else inputs[0])
+    return made if isinstance(made, dict) else {next(iter(model.outputs)): made}
 
 
 def kinds(graph):

@@ -10,7 +10,7 @@ START = 56
 def split(content: bytes) -> tuple[dict, bytes]:
     """The header, parsed, and the sections."""
     magic, version, header_bytes, size = struct.unpack("<8sIIQ", content[:24])
-    assert (magic, version, size) == (b"TFPRUNE\0", 1, len(content))
+    assert (magic, size) == (b"TFPRUNE\0", len(content)) and version in (1, 2)
     end = START + header_bytes
     return json.loads(content[START:end]), content[-(-end // 64) * 64 :]
 
@@ -22,7 +22,7 @@ def join(header: dict | str | bytes, sections: bytes, **changes: int) -> bytes:
     if isinstance(header, str):
         header = header.encode("utf-8", "surrogatepass")
     body = header + bytes(-(START + len(header)) % 64) + sections
-    fields = {"version": 1, "header_bytes": len(header), "size": START + len(body), **changes}
+    fields = {"version": 2, "header_bytes": len(header), "size": START + len(body), **changes}
     return seal(struct.pack("<8sIIQ", b"TFPRUNE\0", *fields.values()) + bytes(32) + body)
 
 

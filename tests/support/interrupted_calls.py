@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from tests.support.networks import random_images, random_network
-from tfprune.runtime import crew
+from tfprune.runtime import batch, crew
 from tfprune.runtime import model as model_module
 from tfprune.runtime.model import Model
 
@@ -99,7 +99,7 @@ def at_random():
 def at_every_instruction():
     """An exception before each instruction of a call, in all functions of the runtime that it enters."""
     graph, images, expected = _network()
-    files = {model_module.__file__, crew.__file__}
+    files = {model_module.__file__, batch.__file__, crew.__file__}
     for count, fresh in ((1, False), (THREADS, False), (2 * THREADS + 1, True)):
         model = Model(graph, THREADS)
         at = 0

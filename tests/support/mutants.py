@@ -18,9 +18,9 @@ import time
 import numpy as np
 
 from tests.support import damaged_files
-from tests.support.networks import random_network
+from tests.support.networks import random_network, several_ends
 from tfprune import runtime
-from tfprune.runtime.graph import ACTIVATIONS, Graph, Input
+from tfprune.runtime.graph import ACTIVATIONS, COMBINATIONS, NORMALIZED, Graph, Input
 from tfprune.runtime.machine import host
 
 # What a load may take: a limit on the network's memory; address space above what is mapped at the start;
@@ -36,9 +36,17 @@ LARGEST = 1_500_000  # bytes that an alteration may add
 COUNTS = (1, 2, 3, 10, 100, 1000, 5000)
 
 
-def taken_apart(content: bytes) -> list[dict]:
+class Nodes(list):
+    """The nodes of a file, and its outputs."""
+
+    outputs: list = []
+
+
+def taken_apart(content: bytes) -> Nodes:
     """The nodes of a file; each array has its section as `"bytes"` and no place any more."""
     header, sections = damaged_files.split(content)
+    header["nodes"] = Nodes(header["nodes"])
+    header["nodes"].outputs = header.get("outputs", [])
     for array in arrays_of(header["nodes"]):
         array["bytes"] = sections[array.pop("offset") :][: array.pop("length")]
     return header["nodes"]
@@ -56,13 +64,18 @@ def arrays_of(nodes: list) -> list[dict]:
 
 def put_together(nodes: list, rng: random.Random) -> bytes:
     """A file of such nodes; one in eight has an altered byte or piece of its header's text, or section."""
-    nodes, sections = copy.deepcopy(nodes), bytearray()
+    outputs = [dict(output) for output in nodes.outputs]
+    for output in outputs:
+        if rng.random() < 0.1:
+            output[rng.choice(("node", "shape"))] = rng.choice((0, 1, -1, 10**6, [2], [-1, -2], [], "a"))
+    header = {"outputs": outputs} if outputs or rng.random() < 0.05 else {}
+    nodes, sections = copy.deepcopy(list(nodes)), bytearray()
     for array in arrays_of(nodes):
         section = array.pop("bytes", b"")
         sections += bytes(-len(sections) % 64)
         array.update(offset=len(sections), length=len(section))
         sections += section
-    text = bytearray(json.dumps({"nodes": nodes}, separators=(",", ":")).encode())
+    text = bytearray(json.dumps({"nodes": nodes, **header}, separators=(",", ":")).encode())
     damage = rng.randrange(24)
     if damage == 0:
         text[rng.randrange(len(text))] = rng.randrange(256)
@@ -92,9 +105,23 @@ def alter_number(nodes: list, rng: random.Random) -> None:
 
 def alter_choice(nodes: list, rng: random.Random) -> None:
     node = any_node(nodes, rng)
-    choices = {"activation": ACTIVATIONS, "path": ("sparse", "dense"), "kind": ("max", "average")}
+    choices = {"activation": tuple(ACTIVATIONS), "path": ("sparse", "dense"), "kind": ("max", "average")}
+    choices |= {
+        "operation": COMBINATIONS,
+        "over": NORMALIZED,
+        "centered": (True, False),
+        "axis": (0, 1, 2, 3),
+    }
     for key in choices.keys() & node.keys():
         node[key] = rng.choice(choices[key])
+
+
+def alter_settings(nodes: list, rng: random.Random) -> None:
+    node = any_node(nodes, rng, "Conv", "Add", "Activation")
+    if node:
+        name = rng.choice([name for name, defaults in ACTIVATIONS.items() if defaults])
+        settings = [rng.choice((0.0, -1.0, 0.5, 1e-30, 3e38, 1e39, -1e300)) for _ in ACTIVATIONS[name]]
+        node |= {"activation": name, "settings": settings}
 
 
 def alter_array(nodes: list, rng: random.Random) -> None:
@@ -139,6 +166,41 @@ def widen(nodes: list, rng: random.Random) -> None:
         ]
 
 
+def regather(nodes: list, rng: random.Random) -> None:
+    """A `Gather` of longer or shorter lists, or of other places; or one more."""
+    if rng.random() < 0.3:
+        at = rng.randrange(len(nodes))
+        lists = {key: [0] * rng.choice((1, 2, 100, 5000)) for key in ("rows", "columns", "channels")}
+        insert(nodes, at + 1, [{"type": "Gather", "name": "more", "inputs": [at], **lists}])
+        return
+    node = any_node(nodes, rng, "Gather")
+    if node:
+        key = rng.choice(["rows", "columns", "channels"])
+        most = max(1, LARGEST // 4 // len(node[key]))
+        node[key] = rng.choice(
+            (
+                node[key] * min(rng.choice(COUNTS), most),
+                [place + rng.choice((-1, 0, 1, 2)) for place in node[key]],
+                [rng.choice(NUMBERS) for _ in node[key]],
+                node[key][: rng.randrange(len(node[key]) + 1)],
+            )
+        )
+
+
+def other_ends(nodes: list, rng: random.Random) -> None:
+    """More images, of other shapes for the caller."""
+    image = nodes[0]
+    if rng.random() < 0.5:
+        image["given"] = [rng.choice(NUMBERS[:12]) for _ in range(rng.randrange(10))]
+    elif rng.random() < 0.5:
+        image["given"] = [int(np.prod(image["shape"]))]
+    else:
+        copies = [
+            {**copy.deepcopy(image), "name": f"image {index}"} for index in range(rng.choice((1, 2, 300)))
+        ]
+        insert(nodes, 1, copies)
+
+
 def enlarge_image(nodes: list, rng: random.Random) -> None:
     nodes[0]["shape"][:2] = rng.choice(NUMBERS[1:16]), rng.choice(NUMBERS[1:16])
 
@@ -164,6 +226,8 @@ def insert(nodes: list, at: int, new: list[dict]) -> None:
     """Puts nodes before another, and lets later nodes name what they named."""
     for node in nodes:
         node["inputs"] = [source + len(new) * (source >= at) for source in node["inputs"]]
+    for output in nodes.outputs:
+        output["node"] += len(new) * (output["node"] >= at)
     nodes[at:at] = new
 
 
@@ -218,10 +282,13 @@ def cut(nodes: list, rng: random.Random) -> None:
 ALTERATIONS = (
     alter_number,
     alter_choice,
+    alter_settings,
     alter_array,
     empty_kernel,
     widen,
     enlarge_image,
+    regather,
+    other_ends,
     rewire,
     repeat_inputs,
     chain,
@@ -253,6 +320,8 @@ def sound_files(folder: pathlib.Path) -> list[bytes]:
     for seed in range(6):
         runtime.write_file(random_network(np.random.default_rng(seed), extra=seed), path)
         yield path.read_bytes()
+    runtime.write_file(several_ends(np.random.default_rng(6)), path)
+    yield path.read_bytes()
 
 
 def main(folder: str, seed: str, count: str) -> None:
@@ -285,7 +354,7 @@ def main(folder: str, seed: str, count: str) -> None:
         seconds = time.process_time() - before
         slowest = max(slowest, (seconds / max(1.0, len(content) / 1e6), f"{outcome}, {len(content)} bytes"))
         if model is not None and model.memory_bytes < CALLED_BYTES:
-            model(np.ones((1, *model.graph.nodes[0].shape), np.float32))
+            model({name: np.ones((1, *shape), np.float32) for name, shape in model.inputs.items()})
             outcome = "called"
         outcomes[outcome] += 1
     print(json.dumps({**outcomes, "slowest": slowest}))

@@ -6,19 +6,27 @@ from tfprune.runtime.graph import (
     ACTIVATIONS,
     Activation,
     Add,
+    Combine,
     Concatenate,
+    Constant,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
     Multiply,
     Node,
+    Normalize,
+    Output,
     Pool,
     Shape,
 )
 
-ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "softmax")
+# Those of version 1 of the file format, and all that are continuous and make no value much larger.
+_FIRST = tuple(ACTIVATIONS)[:11]
+_WILD = ("softmax", "exponential", "hard_shrink", "log", "reciprocal", "rsqrt", "sqrt", "square", "threshold")
+ELEMENTWISE = tuple(name for name in ACTIVATIONS if name not in _WILD)
 
 
 def random_kernel(rng: np.random.Generator, shape: tuple[int, int, int, int], sparsity: float) -> np.ndarray:
@@ -37,7 +45,11 @@ def random_images(rng: np.random.Generator, graph: Graph, count: int, dtype: str
 
 
 def random_network(
-    rng: np.random.Generator, extra: int = 4, sparsity: float | None = None, largest: int = 9
+    rng: np.random.Generator,
+    extra: int = 4,
+    sparsity: float | None = None,
+    largest: int = 9,
+    version: int = 2,
 ) -> Graph:
     """A valid graph with at least one node of every kind, and a vector of 2 to 6 classes at its end.
 
@@ -46,13 +58,37 @@ def random_network(
         extra: Random operations besides one of each kind.
         sparsity: Of every kernel; `None`: another one for each.
         largest: The largest height and width of the image.
+        version: That of a file that may hold it, or a later one.
     """
-    return _Builder(rng, sparsity, largest).build(extra)
+    return _Builder(rng, sparsity, largest, version).build(extra)
+
+
+def several_ends(rng: np.random.Generator) -> Graph:
+    """A graph of an image and a signal, with a vector, a signal and an image as its outputs."""
+    ones = np.ones(3, np.float32)
+    nodes = (
+        Input("image", (), (5, 6, 3), ones, 0 * ones),
+        Input("signal", (), (1, 6, 3), ones, 0 * ones, (6, 3)),
+        Gather("rows", (1,), (0,) * 5, tuple(range(0, 18, 3)), (0, 1, 2)),
+        Combine("larger", (0, 2), "maximum"),
+        Conv(
+            "conv", (3,), random_kernel(rng, (3, 3, 3, 4), 0.5), np.ones(4, np.float32), padding=(1, 1, 1, 1)
+        ),
+        Activation("shares", (4,), "softmax"),
+        Flatten("flat image", (5,)),
+        GlobalPool("kind", (4,), "max"),
+        Flatten("flat signal", (1,)),
+    )
+    outputs = (Output("kind", 7, (4,)), Output("signal", 8, (6, 3)), Output("shares", 6, (5, 6, 4)))
+    return Graph(nodes, outputs)
 
 
 class _Builder:
-    def __init__(self, rng: np.random.Generator, sparsity: float | None, largest: int):
+    def __init__(self, rng: np.random.Generator, sparsity: float | None, largest: int, version: int):
         self.rng = rng
+        self.version = version
+        if version > 1:  # A few: each is code to compile, in each kind of kernel.
+            self.functions = [str(name) for name in rng.choice(ELEMENTWISE, 5, replace=False)]
         self.sparsity = sparsity
         channels = self.pick(1, 4)
         self.nodes: list[Node] = []
@@ -70,6 +106,8 @@ class _Builder:
     def build(self, extra: int) -> Graph:
         kinds = [self.conv, self.residual, self.grouped, self.depthwise, self.pool, self.add, self.multiply]
         kinds += [self.scale, self.concatenate, self.activation]
+        if self.version > 1:
+            kinds += [self.combine, self.gather, self.joined, self.constant, self.normalize, self.shares]
         kinds += [kinds[self.rng.integers(len(kinds))] for _ in range(extra)]
         for index in self.rng.permutation(len(kinds)):
             kinds[index]()
@@ -122,6 +160,18 @@ class _Builder:
     def bias(self, filters: int) -> np.ndarray:
         return self.rng.normal(0, 0.5, filters).astype(np.float32)
 
+    def function(self) -> dict:
+        """An activation, and settings that it may have."""
+        if self.version == 1:
+            return {"activation": self.choice(*_FIRST)}
+        name = self.choice(*self.functions)
+        settings = tuple(float(number) for number in self.rng.uniform(0.1, 1.5, len(ACTIVATIONS[name])))
+        if name == "general_relu":
+            settings = (settings[0], 2 * settings[1], 0.0)
+        elif name == "clip":
+            settings = (-settings[0], settings[1])
+        return {"activation": name, "settings": settings if self.pick(0, 1) else ()}
+
     def window(self, source: int, largest: int) -> dict:
         """A random window that fits a value: its size, strides and padding."""
         height, width, _ = self.shapes[source]
@@ -152,7 +202,7 @@ class _Builder:
                 self.bias(filters),
                 dilation=dilation,
                 groups=groups,
-                activation=self.choice(*ELEMENTWISE),
+                **self.function(),
                 path=self.choice("sparse", "dense"),
                 costs={"sparse": float(self.pick(1, 99)), "dense": 2.5} if self.pick(0, 1) else {},
                 **window,
@@ -184,7 +234,7 @@ class _Builder:
                 self.kernel(size, size, self.shapes[source][2], filters),
                 self.bias(filters),
                 padding=(size // 2,) * 4,
-                activation=self.choice(*ELEMENTWISE),
+                **self.function(),
                 path=self.choice("sparse", "dense"),
             )
         )
@@ -205,7 +255,7 @@ class _Builder:
     def add(self) -> None:
         source = self.any()
         sources = (source, *(self.like(source) for _ in range(self.pick(1, 2))))
-        self.append(Add(self.name("add"), sources, self.choice(*ELEMENTWISE)))
+        self.append(Add(self.name("add"), sources, **self.function()))
 
     def multiply(self) -> None:
         # A factor of at most 1: products of products would leave float32's range.
@@ -225,5 +275,69 @@ class _Builder:
         if sum(self.shapes[i][2] for i in sources) <= 40:
             self.append(Concatenate(self.name("concatenate"), sources))
 
+    def combine(self) -> None:
+        """With another value of the shape, a number for each channel, for each pixel, or for all."""
+        source = self.any()
+        channels = self.shapes[source][2]
+        kind = self.choice("same", "channel", "pixel", "one")
+        if kind == "same":
+            other = self.like(source)
+        elif kind == "pixel":
+            plane = self.kernel(1, 1, channels, 1)
+            other = self.append(Conv(self.name("plane"), (source,), plane, self.bias(1)))
+        else:
+            vector = self.append(GlobalPool(self.name("vector"), (source,), "average"))
+            weights = self.kernel(1, 1, channels, channels if kind == "channel" else 1)
+            bias = self.bias(weights.shape[3])
+            other = self.append(Conv(self.name("numbers"), (vector,), weights, bias))
+        other = self.append(Activation(self.name("bounded"), (other,), "tanh"))
+        operation = self.choice("add", "multiply", "maximum", "minimum")
+        self.append(Combine(self.name("combine"), (source, other), operation))
+
+    def gather(self) -> None:
+        """Some of the rows, columns and channels, in any order; perhaps with the axes permuted."""
+        source = self.any()
+        shape = self.shapes[source]
+        steps = (shape[1] * shape[2], shape[2], 1)
+        axes = self.choice((0, 1, 2), (0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 1, 0))
+        places = []
+        for axis in axes:
+            most = min(2 * shape[axis], 24)
+            indices = self.choice(
+                np.arange(shape[axis]),
+                np.arange(shape[axis])[::-1],
+                np.arange(self.pick(1, shape[axis])),
+                self.rng.integers(shape[axis], size=self.pick(1, most)),
+            )
+            places.append(tuple(int(index) * steps[axis] for index in indices))
+        if np.prod([len(axis) for axis in places]) <= 4000:
+            self.append(Gather(self.name("gather"), (source,), *places))
+
+    def joined(self) -> None:
+        """Two values one below the other, or one beside the other."""
+        source = self.any()
+        axis = self.pick(0, 1)
+        shape = list(self.shapes[source])
+        if np.prod(shape) <= 2000:
+            self.append(Concatenate(self.name("joined"), (source, self.like(source)), axis))
+
+    def constant(self) -> None:
+        source = self.any()
+        values = self.rng.normal(size=self.shapes[source]).astype(np.float32)
+        constant = self.append(Constant(self.name("constant"), (), values))
+        self.append(Add(self.name("add"), (source, constant), **self.function()))
+
+    def normalize(self) -> None:
+        source = self.any()
+        channels = self.shapes[source][2]
+        groups = self.choice(*(g for g in range(1, channels + 1) if channels % g == 0))
+        over = self.choice("pixel", "image")
+        scale = self.rng.uniform(0.5, 1.5, channels).astype(np.float32)
+        options = {"epsilon": 0.1, "scale": scale, "shift": self.bias(channels)}
+        self.append(Normalize(self.name("norm"), (source,), over, groups, bool(self.pick(0, 1)), **options))
+
+    def shares(self) -> None:
+        self.append(Activation(self.name("shares"), (self.any(),), "softmax"))
+
     def activation(self) -> None:
-        self.append(Activation(self.name("activation"), (self.any(),), self.choice(*ELEMENTWISE)))
+        self.append(Activation(self.name("activation"), (self.any(),), **self.function()))

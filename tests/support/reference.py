@@ -5,16 +5,21 @@ import math
 import numpy as np
 
 from tfprune.runtime.graph import (
+    ACTIVATIONS,
     Activation,
     Add,
+    Combine,
     Concatenate,
+    Constant,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
     Multiply,
     Node,
+    Normalize,
     Pool,
 )
 
@@ -31,19 +36,31 @@ def run(graph: Graph, images: np.ndarray) -> np.ndarray:
     Returns:
         float64 `[n, classes]`.
     """
-    return run_nodes(graph, images)[-1][:, 0, 0, :]
+    (output,) = run_all(graph, [images]).values()
+    return output
 
 
-def run_nodes(graph: Graph, images: np.ndarray) -> list[np.ndarray]:
+def run_all(graph: Graph, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """The network's outputs by name, float64 `[n, ...]`, from an array for each input."""
+    values = run_nodes(graph, inputs)
+    shapes = graph.shapes()
+    return {result.name: values[result.node].reshape(-1, *result.shape) for result in graph.results(shapes)}
+
+
+def run_nodes(graph: Graph, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """The value of every node, float64 `[n, height, width, channels]` each."""
     shapes = graph.shapes()
     values: list[np.ndarray] = []
-    for node, shape in zip(graph.nodes, shapes, strict=True):
-        inputs = (
-            [values[source] for source in node.inputs] if node.inputs else [np.asarray(images, np.float64)]
-        )
+    images = len(arrays[0])
+    for index, (node, shape) in enumerate(zip(graph.nodes, shapes, strict=True)):
+        if isinstance(node, Input):
+            inputs = [np.asarray(arrays[index], np.float64).reshape(images, *node.shape)]
+        elif isinstance(node, Constant):
+            inputs = [np.repeat(node.value[None].astype(np.float64), images, axis=0)]
+        else:
+            inputs = [values[source] for source in node.inputs]
         value = compute(node, inputs)
-        assert value.shape == (len(images), *shape), (node.name, value.shape, shape)
+        assert value.shape == (images, *shape), (node.name, value.shape, shape)
         values.append(value)
     return values
 
@@ -56,20 +73,37 @@ def compute(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
             return first * node.scale.astype(np.float64) + node.shift.astype(np.float64)
         case Conv():
             value = convolve(first, node) + node.bias.astype(np.float64)
-            return activate(value + inputs[1] if len(inputs) == 2 else value, node.activation)
+            return activate(value + inputs[1] if len(inputs) == 2 else value, node.activation, node.settings)
         case Pool():
             return pool(first, node)
         case GlobalPool():
             reduce = np.max if node.kind == "max" else np.mean
             return reduce(first, axis=(1, 2), keepdims=True)
         case Add():
-            return activate(sum(inputs[1:], first), node.activation)
+            return activate(sum(inputs[1:], first), node.activation, node.settings)
         case Multiply():
             return first * inputs[1]
+        case Combine():
+            combined = {"add": np.add, "multiply": np.multiply, "maximum": np.maximum, "minimum": np.minimum}
+            return combined[node.operation](first, inputs[1])
+        case Constant():
+            return first
+        case Gather():
+            flat = first.reshape(len(first), -1)
+            rows, columns, channels = map(np.array, (node.rows, node.columns, node.channels))
+            return flat[:, rows[:, None, None] + columns[:, None] + channels]
+        case Normalize():
+            groups = first.reshape(*first.shape[:3], node.groups, -1)
+            axes = (4,) if node.over == "pixel" else (1, 2, 4)
+            if node.centered:
+                groups = groups - groups.mean(axis=axes, keepdims=True)
+            variance = (groups**2).mean(axis=axes, keepdims=True)
+            normal = (groups / np.sqrt(variance + node.epsilon)).reshape(first.shape)
+            return normal * node.scale.astype(np.float64) + node.shift.astype(np.float64)
         case Concatenate():
-            return np.concatenate(inputs, axis=-1)
+            return np.concatenate(inputs, axis=1 + node.axis)
         case Activation():
-            return activate(first, node.activation)
+            return activate(first, node.activation, node.settings)
         case Flatten():
             return first.reshape(len(first), 1, 1, -1)
     raise TypeError(f"unknown node {node}")
@@ -121,7 +155,8 @@ def pool(value: np.ndarray, node: Pool) -> np.ndarray:
     return seen.sum(axis=0) / sum(windows_of(taken, tap, node.strides, counts) for tap in taps)
 
 
-def activate(x: np.ndarray, activation: str) -> np.ndarray:
+def activate(x: np.ndarray, activation: str, settings: tuple[float, ...] = ()) -> np.ndarray:
+    settings = settings or ACTIVATIONS[activation]
     match activation:
         case "linear":
             return x
@@ -130,9 +165,61 @@ def activate(x: np.ndarray, activation: str) -> np.ndarray:
         case "relu6":
             return np.clip(x, 0, 6)
         case "leaky_relu":
-            return np.where(x >= 0, x, 0.2 * x)
+            return np.where(x >= 0, x, settings[0] * x)
         case "elu":
-            return np.where(x >= 0, x, np.expm1(np.minimum(x, 0)))
+            return np.where(x >= 0, x, settings[0] * np.expm1(np.minimum(x, 0)))
+        case "celu":
+            return np.maximum(x, 0) + settings[0] * np.expm1(np.minimum(x, 0) / settings[0])
+        case "selu":
+            return 1.0507009873554805 * activate(x, "elu", (1.6732632423543772,))
+        case "general_relu":
+            slope, largest, threshold = settings
+            kept = np.where(x <= threshold, 0, x)
+            return np.minimum(kept, largest) - slope * np.maximum(threshold - x, 0)
+        case "clip":
+            return np.clip(x, *settings)
+        case "abs":
+            return np.abs(x)
+        case "exponential":
+            return np.exp(np.minimum(x, 88))
+        case "gelu_tanh":
+            return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        case "hard_shrink":
+            return np.where(np.abs(x) <= settings[0], 0, x)
+        case "soft_shrink":
+            return x - np.clip(x, -settings[0], settings[0])
+        case "tanh_shrink":
+            return x - np.tanh(x)
+        case "threshold":
+            return np.where(x <= settings[0], settings[1], x)
+        case "log":
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.log(x)
+        case "softplus":
+            return np.logaddexp(x, 0)
+        case "log_sigmoid":
+            return -np.logaddexp(-x, 0)
+        case "mish":
+            return x * np.tanh(np.logaddexp(x, 0))
+        case "reciprocal":
+            with np.errstate(divide="ignore"):
+                return 1 / x
+        case "sqrt":
+            with np.errstate(invalid="ignore"):
+                return np.sqrt(x)
+        case "rsqrt":
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return 1 / np.sqrt(x)
+        case "softsign":
+            return x / (1 + np.abs(x))
+        case "sparse_plus":
+            return np.where(x > 1, x, np.maximum(x + 1, 0) ** 2 / 4)
+        case "sparse_sigmoid":
+            return np.clip((x + 1) / 2, 0, 1)
+        case "square":
+            return x * x
+        case "squareplus":
+            return (x + np.sqrt(x * x + settings[0])) / 2
         case "sigmoid":
             return 0.5 * (1 + np.tanh(x / 2))
         case "hard_sigmoid":

@@ -99,6 +99,8 @@ class Peer(Contender):
         """Makes the runtime's file from the graph."""
         if graph is None:
             raise NotExportedError(f"needs {OURS}, which was not exported")
+        if graph.outputs or len(graph.inputs) > 1 or graph.inputs[0].given:
+            raise NotExportedError("is timed with networks of one image that give one vector")
         return self.convert(graph, work, str(example.dtype))
 
     @abc.abstractmethod

@@ -7,23 +7,41 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tfprune.runtime.graph import (
+    ACTIVATIONS,
     Activation,
     Add,
+    Combine,
     Concatenate,
+    Constant,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
     Multiply,
     Node,
+    Normalize,
     Pool,
     nonnegative_values,
 )
 
 _OPSET = 17
 _IR_VERSION = 8
-_PLAIN = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "hard_silu": "HardSwish"}
+_COMBINATIONS = {"add": "Add", "multiply": "Mul", "maximum": "Max", "minimum": "Min"}
+_PLAIN = {
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "hard_silu": "HardSwish",
+    "abs": "Abs",
+    "exponential": "Exp",
+    "log": "Log",
+    "reciprocal": "Reciprocal",
+    "softplus": "Softplus",
+    "softsign": "Softsign",
+    "sqrt": "Sqrt",
+}
 
 
 def to_onnx(graph: Graph, image_type: str = "uint8") -> onnx.ModelProto:
@@ -67,6 +85,7 @@ class _Writer:
         self.constants: list[onnx.TensorProto] = []
         self._image_type = image_type
         self._nonnegative = nonnegative_values(graph)
+        self._shapes = graph.shapes()
 
     def constant(self, array: np.ndarray) -> str:
         """Adds a constant and returns its name."""
@@ -94,13 +113,22 @@ class _Writer:
             case GlobalPool():
                 return self.emit(f"Global{'Max' if node.kind == 'max' else 'Average'}Pool", inputs)
             case Add():
-                return self._activate(self._sum(inputs), node.activation)
+                return self._activate(self._sum(inputs), node)
             case Multiply():
                 return self.emit("Mul", inputs)
+            case Combine():
+                return self.emit(_COMBINATIONS[node.operation], inputs)
+            case Constant():
+                zeros = self.emit("Mul", [self._batch(), self._number(0)])
+                return self.emit("Add", [zeros, self.constant(node.value.transpose(2, 0, 1)[None])])
             case Concatenate():
-                return self.emit("Concat", inputs, axis=1)
+                return self.emit("Concat", inputs, axis=(2, 3, 1)[node.axis])
+            case Gather():
+                return self._gather(node, inputs[0])
+            case Normalize():
+                return self._normalize(node, inputs[0])
             case Activation():
-                return self._activate(inputs[0], node.activation)
+                return self._activate(inputs[0], node)
             case Flatten():
                 rows_first = self.emit("Transpose", inputs, perm=[0, 2, 3, 1])
                 return self.emit("Reshape", [rows_first, self.constant(np.array([0, -1, 1, 1]))])
@@ -125,7 +153,7 @@ class _Writer:
             dilations=list(node.dilation),
             group=node.groups,
         )
-        return self._activate(self._sum([value, *inputs[1:]]), node.activation)
+        return self._activate(self._sum([value, *inputs[1:]]), node)
 
     def _pool(self, node: Pool, value: str) -> str:
         window = {"kernel_shape": list(node.size), "strides": list(node.strides)}
@@ -144,23 +172,96 @@ class _Writer:
             pads = [0, 0, 0, 0]
         return self.emit("MaxPool", [value], pads=pads, **window)
 
+    def _batch(self) -> str:
+        """Returns a number of each image, `[n, 1, 1, 1]`."""
+        image = "image"
+        if self._image_type != "float32":
+            image = self.emit("Cast", [image], to=TensorProto.FLOAT)
+        return self.emit("ReduceMax", [image], axes=[1, 2, 3])
+
+    def _gather(self, node: Gather, value: str) -> str:
+        rows, columns, channels = map(np.array, (node.rows, node.columns, node.channels))
+        places = rows[:, None] + columns + channels[:, None, None]
+        flat = self.emit("Transpose", [value], perm=[0, 2, 3, 1])
+        flat = self.emit("Reshape", [flat, self.constant(np.array([0, -1]))])
+        return self.emit("Gather", [flat, self.constant(places)], axis=1)
+
+    def _normalize(self, node: Normalize, value: str) -> str:
+        channels = len(node.scale)
+        split = [0, node.groups, channels // node.groups, *self._shapes[node.inputs[0]][:2]]
+        x = self.emit("Reshape", [value, self.constant(np.array(split))])
+        axes = [2] if node.over == "pixel" else [2, 3, 4]
+        if node.centered:
+            x = self.emit("Sub", [x, self.emit("ReduceMean", [x], axes=axes)])
+        variance = self.emit("ReduceMean", [self.emit("Mul", [x, x])], axes=axes)
+        deviation = self.emit("Sqrt", [self.emit("Add", [variance, self._number(node.epsilon)])])
+        x = self.emit("Div", [x, deviation])
+        x = self.emit("Reshape", [x, self.constant(np.array([0, channels, *split[3:]]))])
+        x = self.emit("Mul", [x, self.constant(node.scale.reshape(1, -1, 1, 1))])
+        return self.emit("Add", [x, self.constant(node.shift.reshape(1, -1, 1, 1))])
+
     def _sum(self, values: list[str]) -> str:
         total = values[0]
         for value in values[1:]:
             total = self.emit("Add", [total, value])
         return total
 
-    def _activate(self, value: str, activation: str) -> str:
+    def _activate(self, value: str, node: Conv | Add | Activation) -> str:
+        activation = node.activation
+        settings = node.settings or ACTIVATIONS[activation]
         match activation:
             case "linear":
                 return value
             case "relu6":
-                bounds = [self.constant(np.array(bound, np.float32)) for bound in (0, 6)]
-                return self.emit("Clip", [value, *bounds])
+                return self._clip(value, 0, 6)
             case "leaky_relu":
-                return self.emit("LeakyRelu", [value], alpha=0.2)
+                return self.emit("LeakyRelu", [value], alpha=settings[0])
             case "elu":
-                return self.emit("Elu", [value], alpha=1.0)
+                return self.emit("Elu", [value], alpha=settings[0])
+            case "celu":
+                return self.emit("Celu", [value], alpha=settings[0])
+            case "selu":
+                return self.emit("Selu", [value], alpha=1.6732632423543772, gamma=1.0507009873554805)
+            case "clip":
+                return self._clip(value, *settings)
+            case "mish":
+                return self.emit("Mul", [value, self.emit("Tanh", [self.emit("Softplus", [value])])])
+            case "gelu_tanh":
+                cubed = self.emit("Mul", [self.emit("Mul", [value, value]), value])
+                inner = self.emit("Add", [value, self.emit("Mul", [cubed, self._number(0.044715)])])
+                twice = self.emit("Mul", [inner, self._number(2 * np.sqrt(2 / np.pi))])
+                return self.emit("Mul", [value, self.emit("Sigmoid", [twice])])
+            case "general_relu":
+                slope, largest, threshold = map(self._number, settings)
+                above = self.emit("Greater", [value, threshold])
+                above = self.emit("Min", [self.emit("Where", [above, value, self._number(0)]), largest])
+                below = self.emit("Relu", [self.emit("Sub", [threshold, value])])
+                return self.emit("Sub", [above, self.emit("Mul", [below, slope])])
+            case "threshold":
+                above = self.emit("Greater", [value, self._number(settings[0])])
+                return self.emit("Where", [above, value, self._number(settings[1])])
+            case "hard_shrink" | "soft_shrink":
+                bias = settings[0] if activation == "soft_shrink" else 0.0
+                return self.emit("Shrink", [value], lambd=settings[0], bias=bias)
+            case "tanh_shrink":
+                return self.emit("Sub", [value, self.emit("Tanh", [value])])
+            case "log_sigmoid":
+                return self.emit("Neg", [self.emit("Softplus", [self.emit("Neg", [value])])])
+            case "rsqrt":
+                return self.emit("Reciprocal", [self.emit("Sqrt", [value])])
+            case "sparse_plus":
+                half = self.emit("Relu", [self.emit("Add", [value, self._number(1)])])
+                bend = self.emit("Mul", [self.emit("Mul", [half, half]), self._number(0.25)])
+                return self.emit("Where", [self.emit("Greater", [value, self._number(1)]), value, bend])
+            case "sparse_sigmoid":
+                half = self.emit("Mul", [self.emit("Add", [value, self._number(1)]), self._number(0.5)])
+                return self._clip(half, 0, 1)
+            case "square":
+                return self.emit("Mul", [value, value])
+            case "squareplus":
+                squared = self.emit("Add", [self.emit("Mul", [value, value]), self._number(settings[0])])
+                total = self.emit("Add", [value, self.emit("Sqrt", [squared])])
+                return self.emit("Mul", [total, self._number(0.5)])
             case "hard_sigmoid":
                 return self.emit("HardSigmoid", [value], alpha=1 / 6, beta=0.5)
             case "silu":
@@ -175,6 +276,9 @@ class _Writer:
             case "softmax":
                 return self.emit("Softmax", [value], axis=1)
         return self.emit(_PLAIN[activation], [value])
+
+    def _clip(self, value: str, least: float, largest: float) -> str:
+        return self.emit("Clip", [value, self._number(least), self._number(largest)])
 
     def _number(self, number: float) -> str:
         return self.constant(np.array(number, np.float32))

@@ -7,16 +7,21 @@ import torch
 from torch.nn import functional
 
 from tfprune.runtime.graph import (
+    ACTIVATIONS,
     Activation,
     Add,
+    Combine,
     Concatenate,
+    Constant,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
     Multiply,
     Node,
+    Normalize,
     Pool,
     nonnegative_values,
 )
@@ -24,8 +29,8 @@ from tfprune.runtime.graph import (
 _IN_PLACE = {
     "relu": torch.relu_,
     "relu6": lambda x: functional.relu6(x, inplace=True),
-    "leaky_relu": lambda x: functional.leaky_relu(x, 0.2, inplace=True),
-    "elu": lambda x: functional.elu(x, inplace=True),
+    "leaky_relu": lambda x, slope: functional.leaky_relu(x, slope, inplace=True),
+    "elu": lambda x, alpha: functional.elu(x, alpha, inplace=True),
     "sigmoid": torch.sigmoid_,
     "hard_sigmoid": lambda x: functional.hardsigmoid(x, inplace=True),
     "tanh": torch.tanh_,
@@ -33,6 +38,31 @@ _IN_PLACE = {
     "hard_silu": lambda x: functional.hardswish(x, inplace=True),
     "gelu": functional.gelu,
     "softmax": lambda x: torch.softmax(x, dim=1),
+    "general_relu": lambda x, slope, largest, threshold: (
+        torch.where(x > threshold, x, 0).clamp(max=largest) - slope * torch.relu(threshold - x)
+    ),
+    "clip": lambda x, least, largest: x.clamp_(least, largest),
+    "abs": torch.abs_,
+    "celu": lambda x, alpha: functional.celu(x, alpha, inplace=True),
+    "exponential": torch.exp_,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "hard_shrink": functional.hardshrink,
+    "log": torch.log_,
+    "log_sigmoid": functional.logsigmoid,
+    "mish": lambda x: functional.mish(x, inplace=True),
+    "reciprocal": torch.reciprocal_,
+    "rsqrt": torch.rsqrt_,
+    "selu": lambda x: functional.selu(x, inplace=True),
+    "soft_shrink": functional.softshrink,
+    "softplus": functional.softplus,
+    "softsign": functional.softsign,
+    "sparse_plus": lambda x: torch.where(x > 1, x, 0.25 * torch.relu(x + 1) ** 2),
+    "sparse_sigmoid": lambda x: ((x + 1) * 0.5).clamp_(0, 1),
+    "sqrt": torch.sqrt_,
+    "square": torch.square_,
+    "squareplus": lambda x, added: (x + torch.sqrt(x * x + added)) / 2,
+    "tanh_shrink": functional.tanhshrink,
+    "threshold": lambda x, threshold, below: functional.threshold(x, threshold, below, inplace=True),
 }
 
 
@@ -52,6 +82,7 @@ def to_torch(graph: Graph) -> list[dict[str, Any]]:
     program = []
     for index, node in enumerate(graph.nodes):
         step = {"inputs": list(node.inputs), "activation": getattr(node, "activation", "linear")}
+        step["settings"] = list(getattr(node, "settings", ()) or ACTIVATIONS[step["activation"]])
         step["done"] = [source for source in sorted(set(node.inputs)) if last_use[source] == index]
         input_shape = shapes[node.inputs[0]] if node.inputs else ()
         free_zeros = bool(node.inputs) and nonnegative[node.inputs[0]]
@@ -91,7 +122,7 @@ class TorchNetwork(torch.nn.Module):
                 values[0] = value
             for source in step["done"]:
                 values[source] = None
-        return values[-1].flatten(1)
+        return values[-1].flatten(1).expand(len(images), -1)
 
 
 def _step(node: Node, input_shape: tuple[int, ...], free_zeros: bool) -> dict[str, Any]:
@@ -119,8 +150,26 @@ def _step(node: Node, input_shape: tuple[int, ...], free_zeros: bool) -> dict[st
             return {"op": "add"}
         case Multiply():
             return {"op": "multiply"}
+        case Combine():
+            return {"op": f"combine_{node.operation}"}
+        case Constant():
+            return {"op": "constant", "value": torch.from_numpy(node.value.transpose(2, 0, 1)[None].copy())}
         case Concatenate():
-            return {"op": "concatenate"}
+            return {"op": "concatenate", "dim": (2, 3, 1)[node.axis]}
+        case Gather():
+            rows, columns, channels = map(np.array, (node.rows, node.columns, node.channels))
+            places = rows[:, None] + columns + channels[:, None, None]
+            return {"op": "gather", "places": torch.from_numpy(places)}
+        case Normalize():
+            return {
+                "op": "normalize",
+                "scale": _channels(node.scale),
+                "shift": _channels(node.shift),
+                "groups": node.groups,
+                "dims": [2] if node.over == "pixel" else [2, 3, 4],
+                "centered": node.centered,
+                "epsilon": node.epsilon,
+            }
         case Activation():
             return {"op": "activation"}
         case Flatten():
@@ -167,7 +216,7 @@ def _channels(vector: np.ndarray) -> torch.Tensor:
 
 
 def _compute(step: dict[str, Any], inputs: list[torch.Tensor]) -> torch.Tensor:
-    value = inputs[0]
+    value = inputs[0] if inputs else step["value"]
     match step["op"]:
         case "input":
             return value * step["scale"] + step["shift"]
@@ -203,14 +252,34 @@ def _compute(step: dict[str, Any], inputs: list[torch.Tensor]) -> torch.Tensor:
                 value.add_(other)
         case "multiply":
             return value * inputs[1]
+        case "combine_maximum":
+            return torch.maximum(value, inputs[1])
+        case "combine_minimum":
+            return torch.minimum(value, inputs[1])
+        case "combine_add":
+            return value + inputs[1]
+        case "combine_multiply":
+            return value * inputs[1]
+        case "constant":
+            return value
         case "concatenate":
-            return torch.cat(inputs, dim=1)
+            size = max(len(each) for each in inputs)
+            return torch.cat([each.expand(size, -1, -1, -1) for each in inputs], dim=step["dim"])
+        case "gather":
+            return value.permute(0, 2, 3, 1).reshape(len(value), -1)[:, step["places"]]
+        case "normalize":
+            groups = value.reshape(len(value), step["groups"], -1, *value.shape[2:])
+            if step["centered"]:
+                groups = groups - groups.mean(step["dims"], keepdim=True)
+            variance = groups.square().mean(step["dims"], keepdim=True)
+            normal = (groups / torch.sqrt(variance + step["epsilon"])).reshape(value.shape)
+            return normal * step["scale"] + step["shift"]
         case "flatten":
             return value.permute(0, 2, 3, 1).reshape(len(value), -1, 1, 1)
         case "activation":
             value = value.clone(memory_format=torch.preserve_format)
     activate = _IN_PLACE.get(step["activation"])
-    return value if activate is None else activate(value)
+    return value if activate is None else activate(value, *step["settings"])
 
 
 def _pad(value: torch.Tensor, step: dict[str, Any], fill: float) -> torch.Tensor:

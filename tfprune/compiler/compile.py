@@ -10,9 +10,9 @@ from tfprune.compiler.fold import fold
 from tfprune.compiler.trace import trace
 from tfprune.errors import UserError
 from tfprune.network.drafts import Value
-from tfprune.network.graph import computed_graph, producer
+from tfprune.network.graph import computed_graph, output_structure, producer
 from tfprune.runtime.errors import GraphError
-from tfprune.runtime.graph import Graph, Input
+from tfprune.runtime.graph import Activation, Flatten, Graph, Input, Output
 from tfprune.structured.shrink import ExactCut
 
 
@@ -37,14 +37,16 @@ def compile_model(model: keras.Model, *, shrink: bool = True) -> Graph:
     ```
 
     Args:
-        model: A built functional or Sequential model without pruning wrappers, with one input of
-            images, uint8 or float32 `[n, height, width, channels]` of a fixed size, and one output
-            `[n, classes]`. Nested models are taken apart; a layer called twice becomes two nodes.
+        model: A built functional or Sequential model without pruning wrappers. Its inputs are images
+            `[n, height, width, channels]`, signals `[n, time, channels]` or vectors, of a fixed size; its
+            outputs likewise. Nested models are taken apart; a layer called twice becomes two nodes.
         shrink: Whether to cut them. Without, the nodes have the layers' shapes.
 
     Returns:
         The graph. Its nodes have the names of the Keras layers, with the path, joined with `/`, for those of
-        nested models; a convolution with what follows has the convolution's.
+        nested models; a convolution with what follows has the convolution's. Its inputs have the names of
+        the `Input` layers, its outputs, where they are not the one vector, those of the layers that make
+        them, or their keys.
 
     Raises:
         UserError: The runtime cannot run a layer, or the model has other inputs or outputs.
@@ -56,25 +58,16 @@ def compile_model(model: keras.Model, *, shrink: bool = True) -> Graph:
             f"model {name!r}: the sparse runtime takes built functional and Sequential models"
             f" without a `call` of their own. Received: {type(model).__name__}"
         )
-    height, width, channels = _image_shape(functional)
+    for tensor in functional.inputs:
+        _check_input(functional, tensor)
+    names = _output_names(model, functional)
     if shrink:
         functional = computed_graph(_shrunk(model))
     draft = Draft()
-    image = Input(
-        producer(functional.inputs[0]).name,
-        (),
-        shape=(height, width, channels),
-        scale=np.ones(channels),
-        shift=np.zeros(channels),
-    )
-    pixels = Value(draft.add(image), 4, integer=functional.inputs[0].dtype == "uint8")
-    (output,) = trace(draft, functional, [pixels])
-    if draft.shapes[output.node][:2] != (1, 1):
-        raise _refuse_model(
-            functional, f"its output must be [n, classes]. Received: {functional.outputs[0].shape}"
-        )
-    graph = Graph(fold(draft.nodes, output.node))
+    images = [_add_input(draft, tensor) for tensor in functional.inputs]
+    values = trace(draft, functional, images)
     try:
+        graph = _graph(draft, values, names)
         graph.shapes()
     except GraphError as error:  # For example, folding made a weight infinite.
         raise _refuse_model(functional, str(error)) from error
@@ -91,23 +84,58 @@ def _shrunk(model: keras.Model) -> keras.Model:
         return model
 
 
-def _image_shape(functional: keras.Model) -> tuple[int, int, int]:
-    if len(functional.inputs) != 1 or len(functional.outputs) != 1:
+def _check_input(functional: keras.Model, tensor: keras.KerasTensor) -> None:
+    shape = tuple(tensor.shape)
+    if not 2 <= len(shape) <= 4 or None in shape[1:]:
         raise _refuse_model(
             functional,
-            "it must have one input and one output."
-            f" Received: {len(functional.inputs)} inputs, {len(functional.outputs)} outputs",
+            "its inputs must be images [n, height, width, channels], signals [n, time, channels] or vectors"
+            f" [n, channels], of a fixed size. Received: {shape}",
         )
-    image = functional.inputs[0]
-    shape = tuple(image.shape)
-    if len(shape) != 4 or None in shape[1:]:
-        raise _refuse_model(
-            functional,
-            f"its input must be images [n, height, width, channels] of a fixed size. Received: {shape}",
-        )
-    if image.dtype not in ("uint8", "float32"):
-        raise _refuse_model(functional, f"its input must be uint8 or float32. Received: {image.dtype}")
-    return shape[1:]
+    if not any(kind in tensor.dtype for kind in ("int", "float", "bool")):
+        raise _refuse_model(functional, f"its inputs must be numbers. Received: {tensor.dtype}")
+
+
+def _add_input(draft: Draft, tensor: keras.KerasTensor) -> Value:
+    sizes = tuple(map(int, tensor.shape[1:]))
+    shape = (*(1,) * (3 - len(sizes)), *sizes)
+    scale, shift = np.ones(shape[2]), np.zeros(shape[2])
+    given = sizes if len(sizes) < 3 else ()
+    node = draft.add(Input(producer(tensor).name, (), shape, scale, shift, given))
+    return Value(node, len(tensor.shape), integer="float" not in tensor.dtype)
+
+
+def _output_names(model: keras.Model, functional: keras.Model) -> list[str]:
+    """Returns the names of a model's outputs, each another one."""
+    structure = output_structure(model)
+    names = list(functional.output_names)
+    if isinstance(structure, dict):
+        names = ["_".join(map(str, path)) for path, _ in keras.tree.flatten_with_path(structure)]
+    made: list[str] = []
+    for plain in names:
+        name, number = plain, 0
+        while name in made:
+            number += 1
+            name = f"{plain}_{number}"
+        made.append(name)
+    return made
+
+
+def _graph(draft: Draft, values: list[Value], names: list[str]) -> Graph:
+    """Makes the graph of a draft: each output becomes a vector of its own."""
+    outputs: list[int] = []
+    for value in values:
+        node = value.node
+        if draft.shapes[node][:2] != (1, 1):
+            node = draft.add(Flatten(f"{draft.nodes[node].name}/flat", (node,)))
+        if node in outputs:
+            node = draft.add(Activation(f"{draft.nodes[node].name}/again", (node,), "linear"))
+        outputs.append(node)
+    nodes, places = fold(draft.nodes, outputs)
+    sizes = [draft.shapes[value.node][4 - value.rank :] for value in values]
+    if len(places) == 1 and len(sizes[0]) == 1 and places[0] == len(nodes) - 1:
+        return Graph(nodes)
+    return Graph(nodes, tuple(map(Output, names, places, sizes)))
 
 
 def _refuse_model(model: keras.Model, rule: str) -> UserError:

@@ -54,6 +54,12 @@ class ZeroPadding(Node):
 class Call(drafts.Call):
     """One call of a Keras layer or operation."""
 
+    def check_ranks(self) -> None:
+        """See `drafts.Call`; signals `[time, channels]` are possible too."""
+        for rank in [*(value.rank for value in self.inputs), self.rank]:
+            if rank not in (2, 3, 4):
+                raise self.refuse(f"tensors must have 2 to 4 axes, with the batch. Received: {rank}")
+
     @staticmethod
     def refusal(layer: str, rule: str) -> UserError:
         """See `drafts.Call`."""

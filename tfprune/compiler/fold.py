@@ -1,46 +1,49 @@
 """Puts normalizations, activations, paddings and sums into the convolutions next to them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tfprune.compiler.draft import Affine, ZeroPadding, in_float32
-from tfprune.runtime.graph import Activation, Add, Conv, Input, Node, Pool
+from tfprune.runtime.graph import Activation, Add, Concatenate, Constant, Conv, Input, Node, Pool, Shape
 
 
-def fold(nodes: Sequence[Node], output: int) -> tuple[Node, ...]:
+def fold(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[tuple[Node, ...], list[int]]:
     """Makes the runtime's nodes of a draft.
 
     A node that takes others in stands at the place of the last of them, where all of its inputs are there
     already. Nodes without use go at the end.
 
     Args:
-        nodes: The nodes of the draft.
-        output: Index of the node whose value is the network's output.
+        nodes: The nodes of the draft; the images first.
+        outputs: Indices of the nodes whose values are the network's outputs.
 
     Returns:
-        Nodes in an order in which each comes after its inputs, the output last; float32.
+        Nodes in an order in which each comes after its inputs, the images first, float32; and the places of
+        the outputs among them, the only one last.
     """
-    folding = _Folding(_reachable(nodes, output))
-    return _round(_reachable(folding.nodes, len(folding.nodes) - 1))
+    nodes, outputs = _needed(nodes, outputs)
+    folding = _Folding(nodes, outputs)
+    nodes, outputs = _needed(folding.nodes, [folding.places[output] for output in outputs])
+    return _widen_pixels(_round(nodes), outputs)
 
 
 class _Folding:
     """The nodes so far, with the number of uses that the draft has for the value of each."""
 
-    def __init__(self, draft: Sequence[Node]) -> None:
+    def __init__(self, draft: Sequence[Node], outputs: Sequence[int]) -> None:
         self.nodes: list[Node] = []
         self._uses: list[int] = []
-        # The output is used by whoever runs the network.
-        uses = [index == len(draft) - 1 for index in range(len(draft))]
+        # An output is used by whoever runs the network.
+        uses = [outputs.count(index) for index in range(len(draft))]
         for node in draft:
             for source in node.inputs:
                 uses[source] += 1
-        places: list[int] = []
+        self.places: list[int] = []  # Of the draft's nodes.
         for node, count in zip(draft, uses, strict=True):
-            moved = dataclasses.replace(node, inputs=tuple(places[i] for i in node.inputs))
-            places.append(self._append(self._rewrite(moved), count))
+            moved = dataclasses.replace(node, inputs=tuple(self.places[i] for i in node.inputs))
+            self.places.append(self._append(self._rewrite(moved), count))
 
     def _append(self, node: Node, uses: int) -> int:
         self.nodes.append(node)
@@ -83,7 +86,7 @@ class _Folding:
     def _rewrite_activation(self, node: Activation) -> Node:
         producer = self._only_used_here(node.inputs[0])
         if isinstance(producer, Conv | Add) and producer.activation == "linear":
-            return dataclasses.replace(producer, activation=node.activation)
+            return dataclasses.replace(producer, activation=node.activation, settings=node.settings)
         return node
 
     def _rewrite_add(self, node: Add) -> Node:
@@ -143,17 +146,58 @@ def _depthwise(
     return Conv(name, inputs, kernel=kernel, bias=shift, padding=padding, groups=len(scale))
 
 
-def _reachable(nodes: Sequence[Node], output: int) -> list[Node]:
-    """Returns the nodes that the output needs, renumbered, the output last."""
-    needed = {output}
-    for index in range(output, -1, -1):
+def _needed(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[list[Node], list[int]]:
+    """Returns the images and the nodes that the outputs need, renumbered, and the places of the outputs.
+
+    An image that something has been folded into comes later in the list: the last of its name is the one.
+    """
+    images = {node.name: index for index, node in enumerate(nodes) if isinstance(node, Input)}
+    needed = set(outputs)
+    for index in range(max(outputs), -1, -1):
         if index in needed:
             needed.update(nodes[index].inputs)
-    places = {index: place for place, index in enumerate(sorted(needed))}
-    return [
+    others = sorted(needed - set(images.values()))
+    places = {index: place for place, index in enumerate([*images.values(), *others])}
+    kept = [
         dataclasses.replace(nodes[index], inputs=tuple(places[i] for i in nodes[index].inputs))
         for index in places
     ]
+    return kept, [places[output] for output in outputs]
+
+
+def _widen_pixels(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[tuple[Node, ...], list[int]]:
+    """Puts a row or column of zeros beside each single pixel that a convolution's padding makes an image.
+
+    The kernels pad images alone. The zeros are part of the padding.
+    """
+    made: list[Node] = []
+    shapes: list[Shape] = []
+    places: list[int] = []
+
+    def add(node: Node) -> int:
+        made.append(node)
+        shapes.append(node.output_shape([shapes[source] for source in node.inputs]))
+        return len(made) - 1
+
+    for node in nodes:
+        node = dataclasses.replace(node, inputs=tuple(places[source] for source in node.inputs))
+        if isinstance(node, Conv) and any(node.padding) and shapes[node.inputs[0]][:2] == (1, 1):
+            shape = node.output_shape([shapes[source] for source in node.inputs])
+            if shape[:2] != (1, 1):
+                node = _with_zeros_beside(node, shapes[node.inputs[0]], add)
+        places.append(add(node))
+    return tuple(made), [places[output] for output in outputs]
+
+
+def _with_zeros_beside(node: Conv, shape: Shape, add: Callable[[Node], int]) -> Conv:
+    """Returns a convolution that takes a pixel with zeros beside it, for one less of padding."""
+    side = next(side for side, zeros in enumerate(node.padding) if zeros)
+    zeros = add(Constant(f"{node.name}/zeros", (), np.zeros(shape, np.float32)))
+    pair = (zeros, node.inputs[0]) if side % 2 == 0 else (node.inputs[0], zeros)
+    wide = add(Concatenate(f"{node.name}/wide", pair, side // 2))
+    padding = list(node.padding)
+    padding[side] -= 1
+    return dataclasses.replace(node, inputs=(wide, *node.inputs[1:]), padding=tuple(padding))
 
 
 def _round(nodes: Sequence[Node]) -> tuple[Node, ...]:

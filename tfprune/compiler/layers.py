@@ -4,33 +4,19 @@
 to nodes, and its entry.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import keras
-import numpy as np
-
-from tfprune.compiler.draft import Affine, Call, Draft, ZeroPadding
+from tfprune.compiler import arithmetic, convolutions, normalizations, shapes
+from tfprune.compiler.draft import Call, Draft
 from tfprune.network import activations, drafts
-from tfprune.network.activations import LEAKY_SLOPE, form_of, form_of_function
-from tfprune.network.affine import affine_of_layer, affine_of_operation, for_each_channel
-from tfprune.network.drafts import Entry, Value
-from tfprune.network.kinds import KernelEntry, kind_of
-from tfprune.network.windows import NO_PADDING, grouped_shape, pair, same_padding
-from tfprune.runtime.graph import (
-    ACTIVATIONS,
-    Activation,
-    Add,
-    Concatenate,
-    Conv,
-    Flatten,
-    GlobalPool,
-    Multiply,
-    Pool,
-)
+from tfprune.network.activations import form_of
+from tfprune.network.drafts import Entry
+from tfprune.network.windows import NO_PADDING, same_padding
+from tfprune.runtime.graph import GlobalPool, Pool
 
-# Appends the nodes that a call becomes; returns the index of the node whose value is the call's output.
-Rule = Callable[[Draft, Call], int]
+# Appends the nodes that a call becomes; returns the index of the node whose value is the call's output, or
+# those of several outputs.
+Rule = Callable[[Draft, Call], int | list[int]]
 
 
 def entry_of(call: Call) -> Entry:
@@ -42,7 +28,7 @@ def entry_of(call: Call) -> Entry:
     return drafts.entry_of(call, LAYERS, OPERATIONS, f"it runs {', '.join(sorted(LAYERS))}")
 
 
-def add_call(draft: Draft, call: Call) -> int:
+def add_call(draft: Draft, call: Call) -> Sequence[int]:
     """Appends the nodes that compute what a layer or operation does.
 
     Args:
@@ -50,7 +36,7 @@ def add_call(draft: Draft, call: Call) -> int:
         call: The layer and its inputs.
 
     Returns:
-        Index of the node whose value is the layer's output.
+        Indices of the nodes whose values are the layer's outputs.
 
     Raises:
         UserError: The runtime cannot run it.
@@ -58,62 +44,17 @@ def add_call(draft: Draft, call: Call) -> int:
     if getattr(call.operation, "data_format", "channels_last") == "channels_first":
         raise call.refuse("`data_format` must be 'channels_last'. Received: data_format='channels_first'")
     call.check_ranks()
-    return entry_of(call).rule(draft, call)
+    made = entry_of(call).rule(draft, call)
+    return made if isinstance(made, list) else [made]
 
 
-def _read(call: Call, weight: Any) -> np.ndarray:
-    """Returns a weight of a layer, or any tensor, as float64."""
-    if weight is None:
-        raise call.refuse("the layer must be built")
-    return np.asarray(keras.ops.convert_to_numpy(weight)).astype(np.float64)
-
-
-# Convolutions and dense layers.
-
-
-def _convolution(draft: Draft, call: Call) -> int:
-    """Adds a `Conv` for each kernel: two for a separable convolution, one of size 1x1 for a dense layer."""
-    layer = call.operation
-    if getattr(layer, "quantization_mode", None) is not None:
-        raise call.refuse(f"it is quantized to {layer.quantization_mode}")
-    entries = kind_of(layer).kernels
-    node = call.input.node
-    for entry in entries:
-        kernel = _grouped_kernel(call, entry)
-        options: dict[str, Any] = {"bias": np.zeros(kernel.shape[3]), "groups": int(entry.groups(layer))}
-        if entry is entries[0] and hasattr(layer, "strides"):
-            options |= _window(draft, call, kernel)
-        if entry is entries[-1]:  # The bias and the activation come once, after the last.
-            options["activation"] = _activation_argument(call)
-            if layer.use_bias:
-                options["bias"] = _read(call, layer.bias)
-        part = "" if len(entries) == 1 else f"/{entry.name.removesuffix('_kernel')}"
-        node = draft.add(Conv(f"{call.name}{part}", (node,), kernel=kernel, **options), call)
-    return node
-
-
-def _grouped_kernel(call: Call, entry: KernelEntry) -> np.ndarray:
-    kernel = _read(call, getattr(call.operation, entry.name))  # With LoRA, a sum instead of a variable.
-    return kernel.reshape(grouped_shape(kernel.shape, entry))
-
-
-def _window(draft: Draft, call: Call, kernel: np.ndarray) -> dict[str, Any]:
-    layer = call.operation
-    strides, dilation = pair(layer.strides), pair(layer.dilation_rate)
-    padding = NO_PADDING
-    if layer.padding == "same":
-        size = draft.shapes[call.input.node][:2]
-        padding = same_padding(size, kernel.shape[:2], strides, dilation)
-    return {"strides": strides, "padding": padding, "dilation": dilation}
-
-
-# Pools and zeros around images.
+# Pools.
 
 
 def _pool(kind: str) -> Rule:
     def add_pool(draft: Draft, call: Call) -> int:
         layer = call.operation
-        size, strides = pair(layer.pool_size), pair(layer.strides)
+        size, strides = convolutions.pair(layer.pool_size), convolutions.pair(layer.strides)
         padding = NO_PADDING
         if layer.padding == "same":
             padding = same_padding(draft.shapes[call.input.node][:2], size, strides)
@@ -126,186 +67,143 @@ def _global_pool(kind: str) -> Rule:
     return lambda draft, call: draft.add(GlobalPool(call.name, (call.input.node,), kind), call)
 
 
-def _zero_padding(draft: Draft, call: Call) -> int:
-    (top, bottom), (left, right) = call.operation.padding
-    padding = tuple(int(zeros) for zeros in (top, bottom, left, right))
-    source = call.input.node
-    if not any(padding):
-        return source
-    return draft.add(ZeroPadding(call.name, (source,), padding, draft.shapes[source][2]), call)
-
-
-# Shapes, and layers that do nothing at inference.
+# Layers that do nothing at inference.
 
 
 def _nothing(draft: Draft, call: Call) -> int:
     return call.input.node
 
 
-def _flatten(draft: Draft, call: Call) -> int:
-    source = call.input.node
-    if draft.shapes[source][:2] == (1, 1):
-        return source
-    return draft.add(Flatten(call.name, (source,)), call)
-
-
-def _reshape(draft: Draft, call: Call) -> int:
-    source = call.input.node
-    old = draft.shapes[source]
-    new = call.operation.compute_output_shape((1, *old[4 - call.input.rank :]))[1:]
-    if len(new) == 1:
-        return _flatten(draft, call)
-    if tuple(new) != old:
-        raise call.refuse(
-            f"it must make a vector, or (1, 1, channels) of one. Received: {old} to {tuple(new)}"
-        )
-    return source
-
-
-# Normalizations: a scale and a shift for each channel.
-
-
-def _batch_normalization(draft: Draft, call: Call) -> int:
-    layer = call.operation
-    if layer.axis not in (-1, call.rank - 1):
-        raise call.refuse(f"`axis` must be the last one. Received: axis={layer.axis}")
-    scale = 1.0 / np.sqrt(_read(call, layer.moving_variance) + layer.epsilon)
-    if layer.scale:
-        scale = scale * _read(call, layer.gamma)
-    shift = -_read(call, layer.moving_mean) * scale
-    if layer.center:
-        shift = shift + _read(call, layer.beta)
-    return _add_affine(draft, call, call.input, scale, shift)
-
-
-def _constant_affine(draft: Draft, call: Call) -> int:
-    return _add_affine(draft, call, call.input, *affine_of_layer(call.operation, call.refuse))
-
-
-def _add_affine(draft: Draft, call: Call, source: Value, scale: Any, shift: Any) -> int:
-    channels = draft.shapes[source.node][2]
-    scale, shift = (for_each_channel(array, channels, call.refuse) for array in (scale, shift))
-    return draft.add(Affine(call.name, (source.node,), scale, shift), call)
-
-
-# Several tensors, or a tensor and a constant.
-
-
-def _add(draft: Draft, call: Call) -> int:
-    _check_ranks(call)
-    nodes = tuple(value.node for value in call.inputs)
-    return nodes[0] if len(nodes) == 1 else draft.add(Add(call.name, nodes), call)
-
-
-def _multiply(draft: Draft, call: Call) -> int:
-    _check_ranks(call)
-    nodes = [value.node for value in call.inputs]
-    product = nodes[0]
-    for node in nodes[1:]:
-        # The factor for each channel comes second.
-        operands = sorted((product, node), key=lambda i: draft.shapes[i][:2] == (1, 1))
-        product = draft.add(Multiply(call.name, tuple(operands)), call)
-    return product
-
-
-def _concatenate(draft: Draft, call: Call) -> int:
-    if call.operation.axis not in (-1, call.rank - 1):
-        raise call.refuse(f"`axis` must be the last one. Received: axis={call.operation.axis}")
-    nodes = tuple(value.node for value in call.inputs)
-    return nodes[0] if len(nodes) == 1 else draft.add(Concatenate(call.name, nodes), call)
-
-
-def _check_ranks(call: Call) -> None:
-    # Layers put the missing axes after the batch, operations before it.
-    if not isinstance(call.operation, keras.Layer) and len({value.rank for value in call.inputs}) > 1:
-        raise call.refuse("operands must have the same number of axes")
-
-
-def _arithmetic(rule: Rule | None = None) -> Rule:
-    """Makes the rule of an operation with two operands, of which one may be a constant, such as `x / 255.0`.
-
-    Args:
-        rule: The rule for two tensors, if there is one.
-    """
-
-    def add_arithmetic(draft: Draft, call: Call) -> int:
-        if len(call.inputs) != 1 or len(call.arguments) != 2:
-            if rule is None:
-                raise call.refuse("one operand must be a constant")
-            return rule(draft, call)
-        first, second = call.arguments
-        constant_first = isinstance(second, Value)
-        constant = _read(call, first if constant_first else second)
-        affine = affine_of_operation(type(call.operation).__name__, constant, constant_first)
-        if affine is None:
-            raise call.refuse("a constant divided by a tensor")
-        return _add_affine(draft, call, call.input, *affine)
-
-    return add_arithmetic
-
-
-# Activations. The formulas of the runtime are those of these functions, with their defaults.
+# Activations. The runtime has the names of `Form`.
 
 
 def _activation(draft: Draft, call: Call) -> int:
-    form = form_of(call.operation, call.refuse, call.rank, LEAKY_SLOPE)
+    form = form_of(call.operation, call.refuse, call.rank)
     if form is None:
-        raise _unknown_activation(call, call.operation.activation)
-    if form.name == "linear":
-        return call.input.node
-    return draft.add(Activation(call.name, (call.input.node,), activation=form.name), call)
+        function = getattr(call.operation, "activation", call.operation)
+        raise convolutions.unknown_activation(call, function)
+    return arithmetic.add_activation(draft, call, call.input.node, form.name, form.settings)
 
 
-def _activation_argument(call: Call) -> str:
-    """Returns the runtime's name of the `activation` of a layer: a function, a layer or None."""
-    function = call.operation.activation
-    form = form_of_function(function, call.refuse, LEAKY_SLOPE)
-    if form is None:
-        raise _unknown_activation(call, function)
-    return form.name
+def _upsampling(draft: Draft, call: Call) -> int:
+    nearest = getattr(call.operation, "interpolation", "nearest") == "nearest"
+    return (shapes.add_upsampling if nearest else convolutions.add_smooth_upsampling)(draft, call)
 
 
-def _unknown_activation(call: Call, function: Any) -> Exception:
-    shown = getattr(function, "__name__", type(function).__name__)
-    return call.refuse(f"`activation` must be one of {', '.join(ACTIVATIONS)}. Received: {shown}")
-
+# At inference these change nothing.
+_NOTHING = (
+    "ActivityRegularization",
+    "AlphaDropout",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Identity",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+)
+_RANDOM = (
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomElasticTransform",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterization",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
+    "StochasticDepth",  # Of ConvNeXt.
+)
+_KERNELS = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")
 
 # Name of the class in `keras.layers` -> what it becomes.
 LAYERS: dict[str, Entry] = {
-    "Conv2D": Entry(_convolution),
-    "DepthwiseConv2D": Entry(_convolution),
-    "SeparableConv2D": Entry(_convolution),
-    "Dense": Entry(_convolution),
-    "BatchNormalization": Entry(_batch_normalization, "floats"),
-    "Normalization": Entry(_constant_affine, "floats"),
-    "Rescaling": Entry(_constant_affine, "floats"),
-    "ZeroPadding2D": Entry(_zero_padding, "integers"),
+    **dict.fromkeys((*_KERNELS, "Dense"), Entry(convolutions.add_convolution)),
+    "Conv1DTranspose": Entry(convolutions.add_transposed),
+    "Conv2DTranspose": Entry(convolutions.add_transposed),
+    "BatchNormalization": Entry(normalizations.add_batch_normalization, "floats"),
+    "GroupNormalization": Entry(normalizations.add_group_normalization),
+    "LayerNormalization": Entry(normalizations.add_layer_normalization),
+    "RMSNormalization": Entry(normalizations.add_rms_normalization),
+    "UnitNormalization": Entry(normalizations.add_unit_normalization),
+    "Normalization": Entry(normalizations.add_constant_affine, "floats"),
+    "Rescaling": Entry(normalizations.add_constant_affine, "floats"),
+    "PReLU": Entry(arithmetic.add_prelu),
+    "LayerScale": Entry(arithmetic.add_layer_scale),
+    "CustomScaleLayer": Entry(arithmetic.add_scaled_sum),
+    "ZeroPadding1D": Entry(convolutions.add_padding, "integers"),
+    "ZeroPadding2D": Entry(convolutions.add_padding, "integers"),
+    "Cropping1D": Entry(shapes.add_cropping, "integers"),
+    "Cropping2D": Entry(shapes.add_cropping, "integers"),
+    "CenterCrop": Entry(shapes.add_center_crop, "floats"),
+    "Resizing": Entry(convolutions.add_resizing),
+    "UpSampling1D": Entry(shapes.add_upsampling),
+    "UpSampling2D": Entry(_upsampling),
+    "MaxPooling1D": Entry(_pool("max")),
     "MaxPooling2D": Entry(_pool("max")),
+    "AveragePooling1D": Entry(_pool("average")),
     "AveragePooling2D": Entry(_pool("average")),
+    "GlobalMaxPooling1D": Entry(_global_pool("max")),
     "GlobalMaxPooling2D": Entry(_global_pool("max")),
+    "GlobalAveragePooling1D": Entry(_global_pool("average")),
     "GlobalAveragePooling2D": Entry(_global_pool("average")),
-    "Add": Entry(_add),
-    "Multiply": Entry(_multiply),
-    "Concatenate": Entry(_concatenate),
-    "Flatten": Entry(_flatten, "integers"),
-    "Reshape": Entry(_reshape, "integers"),
-    # At inference these change nothing.
-    "ActivityRegularization": Entry(_nothing, "integers"),
-    "AlphaDropout": Entry(_nothing, "integers"),
-    "Dropout": Entry(_nothing, "integers"),
-    "GaussianDropout": Entry(_nothing, "integers"),
-    "GaussianNoise": Entry(_nothing, "integers"),
-    "Identity": Entry(_nothing, "integers"),
-    "SpatialDropout2D": Entry(_nothing, "integers"),
+    "Add": Entry(arithmetic.combining("add")),
+    "Average": Entry(arithmetic.add_average),
+    "Maximum": Entry(arithmetic.combining("maximum")),
+    "Minimum": Entry(arithmetic.combining("minimum")),
+    "Multiply": Entry(arithmetic.combining("multiply")),
+    "Subtract": Entry(arithmetic.add_difference),
+    "Concatenate": Entry(shapes.add_concatenate),
+    "Flatten": Entry(shapes.add_reshape, "integers"),
+    "Permute": Entry(shapes.add_permute, "integers"),
+    "RepeatVector": Entry(shapes.add_repeat_vector, "integers"),
+    "Reshape": Entry(shapes.add_reshape, "integers"),
+    **dict.fromkeys(_NOTHING, Entry(_nothing, "integers")),
+    **dict.fromkeys(_RANDOM, Entry(_nothing, "floats")),
     **dict.fromkeys(activations.LAYERS, Entry(_activation)),
+    "Softmax": Entry(normalizations.add_softmax),
 }
 # Name of the class of an operation of `keras.ops` -> what it becomes.
 OPERATIONS: dict[str, Entry] = {
-    "Add": Entry(_arithmetic(_add)),
-    "Subtract": Entry(_arithmetic()),
-    "Multiply": Entry(_arithmetic(_multiply)),
-    "Divide": Entry(_arithmetic(), "floats"),
-    "TrueDivide": Entry(_arithmetic(), "floats"),
-    "Concatenate": Entry(_concatenate),
+    "Add": Entry(arithmetic.arithmetic("Add")),
+    "Subtract": Entry(arithmetic.arithmetic("Subtract")),
+    "Multiply": Entry(arithmetic.arithmetic("Multiply")),
+    "Divide": Entry(arithmetic.arithmetic("Divide"), "floats"),
+    "TrueDivide": Entry(arithmetic.arithmetic("TrueDivide"), "floats"),
+    "Maximum": Entry(arithmetic.arithmetic("Maximum")),
+    "Minimum": Entry(arithmetic.arithmetic("Minimum")),
+    "Negative": Entry(arithmetic.add_negative),
+    "Power": Entry(arithmetic.add_power),
+    "Amax": Entry(arithmetic.reduction("max")),
+    "Amin": Entry(arithmetic.reduction("min")),
+    "Max": Entry(arithmetic.reduction("max")),
+    "Mean": Entry(arithmetic.reduction("average")),
+    "Min": Entry(arithmetic.reduction("min")),
+    "Sum": Entry(arithmetic.reduction("sum")),
+    "Concatenate": Entry(shapes.add_concatenate),
+    "ExpandDims": Entry(shapes.add_made_shape, "integers"),
+    "Flip": Entry(shapes.add_flip, "integers"),
+    "GetItem": Entry(shapes.add_item, "integers"),
+    "Moveaxis": Entry(shapes.add_moved_axes, "integers"),
+    "Repeat": Entry(shapes.add_repeat, "integers"),
+    "Reshape": Entry(shapes.add_made_shape, "integers"),
+    "Roll": Entry(shapes.add_roll, "integers"),
+    "Split": Entry(shapes.add_split, "integers"),
+    "Squeeze": Entry(shapes.add_made_shape, "integers"),
+    "Stack": Entry(shapes.add_stack, "integers"),
+    "Swapaxes": Entry(shapes.add_moved_axes, "integers"),
+    "Take": Entry(shapes.add_take, "integers"),
+    "Tile": Entry(shapes.add_tile, "integers"),
+    "Transpose": Entry(shapes.add_transpose, "integers"),
     **dict.fromkeys(activations.OPERATIONS, Entry(_activation)),
+    "Softmax": Entry(normalizations.add_softmax),
 }

@@ -33,7 +33,11 @@ def choose_paths(graph: Graph, rounds: int = 5) -> Graph:
         models = {path: runtime.Model(on_path(graph, path), threads=1) for path in PATHS}
     except runtime.GraphError as error:
         raise UserError(f"the sparse runtime cannot run the network: {error}") from error
-    noise = np.random.default_rng(0).uniform(0, 255, (1, *graph.shapes()[0])).astype(np.float32)
+    rng = np.random.default_rng(0)
+    noise = {
+        name: rng.uniform(0, 255, (1, *shape)).astype(np.float32)
+        for name, shape in models["sparse"].inputs.items()
+    }
     times: dict[str, list[list[float]]] = {path: [] for path in PATHS}
     for counted in [False, *[True] * rounds]:
         for path, model in models.items():
@@ -46,7 +50,7 @@ def choose_paths(graph: Graph, rounds: int = 5) -> Graph:
         if isinstance(node, Conv):
             costs = {path: medians[path][index] for path in PATHS}
             nodes[index] = dataclasses.replace(node, path=min(PATHS, key=costs.get), costs=costs)
-    return Graph(tuple(nodes))
+    return dataclasses.replace(graph, nodes=tuple(nodes))
 
 
 def on_path(graph: Graph, path: str) -> Graph:
@@ -56,8 +60,5 @@ def on_path(graph: Graph, path: str) -> Graph:
         graph: The network.
         path: One of `PATHS`.
     """
-    return Graph(
-        tuple(
-            dataclasses.replace(node, path=path) if isinstance(node, Conv) else node for node in graph.nodes
-        )
-    )
+    nodes = [dataclasses.replace(node, path=path) if isinstance(node, Conv) else node for node in graph.nodes]
+    return dataclasses.replace(graph, nodes=tuple(nodes))

@@ -38,10 +38,13 @@ def _outputs(draft: Draft, step: Step, prefix: str) -> list[Value]:
             f"layer {call.name!r} ({type(operation).__name__}) is wrapped for pruning:"
             " take `tfprune.sparsity.strip_pruning(model)` first"
         )
-    if step.kwargs.get("training"):
-        raise call.refuse("it is called with training=True")
+    # Whatever a layer was called with, `training=False` overrules it at inference.
     call.check_arguments({name: value for name, value in step.kwargs.items() if name != "training"})
     graph = computed_graph(operation)
     if graph is not None:
         return trace(draft, graph, call.nested_inputs(graph), call.name + "/")
-    return [Value(add_call(draft, call), call.rank, entry_of(call).makes_integers(call))]
+    integers = entry_of(call).makes_integers(call)
+    return [
+        Value(node, len(tensor.shape), integers)
+        for node, tensor in zip(add_call(draft, call), step.outputs, strict=True)
+    ]

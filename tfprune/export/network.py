@@ -1,5 +1,6 @@
 """The network as it is exported: float32, uncompiled, without wrappers, its masks and what it takes."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from tfprune.export.arrays import Arrays, by_name, count_of, one_or_all, part_of
 from tfprune.export.signature import BATCH_SIZE, Signature
 from tfprune.extras import extra
 from tfprune.network.copying import classes_of, computes_in_float32, copy_in_float32
-from tfprune.network.graph import call_counts, is_graph
+from tfprune.network.graph import call_counts, computed_graph, is_graph
 from tfprune.network.kinds import Kernel
 from tfprune.runtime.graph import Graph
 from tfprune.sparsity import pruned_layers, strip_pruning
@@ -76,7 +77,7 @@ class Network:
             UserError: The sparse runtime cannot run a layer.
         """
         if self._graph is None:
-            self._graph = compile_model(self.model, shrink=False)
+            self._graph = _named(compile_model(self.model, shrink=False), self.model, self.signature)
         return self._graph
 
     def saved_model(self, batch_size: int | None = None) -> str:
@@ -159,6 +160,19 @@ class Deployable:
             elif not (wrapped or kept.all()):
                 # Beside wrappers a zero is there by chance, as in filters that a network never used.
                 self.masks[name] = kept
+
+
+def _named(graph: Graph, model: keras.Model, signature: Signature) -> Graph:
+    """Returns a graph whose inputs and outputs, where there are several, have the signature's names."""
+    functional, names = computed_graph(model), signature.tensor_names(model)
+    nodes, outputs = list(graph.nodes), list(graph.outputs)
+    if len(functional.inputs) > 1:
+        for index, tensor in enumerate(functional.inputs):
+            nodes[index] = dataclasses.replace(nodes[index], name=names[id(tensor)])
+    if len(functional.outputs) > 1:
+        for index, tensor in enumerate(functional.outputs):
+            outputs[index] = dataclasses.replace(outputs[index], name=names[id(tensor)])
+    return Graph(tuple(nodes), tuple(outputs))
 
 
 def named_kernels(model: keras.Model) -> dict[str, Kernel]:

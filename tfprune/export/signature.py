@@ -10,7 +10,15 @@ import numpy as np
 
 from tfprune.export.arrays import Arrays, count_of, one_or_all, part_of
 from tfprune.extras import extra
-from tfprune.network.graph import Step, all_layers, computed_graph, evaluate, input_structure, producer
+from tfprune.network.graph import (
+    Step,
+    all_layers,
+    computed_graph,
+    evaluate,
+    input_structure,
+    output_structure,
+    producer,
+)
 
 # Large enough to amortise a call, small enough for 224 x 224 activations.
 BATCH_SIZE = 32
@@ -124,6 +132,15 @@ class Signature:
         """Returns what a call of the model returned, by name."""
         values = [value for _, value in _leaves(result) if value is not None]
         return {port.name: value for port, value in zip(self.outputs, values, strict=True)}
+
+    def tensor_names(self, model: keras.Model) -> dict[int, str]:
+        """Returns the names of the symbolic inputs and outputs of a functional or Sequential model, by id."""
+        ends = ((self.inputs, input_structure(model)), (self.outputs, output_structure(model)))
+        return {
+            id(leaf): port.name
+            for ports, structure in ends
+            for port, (_, leaf) in zip(ports, _leaves(structure), strict=True)
+        }
 
     def _by_name(self, given: Any, leaves: Sequence[tuple[tuple, Any]]) -> dict[str, np.ndarray]:
         """Returns the arrays given by the inputs' names: of the same structure, a flat list, or by name."""

@@ -47,8 +47,8 @@ def grouped_shape(shape: tuple[int, ...], entry: KernelEntry) -> tuple[int, int,
 
     Args:
         shape: Of the variable.
-        entry: The kernel's entry in `KINDS`, of a dense layer or a two-dimensional convolution.
+        entry: The kernel's entry in `KINDS`, of a dense layer or a convolution of one or two dimensions.
     """
     outputs = math.prod(shape[axis] for axis in entry.axes.outputs)
-    height, width = shape[:-2] or (1, 1)
+    height, width = (1, 1, *shape[:-2])[-2:]
     return height, width, math.prod(shape) // (height * width * outputs), outputs

@@ -1,14 +1,16 @@
 """The network as the runtime sees it: a list of a few operations on images, with their weights.
 
-One image at a time: a value is `[height, width, channels]`, and a vector is `[1, 1, channels]`, so that a
-dense layer is a 1x1 convolution. The compiler (`tfprune.compiler`) makes a graph from a Keras model, a
-`model.tfprune` file stores it, and `Model` runs it.
+One image at a time: a value is `[height, width, channels]`; a vector is `[1, 1, channels]`, so that a dense
+layer is a 1x1 convolution; a signal is `[1, time, channels]`. The compiler (`tfprune.compiler`) makes a graph
+from a Keras model, a `model.tfprune` file stores it, and `Model` runs it.
 """
 
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,23 +19,66 @@ from tfprune.runtime.sparse_array import SparseArray
 
 Shape = tuple[int, int, int]  # height, width, channels
 
-# Computed value by value; "softmax" over the channels of a vector. The formulas are Keras's defaults.
-ACTIVATIONS = (
-    "linear",
+LARGEST = float(np.finfo(np.float32).max)
+
+# Computed value by value; "softmax" over the channels of each pixel. Each has its settings, those of Keras's
+# function of the same name, at Keras's defaults.
+ACTIVATIONS: dict[str, tuple[float, ...]] = {
+    "linear": (),
+    "relu": (),
+    "relu6": (),
+    "leaky_relu": (0.2,),  # slope below zero
+    "elu": (1.0,),  # alpha
+    "sigmoid": (),
+    "hard_sigmoid": (),
+    "tanh": (),
+    "silu": (),
+    "hard_silu": (),
+    "gelu": (),
+    "softmax": (),
+    # Since version 2 of the file format.
+    "general_relu": (0.0, LARGEST, 0.0),  # slope below the threshold, maximum, threshold
+    "clip": (-1.0, 1.0),  # least, largest
+    "abs": (),
+    "celu": (1.0,),  # alpha
+    "exponential": (),  # of at most 88
+    "gelu_tanh": (),  # the approximation
+    "hard_shrink": (0.5,),  # threshold
+    "log": (),
+    "log_sigmoid": (),
+    "mish": (),
+    "reciprocal": (),
+    "rsqrt": (),
+    "selu": (),
+    "soft_shrink": (0.5,),  # threshold
+    "softplus": (),
+    "softsign": (),
+    "sparse_plus": (),
+    "sparse_sigmoid": (),
+    "sqrt": (),
+    "square": (),
+    "squareplus": (4.0,),  # b
+    "tanh_shrink": (),
+    "threshold": (0.0, 0.0),  # threshold, value below it
+}
+_NONNEGATIVE = (
     "relu",
     "relu6",
-    "leaky_relu",
-    "elu",
     "sigmoid",
     "hard_sigmoid",
-    "tanh",
-    "silu",
-    "hard_silu",
-    "gelu",
     "softmax",
+    "abs",
+    "exponential",
+    "softplus",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "sqrt",
+    "square",
+    "rsqrt",
 )
-_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax")
 PATHS = ("sparse", "dense")
+COMBINATIONS = ("add", "multiply", "maximum", "minimum")
+NORMALIZED = ("pixel", "image")
 # Offsets within a value are 32-bit numbers in the kernels.
 MAX_VALUES = 2**31 - 1
 # Far more than any network's: a small file must not be able to ask for much time or memory.
@@ -41,6 +86,16 @@ MAX_NODES = 2**14
 MAX_INPUTS = 2**15  # of all nodes together
 MAX_WINDOW = 2**14
 MAX_PHASE_PLANES = 2**20  # of all strided convolutions together
+MAX_AXES = 8  # of what a caller gives or gets
+
+
+def since_2(default: Any) -> Any:
+    """Returns a dataclass's field that files of version 1 do not have, and later ones only where it matters.
+
+    Args:
+        default: Its value where a file does not have it; immutable.
+    """
+    return dataclasses.field(default=default, metadata={"since": 2})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,17 +131,19 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Input(Node):
-    """The image, normalized: `pixels * scale + shift`.
+    """An image, normalized: `pixels * scale + shift`.
 
     Attributes:
         shape: `(height, width, channels)` of the image.
         scale: float32 `[channels]`.
         shift: float32 `[channels]`.
+        given: The shape of an example as the caller has it, of as many numbers; none: `shape`.
     """
 
     shape: Shape
     scale: np.ndarray
     shift: np.ndarray
+    given: tuple[int, ...] = since_2(())
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
@@ -94,7 +151,29 @@ class Input(Node):
         _check_numbers(self, "shape", self.shape, 3, 1)
         for name, array in (("scale", self.scale), ("shift", self.shift)):
             _check_array(self, name, array, (self.shape[2],))
+        if self.given:
+            _check_given(self, "given", self.given, math.prod(self.shape))
         return self.shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Node):
+    """A value that is the same for all images.
+
+    Attributes:
+        value: float32 `[height, width, channels]`.
+    """
+
+    value: np.ndarray
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Node`."""
+        _check_count(self, shapes, 0)
+        shape = np.shape(self.value)
+        if len(shape) != 3 or 0 in shape:
+            raise self.refuse(f"`value` must have 3 axes, none empty. Received: {shape}")
+        _check_array(self, "value", self.value, shape)
+        return shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +190,7 @@ class Conv(Node):
         dilation: `(vertical, horizontal)`.
         groups: As in `keras.layers.Conv2D`; the number of input channels for a depthwise convolution.
         activation: One of `ACTIVATIONS`.
+        settings: The activation's; none: its defaults.
         path: `"sparse"` goes through lists of the weights that are not zero, `"dense"` through blocks of
             output channels that share what they read.
         costs: Microseconds of each path, where they were measured: path to microseconds.
@@ -125,6 +205,7 @@ class Conv(Node):
     activation: str = "linear"
     path: str = "sparse"
     costs: dict[str, float] = dataclasses.field(default_factory=dict)
+    settings: tuple[float, ...] = since_2(())
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
@@ -135,7 +216,7 @@ class Conv(Node):
         _check_numbers(self, "dilation", self.dilation, 2, 1)
         _check_numbers(self, "padding", self.padding, 4, 0)
         _check_numbers(self, "groups", (self.groups,), 1, 1)
-        _check_choice(self, "activation", self.activation, ACTIVATIONS)
+        _check_activation(self, self.activation, self.settings)
         _check_choice(self, "path", self.path, PATHS)
         for name, cost in self.costs.items():
             _check_choice(self, "costs", name, PATHS)
@@ -161,7 +242,6 @@ class Conv(Node):
         )
         if len(shapes) == 2 and tuple(shapes[1]) != shape:
             raise self.refuse(f"its residual must have its output's shape {shape}. Received: {shapes[1]}")
-        _check_softmax(self, self.activation, shape)
         return shape
 
 
@@ -225,16 +305,17 @@ class Add(Node):
 
     Attributes:
         activation: One of `ACTIVATIONS`.
+        settings: The activation's; none: its defaults.
     """
 
     activation: str = "linear"
+    settings: tuple[float, ...] = since_2(())
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        _check_choice(self, "activation", self.activation, ACTIVATIONS)
+        _check_activation(self, self.activation, self.settings)
         if len(shapes) < 2 or len({tuple(shape) for shape in shapes}) > 1:
             raise self.refuse(f"takes two or more inputs of one shape. Received: {list(shapes)}")
-        _check_softmax(self, self.activation, shapes[0])
         return shapes[0]
 
 
@@ -253,14 +334,150 @@ class Multiply(Node):
 
 
 @dataclasses.dataclass(frozen=True)
-class Concatenate(Node):
-    """Two or more values of one height and width, one after the other along the channels."""
+class Combine(Node):
+    """Two values, number by number; the second may have one number for a channel, for a pixel, or for all.
+
+    Sums of one shape are `Add`, products of one shape or with a factor for each channel `Multiply`.
+
+    Attributes:
+        operation: One of `COMBINATIONS`.
+    """
+
+    operation: str
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
-        if len(shapes) < 2 or len({tuple(shape[:2]) for shape in shapes}) > 1:
-            raise self.refuse(f"takes two or more inputs of one height and width. Received: {list(shapes)}")
-        return (*shapes[0][:2], sum(shape[2] for shape in shapes))
+        _check_count(self, shapes, 2)
+        _check_choice(self, "operation", self.operation, COMBINATIONS)
+        height, width, channels = shapes[0]
+        if tuple(shapes[1]) not in (
+            (height, width, channels),
+            (1, 1, channels),
+            (height, width, 1),
+            (1, 1, 1),
+        ):
+            raise self.refuse(
+                "its second input must have the first's shape, or one number for each channel, for each pixel"
+                f" or for all. Received: {shapes}"
+            )
+        return shapes[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Concatenate(Node):
+    """Two or more values one after the other along an axis; the other axes are of one size.
+
+    Attributes:
+        axis: 0 for rows, 1 for columns, 2 for channels.
+    """
+
+    axis: int = since_2(2)
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Node`."""
+        if type(self.axis) is not int or not 0 <= self.axis <= 2:
+            raise self.refuse(f"`axis` must be 0, 1 or 2. Received: {self.axis!r}")
+        others = {tuple(shape[: self.axis]) + tuple(shape[self.axis + 1 :]) for shape in shapes}
+        if len(shapes) < 2 or len(others) > 1:
+            size = ("width and channels", "height and channels", "height and width")[self.axis]
+            raise self.refuse(f"takes two or more inputs of one {size}. Received: {list(shapes)}")
+        total = list(shapes[0])
+        total[self.axis] = sum(shape[self.axis] for shape in shapes)
+        return tuple(total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gather(Node):
+    """The numbers of a value at other places: `flat[rows[y] + columns[x] + channels[c]]`.
+
+    `flat` are the input's numbers in the order rows, columns, channels. Slices, flips, crops, repeats,
+    permutations of the axes and other shapes of a vector are such nodes.
+
+    Attributes:
+        rows: For each row of the output where it begins; at least 0.
+        columns: The same for its columns, from the row's beginning.
+        channels: The same for its channels, from the pixel's. Of the three each names a row, a column and a
+            channel of the input, and their sums stay within its rows, columns and channels.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Node`."""
+        _check_count(self, shapes, 1)
+        for name, places in (("rows", self.rows), ("columns", self.columns), ("channels", self.channels)):
+            if not isinstance(places, tuple) or not places or not all(type(place) is int for place in places):
+                raise self.refuse(f"`{name}` must be integers, at least one. Received: {places}")
+            if min(places) < 0 or max(places) > MAX_VALUES:
+                raise self.refuse(
+                    f"`{name}` must be 0 to {MAX_VALUES}. Received: {min(places)} to {max(places)}"
+                )
+        starts = [0, len(self.rows), len(self.rows) + len(self.columns)]
+        reach = np.maximum.reduceat(self._places(shapes[0]), starts, axis=1).sum(axis=1)
+        if any(farthest >= size for farthest, size in zip(reach.tolist(), shapes[0], strict=True)):
+            raise self.refuse(
+                f"its places must lie within {tuple(shapes[0])}. Received: up to {tuple(reach.tolist())}"
+            )
+        return len(self.rows), len(self.columns), len(self.channels)
+
+    def places(self, shape: Shape) -> list[np.ndarray]:
+        """Returns what of the input each row, column and channel names: its row, column and channel.
+
+        Args:
+            shape: The input's.
+
+        Returns:
+            int64 `[3, rows]`, `[3, columns]` and `[3, channels]`.
+        """
+        ends = [len(self.rows), len(self.rows) + len(self.columns)]
+        return np.split(self._places(shape), ends, axis=1)
+
+    def _places(self, shape: Shape) -> np.ndarray:
+        places = np.array(self.rows + self.columns + self.channels, np.int64)
+        return np.stack(np.unravel_index(places, (MAX_VALUES + 1, *shape[1:])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalize(Node):
+    """Groups of channels with mean 0 and variance 1, then scaled and shifted channel by channel.
+
+    `(x - mean) / sqrt(variance + epsilon) * scale + shift`, the mean and the variance of what is normalized
+    together.
+
+    Attributes:
+        over: What is normalized together: `"pixel"`: a group's channels at each pixel; `"image"`: all pixels
+            of a group's channels.
+        groups: Groups of channels, neighbours each.
+        centered: Whether the mean is subtracted; if not, the variance is the mean of the squares.
+        epsilon: Above 0.
+        scale: float32 `[channels]`.
+        shift: float32 `[channels]`.
+    """
+
+    over: str
+    groups: int
+    centered: bool
+    epsilon: float
+    scale: np.ndarray
+    shift: np.ndarray
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Node`."""
+        _check_count(self, shapes, 1)
+        _check_choice(self, "over", self.over, NORMALIZED)
+        _check_numbers(self, "groups", (self.groups,), 1, 1)
+        channels = shapes[0][2]
+        if channels % self.groups:
+            raise self.refuse(f"{channels} channels are not {self.groups} groups")
+        if not isinstance(self.centered, bool):
+            raise self.refuse(f"`centered` must be true or false. Received: {self.centered!r}")
+        if not isinstance(self.epsilon, float) or not 0 < self.epsilon <= LARGEST:
+            raise self.refuse(f"`epsilon` must be a float32 above 0. Received: {self.epsilon!r}")
+        for name, array in (("scale", self.scale), ("shift", self.shift)):
+            _check_array(self, name, array, (channels,))
+        return shapes[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,15 +486,16 @@ class Activation(Node):
 
     Attributes:
         activation: One of `ACTIVATIONS`.
+        settings: The activation's; none: its defaults.
     """
 
     activation: str
+    settings: tuple[float, ...] = since_2(())
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
         _check_count(self, shapes, 1)
-        _check_choice(self, "activation", self.activation, ACTIVATIONS)
-        _check_softmax(self, self.activation, shapes[0])
+        _check_activation(self, self.activation, self.settings)
         return shapes[0]
 
 
@@ -292,14 +510,45 @@ class Flatten(Node):
 
 
 @dataclasses.dataclass(frozen=True)
+class Output:
+    """A result of a network.
+
+    Attributes:
+        name: Its name.
+        node: The index of the node whose value, a vector, it is.
+        shape: The shape of an example's result as the caller gets it, of as many numbers.
+    """
+
+    name: str
+    node: int
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Graph:
     """A network: its operations in an order in which each comes after its inputs.
 
     Attributes:
-        nodes: The first is the only `Input`; the last one's value, a vector, is the network's output.
+        nodes: The first ones, at least one and no others, are `Input`s.
+        outputs: The network's results; none: the last node's value, a vector, is the only one.
     """
 
     nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Returns the images that the network takes."""
+        return tuple(itertools.takewhile(lambda node: isinstance(node, Input), self.nodes))
+
+    def results(self, shapes: Sequence[Shape]) -> tuple[Output, ...]:
+        """Returns the network's results, at least one.
+
+        Args:
+            shapes: The shapes of the nodes' values.
+        """
+        last = len(self.nodes) - 1
+        return self.outputs or (Output(self.nodes[last].name, last, (shapes[last][2],)),)
 
     def shapes(self) -> list[Shape]:
         """Checks the whole graph and returns the shape of each node's value.
@@ -317,9 +566,10 @@ class Graph:
             raise GraphError(f"a graph's nodes may have {MAX_INPUTS} inputs in all. Received: {inputs}")
         shapes: list[Shape] = []
         split, planes = set(), 0
+        inputs = max(1, len(self.inputs))
         for index, node in enumerate(self.nodes):
-            if isinstance(node, Input) != (index == 0):
-                raise node.refuse("the first node, and only the first, must be an Input")
+            if isinstance(node, Input) != (index < inputs):
+                raise node.refuse("the first nodes, and only the first, must be an Input each")
             for source in node.inputs:
                 if not 0 <= source < index:
                     raise node.refuse(f"`inputs` must be nodes before it ({index}). Received: {source}")
@@ -337,11 +587,24 @@ class Graph:
                         f"the channels that a graph's strided convolutions read, each by its strides of"
                         f" {node.strides}, may be {MAX_PHASE_PLANES} in all. Received: {planes}"
                     )
-        if shapes[-1][:2] != (1, 1):
+        self._check_ends(shapes)
+        return shapes
+
+    def _check_ends(self, shapes: Sequence[Shape]) -> None:
+        """Raises a GraphError unless the names of inputs and outputs differ, and the outputs are vectors."""
+        if not self.outputs and shapes[-1][:2] != (1, 1):
             raise self.nodes[-1].refuse(
                 f"the last node must give a vector [1, 1, classes]. Received: {shapes[-1]}"
             )
-        return shapes
+        for what, ends in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if len({end.name for end in ends}) < len(ends):
+                raise GraphError(f"a graph's {what} must have different names")
+        for output in self.outputs:
+            if not 0 <= output.node < len(self.nodes) or shapes[output.node][:2] != (1, 1):
+                raise GraphError(f"output {output.name!r}: it must be a node that gives a vector")
+            _check_given(output, "shape", output.shape, shapes[output.node][2])
+        if len({output.node for output in self.outputs}) < len(self.outputs):
+            raise GraphError("a graph's outputs must be different nodes")
 
 
 def nonnegative_values(graph: Graph) -> list[bool]:
@@ -356,16 +619,27 @@ def nonnegative_values(graph: Graph) -> list[bool]:
     known: list[bool] = []
     for node in graph.nodes:
         match node:
-            case Conv(activation=activation) | Activation(activation=activation):
-                known.append(activation in _NONNEGATIVE)
+            case Conv() | Activation():
+                known.append(_makes_nonnegative(node))
             case Add(activation=activation):
                 sum_of_such = activation == "linear" and all(known[source] for source in node.inputs)
-                known.append(activation in _NONNEGATIVE or sum_of_such)
-            case Pool() | GlobalPool() | Multiply() | Concatenate() | Flatten():
+                known.append(_makes_nonnegative(node) or sum_of_such)
+            case Pool() | GlobalPool() | Multiply() | Concatenate() | Flatten() | Gather() | Combine():
                 known.append(all(known[source] for source in node.inputs))
+            case Constant(value=value):
+                known.append(bool((value >= 0).all()))
             case _:
                 known.append(False)
     return known
+
+
+def _makes_nonnegative(node: Conv | Add | Activation) -> bool:
+    if node.activation == "clip":
+        return (node.settings or ACTIVATIONS["clip"])[0] >= 0
+    if node.activation == "general_relu":
+        slope, largest, threshold = node.settings or ACTIVATIONS["general_relu"]
+        return slope == 0 and min(largest, threshold) >= 0
+    return node.activation in _NONNEGATIVE
 
 
 def _window_counts(
@@ -422,6 +696,23 @@ def _check_choice(node: Node, name: str, value: str, choices: Sequence[str]) -> 
         raise node.refuse(f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}")
 
 
+def _check_given(end: Node | Output, name: str, given: tuple[int, ...], numbers: int) -> None:
+    """Raises a GraphError unless the shape that a caller sees has so many numbers."""
+    right = isinstance(given, tuple) and len(given) <= MAX_AXES and all(type(size) is int for size in given)
+    if not right or min(given, default=1) < 1 or math.prod(given) != numbers:
+        rule = f"`{name}` must be at most {MAX_AXES} sizes above 0 of {numbers} numbers. Received: {given}"
+        raise GraphError(f"{type(end).__name__} {end.name!r}: {rule}")
+
+
+def _check_activation(node: Node, activation: str, settings: tuple[float, ...]) -> None:
+    """Raises a GraphError unless an activation is known, and its settings are none or as many as it has."""
+    _check_choice(node, "activation", activation, tuple(ACTIVATIONS))
+    count = len(ACTIVATIONS[activation])
+    right = isinstance(settings, tuple) and len(settings) in (0, count)
+    if not right or not all(isinstance(number, float) and abs(number) <= LARGEST for number in settings):
+        raise node.refuse(f"`settings` of {activation} must be {count} float32 numbers. Received: {settings}")
+
+
 def _check_array(node: Node, name: str, array: np.ndarray | SparseArray, shape: tuple[int, ...]) -> None:
     """Raises a GraphError unless a weight has its shape, is float32 and finite."""
     if not isinstance(array, np.ndarray | SparseArray):
@@ -431,9 +722,3 @@ def _check_array(node: Node, name: str, array: np.ndarray | SparseArray, shape: 
         raise node.refuse(f"`{name}` must be float32 {shape}. Received: {array.dtype} {array.shape}")
     if not np.isfinite(values).all():
         raise node.refuse(f"`{name}` must be finite. Received: values that are not")
-
-
-def _check_softmax(node: Node, activation: str, shape: Shape) -> None:
-    """Raises a GraphError if a softmax is to be taken of more than a vector."""
-    if activation == "softmax" and shape[:2] != (1, 1):
-        raise node.refuse(f"softmax is for vectors. Received: {shape}")

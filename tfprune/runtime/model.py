@@ -1,4 +1,4 @@
-"""Classifies images with a network, without TensorFlow or Keras."""
+"""Runs a network on images, signals or vectors, without TensorFlow or Keras."""
 
 import collections
 import functools
@@ -7,17 +7,18 @@ import queue
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from tfprune.runtime import machine
+from tfprune.runtime.batch import Batch, as_input
 from tfprune.runtime.crew import Crew
 from tfprune.runtime.format.file import read_file, refusing
 from tfprune.runtime.graph import Graph
-from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8
 from tfprune.runtime.kernels.program import COUNTER_WORDS
 from tfprune.runtime.limits import allowed_bytes, require_memory
-from tfprune.runtime.not_a_number import nan_logits
+from tfprune.runtime.not_a_number import nan_outputs
 from tfprune.runtime.plan.arena import aligned_zeros
 from tfprune.runtime.plan.binding import Binding
 from tfprune.runtime.plan.lowering import make_plan
@@ -54,7 +55,7 @@ class _Shared:
 
 
 class Model:
-    """A compiled network, which is called with images.
+    """A compiled network, which is called with images, or whatever else it takes.
 
     Its kernels are compiled for this machine when it is made. A number of threads changes the time, not the
     result: every sum is made in the same order. Calls from several threads wait for one another. A call may
@@ -141,36 +142,54 @@ class Model:
         images = max([1, *(len(tools.arenas) for tools in list(self._shared.spare))])
         return self._plan.constant_bytes + 4 * self._plan.arena_size * images
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Classifies images.
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of one example of each input, by name, in the order of a list of inputs."""
+        return {port.name: port.shape for port in self._plan.inputs}
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of one example of each output, by name."""
+        return {port.name: port.shape for port in self._plan.outputs}
+
+    def __call__(self, images: Any) -> Any:
+        """Runs the network.
 
         Args:
-            images: Plain pixels `[n, height, width, channels]`, float32 or uint8, any n. A NaN is in all
-                logits that it reaches, through removed weights as well; these are left out by a model made
-                of a plan.
+            images: Plain pixels `[n, height, width, channels]`, or what else the network takes: `[n, ...]` of
+                its shape, any n. Of several inputs a list, or a dictionary by their names. Float32 or uint8;
+                other numbers are converted where float32 holds each of them. A NaN is in all outputs that it
+                reaches, through removed weights as well; these are left out by a model made of a plan.
 
         Returns:
-            The network's output, float32 `[n, classes]`.
+            The network's output, float32 `[n, classes]` or of its shape; several as a dictionary by name.
 
         Raises:
             ValueError: The images have another shape or type.
         """
         images = self._checked(images)
-        logits = np.empty((len(images), self._plan.classes), np.float32)
+        outputs = [np.empty((images.count, port.size), np.float32) for port in self._plan.outputs]
         # As many images at a time as there are threads; what is left over, all threads together.
-        side_by_side = len(images) - len(images) % self.threads
+        side_by_side = images.count - images.count % self.threads
         shared = self._shared_here()
         with shared.lock:
             tools = self._tools(shared, self.threads if side_by_side else 1)
             if side_by_side:
-                self._classify_side_by_side(images[:side_by_side], logits, tools)
-            for index in range(side_by_side, len(images)):
-                self._classify_together(images[index], logits[index], tools)
+                self._run_side_by_side(images, range(side_by_side), outputs, tools)
+            for index in range(side_by_side, images.count):
+                self._run_together(images, index, outputs, tools)
             shared.spare.append(tools)
-        if self.graph is not None and images.dtype == np.float32 and images.size and np.isnan(images.min()):
-            for index in np.flatnonzero(np.isnan(images).any(axis=(1, 2, 3))):
-                logits[index, nan_logits(self.graph, images[index])] = np.nan
-        return logits
+        if self.graph is not None:
+            for index in images.without_sense():
+                for output, reached in zip(
+                    outputs, nan_outputs(self.graph, images.example(index)), strict=True
+                ):
+                    output[index, reached] = np.nan
+        shaped = {
+            port.name: output.reshape(-1, *port.shape)
+            for port, output in zip(self._plan.outputs, outputs, strict=True)
+        }
+        return next(iter(shaped.values())) if len(shaped) == 1 else shaped
 
     def time_nodes(self, images: np.ndarray, rounds: int = 10) -> list[float]:
         """Measures each operation on its own, on one thread.
@@ -186,13 +205,13 @@ class Model:
             ValueError: The images have another shape or type, or there is none; or `rounds` is below 1.
         """
         images = self._checked(images)
-        if not len(images) or rounds < 1:
-            raise ValueError(f"needs an image and a round. Received: {len(images)} images, rounds={rounds}")
+        if not images.count or rounds < 1:
+            raise ValueError(f"needs an image and a round. Received: {images.count} images, rounds={rounds}")
         shared = self._shared_here()
         with shared.lock:
             tools = self._tools(shared, 1)
             arena = tools.arenas[0]
-            _point_to_image(arena, images[0])
+            images.point(arena, 0)
             owners = np.array([step.node for step in self._plan.steps])
             spans = []
             for node in range(self._plan.nodes):
@@ -208,10 +227,6 @@ class Model:
             shared.spare.append(tools)
         return (1e6 * np.maximum(np.median(times, axis=0) - nothing, 0)).tolist()
 
-    @property
-    def _output(self) -> slice:
-        return slice(self._plan.output, self._plan.output + self._plan.classes)
-
     def _seconds(self, span: tuple[int, int], arena: np.ndarray) -> float:
         """Returns the seconds of a call for some of the steps, first and count, on one thread."""
         first, count = span
@@ -219,14 +234,22 @@ class Model:
         self._binding.run(self._alone.address(first), count, arena.ctypes.data, None, 0, 1)
         return time.perf_counter() - before
 
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        images = np.asarray(images)
-        if images.dtype not in (np.float32, np.uint8) or images.shape[1:] != self._plan.input_shape:
-            raise ValueError(
-                f"`images` must be float32 or uint8 [n, {', '.join(map(str, self._plan.input_shape))}]."
-                f" Received: {images.dtype} {list(images.shape)}"
-            )
-        return np.ascontiguousarray(images)
+    def _checked(self, images: Any) -> Batch:
+        ports = self._plan.inputs
+        if isinstance(images, dict):
+            if images.keys() != {port.name for port in ports}:
+                wanted = ", ".join(repr(port.name) for port in ports)
+                raise ValueError(
+                    f"`images` must be by the names {wanted}. Received: {sorted(map(str, images))}"
+                )
+            given = [images[port.name] for port in ports]
+        elif len(ports) == 1:
+            given = [images]
+        else:
+            given = list(images) if isinstance(images, list | tuple) else [images]
+            if len(given) != len(ports):
+                raise ValueError(f"`images` must be a list of {len(ports)} inputs. Received: {len(given)}")
+        return Batch([as_input(array, port.shape) for array, port in zip(given, ports, strict=True)])
 
     def _shared_here(self) -> _Shared:
         if self._shared.process != os.getpid():
@@ -243,20 +266,27 @@ class Model:
             tools.arenas.append(aligned_zeros(self._plan.arena_size))
         return tools
 
-    def _classify_side_by_side(self, images: np.ndarray, logits: np.ndarray, tools: _Tools) -> None:
-        """Classifies images, one at a time on each thread."""
-        output, arenas = self._output, tools.arenas
-        indices, finished = iter(range(len(images))), queue.SimpleQueue()
+    def _take(self, arena: np.ndarray, outputs: list[np.ndarray], index: int) -> None:
+        """Copies an example's results out of an arena."""
+        for port, output in zip(self._plan.outputs, outputs, strict=True):
+            output[index] = arena[port.place : port.place + port.size]
+
+    def _run_side_by_side(
+        self, images: Batch, examples: range, outputs: list[np.ndarray], tools: _Tools
+    ) -> None:
+        """Runs the network on examples, one at a time on each thread."""
+        arenas = tools.arenas
+        indices, finished = iter(examples), queue.SimpleQueue()
 
         def work(thread: int) -> None:
             arena = arenas[thread]
             for index in indices:
                 try:
-                    _point_to_image(arena, images[index])
+                    images.point(arena, index)
                     self._binding.run(
                         self._alone.address(0), self._alone.count, arena.ctypes.data, None, 0, 1
                     )
-                    logits[index] = arena[output]
+                    self._take(arena, outputs, index)
                 except BaseException as error:
                     finished.put(error)
                     raise
@@ -264,23 +294,23 @@ class Model:
 
         try:
             tools.crew.run(work)
-            for _ in range(len(images)):
+            for _ in examples:
                 error = finished.get()
                 if error is not None:
                     raise error
         finally:
             collections.deque(indices, maxlen=0)  # Nobody needs what an interrupted call has left.
 
-    def _classify_together(self, image: np.ndarray, logits: np.ndarray, tools: _Tools) -> None:
-        """Classifies an image on all threads: each takes parts of each step.
+    def _run_together(self, images: Batch, index: int, outputs: list[np.ndarray], tools: _Tools) -> None:
+        """Runs the network on an example on all threads: each takes parts of each step.
 
         A thread that comes too late finds no part, and is not awaited.
         """
         arena = tools.arenas[0]
         counters = np.zeros((self._together.count, 1 + self.threads, COUNTER_WORDS), np.int64)
-        # The threads hold what they work on, and the image, which the arena has the address of.
-        held = (image, arena, counters)
-        _point_to_image(arena, image)
+        # The threads hold what they work on, and the images, which the arena has the addresses of.
+        held = (images, arena, counters)
+        images.point(arena, index)
 
         def work(thread: int) -> None:
             _, arena, counters = held
@@ -288,7 +318,7 @@ class Model:
             self._binding.run(steps, count, arena.ctypes.data, counters.ctypes.data, thread, self.threads)
 
         tools.crew.run(work)
-        logits[:] = arena[self._output]
+        self._take(arena, outputs, index)
 
 
 def _checked_threads(threads: int | None) -> int:
@@ -300,11 +330,6 @@ def _checked_threads(threads: int | None) -> int:
             f"`threads` must be a whole number from 1 to {_MOST_THREADS}. Received: threads={threads!r}"
         )
     return threads
-
-
-def _point_to_image(arena: np.ndarray, image: np.ndarray) -> None:
-    header = arena[: 2 * 2].view(np.int64)
-    header[IMAGE_ADDRESS], header[IMAGE_IS_UINT8] = image.ctypes.data, image.dtype == np.uint8
 
 
 def load(path: str | os.PathLike, threads: int | None = None, *, memory_limit: float | None = None) -> Model:

@@ -3,37 +3,58 @@
 Only an image that has a NaN is looked at in this way, beside its ordinary call.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from tfprune.runtime.graph import Activation, Concatenate, Conv, Flatten, GlobalPool, Graph, Input, Node, Pool
+from tfprune.runtime.graph import (
+    Activation,
+    Add,
+    Concatenate,
+    Constant,
+    Conv,
+    Flatten,
+    Gather,
+    GlobalPool,
+    Graph,
+    Input,
+    Node,
+    Normalize,
+    Pool,
+    Shape,
+)
 
 
-def nan_logits(graph: Graph, image: np.ndarray) -> np.ndarray:
-    """Returns which logits an image's NaN reach, by weights of any value.
+def nan_outputs(graph: Graph, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns which numbers of the outputs the NaN of an example reach, by weights of any value.
 
     Args:
         graph: The network.
-        image: `[height, width, channels]`.
+        images: An array for each input.
 
     Returns:
-        bool `[classes]`: what the network is NaN at if each weight, zero or not, multiplies what it reads.
+        bool `[numbers]` for each output: where it is NaN if each weight, zero or not, multiplies what it
+        reads.
     """
     shapes = graph.shapes()
     reached: list[np.ndarray] = []
-    for node, shape in zip(graph.nodes, shapes, strict=True):
-        inputs = [reached[source] for source in node.inputs] or [np.isnan(image)]
-        found = _reached(node, inputs, shape[:2])
-        if isinstance(node, Conv | Activation) and node.activation == "softmax":
-            found = np.broadcast_to(found.any(), found.shape)
+    for index, (node, shape) in enumerate(zip(graph.nodes, shapes, strict=True)):
+        if isinstance(node, Input):
+            found = np.isnan(images[index]).reshape(shape)
+        elif isinstance(node, Constant):
+            found = np.zeros(shape, bool)
+        else:
+            found = _reached(node, [reached[source] for source in node.inputs], shape)
+        if isinstance(node, Conv | Activation | Add) and node.activation == "softmax":
+            found = np.broadcast_to(found.any(axis=2, keepdims=True), found.shape)
         reached.append(found)
-    return reached[-1].reshape(-1)
+    return [reached[result.node].reshape(-1) for result in graph.results(shapes)]
 
 
-def _reached(node: Node, inputs: list[np.ndarray], counts: tuple[int, int]) -> np.ndarray:
-    """Returns where a node's value is NaN, bool `[height, width, channels]`, before a softmax."""
+def _reached(node: Node, inputs: list[np.ndarray], shape: Shape) -> np.ndarray:
+    """Returns where a node's value is NaN, bool of its shape, before a softmax."""
+    counts = shape[:2]
     match node:
-        case Input():
-            return inputs[0]
         case Conv():
             height, width, channels = inputs[0].shape
             of_group = inputs[0].reshape(height, width, node.groups, channels // node.groups).any(axis=3)
@@ -45,7 +66,13 @@ def _reached(node: Node, inputs: list[np.ndarray], counts: tuple[int, int]) -> n
         case GlobalPool():
             return inputs[0].any(axis=(0, 1), keepdims=True)
         case Concatenate():
-            return np.concatenate(inputs, axis=2)
+            return np.concatenate(inputs, axis=node.axis)
+        case Gather():
+            return gathered(node, inputs[0])
+        case Normalize():
+            groups = inputs[0].reshape(*shape[:2], node.groups, -1)
+            groups = groups.any(axis=3 if node.over == "pixel" else (0, 1, 3), keepdims=True)
+            return np.broadcast_to(groups, (*shape[:2], node.groups, shape[2] // node.groups)).reshape(shape)
         case Flatten():
             return inputs[0].reshape(1, 1, -1)
         case _:  # Value by value.
@@ -53,6 +80,17 @@ def _reached(node: Node, inputs: list[np.ndarray], counts: tuple[int, int]) -> n
             for other in inputs[1:]:
                 found = found | other
             return found
+
+
+def gathered(node: Gather, value: np.ndarray) -> np.ndarray:
+    """Returns the numbers that a `Gather` takes of a value.
+
+    Args:
+        node: The node.
+        value: `[height, width, channels]`.
+    """
+    rows, columns, channels = (np.array(places) for places in (node.rows, node.columns, node.channels))
+    return value.reshape(-1)[rows[:, None, None] + columns[:, None] + channels]
 
 
 def _in_windows(

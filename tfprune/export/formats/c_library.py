@@ -53,11 +53,13 @@ class CLibrary(Format):
         return network.wide
 
     def check(self, network: "Network") -> None:
-        """Refuses a layer that the sparse runtime cannot run, a target or a processor that there is not."""
+        """Refuses a network that cannot be compiled, a target or a processor that there is not."""
+        from tfprune.runtime.ahead.library import only_output
         from tfprune.runtime.ahead.targets import check_targets
 
-        network.compiled()
+        graph = network.compiled()
         try:
+            only_output(graph)
             check_targets(self._all_targets, self.cpu)
         except ValueError as error:
             raise UserError(str(error)) from error

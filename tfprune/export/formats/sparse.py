@@ -71,6 +71,7 @@ def kernels_of(graph: "Graph", network: "Network") -> dict[str, list[np.ndarray]
         graph: The graph.
         network: The network that it was made from.
     """
+    from tfprune.compiler.convolutions import transposed_kernel
     from tfprune.runtime.graph import Conv
 
     convolutions = [node for node in graph.nodes if isinstance(node, Conv)]
@@ -79,6 +80,9 @@ def kernels_of(graph: "Graph", network: "Network") -> dict[str, list[np.ndarray]
         layer, shape = name.removesuffix(f"/{kernel.name}"), kernel.variable.shape
         # A separable convolution is two, `layer/depthwise` and `layer/pointwise`.
         own = [node for node in convolutions if node.name == layer or node.name.startswith(f"{layer}/")]
+        if type(kernel.layer).__name__.endswith("Transpose"):
+            found[name] = [transposed_kernel(np.asarray(node.kernel), kernel.layer) for node in own]
+            continue
         size = int(np.prod(shape))
         # A dense layer's kernel and a depthwise one have other axes in the file.
         found[name] = [np.asarray(node.kernel).reshape(shape) for node in own if node.kernel.size == size]
@@ -98,8 +102,8 @@ def export_sparse(model: "keras.Model", path: str | os.PathLike[str], weights: s
     ```
 
     Args:
-        model: A built functional or Sequential model without pruning wrappers, with one input of images
-            `[n, height, width, channels]` of a fixed size, and one output `[n, classes]`.
+        model: A built functional or Sequential model without pruning wrappers, of images, signals or vectors
+            of a fixed size.
         path: The file; replaced if it exists.
         weights: How kernels are stored: `"float16"` or `"float32"`. Computed is in float32 either way.
 

@@ -16,8 +16,9 @@ from tfprune.runtime.ahead.archive import Member, archive
 from tfprune.runtime.ahead.front import entries, front, public_names
 from tfprune.runtime.ahead.module import Variant, variant
 from tfprune.runtime.ahead.targets import Target, check_targets
+from tfprune.runtime.errors import GraphError
 from tfprune.runtime.format.file import file_bytes, read_file
-from tfprune.runtime.graph import Graph
+from tfprune.runtime.graph import Graph, Output
 from tfprune.runtime.plan.lowering import make_plan
 from tfprune.text import text_table
 
@@ -67,6 +68,8 @@ class Library:
         checksum: Of the network, as header and library state it.
         image_shape: `(height, width, channels)` of an image.
         classes: The length of the output.
+        input_shape: The shape of an example as the model takes it.
+        output_shape: The shape of its output as the model gives it.
         built: The libraries, one for each target.
     """
 
@@ -76,6 +79,8 @@ class Library:
     checksum: int
     image_shape: tuple[int, int, int]
     classes: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
     built: tuple[Built, ...]
 
     def __str__(self) -> str:
@@ -143,7 +148,7 @@ def compile_library(
 
     Raises:
         FileFormatError: The file is not sound.
-        GraphError: The network is not, or too large for a target.
+        GraphError: The network is not, has several inputs or outputs, or is too large for a target.
         ValueError: Another argument breaks its rule.
     """
     chosen = check_targets([targets] if isinstance(targets, str) else list(targets), cpu)
@@ -157,6 +162,7 @@ def compile_library(
     if weights not in (None, *WEIGHTS):
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
     graph = network if isinstance(network, Graph) else read_file(network)
+    end = only_output(graph)
     checksum = zlib.crc32(file_bytes(graph, "float32"))
     objects = [
         (target, *_compile(graph, target, cpu, weights or target.weights, name, threads, checksum))
@@ -188,10 +194,35 @@ def compile_library(
             )
         )
     shapes = graph.shapes()
-    library = Library(folder, name, __version__, checksum, shapes[0], shapes[-1][2], tuple(built))
+    library = Library(
+        folder,
+        name,
+        __version__,
+        checksum,
+        shapes[0],
+        shapes[end.node][2],
+        graph.inputs[0].given or shapes[0],
+        end.shape,
+        tuple(built),
+    )
     _write_sources(library, len(graph.nodes), threads, chosen)
     write_json(folder / f"{name}.json", dataclasses.asdict(library) | {"folder": None})
     return library
+
+
+def only_output(graph: Graph) -> Output:
+    """Returns the output of a network of which a library can be made.
+
+    Raises:
+        GraphError: It has several inputs or outputs.
+    """
+    ends = graph.results(graph.shapes())
+    if len(graph.inputs) != 1 or len(ends) != 1:
+        raise GraphError(
+            "a C library is for networks of one input and one output."
+            f" Received: {len(graph.inputs)} inputs, {len(ends)} outputs"
+        )
+    return ends[0]
 
 
 def _compile(

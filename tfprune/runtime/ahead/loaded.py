@@ -10,6 +10,7 @@ import numpy as np
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.library import Built
 from tfprune.runtime.ahead.targets import TARGETS
+from tfprune.runtime.batch import as_input
 from tfprune.runtime.plan.arena import aligned_zeros
 
 _POINTER = ctypes.c_void_p
@@ -43,7 +44,8 @@ class LoadedLibrary:
             raise ValueError(f"a target must be this machine, {machine.host().triple}. Received: {names}")
         self.built = here[0]
         self.processor: str | None = None
-        self._shape, self._classes = tuple(described["image_shape"]), described["classes"]
+        self._shape, self._classes = tuple(described["input_shape"]), described["classes"]
+        self._output_shape = tuple(described["output_shape"])
         self._code = machine.Loaded((folder / self.built.target / f"{name}.o").read_bytes())
         self._run = {
             np.dtype(kind): ctypes.CFUNCTYPE(None, *[_POINTER] * 3)(self._code.address(f"{name}_run{suffix}"))
@@ -59,26 +61,21 @@ class LoadedLibrary:
         """Classifies images.
 
         Args:
-            images: Plain pixels `[n, height, width, channels]`, float32 or uint8.
+            images: As of `Model`.
 
         Returns:
-            The network's output, float32 `[n, classes]`.
+            The network's output, float32 `[n, classes]` or of its shape.
 
         Raises:
             ValueError: The images have another shape or type.
         """
-        images = np.ascontiguousarray(images)
-        if images.dtype not in self._run or images.shape[1:] != self._shape:
-            raise ValueError(
-                f"`images` must be float32 or uint8 [n, {', '.join(map(str, self._shape))}]."
-                f" Received: {images.dtype} {list(images.shape)}"
-            )
+        images = as_input(images, self._shape)
         outputs = np.empty((len(images), self._classes), np.float32)
         for image, output in zip(images, outputs, strict=True):
             self._run[images.dtype](self._arena.ctypes.data, image.ctypes.data, output.ctypes.data)
         if len(images):
             self.processor = self.built.processors[self._processor(self._arena.ctypes.data)]
-        return outputs
+        return outputs.reshape(-1, *self._output_shape)
 
 
 def this_machines_target() -> str | None:

@@ -141,10 +141,10 @@ def _at(e: Emitter, base: ir.Value, place: int) -> ir.Value:
 
 
 def _copy_logits(e: Emitter, plan: Plan, arena: ir.Value, logits: ir.Value) -> None:
-    output = e.at(arena, e.number(plan.output))
+    output = e.at(arena, e.number(plan.outputs[0].place))
     e.each(
         e.number(0),
-        e.number(plan.classes),
+        e.number(plan.outputs[0].size),
         lambda i: e.store(e.load(e.at(output, i), F32), e.at(logits, i)),
     )
 

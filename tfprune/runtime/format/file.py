@@ -17,7 +17,7 @@ import numpy as np
 
 from tfprune.files import write_bytes
 from tfprune.runtime.errors import FileFormatError, GraphError
-from tfprune.runtime.format.header import header_text, parse_header
+from tfprune.runtime.format.header import header_text, parse_header, version_of
 from tfprune.runtime.format.sections import (
     DTYPES,
     StoredArray,
@@ -29,7 +29,8 @@ from tfprune.runtime.format.sections import (
 from tfprune.runtime.graph import Graph, Node
 from tfprune.runtime.limits import allowed_bytes, require_memory
 
-FILE_VERSION = 1
+# The last version, of which this reads all. A file is of the first that can hold it.
+FILE_VERSION = 2
 MAGIC = b"TFPRUNE\0"
 # Magic, version, the header's bytes, the file's bytes; behind them the checksum.
 _PREFIX = struct.Struct("<8sIIQ")
@@ -123,7 +124,7 @@ def file_bytes(graph: Graph, weights: str) -> bytes:
     header_end = _HEADER_START + len(header)
     padding = bytes(aligned(header_end) - header_end)
     size = header_end + len(padding) + len(sections)
-    prefix = _PREFIX.pack(MAGIC, FILE_VERSION, len(header), size)
+    prefix = _PREFIX.pack(MAGIC, version_of(graph), len(header), size)
     checked = b"".join((header, padding, sections))
     return b"".join((prefix, _checksum(prefix, checked), checked))
 
@@ -145,9 +146,9 @@ def _read_graph(file: np.ndarray, allowed: float) -> Graph:
     magic, version, header_bytes, size = _PREFIX.unpack(file[: _PREFIX.size])
     if magic != MAGIC:
         raise FileFormatError("not a model.tfprune: it begins with other bytes")
-    if version != FILE_VERSION:
+    if not 1 <= version <= FILE_VERSION:
         raise FileFormatError(
-            f"its format is version {version}, and this runtime reads version {FILE_VERSION}"
+            f"its format is version {version}, and this runtime reads versions 1 to {FILE_VERSION}"
             + ("; a newer tfprune can read it" if version > FILE_VERSION else "")
         )
     if size != len(file):
@@ -167,7 +168,7 @@ def _read_graph(file: np.ndarray, allowed: float) -> Graph:
     sections = file[aligned(header_end) :]
     check_layout(arrays, sections)
     require_memory(sum(array.decoded_bytes for array in arrays), allowed)
-    graph = Graph(tuple(_with_arrays(node, sections) for node in graph.nodes))
+    graph = Graph(tuple(_with_arrays(node, sections) for node in graph.nodes), graph.outputs)
     graph.shapes()
     return graph
 

@@ -1,7 +1,9 @@
 """The graph in a `model.tfprune`'s header: JSON that mirrors the dataclasses of `tfprune.runtime.graph`.
 
 A node is an object of its `"type"` and one key for each field. The fields' type hints say how a value is
-written and, exactly, what may be read; an array is an object of `StoredArray`'s fields in its turn.
+written and, exactly, what may be read; an array is an object of `StoredArray`'s fields in its turn. A field
+that version 1 did not have is left out where it has its default, so that a graph that version 1 can hold is
+written as it was.
 """
 
 import dataclasses
@@ -18,24 +20,32 @@ import numpy as np
 from tfprune.runtime.errors import FileFormatError
 from tfprune.runtime.format.sections import StoredArray
 from tfprune.runtime.graph import (
+    ACTIVATIONS,
     MAX_NODES,
     Activation,
     Add,
+    Combine,
     Concatenate,
+    Constant,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
     Multiply,
     Node,
+    Normalize,
+    Output,
     Pool,
 )
 
+# Those that version 1 has.
+_FIRST_TYPES = (Input, Conv, Pool, GlobalPool, Add, Multiply, Concatenate, Activation, Flatten)
 NODE_TYPES: dict[str, type[Node]] = {
-    node_type.__name__: node_type
-    for node_type in (Input, Conv, Pool, GlobalPool, Add, Multiply, Concatenate, Activation, Flatten)
+    node_type.__name__: node_type for node_type in (*_FIRST_TYPES, Constant, Combine, Gather, Normalize)
 }
+_FIRST_ACTIVATIONS = tuple(ACTIVATIONS)[:12]
 # No count or offset of a real file has more digits, and longer numbers only cost time.
 MAX_DIGITS = 15
 
@@ -52,10 +62,30 @@ def header_text(graph: Graph, store: Callable[[np.ndarray], StoredArray]) -> str
     """
     nodes = []
     for node in graph.nodes:
-        fields = _fields(type(node))
-        values = {name: _encode(getattr(node, name), hint, store) for name, hint in fields.items()}
-        nodes.append({"type": type(node).__name__, **values})
-    return json.dumps({"nodes": nodes}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        nodes.append({"type": type(node).__name__, **_encode_object(node, store)})
+    header = {"nodes": nodes}
+    if graph.outputs:
+        header["outputs"] = [_encode_object(output, store) for output in graph.outputs]
+    return json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def version_of(graph: Graph) -> int:
+    """Returns the first version of the format that can hold a graph.
+
+    Args:
+        graph: A valid graph.
+    """
+    if graph.outputs or len(graph.inputs) > 1:
+        return 2
+    for node, shape in zip(graph.nodes, graph.shapes(), strict=True):
+        activation = getattr(node, "activation", "linear")
+        if not isinstance(node, _FIRST_TYPES) or activation not in _FIRST_ACTIVATIONS:
+            return 2
+        if _at_defaults(node) != _later_fields(type(node)).keys():
+            return 2
+        if activation == "softmax" and shape[:2] != (1, 1):
+            return 2
+    return 1
 
 
 def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
@@ -72,8 +102,16 @@ def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
             checked.
     """
     header = _parse_json(text)
-    if not isinstance(header, dict) or header.keys() != {"nodes"} or not isinstance(header["nodes"], list):
-        raise FileFormatError('the header must be an object of "nodes", a list')
+    if isinstance(header, dict):
+        header.setdefault("outputs", [])
+    if (
+        not isinstance(header, dict)
+        or header.keys() != {"nodes", "outputs"}
+        or not all(isinstance(items, list) for items in header.values())
+    ):
+        raise FileFormatError(
+            'the header must be an object of "nodes", a list, and perhaps "outputs", another'
+        )
     if len(header["nodes"]) > MAX_NODES:  # Not each of them read in vain.
         raise FileFormatError(f"a graph may have {MAX_NODES} nodes. Received: {len(header['nodes'])}")
     arrays: list[StoredArray] = []
@@ -83,7 +121,11 @@ def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
         if not isinstance(node_type, str) or node_type not in NODE_TYPES:
             raise FileFormatError(f"node {index} must have one of the types {', '.join(NODE_TYPES)}")
         nodes.append(_decode_object(item, NODE_TYPES[node_type], f"node {index} ({node_type})", arrays))
-    return Graph(tuple(nodes)), arrays
+    outputs = [
+        _decode_object(item, Output, f"output {index}", arrays)
+        for index, item in enumerate(header["outputs"])
+    ]
+    return Graph(tuple(nodes), tuple(outputs)), arrays
 
 
 @functools.cache
@@ -94,8 +136,28 @@ def _fields(owner: type) -> dict[str, Any]:
 
 
 @functools.cache
+def _later_fields(owner: type) -> dict[str, Any]:
+    """Returns the name and the default of each field that version 1 did not have."""
+    return {field.name: field.default for field in dataclasses.fields(owner) if "since" in field.metadata}
+
+
+def _at_defaults(node: Node | Output) -> set[str]:
+    """Returns the names of the later fields of a node that have their defaults."""
+    return {name for name, default in _later_fields(type(node)).items() if getattr(node, name) == default}
+
+
+@functools.cache
 def _is_array(hint: Any) -> bool:
     return np.ndarray in (hint, *typing.get_args(hint))
+
+
+def _encode_object(item: Node | Output, store: Callable[[np.ndarray], StoredArray]) -> dict[str, Any]:
+    left_out = _at_defaults(item)
+    return {
+        name: _encode(getattr(item, name), hint, store)
+        for name, hint in _fields(type(item)).items()
+        if name not in left_out
+    }
 
 
 def _encode(value: Any, hint: Any, store: Callable[[np.ndarray], StoredArray]) -> Any:
@@ -110,11 +172,17 @@ def _encode(value: Any, hint: Any, store: Callable[[np.ndarray], StoredArray]) -
 
 
 def _decode_object(item: Any, owner: type, where: str, arrays: list[StoredArray]) -> Any:
-    fields = _fields(owner)
-    if not isinstance(item, dict) or item.keys() != fields.keys():
-        raise FileFormatError(f"{where} must be an object of exactly the keys {', '.join(fields)}")
+    fields, later = _fields(owner), _later_fields(owner)
+    if not isinstance(item, dict) or not fields.keys() - later.keys() <= item.keys() <= fields.keys():
+        perhaps = f" (and perhaps {', '.join(later)})" if later else ""
+        needed = ", ".join(name for name in fields if name not in later)
+        raise FileFormatError(f"{where} must be an object of exactly the keys {needed}{perhaps}")
     return owner(
-        **{name: _decode(item[name], hint, f"{where}: {name}", arrays) for name, hint in fields.items()}
+        **{
+            name: _decode(item[name], hint, f"{where}: {name}", arrays)
+            for name, hint in fields.items()
+            if name in item
+        }
     )
 
 

@@ -34,6 +34,7 @@ class Convolution(Kernel):
         residual: Whether a residual is added before the activation.
         offset_bits: The bits of an offset.
         scaled: Whether the values are int8, and the sums are multiplied by scales.
+        settings: The activation's; none: its defaults.
     """
 
     parameters: ClassVar = (
@@ -56,6 +57,7 @@ class Convolution(Kernel):
     residual: bool
     offset_bits: int = 32
     scaled: bool = False
+    settings: tuple[float, ...] = ()
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
@@ -134,9 +136,8 @@ class Convolution(Kernel):
                                     if self.residual:
                                         other = e.at(e.value("residual"), here[channel])
                                         x = b.fadd(x, e.load_vector(other, part * e.lanes))
-                                    x = e.keep(
-                                        activate(e, self.activation, x), e.load_vector(mask, part * e.lanes)
-                                    )
+                                    x = activate(e, self.activation, x, self.settings)
+                                    x = e.keep(x, e.load_vector(mask, part * e.lanes))
                                 target = e.at(e.value("target"), here[channel])
                                 e.store(x, e.at(target, e.number(part * e.lanes)))
                         return []

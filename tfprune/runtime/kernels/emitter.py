@@ -309,6 +309,10 @@ class KernelEmitter(Emitter):
         """Returns the smaller in each lane; a NaN in `a` gives `b`."""
         return self.b.select(self.b.fcmp_ordered("<", a, b), a, b)
 
+    def smallest(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Returns the smaller in each lane; a NaN in either stays one."""
+        return self.b.select(self.b.fcmp_unordered("uno", a, a), a, self.minimum(a, b))
+
     def horizontal(self, vector: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]) -> ir.Value:
         """Combines all lanes to one number, half with half."""
         lanes = self.lanes

@@ -10,18 +10,23 @@ from tfprune.runtime.kernels.activations import activate
 from tfprune.runtime.kernels.emitter import F32, I8, I32, I64, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
-# The arena's first 64-bit numbers: where the image is, and whether it is uint8. In a library made ahead of
-# time also which of its processors' code the arena is for, and what a waiting thread calls, or 0.
-IMAGE_ADDRESS, IMAGE_IS_UINT8, VARIANT, WAIT = range(4)
+# The first 64-bit numbers of the arena: so many for each image, where it is and whether it is uint8. In a
+# library made ahead of time also which of its processors' code the arena is for, and what a waiting thread
+# calls, or 0.
+IMAGE_WORDS = 4
+IMAGE_ADDRESS, IMAGE_IS_UINT8, VARIANT, WAIT = range(IMAGE_WORDS)
 
-MAPS = ("add", "multiply", "multiply_by_channel", "copy")
+# What a map computes of two values, and how many numbers the second has.
+MAPS = ("copy", "add", "multiply", "maximum", "minimum")
+SECONDS = ("same", "channel", "pixel", "one")
 
 
 @dataclasses.dataclass(frozen=True)
 class Image(Kernel):
-    """Makes planes of the image, `pixel * scale + shift`; a part: first and last plane."""
+    """Makes planes of an image, `pixel * scale + shift`; a part: first and last plane."""
 
     parameters: ClassVar = (
+        "image",  # its first number in the arena
         "target",
         "plane",
         "pitch",
@@ -35,8 +40,11 @@ class Image(Kernel):
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
         b = e.b
-        image = b.inttoptr(e.element(e.arena, e.number(IMAGE_ADDRESS), I64), ir.PointerType())
-        is_uint8 = b.icmp_signed("!=", e.element(e.arena, e.number(IMAGE_IS_UINT8), I64), e.number(0))
+        address, is_uint8 = (
+            e.element(e.arena, b.add(e.integer("image"), e.number(word)), I64)
+            for word in (IMAGE_ADDRESS, IMAGE_IS_UINT8)
+        )
+        image, is_uint8 = b.inttoptr(address, ir.PointerType()), b.icmp_signed("!=", is_uint8, e.number(0))
 
         def planes(of: ir.Type) -> None:
             def plane(index: ir.Value) -> None:
@@ -134,36 +142,85 @@ class Split(Kernel):
 class Map(Kernel):
     """Computes `activation(first operation second)` value by value; a part: first and last plane.
 
-    `operation` is one of `MAPS`; `"multiply_by_channel"` takes the second as a vector.
+    `operation` is one of `MAPS`. The second has, by `second`, as many numbers as the first; one for each
+    plane, or a single one, in a vector; or one plane for all.
     """
 
     parameters: ClassVar = ("first", "second", "target", "plane", "mask", "vectors")
     operation: str
+    second: str
     activation: str
+    settings: tuple[float, ...] = ()
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
         b = e.b
+        combine = {"add": b.fadd, "multiply": b.fmul, "maximum": e.largest, "minimum": e.smallest}
 
         def plane(index: ir.Value) -> None:
             start = b.mul(index, e.integer("plane"))
-            factor = None
-            if self.operation == "multiply_by_channel":
-                factor = e.splat(e.element(e.value("second"), index))
+            of_plane = None
+            if self.operation != "copy" and self.second in ("channel", "one"):
+                place = index if self.second == "channel" else e.number(0)
+                of_plane = e.splat(e.element(e.value("second"), place))
 
             def part(i: ir.Value) -> None:
                 x = b.mul(i, e.number(e.lanes))
                 at = b.add(start, x)
                 value = e.load_vector(e.at(e.value("first"), at))
-                if self.operation in ("add", "multiply"):
-                    second = e.load_vector(e.at(e.value("second"), at))
-                    value = b.fadd(value, second) if self.operation == "add" else b.fmul(value, second)
-                elif factor is not None:
-                    value = b.fmul(value, factor)
-                value = activate(e, self.activation, value)
+                if self.operation != "copy":
+                    second = of_plane
+                    if second is None:
+                        second = e.load_vector(e.at(e.value("second"), at if self.second == "same" else x))
+                    value = combine[self.operation](value, second)
+                value = activate(e, self.activation, value, self.settings)
                 e.store(e.keep(value, e.load_vector(e.at(e.pointer("mask"), x))), e.at(e.value("target"), at))
 
             e.each(e.number(0), e.integer("vectors"), part)
+
+        e.each(e.part(0), e.part(1), plane)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gather(Kernel):
+    """Makes planes of numbers from other places; a part: first and last plane."""
+
+    parameters: ClassVar = (
+        "source",
+        "target",
+        "plane",
+        "pitch",
+        "height",
+        "width",
+        "rows",  # int32 [height]: the elements of the source from its start to a row
+        "columns",  # int32 [width]: from the row to a column
+        "channels",  # int32 [planes]: from the pixel to a channel
+    )
+    from_constant: bool
+    side_by_side: bool  # whether the columns are neighbours in the source
+
+    def write(self, e: KernelEmitter) -> None:
+        """See `Kernel`."""
+        b = e.b
+        source = e.pointer("source") if self.from_constant else e.value("source")
+
+        def plane(index: ir.Value) -> None:
+            channel = e.at(source, e.element(e.pointer("channels"), index, I32))
+            target = e.at(e.value("target"), b.mul(index, e.integer("plane")))
+            if self.side_by_side:
+                channel = e.at(channel, e.element(e.pointer("columns"), e.number(0), I32))
+
+            def row(y: ir.Value) -> None:
+                line = e.at(channel, e.element(e.pointer("rows"), y, I32))
+                there = e.at(target, b.mul(y, e.integer("pitch")))
+
+                def column(x: ir.Value) -> None:
+                    place = x if self.side_by_side else e.element(e.pointer("columns"), x, I32)
+                    e.store(e.element(line, place), e.at(there, x))
+
+                e.each(e.number(0), e.integer("width"), column)
+
+            e.each(e.number(0), e.integer("height"), row)
 
         e.each(e.part(0), e.part(1), plane)
 

@@ -28,6 +28,7 @@ class DenseLayer(Kernel):
     activation: str
     residual: bool
     scaled: bool = False
+    settings: tuple[float, ...] = ()
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
@@ -62,7 +63,7 @@ class DenseLayer(Kernel):
                 if self.residual:
                     x = b.fadd(x, e.load_vector(e.at(e.value("residual"), first), part * e.lanes))
                 e.store(
-                    activate(e, self.activation, x),
+                    activate(e, self.activation, x, self.settings),
                     e.at(e.at(e.value("target"), first), e.number(part * e.lanes)),
                 )
 
@@ -87,6 +88,7 @@ class SparseLayer(Kernel):
     residual: bool
     index_bits: int = 32
     scaled: bool = False
+    settings: tuple[float, ...] = ()
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
@@ -119,7 +121,7 @@ class SparseLayer(Kernel):
             if self.residual:
                 total = b.fadd(total, e.element(e.value("residual"), out))
             # The activations are for vectors; one lane of this one is used.
-            activated = activate(e, self.activation, e.splat(total))
+            activated = activate(e, self.activation, e.splat(total), self.settings)
             e.store(b.extract_element(activated, ir.Constant(I32, 0)), e.at(e.value("target"), out))
 
         e.each(e.part(0), e.part(1), output)

@@ -9,9 +9,8 @@ import numpy as np
 from tfprune.runtime.graph import Shape
 from tfprune.runtime.plan.layout import DENSE_GROUP, Geometry
 
-# The arena begins with 64 bytes for the image's address; every first pixel is aligned to 64 bytes.
+# Every first pixel is aligned to 64 bytes.
 ALIGNMENT = 16
-_HEADER = ALIGNMENT
 # Kernels work on whole vectors, of at most four registers.
 VECTOR_SLACK = 64
 
@@ -35,9 +34,15 @@ class Arena:
         tight: Whether any value may take any place.
     """
 
-    def __init__(self, tight: bool = False) -> None:
-        """Makes an arena without values."""
-        self.size = _HEADER
+    def __init__(self, header: int, tight: bool = False) -> None:
+        """Makes an arena without values.
+
+        Args:
+            header: The numbers at its beginning that are for the images' addresses.
+            tight: See the class.
+        """
+        self._header = _round_up(header, ALIGNMENT)
+        self.size = self._header
         self.tight = tight
         self._free: dict[object, list[tuple[int, int]]] = {}
         self._taken: dict[int, tuple[object, int]] = {}
@@ -109,7 +114,7 @@ class Arena:
 
     def _first_gap(self, size: int) -> int:
         """Returns the start of the first gap between the regions that is large enough."""
-        start = _HEADER
+        start = self._header
         for region in sorted(self._regions.values()):
             if region.start - start >= size:
                 break

@@ -74,7 +74,13 @@ def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv)
     activation = node.activation.replace("softmax", "linear")
     planner.add(
         convolution.Convolution(
-            group, tiles.vectors, activation, residual, 8 * weights.offsets.itemsize, planner.compact
+            group,
+            tiles.vectors,
+            activation,
+            residual,
+            8 * weights.offsets.itemsize,
+            planner.compact,
+            node.settings,
         ),
         {
             "source": planner.place(source),
@@ -166,7 +172,7 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
         if planner.compact:
             indices = narrowed(indices, np.int16)
         planner.add(
-            vectors.SparseLayer(activation, residual, 8 * indices.itemsize, planner.compact),
+            vectors.SparseLayer(activation, residual, 8 * indices.itemsize, planner.compact, node.settings),
             shared
             | {
                 "starts": starts,
@@ -193,7 +199,7 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
         return filled
 
     planner.add(
-        vectors.DenseLayer(tile, activation, residual, planner.compact),
+        vectors.DenseLayer(tile, activation, residual, planner.compact, node.settings),
         shared
         | {
             "weights": Table(height * width * channels * size, weights),

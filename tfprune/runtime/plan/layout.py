@@ -18,7 +18,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfprune.runtime.graph import MAX_VALUES, Conv, Graph, Input, Node, Pool, Shape
+from tfprune.runtime.graph import (
+    MAX_VALUES,
+    Concatenate,
+    Constant,
+    Conv,
+    Gather,
+    Graph,
+    Input,
+    Node,
+    Pool,
+    Shape,
+)
 from tfprune.runtime.machine import Machine
 
 # Accumulators of the sparse and the dense kernels, by the number of vector registers; what is left holds the
@@ -192,7 +203,9 @@ class Layout:
 
     def _constrain(self, index: int, node: Node, shapes: list[Shape]) -> None:
         output = shapes[index]
-        if isinstance(node, Input) or is_vector(output):
+        if isinstance(node, Input | Constant | Gather) or is_vector(output):
+            return
+        if isinstance(node, Concatenate) and node.axis != 2:  # It is put together pixel by pixel.
             return
         if isinstance(node, Conv | Pool) and is_vector(shapes[node.inputs[0]]):
             raise node.refuse("an image of one pixel that padding enlarges is not supported")

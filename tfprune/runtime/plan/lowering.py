@@ -1,7 +1,7 @@
 """Lowers a graph: each operation becomes steps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,22 @@ import numpy as np
 from tfprune.runtime.graph import (
     Activation,
     Add,
+    Combine,
     Concatenate,
+    Constant,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
     Multiply,
     Node,
+    Normalize,
     Pool,
+    Shape,
 )
-from tfprune.runtime.kernels import planes, vectors
+from tfprune.runtime.kernels import normalization, planes, vectors
 from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.arena import VECTOR_SLACK
 from tfprune.runtime.plan.convolution import lower_conv, make_flat
@@ -28,6 +33,9 @@ from tfprune.runtime.plan.parts import Even
 from tfprune.runtime.plan.plan import Plan
 from tfprune.runtime.plan.planner import Planner
 from tfprune.runtime.plan.pool import lower_pool
+
+# An activation and its settings.
+_LINEAR = ("linear", ())
 
 
 def make_plan(
@@ -66,7 +74,7 @@ def make_plan(
 
 def _lower_input(planner: Planner, index: int, node: Input) -> None:
     height, width, channels = node.shape
-    for value in planner.image_values:
+    for value in planner.image_values(index):
         down, right = value.strides
         channel, row, column = np.indices((channels, down, right)).reshape(3, -1)
         first = (row * width + column) * channels + channel
@@ -80,6 +88,7 @@ def _lower_input(planner: Planner, index: int, node: Input) -> None:
             planes.Image(),
             lies
             | {
+                "image": index * planes.IMAGE_WORDS,
                 "target": planner.place(value),
                 "row_step": down * width * channels,
                 "column_step": right * channels,
@@ -116,25 +125,122 @@ def _lower_add(planner: Planner, index: int, node: Add) -> None:
     first = Value(node.inputs[0])
     for position, second in enumerate(node.inputs[1:], start=1):
         is_last = position == len(node.inputs) - 1
-        _map(planner, Value(index), first, Value(second), "add", node.activation if is_last else "linear")
+        function = (node.activation, node.settings) if is_last else _LINEAR
+        _map(planner, Value(index), first, Value(second), "add", function)
         first = Value(index)
 
 
 def _lower_multiply(planner: Planner, index: int, node: Multiply) -> None:
-    first, second = (Value(source) for source in node.inputs)
-    same = planner.shape(first) == planner.shape(second)
-    _map(planner, Value(index), first, second, "multiply" if same else "multiply_by_channel")
+    _map(planner, Value(index), *map(Value, node.inputs), "multiply")
+
+
+def _lower_combine(planner: Planner, index: int, node: Combine) -> None:
+    _map(planner, Value(index), *map(Value, node.inputs), node.operation)
+
+
+def _lower_constant(planner: Planner, index: int, node: Constant) -> None:
+    height, width, channels = node.value.shape
+    values = np.ascontiguousarray(node.value.transpose(2, 0, 1))
+    places = (np.arange(height) * width, np.arange(width), np.arange(channels) * height * width)
+    _gather(planner, Value(index), values, places)
+
+
+def _lower_gather(planner: Planner, index: int, node: Gather) -> None:
+    source = Value(node.inputs[0])
+    shape = planner.shape(source)
+    plane, pitch = _lies(planner, source)
+    steps = np.array([pitch, 1, plane])
+    places = [steps @ axis for axis in node.places(shape)]
+    _gather(planner, Value(index), planner.place(source), places)
+
+
+def _lies(planner: Planner, value: Value) -> tuple[int, int]:
+    """Returns the distance of two planes of a value, and that of two rows."""
+    if is_vector(planner.shape(value)):
+        return 1, 1
+    geometry = planner.geometry(value)
+    return geometry.plane, geometry.pitch
+
+
+def _gather(
+    planner: Planner,
+    target: Value,
+    source: int | np.ndarray,
+    places: Sequence[np.ndarray],
+    start: tuple[int, int] = (0, 0),
+) -> None:
+    """Adds a step that copies numbers.
+
+    Args:
+        planner: The plan.
+        target: The value to write.
+        source: The place of the value that they are copied of, or a constant.
+        places: For each row, column and channel how far it is in the source.
+        start: The first row and column of the target.
+    """
+    plane, pitch = _lies(planner, target)
+    rows, columns, channels = (np.asarray(axis).astype(np.int32) for axis in places)
+    planner.add(
+        planes.Gather(isinstance(source, np.ndarray), bool((np.diff(columns) == 1).all())),
+        {
+            "source": source,
+            "target": planner.place(target) + start[0] * pitch + start[1],
+            "plane": plane,
+            "pitch": pitch,
+            "height": len(rows),
+            "width": len(columns),
+            "rows": rows,
+            "columns": columns,
+            "channels": channels,
+        },
+        Even(len(channels)),
+    )
 
 
 def _lower_activation(planner: Planner, index: int, node: Activation) -> None:
-    _map(planner, Value(index), Value(node.inputs[0]), None, "copy", node.activation)
+    _map(planner, Value(index), Value(node.inputs[0]), None, "copy", (node.activation, node.settings))
 
 
 def _lower_concatenate(planner: Planner, index: int, node: Concatenate) -> None:
-    channel = 0
-    for source in node.inputs:
-        _map(planner, Value(index), Value(source), None, "copy", channel=channel)
-        channel += planner.shapes[source][2]
+    start = [0, 0, 0]
+    for source in map(Value, node.inputs):
+        shape = planner.shape(source)
+        if node.axis == 2:
+            _map(planner, Value(index), source, None, "copy", channel=start[2])
+        else:
+            plane, pitch = _lies(planner, source)
+            places = [np.arange(size) * step for size, step in zip(shape, (pitch, 1, plane), strict=True)]
+            _gather(planner, Value(index), planner.place(source), places, tuple(start[:2]))
+        start[node.axis] += shape[node.axis]
+
+
+def _lower_normalize(planner: Planner, index: int, node: Normalize) -> None:
+    source, target = Value(node.inputs[0]), Value(index)
+    height, width, channels = planner.shape(source)
+    vector = is_vector((height, width, channels))
+    over = "pixel" if vector else node.over
+    count = channels // node.groups * (height * width if over == "image" else 1)
+    lies = {"plane": 1, "mask": planner.vector_mask(), "vectors": 1}
+    parts = Even(1)
+    if not vector:
+        geometry = planner.geometry(source)
+        vectors_ = -(-geometry.positions // planner.target.lanes)
+        lies = {"plane": geometry.plane, "mask": planner.mask(source), "vectors": vectors_}
+        parts = Even(vectors_ if over == "pixel" else node.groups)
+    planner.add(
+        normalization.Normalize(over=over, vector=vector, centered=node.centered),
+        lies
+        | {
+            "source": planner.place(source),
+            "target": planner.place(target),
+            "groups": node.groups,
+            "channels": channels // node.groups,
+            "scale": node.scale,
+            "shift": node.shift,
+            "numbers": np.array([node.epsilon, 1 / count], np.float32),
+        },
+        parts,
+    )
 
 
 def _lower_flatten(planner: Planner, index: int, node: Flatten) -> None:
@@ -151,12 +257,13 @@ def _map(
     first: Value,
     second: Value | None,
     operation: str,
-    activation: str = "linear",
+    function: tuple[str, tuple[float, ...]] = _LINEAR,
     channel: int = 0,
 ) -> None:
-    """Adds a step that works value by value, into the target from a channel on."""
+    """Adds a step that works value by value, then an activation, into the target from a channel on."""
     shape = planner.shape(first)
-    softmax, activation = activation == "softmax", activation.replace("softmax", "linear")
+    softmax = function[0] == "softmax"
+    numbers = "same" if second is None else _second_of(shape, planner.shape(second))
     if is_vector(shape):
         # Planes that follow one another, all of their numbers pixels.
         lanes = planner.target.lanes
@@ -169,7 +276,7 @@ def _map(
         lies = {"plane": geometry.plane, "mask": planner.mask(first), "vectors": count}
         parts, start = Even(shape[2]), channel * geometry.plane
     planner.add(
-        planes.Map(operation=operation, activation=activation),
+        planes.Map(operation, numbers, *(_LINEAR if softmax else function)),
         lies
         | {
             "first": planner.place(first),
@@ -179,28 +286,56 @@ def _map(
         parts,
     )
     if softmax:
-        add_softmax(planner, planner.place(target), shape[2])
+        _add_softmax(planner, target)
 
 
-def add_softmax(planner: Planner, place: int, count: int) -> None:
-    """Adds the softmax of a vector, in its place."""
-    planner.add(vectors.Softmax(), {"source": place, "target": place, "count": count}, Even(1))
+def _second_of(first: Shape, second: Shape) -> str:
+    """Returns how many numbers the second of two values has, one of `planes.SECONDS`."""
+    if first == second:
+        return "same"
+    if is_vector(second):
+        return "one" if second[2] == 1 else "channel"
+    return "pixel"
+
+
+def _add_softmax(planner: Planner, value: Value) -> None:
+    """Adds the softmax over the channels of a value, in its place."""
+    shape, place = planner.shape(value), planner.place(value)
+    if is_vector(shape):
+        planner.add(vectors.Softmax(), {"source": place, "target": place, "count": shape[2]}, Even(1))
+        return
+    geometry = planner.geometry(value)
+    planner.add(
+        normalization.PixelSoftmax(),
+        {
+            "source": place,
+            "target": place,
+            "plane": geometry.plane,
+            "mask": planner.mask(value),
+            "channels": shape[2],
+        },
+        Even(-(-geometry.positions // planner.target.lanes)),
+    )
 
 
 def _lower_conv(planner: Planner, index: int, node: Conv) -> None:
     lower_conv(planner, index, node)
     if node.activation == "softmax":
-        add_softmax(planner, planner.place(Value(index)), planner.shapes[index][2])
+        _add_softmax(planner, Value(index))
 
 
 _LOWERINGS: dict[type[Node], Callable[[Planner, int, Any], None]] = {
     Input: _lower_input,
+    Constant: _lower_constant,
     Conv: _lower_conv,
     Pool: lower_pool,
     GlobalPool: _lower_global_pool,
     Add: _lower_add,
     Multiply: _lower_multiply,
+    Combine: _lower_combine,
     Activation: _lower_activation,
     Concatenate: _lower_concatenate,
     Flatten: _lower_flatten,
+    Gather: _lower_gather,
+    Normalize: _lower_normalize,
 }

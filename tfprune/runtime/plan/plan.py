@@ -6,11 +6,11 @@ addresses of the constants; the arena's comes with each call, and in the arena i
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from tfprune.runtime.graph import Shape
 from tfprune.runtime.kernels.kernel import Kernel
 from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.parts import Parts
@@ -24,6 +24,26 @@ class Constant(NamedTuple):
     """
 
     index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Port:
+    """An input or an output of the network.
+
+    Attributes:
+        name: Its name.
+        shape: The shape of one example, as the caller has it.
+        place: The offset of an output in the arena, in float32 numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    place: int = 0
+
+    @property
+    def size(self) -> int:
+        """Returns how many numbers an example has."""
+        return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +72,8 @@ class Plan:
     Attributes:
         target: The machine that the plan was made for.
         nodes: The number of nodes of the network.
-        input_shape: `(height, width, channels)` of an image.
-        output: The offset of the network's output in the arena, in float32 numbers.
-        classes: The length of the output.
+        inputs: The images that the network takes.
+        outputs: The network's results, vectors in the arena.
         arena_size: The length of the arena, in float32 numbers.
         steps: The steps in their order.
         constants: Weights and tables, each a contiguous array.
@@ -62,9 +81,8 @@ class Plan:
 
     target: Machine
     nodes: int
-    input_shape: Shape
-    output: int
-    classes: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     arena_size: int
     steps: tuple[Step, ...]
     constants: tuple[np.ndarray, ...]

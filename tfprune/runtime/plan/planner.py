@@ -12,7 +12,7 @@ from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.arena import VECTOR_SLACK, Arena, Table, mask_of, plane_numbers
 from tfprune.runtime.plan.layout import Geometry, Layout, Value, is_vector, phase_shape, reads
 from tfprune.runtime.plan.parts import Even, Parts
-from tfprune.runtime.plan.plan import Constant, Plan, Step
+from tfprune.runtime.plan.plan import Constant, Plan, Port, Step
 
 # Each is compiled, which takes up to 20 ms. Networks have about ten.
 MAX_KERNELS = 96
@@ -30,7 +30,6 @@ class Planner:
         target: The machine.
         compact: Whether weights take 8 bits.
         arena: The places of the values.
-        image_values: The image and its phases, those of them that are read.
     """
 
     def __init__(
@@ -56,7 +55,8 @@ class Planner:
         self.compact = compact
         self._allowed, self._arenas = allowed, arenas
         self._layout = Layout(graph, self.shapes, target)
-        self.arena = Arena(tight)
+        self._images = len(graph.inputs)
+        self.arena = Arena(2 * planes.IMAGE_WORDS * self._images, tight)
         self._steps: list[Step] = []
         self._kernels: set[Kernel] = set()
         self._constants: list[np.ndarray | Table] = []
@@ -67,9 +67,12 @@ class Planner:
         self._tables: dict[object, Table] = {}
         self._table_numbers = 0
         self._now = 0
-        self._output = Value(len(graph.nodes) - 1)
+        self._results = graph.results(self.shapes)
         last_reader = self._last_readers()
-        self.image_values = sorted({value for value in last_reader if value.node == 0} or {Value(0)})
+        self._image_values: dict[int, list[Value]] = {}
+        for value in sorted(last_reader):
+            if value.node < self._images:
+                self._image_values.setdefault(value.node, []).append(value)
         # For each node the values that nothing after it reads.
         self._last_read: list[list[Value]] = [[] for _ in range(len(graph.nodes) + 1)]
         for value in {*last_reader, *map(Value, range(len(graph.nodes)))}:
@@ -81,14 +84,19 @@ class Planner:
             values = [Value(source) for source in node.inputs]
             if isinstance(node, Conv) and not is_vector(self.shapes[index]):
                 values[0] = reads(node)
-                if values[0].is_split and values[0] not in readers and values[0].node > 0:
+                of_image = values[0].node < self._images
+                if values[0].is_split and values[0] not in readers and not of_image:
                     # Phases are made of the plain value for their first reader; the image's with the image.
                     readers[Value(values[0].node)] = index
             readers.update(dict.fromkeys(values, index))
-        # The network's output is read by the caller, after all nodes.
-        return readers | {self._output: len(self.graph.nodes)}
+        # The network's results are read by the caller, after all nodes.
+        return readers | {Value(result.node): len(self.graph.nodes) for result in self._results}
 
     # Values
+
+    def image_values(self, node: int) -> list[Value]:
+        """Returns an image and its phases, those of them that are read; the image if none is."""
+        return self._image_values.get(node, [Value(node)])
 
     def shape(self, value: Value) -> Shape:
         """Returns the shape of a value."""
@@ -214,9 +222,10 @@ class Planner:
         return Plan(
             target=self.target,
             nodes=len(self.graph.nodes),
-            input_shape=self.shapes[0],
-            output=self.place(self._output),
-            classes=self.shapes[-1][2],
+            inputs=tuple(Port(image.name, image.given or image.shape) for image in self.graph.inputs),
+            outputs=tuple(
+                Port(result.name, result.shape, self.place(Value(result.node))) for result in self._results
+            ),
             arena_size=self.arena.size,
             steps=tuple(self._steps),
             constants=tuple(
