@@ -19,14 +19,14 @@ pytestmark = pytest.mark.slow
 
 FLAGS = {
     "dataset": "cifar10",
-    "train_examples": 3000,
+    "train_examples": 1500,
     "test_examples": 1000,
     "image_size": 32,
     "autoaugment": "none",
     "model": "resnet18",
     "width": 16,
     "stem": "cifar",
-    "batch_size": 100,
+    "batch_size": 50,
     "learning_rate": 3e-3,
     "epochs": (1,),
 }
