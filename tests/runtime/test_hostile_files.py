@@ -19,17 +19,17 @@ from tests.support import damaged_files
 from tests.support.networks import random_network
 from tfprune.runtime.errors import FileFormatError
 from tfprune.runtime.format.file import read_file, write_file
-from tfprune.runtime.graph import Graph
+from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input
 
 # Each example overwrites the one file.
 same_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
+@pytest.fixture(scope="module", params=["float16", "int8"])
+def sound(request, tmp_path_factory):
     """A file's bytes, with sparse and dense kernels."""
     path = tmp_path_factory.mktemp("sound") / "model.tfprune"
-    write_file(random_network(np.random.default_rng(5), extra=1), path)
+    write_file(random_network(np.random.default_rng(5), extra=1), path, request.param)
     content = path.read_bytes()
     header, _ = damaged_files.split(content)
     encodings = {node["kernel"]["encoding"] for node in header["nodes"] if node["type"] == "Conv"}
@@ -217,7 +217,8 @@ def test_an_altered_code_of_positions(sound, path, data):
     kernels = [node["kernel"] for node in header["nodes"] if "kernel" in node]
     kernel = data.draw(st.sampled_from([kernel for kernel in kernels if kernel["encoding"] == "sparse"]))
     end = kernel["offset"] + kernel["length"]
-    start = kernel["offset"] + kernel["count"] * 2
+    start = kernel["offset"] + kernel["count"] * {"float16": 2, "int8": 1}[kernel["dtype"]]
+    start += 4 * kernel["shape"][-1] if kernel["dtype"] == "int8" else 0
     code = data.draw(st.binary(min_size=end - start, max_size=end - start))
     kernel["remainder_bits"] = data.draw(st.sampled_from([kernel["remainder_bits"], 0, 1, 31, 32]))
     accept_or_refuse(path, damaged_files.join(header, sections[:start] + code + sections[end:]))
@@ -249,6 +250,33 @@ def output(node, *shape):
 
 def head_of(header):
     return header["nodes"][-1]
+
+
+@pytest.mark.parametrize("at, value, message", [
+    (0, b"\x80", "values from -127 to 127"),
+    (0, b"\0", "stored values must not be zero"),
+    (3, np.float32(0).tobytes(), "scales must be above 0"),
+    (3, np.float32(-1).tobytes(), "scales must be above 0"),
+    (3, np.float32(np.nan).tobytes(), "a value is not finite"),
+    (7, np.float32(np.inf).tobytes(), "a value is not finite"),
+    (7, np.float32(1e38).tobytes(), "a value times its scale is not finite"),
+])  # fmt: skip
+def test_values_and_scales_of_8_bits(path, at, value, message):
+    """A sparse kernel of three values and two scales, byte for byte."""
+    kernel = np.zeros((3, 3, 2, 2), np.float32)
+    kernel[0, 1, 0], kernel[2, 2, 1, 1] = (1.0, 2.0), -4.0
+    ones = np.ones(2, np.float32)
+    image, conv = Input("image", (), (3, 3, 2), ones, ones), Conv("conv", (0,), kernel, ones)
+    nodes = (image, conv, GlobalPool("pool", (1,), "max"))
+    write_file(Graph(nodes), path, "int8")
+    header, sections = damaged_files.split(path.read_bytes())
+    start = conv_of(header)["kernel"]["offset"]
+    assert sections[start : start + 3] == bytes([127, 64, 129])
+    refuse(
+        path,
+        damaged_files.join(header, sections[: start + at] + value + sections[start + at + len(value) :]),
+        message,
+    )
 
 
 CHANGES = {
@@ -324,6 +352,11 @@ CHANGES = {
     "an unknown dtype": (lambda h: conv_of(h)["bias"].update(dtype="object"), "one of float32, float16"),
     "an unknown encoding": (lambda h: conv_of(h)["bias"].update(encoding="pickle"), "one of dense, sparse"),
     "a float16 bias": (lambda h: conv_of(h)["bias"].update(dtype="float16"), "that is no kernel"),
+    "an int8 bias": (lambda h: conv_of(h)["bias"].update(dtype="int8"), "that is no kernel"),
+    "8 bits without scales": (
+        lambda h: sparse_kernel_of(h).update(dtype="int8", length=9),
+        "do not fit a sparse",
+    ),
     "a sparse bias": (lambda h: conv_of(h)["bias"].update(encoding="sparse"), "that is no kernel"),
     "a wrong count": (lambda h: conv_of(h)["bias"].update(count=77), "do not fit a dense float32"),
     "a wrong length": (lambda h: conv_of(h)["bias"].update(length=1), "do not fit a dense float32"),
@@ -343,7 +376,7 @@ CHANGES = {
         "the last section ends at",
     ),
     "terabytes, sparse": (
-        lambda h: sparse_kernel_of(h).update(shape=[2**10, 2**10, 2**10, 2**10]),
+        lambda h: sparse_kernel_of(h).update(shape=[2**12, 2**12, 2**12, sparse_kernel_of(h)["shape"][3]]),
         "sparse arrays may have 268435456 values",
     ),
 }
@@ -360,12 +393,14 @@ def test_changes_that_are_refused_with_a_reason(sound, path, case):
 def test_values_that_are_refused(sound, path):
     header, sections = damaged_files.split(sound)
     bias, kernel = conv_of(header)["bias"], sparse_kernel_of(header)
-    for value, array, dtype, message in (
+    cases = [
         (np.nan, bias, "<f4", "not finite"),
         (np.inf, bias, "<f4", "not finite"),
-        (np.nan, kernel, "<f2", "Conv '.*': `kernel`: a value is not finite"),
-        (0.0, kernel, "<f2", "must not be zero"),
-    ):
+        (0.0, kernel, {"float16": "<f2", "int8": "i1"}[kernel["dtype"]], "must not be zero"),
+    ]
+    if kernel["dtype"] == "float16":
+        cases.append((np.nan, kernel, "<f2", "Conv '.*': `kernel`: a value is not finite"))
+    for value, array, dtype, message in cases:
         new = bytearray(sections)
         value_bytes = np.array(value, dtype).tobytes()
         new[array["offset"] : array["offset"] + len(value_bytes)] = value_bytes

@@ -118,7 +118,8 @@ def export_model(
             `"sparse"` (`model.tfprune`, for `tfprune.runtime`), `"c"` (a C library). None: all but the C
             library that can hold the model; `left_out` has the others. Artifacts of other formats from an
             earlier export are removed.
-        sparse_weights: How `model.tfprune` stores its weights: `"float16"` or `"float32"`. Either way it
+        sparse_weights: How `model.tfprune` stores its weights: `"float16"`, `"float32"`, or `"int8"` with a
+            scale for each output channel, which C libraries of all targets then do as well. Either way it
             computes in float32.
         targets: What the C library is for, as of `tfprune.runtime.compile_library`.
         cpu: The processor of its one target, as there.

@@ -6,7 +6,7 @@ import dataclasses
 DEFAULT_FORMATS = ("keras", "saved_model", "tflite", "sparse")
 FORMATS = (*DEFAULT_FORMATS, "c")
 # How `model.tfprune` can store its weights; the first is the default.
-SPARSE_WEIGHTS = ("float16", "float32")
+SPARSE_WEIGHTS = ("float16", "float32", "int8")
 # What a C library can be for; `tfprune.runtime.ahead.targets` says what each is.
 TARGETS = (
     "x86_64-linux",

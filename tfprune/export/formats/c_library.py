@@ -35,8 +35,8 @@ class CLibrary(Format):
         """Names the folder after the weights."""
         self.weights = weights
         self.name = "c" if weights == "float32" else f"c_{weights}"
-        in_8_bits = weights == "int8"
-        self.targets = [name for name in options.targets if (name in INT8_TARGETS) == in_8_bits]
+        in_8_bits = options.targets if options.sparse_weights == "int8" else INT8_TARGETS
+        self.targets = [name for name in options.targets if (name in in_8_bits) == (weights == "int8")]
         self.cpu, self._all_targets = options.cpu, options.targets
 
     @classmethod

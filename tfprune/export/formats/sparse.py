@@ -105,7 +105,8 @@ def export_sparse(model: "keras.Model", path: str | os.PathLike[str], weights: s
         model: A built functional or Sequential model without pruning wrappers, of images, signals or vectors
             of a fixed size.
         path: The file; replaced if it exists.
-        weights: How kernels are stored: `"float16"` or `"float32"`. Computed is in float32 either way.
+        weights: How kernels are stored: `"float16"`, `"float32"`, or `"int8"` with a scale for each output
+            channel. Computed is in float32 either way.
 
     Raises:
         UserError: The runtime cannot run a layer; the message names it.

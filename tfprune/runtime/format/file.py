@@ -47,7 +47,8 @@ def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float
     Args:
         graph: The graph.
         path: The file; replaced if it exists.
-        weights: `"float16"` or `"float32"`, the type that the convolutions' kernels are stored in. A
+        weights: `"float16"`, `"float32"` or `"int8"`, the type that the convolutions' kernels are stored in:
+            int8 with a scale for each output channel, symmetric. A
             kernel that float16 cannot hold stays float32: values above 65504, or a rounding error above
             2**-10 of the largest absolute value. Everything else is float32 always.
 

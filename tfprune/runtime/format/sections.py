@@ -1,4 +1,4 @@
-"""Arrays as the sections of a `model.tfprune`: all values or those that are not zero, float32 or float16."""
+"""Arrays as the sections of a `model.tfprune`: all values or those that are not zero, of 32, 16 or 8 bits."""
 
 import dataclasses
 import math
@@ -8,10 +8,12 @@ import numpy as np
 
 from tfprune.runtime.errors import FileFormatError
 from tfprune.runtime.format.indices import decode_positions, encode_positions
+from tfprune.runtime.integers import LARGEST_INT8, channel_scales, to_int8
 from tfprune.runtime.sparse_array import SparseArray, nonzeros
 
 ALIGNMENT = 64
-DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "int8": np.dtype("i1")}
+SCALED = "int8"
 ENCODINGS = ("dense", "sparse")
 # A few bytes can stand for a tensor of any size, so that what a file may ask for has to have a limit:
 # 1 GiB of float32 values, twice the weights of VGG-16.
@@ -29,7 +31,8 @@ class StoredArray:
         shape: The array's.
         dtype: Of the stored values: one of `DTYPES`.
         encoding: `"dense"`: all values, in row-major order; `"sparse"`: those that are not zero, in that
-            order, and behind them the code of their positions.
+            order, and at the end the code of their positions. Behind values of 8 bits follow the scales that
+            they are multiplied by, a float32 for each output channel.
         count: The number of stored values.
         remainder_bits: The positions' code's; 0 for a dense array.
         offset: Of the section behind the start of the first, in bytes.
@@ -51,13 +54,18 @@ class StoredArray:
 
     @property
     def value_bytes(self) -> int:
-        """Returns the number of bytes that the stored values take."""
-        return self.count * DTYPES[self.dtype].itemsize
+        """Returns the number of bytes that the stored values take, with their scales."""
+        return self.count * DTYPES[self.dtype].itemsize + 4 * self.scales
+
+    @property
+    def scales(self) -> int:
+        """Returns the number of scales."""
+        return self.shape[-1] if self.dtype == SCALED else 0
 
     @property
     def decoded_bytes(self) -> int:
         """Returns the number of bytes that the array takes in memory: a sparse one has positions as well."""
-        return self.count * (4 if self.encoding == "dense" else 4 + 8)
+        return self.count * (4 if self.encoding == "dense" else 4 + 8) + 4 * self.scales
 
     def check(self) -> None:
         """Checks the rules that need no section.
@@ -98,18 +106,22 @@ def encode_array(array: np.ndarray | SparseArray, weights: str, offset: int) -> 
         section = np.asarray(array, DTYPES["float32"]).tobytes()
         return StoredArray(array.shape, "float32", "dense", array.size, 0, offset, len(section)), section
     positions, values = nonzeros(array)
-    dtype = "float32"
+    dtype, scales = "float32", b""
     if weights == "float16" and fits_float16(values):
         dtype = "float16"
+    if weights == SCALED:
+        dtype, of_channels = SCALED, channel_scales(array)
+        values = to_int8(values, of_channels[positions % array.shape[-1]])
+        scales = of_channels.astype(DTYPES["float32"]).tobytes()
     values = values.astype(DTYPES[dtype])
-    # float16 rounds the smallest to zero.
+    # The smallest may have been rounded to zero.
     positions, values = positions[values != 0], values[values != 0]
     code, remainder_bits = encode_positions(positions)
-    encoding, count, section = "sparse", len(values), values.tobytes() + code
-    if len(section) >= array.size * values.itemsize:
+    encoding, count, section = "sparse", len(values), values.tobytes() + scales + code
+    if len(section) >= array.size * values.itemsize + len(scales):
         dense = np.zeros(array.size, values.dtype)
         dense[positions] = values
-        encoding, count, remainder_bits, section = "dense", array.size, 0, dense.tobytes()
+        encoding, count, remainder_bits, section = "dense", array.size, 0, dense.tobytes() + scales
     return StoredArray(array.shape, dtype, encoding, count, remainder_bits, offset, len(section)), section
 
 
@@ -173,16 +185,34 @@ def decode_array(array: StoredArray, sections: np.ndarray) -> np.ndarray | Spars
         FileFormatError: The section does not fit the description.
     """
     section = sections[array.offset : array.offset + array.length]
-    values = section[: array.value_bytes].view(DTYPES[array.dtype]).astype(np.float32)
-    if not np.isfinite(values).all():
+    kind = DTYPES[array.dtype]
+    stored = section[: array.count * kind.itemsize].view(kind)
+    values = stored.astype(np.float32)
+    scales = np.frombuffer(section[stored.nbytes : array.value_bytes].tobytes(), DTYPES["float32"])
+    if not np.isfinite(values).all() or not np.isfinite(scales).all():
         raise FileFormatError("a value is not finite")
+    if array.scales and (scales.min() <= 0 or (array.count and stored.min() < -LARGEST_INT8)):
+        raise FileFormatError(f"scales must be above 0, and values from {-LARGEST_INT8} to {LARGEST_INT8}")
     if array.encoding == "dense":
-        return values.reshape(array.shape)
+        return _scaled(values.reshape(array.shape), scales)
     if np.count_nonzero(values) != array.count:
         raise FileFormatError("a sparse array's stored values must not be zero")
     code = section[array.value_bytes :]
     positions = decode_positions(code, array.count, array.remainder_bits, array.size)
+    if array.scales:
+        values = _scaled(values, scales[positions % array.scales])
     return SparseArray(array.shape, positions, values)
+
+
+def _scaled(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Returns values times their scales, if there are any."""
+    if not len(scales):
+        return values
+    with np.errstate(over="ignore"):
+        scaled = values * scales
+    if not np.isfinite(scaled).all():
+        raise FileFormatError("a value times its scale is not finite")
+    return scaled
 
 
 def aligned(offset: int) -> int:

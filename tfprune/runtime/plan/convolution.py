@@ -3,6 +3,7 @@
 import numpy as np
 
 from tfprune.runtime.graph import Conv
+from tfprune.runtime.integers import channel_scales, to_int8
 from tfprune.runtime.kernels import convolution, planes, vectors
 from tfprune.runtime.plan.arena import Table, aligned_zeros
 from tfprune.runtime.plan.layout import (
@@ -15,7 +16,7 @@ from tfprune.runtime.plan.layout import (
     reads,
     sparse_tiles,
 )
-from tfprune.runtime.plan.packing import Weights, channel_scales, narrowed, pack, pack_vector_rows, to_int8
+from tfprune.runtime.plan.packing import Weights, narrowed, pack, pack_vector_rows
 from tfprune.runtime.plan.parts import Even, TilesOrGroups
 from tfprune.runtime.plan.planner import Planner
 from tfprune.runtime.sparse_array import nonzeros
@@ -164,7 +165,7 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
     }
     scales = None
     if planner.compact:
-        scales = channel_scales(node)
+        scales = channel_scales(node.kernel)
         values = to_int8(values, scales[out])
     # Zeros that groups or strides add to the matrix are not worth a dense layer.
     if node.path == "sparse" or height * width * channels * filters > _MOST_ZEROS * node.kernel.size:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from tfprune.runtime.graph import MAX_VALUES, Conv
+from tfprune.runtime.integers import channel_scales, to_int8
 from tfprune.runtime.plan.layout import Geometry, taps
 from tfprune.runtime.sparse_array import nonzeros
 
@@ -12,8 +13,6 @@ from tfprune.runtime.sparse_array import nonzeros
 # storing and loading of the accumulators, for fewer entries than this in a group.
 CACHE_SHARE = 0.75
 LEAST_ENTRIES = 8
-# Weights of 8 bits are symmetric: -128 is not used.
-LARGEST_INT8 = 127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ def pack(
     entry = np.cumsum(is_new) - 1
     scales = None
     if compact:
-        scales = channel_scales(node)
+        scales = channel_scales(node.kernel)
         values = to_int8(values, scales[out])
         scales = _by_groups(scales, groups, group)
     packed = np.zeros((int(is_new.sum()), group), values.dtype)
@@ -112,35 +111,6 @@ def _by_groups(numbers: np.ndarray, groups: int, group: int) -> np.ndarray:
     filled = np.zeros(groups * group, np.float32)
     filled[: len(numbers)] = numbers
     return filled.reshape(groups, group)
-
-
-def channel_scales(node: Conv) -> np.ndarray:
-    """Returns what the integers of each output channel's weights are multiplied by.
-
-    Args:
-        node: The convolution or dense layer.
-
-    Returns:
-        float32 `[filters]`: the largest absolute weight / 127; 1 for a channel of zeros.
-    """
-    positions, values = nonzeros(node.kernel)
-    filters = node.kernel.shape[3]
-    largest = np.zeros(filters, np.float32)
-    np.maximum.at(largest, positions % filters, np.abs(values))
-    return np.where(largest > 0, largest / np.float32(LARGEST_INT8), np.float32(1)).astype(np.float32)
-
-
-def to_int8(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Returns the nearest integers, symmetric about zero.
-
-    Args:
-        values: float32 weights.
-        scales: float32, the scale of each.
-
-    Returns:
-        int8 from -127 to 127, of the shape of `values`.
-    """
-    return np.clip(np.rint(values / scales), -LARGEST_INT8, LARGEST_INT8).astype(np.int8)
 
 
 def narrowed(numbers: np.ndarray, smallest: type) -> np.ndarray:
