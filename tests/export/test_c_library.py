@@ -42,6 +42,24 @@ def test_a_library_for_this_machine_and_another(network, images, tmp_path):
 
 
 @pytest.mark.slow
+def test_8_bits_are_for_all_targets_and_the_sparse_file(network, images, tmp_path):
+    model, masks = network
+    arguments = {"masks": masks, "inputs": images, "progress": lambda line: None}
+    found = {}
+    for weights in ("float16", "int8"):
+        audit = export_model(
+            model, str(tmp_path), formats=["sparse", "c"], sparse_weights=weights, targets=[HERE], **arguments
+        )
+        found[weights] = audit["artifacts"]
+    assert set(found["int8"]) == {"model.tfprune", "c_int8"}
+    sparse, c = (found["int8"][name] for name in ("model.tfprune", "c_int8"))
+    assert sparse["passed"] and sparse["weights"] == c["weights"] == "int8" and c["ran"]
+    assert sparse["bytes"] < 0.8 * found["float16"]["model.tfprune"]["bytes"]
+    # The file's weights are the library's.
+    assert sparse["largest_logit_difference"] == pytest.approx(c["largest_logit_difference"], rel=0.01)
+
+
+@pytest.mark.slow
 def test_another_machines_library_is_audited_by_one_for_this_machine(network, images, tmp_path):
     entry = export(network, images, tmp_path, targets=["aarch64-linux"], cpu="cortex-a53")["c"]
     assert entry["passed"] and not entry["ran"]

@@ -394,7 +394,7 @@ def test_mixed_precision_and_compiled_models_are_exported_as_plain_float32(image
         ),
         ({"formats": ("tflite", "onnx")}, "`formats` must name some of .*onnx"),
         ({"formats": ()}, "`formats` must name some of"),
-        ({"sparse_weights": "int8"}, "`sparse_weights` must be one of .*'int8'"),
+        ({"sparse_weights": "int4"}, "`sparse_weights` must be one of .*'int4'"),
         ({"masks": {"conv9": np.ones((3, 3, 32, 64))}}, "Received: 'conv9'"),
         ({"masks": {"conv1": np.ones((3, 3))}}, r"mask of 'conv1' must have the shape"),
         ({"masks": {"conv1": np.full((3, 3, 32, 64), 0.5)}}, "only 0 and 1.*'conv1'"),

@@ -208,8 +208,8 @@ def test_the_layout_is_the_documented_one(path):
 def test_a_graph_of_version_1_is_written_as_such(path):
     """So that older runtimes can read it; any node, activation or setting that they do not know needs 2."""
 
-    def version_of(graph):
-        write_file(graph, path)
+    def version_of(graph, weights="float16"):
+        write_file(graph, path, weights)
         header, _ = damaged_files.split(path.read_bytes())
         assert all("settings" not in node or node["settings"] for node in header["nodes"])
         return path.read_bytes()[8]
@@ -220,6 +220,7 @@ def test_a_graph_of_version_1_is_written_as_such(path):
     assert version_of(one_conv(kernel, activation="leaky_relu")) == 1
     assert version_of(one_conv(kernel, activation="leaky_relu", settings=(0.1,))) == 2
     assert version_of(one_conv(kernel, activation="mish")) == 2
+    assert version_of(one_conv(kernel), "int8") == 2
 
 
 def test_several_inputs_and_outputs_are_kept(path):

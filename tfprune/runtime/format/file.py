@@ -20,6 +20,7 @@ from tfprune.runtime.errors import FileFormatError, GraphError
 from tfprune.runtime.format.header import header_text, parse_header, version_of
 from tfprune.runtime.format.sections import (
     DTYPES,
+    SCALED,
     StoredArray,
     aligned,
     check_layout,
@@ -47,10 +48,10 @@ def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float
     Args:
         graph: The graph.
         path: The file; replaced if it exists.
-        weights: `"float16"`, `"float32"` or `"int8"`, the type that the convolutions' kernels are stored in:
-            int8 with a scale for each output channel, symmetric. A
-            kernel that float16 cannot hold stays float32: values above 65504, or a rounding error above
-            2**-10 of the largest absolute value. Everything else is float32 always.
+        weights: `"float16"`, `"float32"` or `"int8"`, the type that the convolutions' kernels are stored in.
+            int8 is symmetric, with a scale for each output channel. A kernel that float16 cannot hold stays
+            float32: values above 65504, or a rounding error above 2**-10 of the largest absolute value.
+            Everything else is float32 always.
 
     Raises:
         GraphError: The graph breaks one of its rules.
@@ -125,7 +126,8 @@ def file_bytes(graph: Graph, weights: str) -> bytes:
     header_end = _HEADER_START + len(header)
     padding = bytes(aligned(header_end) - header_end)
     size = header_end + len(padding) + len(sections)
-    prefix = _PREFIX.pack(MAGIC, version_of(graph), len(header), size)
+    version = 2 if any(array.dtype == SCALED for array in arrays) else version_of(graph)
+    prefix = _PREFIX.pack(MAGIC, version, len(header), size)
     checked = b"".join((header, padding, sections))
     return b"".join((prefix, _checksum(prefix, checked), checked))
 
