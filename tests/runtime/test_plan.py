@@ -211,3 +211,18 @@ def test_a_tight_arena_is_smaller_and_changes_nothing(seed, target):
         model = Model.from_plan(tight, threads)
         for _ in range(2):
             np.testing.assert_array_equal(model(images), expected)
+
+
+@pytest.mark.parametrize("lanes, registers, height, rows", [
+    (16, 32, 1203, 51),
+    (8, 16, 603, 27),
+    (4, 32, 303, 15),
+    (1, 32, 216, 6),
+])  # fmt: skip
+def test_whole_tiles_of_a_smaller_target_reach_far_beyond_a_narrow_image(lanes, registers, height, rows):
+    """The target's tiles compute more in vain than the source's, whose rows are short."""
+    where = dataclasses.replace(machine.host(), lanes=lanes, registers=registers)
+    ones = np.ones(1, np.float32)
+    conv = Conv("conv", (0,), np.ones((rows, 1, 1, 1), np.float32), ones, path="sparse")
+    image = Input("image", (), (height, 1, 1), ones, 0 * ones)
+    make_plan(Graph((image, conv, GlobalPool("pool", (1,), "average"))), where)

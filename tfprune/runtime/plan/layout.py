@@ -243,29 +243,43 @@ class Layout:
         for values in groups.values():
             pitch = max(self._shapes[value][1] + self._halo[value][1] for value in values)
             rows = max(self._halo[value][0] for value in values)
+            sizes = {self._shapes[value][:2] for value in values}
+            # A convolution reads as much as the whole tiles of its target, of another size perhaps.
+            beyond = max(self._whole_tiles(flat) - flat.positions for flat in _flat(sizes, pitch))
             of_size = {
-                size: self._geometry(*size, pitch, rows)
-                for size in {self._shapes[value][:2] for value in values}
+                (flat.height, flat.width): self._geometry(flat, rows, beyond) for flat in _flat(sizes, pitch)
             }
             for value in values:
                 self._geometries[value] = of_size[self._shapes[value][:2]]
 
-    def _geometry(self, height: int, width: int, pitch: int, rows: int) -> Geometry:
-        """Returns the geometry of a size, with a halo of so many rows."""
+    def _whole_tiles(self, flat: Geometry) -> int:
+        """Returns the count of numbers that a convolution computes for a plane."""
+        both = (sparse_tiles(flat, self._target), dense_tiles(flat, self._target))
+        return max(tiles.count * tiles.vectors for tiles in both) * self._target.lanes
+
+    def _geometry(self, flat: Geometry, rows: int, beyond: int) -> Geometry:
+        """Returns the geometry of a size.
+
+        Args:
+            flat: The size and the pitch.
+            rows: The rows of its halo.
+            beyond: The most numbers that a tile reads past a last pixel.
+        """
         lanes = self._target.lanes
-        flat = Geometry(height, width, pitch, 0, 0, 0)
-        whole_tiles = max(
-            tiles.count * tiles.vectors * lanes
-            for tiles in (sparse_tiles(flat, self._target), dense_tiles(flat, self._target))
-        )
+        height, width, pitch = flat.height, flat.width, flat.pitch
         # A row is also written in whole vectors.
         last_row = (height - 1) * pitch + math.ceil(width / lanes) * lanes
-        plane = max((height + rows) * pitch, whole_tiles, last_row)
+        plane = max((height + rows) * pitch, self._whole_tiles(flat), last_row)
         plane = -(-plane // lanes) * lanes  # planes begin alike, and are stored to aligned
         front = rows * pitch + (pitch - width)
         # What a whole tile, or a strided row of vectors, reads past the last pixel.
-        back = (rows + 1) * pitch + (self._widest_step + 2) * lanes
-        return Geometry(height, width, pitch, plane, front, back)
+        back = (rows + 1) * pitch + max(beyond, (self._widest_step + 2) * lanes)
+        return dataclasses.replace(flat, plane=plane, front=front, back=back)
+
+
+def _flat(sizes: set[tuple[int, int]], pitch: int) -> list[Geometry]:
+    """Returns geometries of sizes of one pitch, which planes have no place in yet."""
+    return [Geometry(height, width, pitch, 0, 0, 0) for height, width in sizes]
 
 
 def check_reach(node: Node, geometry: Geometry, channels: int, lowest: int, highest: int) -> None:
