@@ -12,8 +12,9 @@ import ctypes
 import dataclasses
 import functools
 import os
+import re
+import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,23 @@ _DEFAULT_L1_BYTES = 32 * 1024
 _OF_32_BITS = ("thumb", "arm-", "armv7", "riscv32", "wasm32", "i686")
 _ABI = {"riscv64": "lp64d"}
 _RISC_V, _HALF_REGISTERS = "riscv", ("armv7", "arm-", "wasm32")
+# Compiles an addition for a triple, processor, instruction sets and ABI, and prints the assembly language;
+# what Python itself has said on stderr comes before the mark.
+_BEGINS = "--- LLVM\n"
+_TRY = f"""
+import sys
+import llvmlite.binding as llvm
+
+triple, cpu, features, abi = sys.argv[1:]
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+module = llvm.parse_assembly("define float @f(float %x) {{ %y = fadd float %x, %x\\n ret float %y }}")
+module.triple = triple
+print({_BEGINS!r}, end="", file=sys.stderr, flush=True)
+machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, abiname=abi)
+print(machine.emit_assembly(module))
+"""
+_SOFTWARE_ADDITION = re.compile("__addsf3|__aeabi_fadd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +156,12 @@ def object_code(
 
     Args:
         assembly: The module, or modules that become one file.
-        target: The machine, not necessarily this one.
+        target: The machine, not necessarily this one, of names that `check_processor` lets pass.
         position_independent: Whether the code may become part of a shared library.
         internal: The functions that only others of the modules call; no linker sees them.
 
     Returns:
         An object file, ELF, Mach-O or WebAssembly by the target's triple.
-
-    Raises:
-        ValueError: LLVM knows no such processor or instruction set.
     """
     first, *others = [assembly] if isinstance(assembly, str) else assembly
     module, target_machine = _for_any(first, target, "pic" if position_independent else "static")
@@ -207,47 +222,39 @@ def available_cores() -> int:
 
 
 def _for_any(assembly: str, target: Machine, reloc: str) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    check_processor(target)
-    return _parsed(
-        assembly, target, codemodel=_code_model(target), reloc=reloc, abiname=_ABI.get(target.triple[:7], "")
-    )
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    return _parsed(assembly, target, codemodel=_code_model(target), reloc=reloc, abiname=_abi(target))
 
 
-@functools.cache
 def check_processor(target: Machine) -> None:
-    """Refuses names that LLVM would only complain of on stderr.
+    """Refuses a processor that LLVM does not know or that has no floating point unit.
+
+    It is tried in another process: LLVM ends the process at some names, and at others complains on stderr.
 
     Args:
         target: The machine.
 
     Raises:
-        ValueError: LLVM knows no such processor or instruction set.
+        ValueError: The processor is refused.
     """
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    triple, cpu, features = target.triple, target.cpu, target.features
-    with tempfile.TemporaryFile() as file:
-        sys.stderr.flush()
-        stderr = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            # The names are read when the first function is compiled.
-            module = llvm.parse_assembly("define void @f() { ret void }")
-            llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features).emit_object(
-                module
-            )
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-        file.seek(0)
-        complaints = [
-            line for line in file.read().decode(errors="replace").splitlines() if "recognized" in line
-        ]
-    if complaints:
-        raise ValueError(
-            f"the processor must be one that LLVM knows for {triple}. Received: cpu={cpu!r},"
-            f" features={features!r}: {'; '.join(complaints)}"
-        )
+    names = [target.triple, target.cpu, target.features, _abi(target)]
+    tried = subprocess.run([sys.executable, "-c", _TRY, *names], capture_output=True, text=True)
+    complaint = tried.stderr.rpartition(_BEGINS)[2].strip()
+    if tried.returncode or complaint:
+        reason = complaint.splitlines()[0] if complaint else f"LLVM ended with status {tried.returncode}"
+    elif _SOFTWARE_ADDITION.search(tried.stdout):
+        reason = "it has no floating point unit"
+    else:
+        return
+    raise ValueError(
+        f"the processor must be one that LLVM knows for {target.triple}, with a floating point unit."
+        f" Received: cpu={target.cpu!r}, features={target.features!r}: {reason}"
+    )
+
+
+def _abi(target: Machine) -> str:
+    return _ABI.get(target.triple[:7], "")
 
 
 def _code_model(target: Machine) -> str:

@@ -361,6 +361,10 @@ def test_files_of_two_networks_are_told_apart(network, tmp_path):
     ({"targets": ["wasm32", "thumbv7em"], "cpu": "generic"}, "`cpu` is for a single target"),
     ({"targets": "aarch64-linux", "cpu": "z80"}, "one that LLVM knows for aarch64.*z80"),
     ({"targets": "aarch64-linux", "cpu": "generic,+sse9"}, "sse9"),
+    ({"targets": "aarch64-linux", "cpu": "generic,dotprod"}, "`cpu` must be a processor.*'generic,dotprod'"),
+    ({"cpu": ""}, "`cpu` must be a processor.*cpu=''"),
+    ({"cpu": "pentium"}, "one that LLVM knows for x86_64.*pentium"),  # It would end the process.
+    ({"targets": "thumbv7em", "cpu": "cortex-m3"}, "cortex-m3.*no floating point unit"),
     ({"name": "Model"}, "`name` must be a small letter.*'Model'"),
     ({"name": "a b"}, "`name` must be a small letter"),
     ({"weights": "float16"}, "`weights` must be one of float32, int8. Received: weights='float16'"),

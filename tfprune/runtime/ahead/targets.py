@@ -1,6 +1,7 @@
 """The kinds of machines that libraries are made for, by the names that people give them."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from tfprune.runtime.machine import Machine, check_processor, host, machine
@@ -41,12 +42,13 @@ class Target:
                 `"cortex-a53"` or `"generic,+dotprod"`; None for the target's own variants.
 
         Raises:
-            ValueError: LLVM has no such processor, or no such instruction set.
+            ValueError: `cpu` is not written so.
         """
         variants = self.variants if cpu is None else (_split(cpu),)
         return [machine(self.triple, name, features) for name, features in variants]
 
 
+_CPU = re.compile(r"[A-Za-z0-9._-]+(,[+-][A-Za-z0-9._-]+)*")
 _X86_64 = (
     ("x86-64-v4", "+avx2,+fma,+avx512f,+avx512vl"),
     ("x86-64-v3", "+avx2,+fma"),
@@ -142,16 +144,17 @@ def check_targets(names: Sequence[str], cpu: str | None) -> list[Target]:
         cpu: As of `compile_library`.
 
     Raises:
-        ValueError: As of `find_targets`; a processor is given for several targets, or LLVM knows none such; a
-            library for several processors of x86-64 is asked for on another kind of machine.
+        ValueError: As of `find_targets`; a processor is given for several targets, is not written as one, or
+            `check_processor` refuses it; a library for several processors of x86-64 is asked for on another
+            kind of machine.
     """
     targets = find_targets(names)
     if cpu is not None and len(targets) > 1:
         raise ValueError(f"`cpu` is for a single target. Received: cpu={cpu!r}, targets={list(names)}")
     for target in targets:
         machines = target.machines(cpu)
-        for processor in machines:
-            check_processor(processor)
+        if cpu is not None:
+            check_processor(machines[0])
         if len(machines) > 1 and not host().triple.startswith("x86_64"):
             raise ValueError(
                 f"{target.name}: a library that chooses among processors is compiled on x86-64 alone; give"
@@ -161,5 +164,10 @@ def check_targets(names: Sequence[str], cpu: str | None) -> list[Target]:
 
 
 def _split(cpu: str) -> tuple[str, str]:
+    if not isinstance(cpu, str) or not _CPU.fullmatch(cpu):
+        raise ValueError(
+            "`cpu` must be a processor, and instruction sets behind commas with + or - before each, such as"
+            f' "generic,+dotprod". Received: cpu={cpu!r}'
+        )
     name, _, features = cpu.partition(",")
     return name, features
