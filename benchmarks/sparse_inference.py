@@ -36,6 +36,9 @@ THREADS = flags.DEFINE_list("threads", ["1", "all"], "Numbers of threads; all: t
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1"], "Images a call.")
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each is timed in each setting.", lower_bound=1)
 CONTENDERS = flags.DEFINE_list("contenders", ["all"], "Names of tfprune.benchmark.contenders, or all.")
+WEIGHTS = flags.DEFINE_enum(
+    "weights", "float16", ["float16", "float32", "int8"], "How model.tfprune stores its weights."
+)
 LAYERS = flags.DEFINE_boolean("layers", False, "Print where the time of model.tfprune goes.")
 ZSTD = flags.DEFINE_boolean("zstd", False, "Measure sizes with zstd -19, too.")
 OUTPUT_DIR = flags.DEFINE_string(
@@ -144,6 +147,7 @@ def measure_network(sparsity: float, split: str) -> dict[str, Any]:
             inputs=images,
             masks=masks,
             formats=("tflite", "sparse"),
+            sparse_weights=WEIGHTS.value,
             progress=lambda line: None,
         )
         record = measure(
