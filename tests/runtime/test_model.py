@@ -62,7 +62,7 @@ def test_copies_and_pickles_answer_the_same(target):
     images = random_images(rng, graph, 3)
     expected = model(images)
     copies = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
-    copies.append(pickle.loads(pickle.dumps(Model.from_plan(model._plan, threads=1))))
+    copies.append(pickle.loads(pickle.dumps(Model.from_plan(model._binding.plan, threads=1))))
     for other in copies:
         np.testing.assert_array_equal(other(images), expected)
     assert [other.threads for other in copies] == [2, 2, 2, 1]

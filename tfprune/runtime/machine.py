@@ -151,6 +151,7 @@ def object_code(
     *,
     position_independent: bool = True,
     internal: Collection[str] = (),
+    hidden: Collection[str] = (),
 ) -> bytes:
     """Compiles LLVM assembly for any machine, without loading it.
 
@@ -159,6 +160,7 @@ def object_code(
         target: The machine, not necessarily this one, of names that `check_processor` lets pass.
         position_independent: Whether the code may become part of a shared library.
         internal: The functions that only others of the modules call; no linker sees them.
+        hidden: The functions that are found by who loads the file, and not by what is linked with it.
 
     Returns:
         An object file, ELF, Mach-O or WebAssembly by the target's triple.
@@ -172,6 +174,8 @@ def object_code(
         module.link_in(further)
     for name in internal:
         module.get_function(name).linkage = llvm.Linkage.internal
+    for name in hidden:
+        module.get_function(name).visibility = llvm.Visibility.hidden
     return target_machine.emit_object(module)
 
 
@@ -201,7 +205,19 @@ def provide(name: str) -> None:
     """Makes a function of the C library known to compiled code.
 
     Args:
-        name: Such as `"expf"`.
+        name: Such as `"sched_yield"`.
+
+    Raises:
+        OSError: The process has no such function.
+    """
+    llvm.add_symbol(name, c_function(name))
+
+
+def c_function(name: str) -> int:
+    """Returns the address of a function of the C library.
+
+    Args:
+        name: Such as `"sched_yield"`.
 
     Raises:
         OSError: The process has no such function.
@@ -213,7 +229,7 @@ def provide(name: str) -> None:
             function = getattr(_c_library(), name)
     except AttributeError as error:
         raise OSError(f"the C library of this machine has no {name}") from error
-    llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def available_cores() -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.runtime import machine
+from tfprune.runtime.ahead.beside import LibraryBinding, library_beside
 from tfprune.runtime.batch import Batch, as_input
 from tfprune.runtime.crew import Crew
 from tfprune.runtime.format.file import read_file, refusing
@@ -66,6 +67,7 @@ class Model:
         graph: The network; None for a model made of a plan.
         threads: The number of threads that a call uses.
         memory_bytes: The bytes of the weights, the tables and the values between the operations.
+        compiled_ahead: Whether a library is used that was compiled before.
     """
 
     def __init__(
@@ -92,9 +94,8 @@ class Model:
         """
         threads = _checked_threads(threads)
         self.graph, self._target = graph, target
-        self._bind(
-            make_plan(graph, target or machine.host(), allowed_bytes(memory_limit), arenas=threads), threads
-        )
+        plan = make_plan(graph, target or machine.host(), allowed_bytes(memory_limit), arenas=threads)
+        self._bind(Binding(plan), threads)
 
     @classmethod
     def from_plan(cls, plan: Plan, threads: int | None = None) -> "Model":
@@ -115,23 +116,34 @@ class Model:
         require_memory(4 * plan.arena_size * threads, allowed_bytes(None))
         model = cls.__new__(cls)
         model.graph = None
-        model._bind(plan, threads)
+        model._bind(Binding(plan), threads)
+        return model
+
+    @classmethod
+    def _of_library(cls, graph: Graph, library: LibraryBinding, threads: int) -> "Model":
+        model = cls.__new__(cls)
+        model.graph, model._target = graph, None
+        model._bind(library, threads)
         return model
 
     def __reduce__(self) -> tuple:
         """Returns what a copy, perhaps in another process, is compiled from."""
         if self.graph is None:
-            return Model.from_plan, (self._plan, self.threads)
+            return Model.from_plan, (self._binding.plan, self.threads)
         return functools.partial(Model, target=self._target), (self.graph, self.threads)
 
-    def _bind(self, plan: Plan, threads: int) -> None:
+    def _bind(self, binding: Binding | LibraryBinding, threads: int) -> None:
         self.threads = threads
-        self._plan = plan
-        self._binding = Binding(plan)
+        self._binding, self._frame = binding, binding.frame
         # One thread to an image, and all threads on one.
         self._alone = self._binding.steps(1)
         self._together = self._alone if threads == 1 else self._binding.steps(threads)
         self._shared = _Shared()
+
+    @property
+    def compiled_ahead(self) -> bool:
+        """Returns whether the code is a library's, and nothing was compiled."""
+        return isinstance(self._binding, LibraryBinding)
 
     @property
     def memory_bytes(self) -> int:
@@ -140,17 +152,17 @@ class Model:
         A second image at a time doubles the bytes of the values.
         """
         images = max([1, *(len(tools.arenas) for tools in list(self._shared.spare))])
-        return self._plan.constant_bytes + 4 * self._plan.arena_size * images
+        return self._frame.constant_bytes + 4 * self._frame.arena_size * images
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Returns the shape of one example of each input, by name, in the order of a list of inputs."""
-        return {port.name: port.shape for port in self._plan.inputs}
+        return {port.name: port.shape for port in self._frame.inputs}
 
     @property
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """Returns the shape of one example of each output, by name."""
-        return {port.name: port.shape for port in self._plan.outputs}
+        return {port.name: port.shape for port in self._frame.outputs}
 
     def __call__(self, images: Any) -> Any:
         """Runs the network.
@@ -168,7 +180,7 @@ class Model:
             ValueError: The images have another shape or type.
         """
         images = self._checked(images)
-        outputs = [np.empty((images.count, port.size), np.float32) for port in self._plan.outputs]
+        outputs = [np.empty((images.count, port.size), np.float32) for port in self._frame.outputs]
         # As many images at a time as there are threads; what is left over, all threads together.
         side_by_side = images.count - images.count % self.threads
         shared = self._shared_here()
@@ -187,7 +199,7 @@ class Model:
                     output[index, reached] = np.nan
         shaped = {
             port.name: output.reshape(-1, *port.shape)
-            for port, output in zip(self._plan.outputs, outputs, strict=True)
+            for port, output in zip(self._frame.outputs, outputs, strict=True)
         }
         return next(iter(shaped.values())) if len(shaped) == 1 else shaped
 
@@ -212,9 +224,9 @@ class Model:
             tools = self._tools(shared, 1)
             arena = tools.arenas[0]
             images.point(arena, 0)
-            owners = np.array([step.node for step in self._plan.steps])
+            owners = np.array(self._frame.owners)
             spans = []
-            for node in range(self._plan.nodes):
+            for node in range(self._frame.nodes):
                 found = np.flatnonzero(owners == node)
                 spans.append((int(found[0]), len(found)) if len(found) else (0, 0))
             times = np.zeros((rounds, len(spans)))
@@ -235,7 +247,7 @@ class Model:
         return time.perf_counter() - before
 
     def _checked(self, images: Any) -> Batch:
-        ports = self._plan.inputs
+        ports = self._frame.inputs
         if isinstance(images, dict):
             if images.keys() != {port.name for port in ports}:
                 wanted = ", ".join(repr(port.name) for port in ports)
@@ -263,12 +275,14 @@ class Model:
         except IndexError:
             tools = _Tools(Crew(self.threads - 1))
         while len(tools.arenas) < arenas:
-            tools.arenas.append(aligned_zeros(self._plan.arena_size))
+            arena = aligned_zeros(self._frame.arena_size)
+            self._binding.prepare(arena)
+            tools.arenas.append(arena)
         return tools
 
     def _take(self, arena: np.ndarray, outputs: list[np.ndarray], index: int) -> None:
         """Copies an example's results out of an arena."""
-        for port, output in zip(self._plan.outputs, outputs, strict=True):
+        for port, output in zip(self._frame.outputs, outputs, strict=True):
             output[index] = arena[port.place : port.place + port.size]
 
     def _run_side_by_side(
@@ -332,7 +346,13 @@ def _checked_threads(threads: int | None) -> int:
     return threads
 
 
-def load(path: str | os.PathLike, threads: int | None = None, *, memory_limit: float | None = None) -> Model:
+def load(
+    path: str | os.PathLike,
+    threads: int | None = None,
+    *,
+    memory_limit: float | None = None,
+    use_library: bool = True,
+) -> Model:
     """Loads a network from a `model.tfprune` file, in time in proportion to its size whatever it says.
 
     Example:
@@ -344,12 +364,17 @@ def load(path: str | os.PathLike, threads: int | None = None, *, memory_limit: f
     logits = model(images)  # images: [n, height, width, 3], float32 or uint8
     ```
 
+    Where `compile_library("model.tfprune")` has left a library beside the file that was made of it, by this
+    version, for this machine, its code is used, and nothing is compiled. Of one that does not fit a warning
+    says why. A library is code: who can write it can do what this process can.
+
     Args:
         path: The file.
         threads: From 1 to 1,024; None for the cores that the process may use.
         memory_limit: The bytes that the network may take, as of `Model`, and that reading it may; None for
             what this process may still have, by the machine's free memory, its own limits and its
             container's.
+        use_library: Whether a library beside the file may be used.
 
     Returns:
         The network, compiled for this machine.
@@ -360,7 +385,14 @@ def load(path: str | os.PathLike, threads: int | None = None, *, memory_limit: f
         OSError: It cannot be read.
         ValueError: `threads` or `memory_limit` is not such a number.
     """
-    _checked_threads(threads)  # The caller's mistake, not the file's.
+    threads = _checked_threads(threads)  # The caller's mistake, not the file's.
     graph = read_file(path, memory_limit)
     with refusing(path):
+        library = library_beside(path, threads) if use_library else None
+        if library is not None:
+            require_memory(
+                library.frame.constant_bytes + 4 * library.frame.arena_size * threads,
+                allowed_bytes(memory_limit),
+            )
+            return Model._of_library(graph, library, threads)
         return Model(graph, threads, memory_limit=memory_limit)

@@ -54,7 +54,7 @@ def front(name: str, variants: Sequence[tuple[str, Machine]], checksum: int, thr
     }
     for function in (function for functions in calls.values() for function in functions):
         function.attributes.add("nounwind")
-    choose = _chooser(code, [machine.cpu for _, machine in variants])
+    choose = _chooser(code, chooser_name(name), [machine.cpu for _, machine in variants])
 
     def hand_on(e: Emitter, entry: Entry, arena: ir.Value, *arguments: ir.Value) -> None:
         functions = calls[entry]
@@ -120,6 +120,15 @@ def public_names(name: str, threads: bool) -> list[str]:
     return [f"{name}_{end}" for end in ends]
 
 
+def chooser_name(name: str) -> str:
+    """Returns the name of the function that chooses among processors, where there are several.
+
+    Args:
+        name: As of `front`.
+    """
+    return f"{name}_choose"
+
+
 def entries(prefix: str, threads: bool) -> list[str]:
     """Returns the names of the functions of a processor's module that `front` calls.
 
@@ -143,12 +152,11 @@ def _set(e: Emitter, arena: ir.Value, index: int, value: ir.Value) -> None:
     e.b.store(value, _slot(e, arena, index), align=8)
 
 
-def _chooser(code: Code, processors: Sequence[str]) -> ir.Function | None:
+def _chooser(code: Code, name: str, processors: Sequence[str]) -> ir.Function | None:
     """Emits the function that returns the number, from 1, of the first processor that this machine has."""
     if len(processors) == 1:
         return None
-    function = ir.Function(code, ir.FunctionType(I64, []), "choose_processor")
-    function.linkage = "internal"
+    function = ir.Function(code, ir.FunctionType(I64, []), name)
     e = Emitter(function)
     b = e.b
     number = lambda value: ir.Constant(I32, value)  # noqa: E731

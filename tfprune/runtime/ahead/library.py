@@ -1,6 +1,7 @@
 """Writes a network as a C library: object files, static libraries, a header, an example and a benchmark."""
 
 import dataclasses
+import hashlib
 import os
 import re
 import string
@@ -13,19 +14,22 @@ from tfprune import __version__
 from tfprune.files import write_bytes, write_json, write_text
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.archive import Member, archive
-from tfprune.runtime.ahead.front import entries, front, public_names
-from tfprune.runtime.ahead.module import Variant, variant
+from tfprune.runtime.ahead.front import chooser_name, entries, front, public_names
+from tfprune.runtime.ahead.module import ROWS, STEPS, Variant, variant
 from tfprune.runtime.ahead.targets import Target, check_targets
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.format.file import file_bytes, read_file
 from tfprune.runtime.graph import Graph, Output
 from tfprune.runtime.plan.lowering import make_plan
+from tfprune.runtime.plan.plan import Frame
 from tfprune.text import text_table
 
 # One image is cut for so many threads at most: a counter for each of them and each step is in the arena.
 THREADS = 8
 _MOST_THREADS = 64
 WEIGHTS = ("float32", "int8")
+# Added to a file's name, the folder of the library that `load` finds.
+BESIDE = ".c"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _TEMPLATES = ("example.c", "benchmark.c", "CMakeLists.txt")
 
@@ -44,6 +48,7 @@ class Built:
         list_bytes: Of them, the places where the weights belong.
         table_bytes: Of them, masks, tables and steps.
         arena_bytes: Bytes of the arena that the caller gives.
+        frames: For each processor the facts that `Model` needs to call its code.
     """
 
     target: str
@@ -55,6 +60,7 @@ class Built:
     list_bytes: int
     table_bytes: int
     arena_bytes: int
+    frames: tuple[Frame, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Library:
         classes: The length of the output.
         input_shape: The shape of an example as the model takes it.
         output_shape: The shape of its output as the model gives it.
+        source: SHA-256 of the `model.tfprune` that it was made of; empty for one made of a graph.
         built: The libraries, one for each target.
     """
 
@@ -81,6 +88,7 @@ class Library:
     classes: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    source: str
     built: tuple[Built, ...]
 
     def __str__(self) -> str:
@@ -110,7 +118,7 @@ class Library:
 
 def compile_library(
     network: Graph | str | os.PathLike[str],
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
     targets: str | Sequence[str] = "x86_64-linux",
     *,
     cpu: str | None = None,
@@ -130,8 +138,9 @@ def compile_library(
 
     Args:
         network: The network, or its `model.tfprune`.
-        folder: Where to; made where it is missing. Files of the same names are replaced. `NAME.json`, what is
-            returned, is removed first and written last: while it is there, it describes the files beside it.
+        folder: Where to; made where it is missing. None: beside the file, its name with `.c`, where `load`
+            finds the library. Files of the same names are replaced. `NAME.json`, what is returned, is removed
+            first and written last: while it is there, it describes the files beside it.
         targets: A target or several, of `tfprune.runtime.ahead.targets.TARGETS`.
         cpu: A processor by LLVM's name, perhaps with instruction sets behind a comma (`"cortex-a53"`,
             `"generic,+dotprod"`), for a single target; None for the target's own. On x86-64 these are three,
@@ -161,14 +170,17 @@ def compile_library(
         raise ValueError(f"`threads` must be a whole number from 1 to {_MOST_THREADS}. Received: {threads!r}")
     if weights not in (None, *WEIGHTS):
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
+    if folder is None and isinstance(network, Graph):
+        raise ValueError("`folder` must be given for a network that is not a file's. Received: folder=None")
+    source = "" if isinstance(network, Graph) else hashlib.sha256(Path(network).read_bytes()).hexdigest()
     graph = network if isinstance(network, Graph) else read_file(network)
+    folder = Path(f"{os.fspath(network)}{BESIDE}" if folder is None else folder)
     end = only_output(graph)
     checksum = zlib.crc32(file_bytes(graph, "float32"))
     objects = [
         (target, *_compile(graph, target, cpu, weights or target.weights, name, threads, checksum))
         for target in chosen
     ]
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").unlink(missing_ok=True)
     built = []
@@ -191,6 +203,7 @@ def compile_library(
                 sums["lists"],
                 sums["tables"],
                 max(variant.arena_bytes for variant in variants),
+                tuple(variant.frame for variant in variants),
             )
         )
     shapes = graph.shapes()
@@ -203,6 +216,7 @@ def compile_library(
         shapes[end.node][2],
         graph.inputs[0].given or shapes[0],
         end.shape,
+        source,
         tuple(built),
     )
     _write_sources(library, len(graph.nodes), threads, chosen)
@@ -242,6 +256,10 @@ def _compile(
         machines[-1],
         position_independent=target.position_independent,
         internal=[entry for prefix in prefixes for entry in entries(prefix, target.threads)],
+        hidden=[
+            *(f"{prefix}_{entry.name}" for prefix in prefixes for entry in (ROWS, STEPS) if target.threads),
+            *([chooser_name(name)] if len(prefixes) > 1 else []),
+        ],
     )
     return code, variants, machines
 

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +38,7 @@ class LoadedLibrary:
         """
         folder = Path(folder)
         described = json.loads((folder / f"{name}.json").read_text("utf-8"))
-        targets = [Built(**entry) for entry in described["built"]]
-        here = [built for built in targets if built.target == this_machines_target()]
-        if not here:
-            names = ", ".join(built.target for built in targets)
-            raise ValueError(f"a target must be this machine, {machine.host().triple}. Received: {names}")
-        self.built = here[0]
+        self.built = built_here(described)
         self.processor: str | None = None
         self._shape, self._classes = tuple(described["input_shape"]), described["classes"]
         self._output_shape = tuple(described["output_shape"])
@@ -76,6 +72,22 @@ class LoadedLibrary:
         if len(images):
             self.processor = self.built.processors[self._processor(self._arena.ctypes.data)]
         return outputs.reshape(-1, *self._output_shape)
+
+
+def built_here(described: dict[str, Any]) -> Built:
+    """Returns the library of this machine's target.
+
+    Args:
+        described: The description of the folder.
+
+    Raises:
+        ValueError: None of the targets is this machine.
+    """
+    for entry in described["built"]:
+        if entry["target"] == this_machines_target():
+            return Built(**entry)
+    names = ", ".join(entry["target"] for entry in described["built"])
+    raise ValueError(f"a target must be this machine, {machine.host().triple}. Received: {names}")
 
 
 def this_machines_target() -> str | None:

@@ -14,7 +14,7 @@ from tfprune.runtime.ahead.constants import Constants, add_plan, add_rows
 from tfprune.runtime.kernels.emitter import F32, I8, I64, POINTER, Code, Emitter
 from tfprune.runtime.kernels.planes import WAIT
 from tfprune.runtime.kernels.program import COUNTER_WORDS, emit_run, text
-from tfprune.runtime.plan.plan import Plan
+from tfprune.runtime.plan.plan import Frame, Plan
 
 _NOTHING = ir.VoidType()
 _PLACEHOLDER = "zeroinitializer"
@@ -27,14 +27,17 @@ class Entry(NamedTuple):
     Attributes:
         name: What follows the module's prefix.
         arguments: LLVM's types of its arguments; `None` stands for a whole number.
+        returns: The type of what it returns.
     """
 
     name: str
     arguments: tuple[ir.Type | None, ...]
+    returns: ir.Type = _NOTHING
 
     def type(self, code: Code) -> ir.FunctionType:
         """Returns the type of the function in a module."""
-        return ir.FunctionType(_NOTHING, [argument or code.word for argument in self.arguments])
+        types = [argument or code.word for argument in self.arguments]
+        return ir.FunctionType(self.returns, types)
 
 
 # Runs a whole image alone: arena, logits.
@@ -43,6 +46,9 @@ RUN_ALONE = Entry("run", (POINTER, POINTER))
 BEGIN = Entry("begin", (POINTER,))
 WORK = Entry("work", (POINTER, None, None))
 END = Entry("end", (POINTER, POINTER))
+# For who loads the object file: the steps cut for a number of threads, and the loop over them, `program.RUN`.
+ROWS = Entry("rows", (None,), POINTER)
+STEPS = Entry("steps", (POINTER, None, POINTER, POINTER, None, None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +59,13 @@ class Variant:
         assembly: LLVM assembly.
         arena_bytes: The bytes of the values between the operations, with the threads' counters.
         bytes_of: Bytes of the constants by what they hold; see `Constants`.
+        frame: The facts about the plan that its caller needs.
     """
 
     assembly: str
     arena_bytes: int
     bytes_of: dict[str, int]
+    frame: Frame
 
 
 def variant(plan: Plan, prefix: str, threads: int) -> Variant:
@@ -69,7 +77,7 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
         threads: The most threads that may share an image; 0 for a machine without.
 
     Returns:
-        The module, with `RUN_ALONE` and, for threads, `BEGIN`, `WORK` and `END`.
+        The module, with `RUN_ALONE` and, for threads, `BEGIN`, `WORK`, `END`, `ROWS` and `STEPS`.
 
     Raises:
         OverflowError: The network has a number that the machine's words cannot hold.
@@ -95,6 +103,13 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
     for function in [*functions, run]:
         function.linkage = "internal"
 
+    def rows_for(e: Emitter, count: ir.Value) -> ir.Value:
+        place = e.number(together[-1])
+        for most, smaller in zip(reversed([1, *shares[:-1]]), reversed([alone, *together[:-1]]), strict=True):
+            fits = e.b.icmp_signed("<=", count, e.number(most))
+            place = e.b.select(fits, e.number(smaller), place)
+        return e.at(memory, place, I8)
+
     counters = 4 * plan.arena_size
     counter_words = len(steps) * (1 + threads) * COUNTER_WORDS if threads else 0
     e, arena, logits = _entry(code, prefix, RUN_ALONE)
@@ -112,18 +127,19 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
         )
         e.finish()
         e, arena, thread, count = _entry(code, prefix, WORK)
-        place = e.number(together[-1])
-        for most, smaller in zip(reversed(shares[:-1]), reversed(together[:-1]), strict=True):
-            fits = e.b.icmp_signed("<=", count, e.number(most))
-            place = e.b.select(fits, e.number(smaller), place)
-        rows, table = e.at(memory, place, I8), _at(e, arena, counters)
+        rows, table = rows_for(e, count), _at(e, arena, counters)
         e.b.call(run, [rows, e.number(len(steps)), arena, table, thread, count])
+        e.finish()
+        e, count = _entry(code, prefix, ROWS)
+        e.b.ret(rows_for(e, count))
+        e, *arguments = _entry(code, prefix, STEPS)
+        e.b.call(run, arguments)
         e.finish()
         e, arena, logits = _entry(code, prefix, END)
         _copy_logits(e, plan, arena, logits)
         e.finish()
     assembly = _with_data(text(code, plan.target), data)
-    return Variant(assembly, counters + counter_words * code.word.width // 8, constants.bytes_of)
+    return Variant(assembly, counters + counter_words * code.word.width // 8, constants.bytes_of, plan.frame)
 
 
 def _shares(threads: int) -> list[int]:

@@ -22,6 +22,7 @@ class Binding:
 
     Attributes:
         plan: The plan; its constants must stay as they are.
+        frame: The facts that a caller needs.
         run: The compiled loop over steps, `program.RUN`.
     """
 
@@ -34,13 +35,16 @@ class Binding:
         Raises:
             GraphError: There is not the memory to compile them.
         """
-        self.plan = plan
+        self.plan, self.frame = plan, plan.frame
         # LLVM ends the process where it gets no memory.
         kernels = plan.kernels
         require_memory(_CODE_BYTES + _KERNEL_BYTES * len(kernels), allowed_bytes(None))
         self._code = _compiled(program.assembly(kernels, plan.target.lanes), plan.target)
         self._arguments = [self._bound(step) for step in plan.steps]
         self.run = _RUN_TYPE(self._code.address(program.RUN))
+
+    def prepare(self, arena: np.ndarray) -> None:
+        """Makes an arena of zeros ready for the steps; here it is."""
 
     def steps(self, threads: int) -> "BoundSteps":
         """Returns the steps cut for a number of threads.

@@ -63,6 +63,27 @@ class Step:
     parts: Parts
 
 
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The facts about a plan that its caller needs, whoever has compiled the steps.
+
+    Attributes:
+        nodes: The number of nodes of the network.
+        inputs: The images that the network takes.
+        outputs: The network's results, vectors in the arena.
+        arena_size: The length of the arena, in float32 numbers.
+        constant_bytes: The bytes of the constants.
+        owners: The node that each step belongs to.
+    """
+
+    nodes: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    arena_size: int
+    constant_bytes: int
+    owners: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
     """The steps of a network on a machine.
@@ -91,6 +112,12 @@ class Plan:
     def kernels(self) -> list[Kernel]:
         """Returns the kernels that the steps call, each once, in the order of their names."""
         return sorted({step.kernel for step in self.steps}, key=lambda kernel: kernel.name)
+
+    @property
+    def frame(self) -> Frame:
+        """Returns the facts that a caller needs."""
+        owners = tuple(step.node for step in self.steps)
+        return Frame(self.nodes, self.inputs, self.outputs, self.arena_size, self.constant_bytes, owners)
 
     @property
     def constant_bytes(self) -> int:

@@ -1,0 +1,97 @@
+"""The library beside a `model.tfprune`: used where it fits, and said where it does not."""
+
+import copy
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+from tests.support.networks import random_images, random_network
+from tfprune import runtime
+from tfprune.runtime.ahead.loaded import this_machines_target
+
+HERE = this_machines_target()
+pytestmark = [
+    pytest.mark.one_backend,
+    pytest.mark.skipif(HERE is None, reason="this machine is none of the targets"),
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    runtime.write_file(random_network(np.random.default_rng(3)), tmp_path / "model.tfprune")
+    return tmp_path / "model.tfprune"
+
+
+def description(path):
+    return path.with_name("model.tfprune.c") / "model.json"
+
+
+def change(path, **entries):
+    description(path).write_text(json.dumps(json.loads(description(path).read_text()) | entries))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("threads", [1, 2, 3, 20])
+def test_it_is_used_and_changes_nothing(tmp_path, seed, threads):
+    rng = np.random.default_rng(400 + seed)
+    graph = random_network(rng)
+    path = tmp_path / "model.tfprune"
+    runtime.write_file(graph, path)
+    library = runtime.compile_library(path, targets=HERE)
+    assert library.folder == tmp_path / "model.tfprune.c"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = runtime.load(path, threads)
+        own = runtime.load(path, threads, use_library=False)
+    assert model.compiled_ahead and not own.compiled_ahead
+    for dtype in ("uint8", "float32"):
+        images = random_images(rng, graph, 5, dtype)
+        expected = own(images)
+        for found in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            np.testing.assert_array_equal(found(images), expected)
+    images[1, 0, 0, 0] = np.nan
+    np.testing.assert_array_equal(model(images), own(images))
+    assert len(model.time_nodes(images, rounds=1)) == len(graph.nodes)
+    assert (model.inputs, model.outputs) == (own.inputs, own.outputs)
+    assert model.memory_bytes > 0 and model.graph is not None
+
+
+def test_without_one_nothing_is_said(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not runtime.load(path).compiled_ahead
+
+
+@pytest.mark.parametrize("damage, reason", [
+    (lambda path: change(path, version="0.0.1"), "tfprune 0.0.1 made it, and this is "),
+    (lambda path: change(path, source="0" * 64), "it was made of another file"),
+    (lambda path: change(path, built=[]), "a target must be this machine"),
+    (lambda path: description(path).write_text("{"), "Expecting property name"),
+    (lambda path: description(path).write_text("[]"), "list indices"),
+    (lambda path: (description(path).parent / HERE / "model.o").unlink(), "No such file"),
+    (lambda path: runtime.write_file(random_network(np.random.default_rng(4)), path), "made of another file"),
+    (lambda path: runtime.compile_library(path, targets="thumbv7em"), "a target must be this machine"),
+    (lambda path: runtime.compile_library(path, targets=HERE, weights="int8"), "with int8 weights"),
+])  # fmt: skip
+def test_one_that_does_not_fit_is_said(path, damage, reason):
+    runtime.compile_library(path, targets=HERE)
+    damage(path)
+    with pytest.warns(UserWarning, match=f"model.tfprune.c is not used, .* anew: .*{reason}"):
+        model = runtime.load(path)
+    assert not model.compiled_ahead
+
+
+def test_a_limit_of_memory_holds_for_it(path):
+    runtime.compile_library(path, targets=HERE)
+    needed = runtime.load(path, 1).memory_bytes
+    assert runtime.load(path, 1, memory_limit=needed).compiled_ahead
+    with pytest.raises(runtime.FileFormatError, match="memory"):
+        runtime.load(path, 1, memory_limit=needed - 1)
+
+
+def test_a_graph_has_no_place_beside_a_file():
+    with pytest.raises(ValueError, match="`folder` must be given"):
+        runtime.compile_library(random_network(np.random.default_rng(0)))

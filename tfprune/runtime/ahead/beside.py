@@ -1,0 +1,124 @@
+"""The library beside a `model.tfprune`, for `Model`: its code takes the place of what would be compiled."""
+
+import ctypes
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from tfprune import __version__
+from tfprune.runtime import machine
+from tfprune.runtime.ahead.front import chooser_name
+from tfprune.runtime.ahead.library import BESIDE, Built
+from tfprune.runtime.ahead.loaded import built_here
+from tfprune.runtime.ahead.module import ROWS, STEPS
+from tfprune.runtime.kernels.planes import WAIT
+from tfprune.runtime.kernels.program import GIVE_WAY, STEP_WORDS
+from tfprune.runtime.plan.plan import Frame, Port
+
+_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+_RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
+_NAME = "model"
+
+
+class LibraryBinding:
+    """A library's code in this process, which `Model` calls as it calls a bound plan.
+
+    Attributes:
+        frame: The facts that a caller needs.
+        run: The compiled loop over steps, `program.RUN`.
+    """
+
+    def __init__(self, folder: Path, built: Built) -> None:
+        """Loads an object file.
+
+        Args:
+            folder: Where the library is.
+            built: The library of this machine's target.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        self._code = machine.Loaded((folder / built.target / f"{_NAME}.o").read_bytes())
+        index = 0
+        if len(built.processors) > 1:
+            index = ctypes.CFUNCTYPE(_INT64)(self._code.address(chooser_name(_NAME)))() - 1
+        frame = dict(built.frames[index])
+        for ports in ("inputs", "outputs"):
+            frame[ports] = tuple(
+                Port(port["name"], tuple(port["shape"]), port["place"]) for port in frame[ports]
+            )
+        self.frame = Frame(**frame | {"owners": tuple(frame["owners"])})
+        self.run = _RUN_TYPE(self._code.address(f"{_NAME}_{index}_{STEPS.name}"))
+        self._rows = ctypes.CFUNCTYPE(_POINTER, _INT64)(self._code.address(f"{_NAME}_{index}_{ROWS.name}"))
+        self._give_way = machine.c_function(GIVE_WAY)
+
+    def prepare(self, arena: np.ndarray) -> None:
+        """Writes into an arena of zeros what waiting threads call."""
+        arena[: 2 * (WAIT + 1)].view(np.int64)[WAIT] = self._give_way
+
+    def steps(self, threads: int) -> "LibrarySteps":
+        """Returns the steps cut for a number of threads, or for more or fewer where there are none such.
+
+        Args:
+            threads: At least 1.
+        """
+        return LibrarySteps(len(self.frame.owners), self._rows(threads))
+
+
+class LibrarySteps:
+    """Steps as the compiled loop reads them.
+
+    Attributes:
+        count: The number of steps.
+    """
+
+    def __init__(self, count: int, address: int) -> None:
+        """Keeps where they are."""
+        self.count, self._address = count, address
+
+    def address(self, index: int) -> int:
+        """Returns the address of a step."""
+        return self._address + index * STEP_WORDS * ctypes.sizeof(_INT64)
+
+
+def library_beside(path: str | os.PathLike[str], threads: int) -> LibraryBinding | None:
+    """Returns the library that lies beside a file, where it fits.
+
+    Args:
+        path: The `model.tfprune`, which has been read.
+        threads: How many threads are to use it.
+
+    Returns:
+        The library; None where there is none, or, with a warning that says why, where it does not fit.
+    """
+    folder = Path(f"{os.fspath(path)}{BESIDE}")
+    try:
+        described = json.loads((folder / f"{_NAME}.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return _warn(folder, str(error))
+    try:
+        if described["version"] != __version__:
+            return _warn(folder, f"tfprune {described['version']} made it, and this is {__version__}")
+        if described["source"] != hashlib.sha256(Path(path).read_bytes()).hexdigest():
+            return _warn(folder, "it was made of another file")
+        built = built_here(described)
+        if built.weights != "float32" or not _known(built):
+            return _warn(folder, f"it is for {', '.join(built.processors)}, with {built.weights} weights")
+        return LibraryBinding(folder, built)
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
+        return _warn(folder, str(error))
+
+
+def _known(built: Built) -> bool:
+    """Returns whether this machine has one of the processors, as the library itself finds out."""
+    return len(built.processors) > 1 or built.processors in (["generic"], [machine.host().cpu])
+
+
+def _warn(folder: Path, reason: str) -> None:
+    warnings.warn(f"{folder} is not used, and the network is compiled anew: {reason}", stacklevel=4)
