@@ -59,7 +59,7 @@ def measure(sparsity: float, folder: Path) -> None:
     from tfprune.compiler.compile import compile_model
     from tfprune.compiler.paths import choose_paths
     from tfprune.export.export import export_model
-    from tfprune.runtime.ahead.loaded import this_machines_target
+    from tfprune.runtime.ahead.targets import this_machines_target
 
     target = this_machines_target()
     model, masks = networks.pruned_network(sparsity, "uniform")

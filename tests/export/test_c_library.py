@@ -7,7 +7,7 @@ from tfprune.errors import UserError
 from tfprune.export import export_model
 from tfprune.export.audit import AuditError
 from tfprune.export.formats.c_library import CLibrary
-from tfprune.runtime.ahead.loaded import this_machines_target
+from tfprune.runtime.ahead.targets import this_machines_target
 
 HERE = this_machines_target()
 pytestmark = pytest.mark.skipif(HERE is None, reason="this machine is none of the targets")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.networks import random_images, random_network
 from tfprune import runtime
-from tfprune.runtime.ahead.loaded import this_machines_target
+from tfprune.runtime.ahead.targets import this_machines_target
 
 HERE = this_machines_target()
 pytestmark = [

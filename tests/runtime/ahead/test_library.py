@@ -12,8 +12,8 @@ import pytest
 from tests.support.networks import random_images, random_kernel, random_network
 from tfprune import runtime
 from tfprune.runtime import machine
-from tfprune.runtime.ahead.loaded import LoadedLibrary, this_machines_target
-from tfprune.runtime.ahead.targets import TARGETS
+from tfprune.runtime.ahead.loaded import LoadedLibrary
+from tfprune.runtime.ahead.targets import TARGETS, this_machines_target
 from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input
 from tfprune.runtime.model import Model
 from tfprune.runtime.plan.lowering import make_plan

@@ -82,7 +82,8 @@ class CLibrary(Format):
     def load_for_audit(self, path: str, network: "Network") -> Run:
         """Loads this machine's library, or one compiled for this machine."""
         from tfprune.runtime import compile_library
-        from tfprune.runtime.ahead.loaded import LoadedLibrary, this_machines_target
+        from tfprune.runtime.ahead.loaded import LoadedLibrary
+        from tfprune.runtime.ahead.targets import this_machines_target
 
         here = this_machines_target()
         if here in self.targets:
@@ -114,7 +115,7 @@ class CLibrary(Format):
         """Says which targets there are, how large their parts are, and whether this machine's was run."""
         import json
 
-        from tfprune.runtime.ahead.loaded import this_machines_target
+        from tfprune.runtime.ahead.targets import this_machines_target
 
         with open(os.path.join(path, "model.json"), encoding="utf-8") as file:
             built = json.load(file)["built"]

@@ -16,7 +16,7 @@ from tfprune.runtime import machine
 from tfprune.runtime.ahead.archive import Member, archive
 from tfprune.runtime.ahead.front import chooser_name, entries, front, public_names
 from tfprune.runtime.ahead.module import ROWS, STEPS, Variant, variant
-from tfprune.runtime.ahead.targets import Target, check_targets
+from tfprune.runtime.ahead.targets import TARGETS, Target, check_targets, this_machines_target
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.format.file import file_bytes, read_file
 from tfprune.runtime.graph import Graph, Output
@@ -119,7 +119,7 @@ class Library:
 def compile_library(
     network: Graph | str | os.PathLike[str],
     folder: str | os.PathLike[str] | None = None,
-    targets: str | Sequence[str] = "x86_64-linux",
+    targets: str | Sequence[str] | None = None,
     *,
     cpu: str | None = None,
     weights: str | None = None,
@@ -141,7 +141,7 @@ def compile_library(
         folder: Where to; made where it is missing. None: beside the file, its name with `.c`, where `load`
             finds the library. Files of the same names are replaced. `NAME.json`, what is returned, is removed
             first and written last: while it is there, it describes the files beside it.
-        targets: A target or several, of `tfprune.runtime.ahead.targets.TARGETS`.
+        targets: A target or several, of `tfprune.runtime.ahead.targets.TARGETS`; None for this machine's.
         cpu: A processor by LLVM's name, perhaps with instruction sets behind a comma (`"cortex-a53"`,
             `"generic,+dotprod"`), for a single target; None for the target's own. On x86-64 these are three,
             of which the library chooses at the first call; each has lists of its own.
@@ -160,6 +160,9 @@ def compile_library(
         GraphError: The network is not, has several inputs or outputs, or is too large for a target.
         ValueError: Another argument breaks its rule.
     """
+    targets = this_machines_target() if targets is None else targets
+    if targets is None:
+        raise ValueError(f"`targets` must be given: {machine.host().triple} is none of {', '.join(TARGETS)}")
     chosen = check_targets([targets] if isinstance(targets, str) else list(targets), cpu)
     if not _NAME.fullmatch(name):
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.library import Built
-from tfprune.runtime.ahead.targets import TARGETS
+from tfprune.runtime.ahead.targets import this_machines_target
 from tfprune.runtime.batch import as_input
 from tfprune.runtime.plan.arena import aligned_zeros
 
@@ -88,15 +88,3 @@ def built_here(described: dict[str, Any]) -> Built:
             return Built(**entry)
     names = ", ".join(entry["target"] for entry in described["built"])
     raise ValueError(f"a target must be this machine, {machine.host().triple}. Received: {names}")
-
-
-def this_machines_target() -> str | None:
-    """Returns the name of the target whose code this process can run; None if there is none."""
-    return next((name for name in TARGETS if _runs_here(name)), None)
-
-
-def _runs_here(target: str) -> bool:
-    theirs, own = TARGETS[target].triple.split("-"), machine.host().triple.split("-")
-    alike = {"arm64": "aarch64", "amd64": "x86_64"}
-    system = "apple" if "apple" in own else "linux" if "linux" in own else own[-1]
-    return alike.get(theirs[0], theirs[0]) == alike.get(own[0], own[0]) and system in theirs

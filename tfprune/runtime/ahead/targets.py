@@ -163,6 +163,18 @@ def check_targets(names: Sequence[str], cpu: str | None) -> list[Target]:
     return targets
 
 
+def this_machines_target() -> str | None:
+    """Returns the name of the target whose code this process can run; None if there is none."""
+    return next((name for name in TARGETS if _runs_here(name)), None)
+
+
+def _runs_here(target: str) -> bool:
+    theirs, own = TARGETS[target].triple.split("-"), host().triple.split("-")
+    alike = {"arm64": "aarch64", "amd64": "x86_64"}
+    system = "apple" if "apple" in own else "linux" if "linux" in own else own[-1]
+    return alike.get(theirs[0], theirs[0]) == alike.get(own[0], own[0]) and system in theirs
+
+
 def _split(cpu: str) -> tuple[str, str]:
     if not isinstance(cpu, str) or not _CPU.fullmatch(cpu):
         raise ValueError(
