@@ -43,6 +43,9 @@ class Packed(Sparse):
     def load(self, path, threads=None):
         return super().load(self._unpacked(path), threads)
 
+    def difference_of(self, path):
+        return super().difference_of(self._unpacked(path))
+
     def kernels(self, path, network):
         return super().kernels(self._unpacked(path), network)
 
@@ -102,6 +105,14 @@ def test_a_format_left_out_of_a_later_export_is_removed(network, images, tmp_pat
     export_model(model, str(tmp_path), masks=masks, formats=("packed",), **arguments)
     export_model(model, str(tmp_path), masks=masks, formats=("keras",), **arguments)
     assert "model.packed" not in os.listdir(tmp_path)
+
+
+def test_the_allowed_difference_is_that_of_the_files_weights(tmp_path):
+    sparse = Sparse()
+    graph = networks.random_network(np.random.default_rng(0))
+    for weights, most in (("float16", 0.02), ("int8", 0.5)):
+        runtime.write_file(graph, tmp_path / "model.tfprune", weights)
+        assert sparse.difference_of(str(tmp_path / "model.tfprune")) == most
 
 
 def test_every_file_has_a_name_of_its_own_and_every_timing_too():

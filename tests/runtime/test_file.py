@@ -12,7 +12,7 @@ from tests.support import damaged_files, reference
 from tests.support.networks import random_images, random_kernel, random_network, several_ends
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.format import file as file_module
-from tfprune.runtime.format.file import FILE_VERSION, read_file, write_file
+from tfprune.runtime.format.file import FILE_VERSION, read_file, stored_types, write_file
 from tfprune.runtime.graph import Conv, Flatten, Graph, Input
 from tfprune.runtime.sparse_array import SparseArray
 
@@ -97,6 +97,7 @@ def test_int8_rounds_each_channel_to_127_steps_of_its_largest(path):
         graph = random_network(np.random.default_rng(seed))
         found = round_trip(graph, path, "int8")
         assert {kernel["dtype"] for kernel in stored_kernels(path)} == {"int8"}
+        assert stored_types(path) == {"int8", "float32"}
         for left, right in zip(found.nodes, graph.nodes, strict=True):
             if isinstance(right, Conv):
                 np.testing.assert_array_equal(left.bias, right.bias)

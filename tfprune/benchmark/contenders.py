@@ -57,6 +57,14 @@ class Contender(abc.ABC):
             Exception: Whatever a peer's converter raises.
         """
 
+    def largest_difference(self, path: str) -> float:
+        """Returns the largest difference of its outputs from the network's, relative to the largest.
+
+        Args:
+            path: The file.
+        """
+        return self.timing.largest_difference
+
     @abc.abstractmethod
     def load(self, path: str, threads: int, batch_size: int) -> Run:
         """Loads the file and returns a function that runs it on a batch.
@@ -86,6 +94,10 @@ class ExportedFile(Contender):
         if not os.path.exists(path):
             raise NotExportedError("not exported")
         return path
+
+    def largest_difference(self, path: str) -> float:
+        """Asks the format, which may look into the file."""
+        return self._format.difference_of(path)
 
     def load(self, path: str, threads: int, batch_size: int) -> Run:
         """Loads the file as its format does."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune.errors import UserError
-from tfprune.export.formats.format import Format, Run
+from tfprune.export.formats.format import LARGEST_INT8_DIFFERENCE, Format, Run
 from tfprune.export.formats.sparse import kernels_of
 from tfprune.export.names import C_WEIGHTS, INT8_TARGETS, Options
 
@@ -47,6 +47,11 @@ class CLibrary(Format):
     def is_asked(self) -> bool:
         """Returns whether a target stores its weights so."""
         return bool(self.targets)
+
+    @property
+    def largest_difference(self) -> float:
+        """Returns the largest difference of its outputs, by its weights."""
+        return LARGEST_INT8_DIFFERENCE if self.weights == "int8" else super().largest_difference
 
     def source(self, network: "Network") -> "Network":
         """Returns the network with no convolution narrowed, as for the sparse runtime."""

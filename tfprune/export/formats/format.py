@@ -18,6 +18,8 @@ Run = Callable[[Any], Any]
 # How far float16 weights may move the outputs, relative to the largest. Random inputs and some tens of layers
 # stay well below.
 LARGEST_DIFFERENCE = 0.02
+# The same for weights of 8 bits, of networks trained without them.
+LARGEST_INT8_DIFFERENCE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,14 @@ class Format(abc.ABC):
     def largest_difference(self) -> float:
         """Returns the largest difference of its outputs from the network's, relative to the largest."""
         return self.timing.largest_difference if self.timing else LARGEST_DIFFERENCE
+
+    def difference_of(self, path: str) -> float:
+        """Returns the largest difference of the outputs of a file whose kind of weights is not known.
+
+        Args:
+            path: The file.
+        """
+        return self.largest_difference
 
     @abc.abstractmethod
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfprune.export.formats.format import Format, Run, Timing
+from tfprune.export.formats.format import LARGEST_INT8_DIFFERENCE, Format, Run, Timing
 from tfprune.export.names import SPARSE_WEIGHTS, Options
 
 if TYPE_CHECKING:
@@ -56,6 +56,18 @@ class Sparse(Format):
         from tfprune import runtime
 
         return runtime.load(path, threads=threads)
+
+    @property
+    def largest_difference(self) -> float:
+        """Returns the largest difference of its outputs, by its weights."""
+        return LARGEST_INT8_DIFFERENCE if self.weights == "int8" else super().largest_difference
+
+    def difference_of(self, path: str) -> float:
+        """Looks into the file for its weights."""
+        from tfprune.runtime.format.file import stored_types
+
+        weights = "int8" if "int8" in stored_types(path) else "float16"
+        return type(self)(weights).largest_difference
 
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
         """Takes the kernels of the convolutions with the layers' names."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.errors import UserError
 from tfprune.export.arrays import by_name, count_of, one_or_all, part_of
-from tfprune.export.formats.format import LARGEST_DIFFERENCE, Format, Run, Timing
+from tfprune.export.formats.format import LARGEST_DIFFERENCE, LARGEST_INT8_DIFFERENCE, Format, Run, Timing
 from tfprune.extras import extra
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ CONVERSIONS = (
     Conversion("float16 sparse", "sparse", float16=True, sparse=True),
     # int8 weights stay dense: sparse-encoded, the file does not load under the default delegate. Its
     # activations are quantised too, image by image.
-    Conversion("int8", "int8", largest_difference=0.5),
+    Conversion("int8", "int8", largest_difference=LARGEST_INT8_DIFFERENCE),
 )
 
 

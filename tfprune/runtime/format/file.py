@@ -132,6 +132,21 @@ def file_bytes(graph: Graph, weights: str) -> bytes:
     return b"".join((prefix, _checksum(prefix, checked), checked))
 
 
+def stored_types(path: str | os.PathLike[str]) -> set[str]:
+    """Returns the types that a file's arrays are stored in, of `float32`, `float16` and `int8`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileFormatError: The file is not sound.
+        OSError: The file cannot be read.
+    """
+    with refusing(path):
+        _, arrays, _ = _read_header(_map_file(path, allowed_bytes(None)))
+    return {array.dtype for array in arrays}
+
+
 def _map_file(path: str | os.PathLike[str], allowed: float) -> np.ndarray:
     # Opening a pipe would wait for its other end.
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -145,7 +160,8 @@ def _map_file(path: str | os.PathLike[str], allowed: float) -> np.ndarray:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
-def _read_graph(file: np.ndarray, allowed: float) -> Graph:
+def _read_header(file: np.ndarray) -> tuple[Graph, list[StoredArray], np.ndarray]:
+    """Returns the graph with descriptions for arrays, these, and the sections; all but these is checked."""
     magic, version, header_bytes, size = _PREFIX.unpack(file[: _PREFIX.size])
     if magic != MAGIC:
         raise FileFormatError("not a model.tfprune: it begins with other bytes")
@@ -168,7 +184,11 @@ def _read_graph(file: np.ndarray, allowed: float) -> Graph:
     graph, arrays = parse_header(text)
     if file[header_end : aligned(header_end)].any():
         raise FileFormatError("bytes behind the header must be zero")
-    sections = file[aligned(header_end) :]
+    return graph, arrays, file[aligned(header_end) :]
+
+
+def _read_graph(file: np.ndarray, allowed: float) -> Graph:
+    graph, arrays, sections = _read_header(file)
     check_layout(arrays, sections)
     require_memory(sum(array.decoded_bytes for array in arrays), allowed)
     graph = Graph(tuple(_with_arrays(node, sections) for node in graph.nodes), graph.outputs)
