@@ -71,6 +71,22 @@ def two_outputs():
     return keras.Model(image, [mask, layers.Dense(3, name="kind")(layers.GlobalMaxPooling2D()(x)), x])
 
 
+def transformer():
+    """Attention of one signal to itself and to another, one way in time."""
+    x = signal = keras.Input((7, 6), name="tokens")
+    memory = keras.Input((5, 4), name="memory")
+    for _ in range(2):
+        y = layers.LayerNormalization()(x)
+        x = x + layers.MultiHeadAttention(2, 3)(y, y, use_causal_mask=True)
+        x = x + layers.MultiHeadAttention(3, 2, value_dim=4, use_bias=False, dropout=0.1)(x, value=memory)
+        y = layers.EinsumDense("abc,cd->abd", (None, 8), bias_axes="d", activation="gelu")(x)
+        x = x + layers.Dense(6)(layers.Dropout(0.1)(y))
+    x, scores = layers.MultiHeadAttention(2, 3, output_shape=4)(
+        x, memory, key=memory, return_attention_scores=True
+    )
+    return keras.Model([signal, memory], [layers.GlobalAveragePooling1D()(x), scores])
+
+
 def transformer_like():
     """What a block of ConvNeXt and a mixer do: normalization, permutation, dense layers, GELU."""
     x = signal = keras.Input((9, 8), name="tokens")
@@ -90,6 +106,7 @@ NETWORKS = {
     "two inputs": two_inputs,
     "two outputs": two_outputs,
     "mixer": transformer_like,
+    "transformer": transformer,
 }
 
 

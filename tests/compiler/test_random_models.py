@@ -15,7 +15,7 @@ outcomes = collections.Counter()
 
 
 @pytest.mark.slow
-@examples(60)
+@examples(25)
 @given(model=models(steps=4))
 def test_random_models(model):
     """Most of the layers are among those that the runtime runs."""

@@ -126,6 +126,11 @@ def two_ranks(x):
         (layers.Masking(name="mask"), r"layer 'mask' \(Masking\).*it runs Activation, "),
         (layers.RandomCrop(4, 4, name="crop"), r"'crop' \(RandomCrop\)"),
         (layers.LayerNormalization(axis=(1, 3)), "`axis` must be one, all, or all but the last"),
+        (
+            lambda x: layers.EinsumDense("abcd,be->aecd", (4, 8, 4))(x),
+            "`equation` must be a dense layer of the last axis",
+        ),
+        (lambda x: layers.MultiHeadAttention(2, 3)(x, x), "its inputs must be signals"),
         (layers.CenterCrop(9, 4), "must be at least as large"),
         (layers.Resizing(4, 4, crop_to_aspect_ratio=True), "`crop_to_aspect_ratio` must be False"),
         (layers.Lambda(lambda x: 2 * x, output_shape=(8, 8, 4)), "Lambda"),

@@ -19,6 +19,7 @@ from tfprune.runtime.graph import (
     GlobalPool,
     Graph,
     Input,
+    MatMul,
     Multiply,
     Normalize,
     Output,
@@ -73,6 +74,10 @@ SHAPES = {
     "constant": ([Constant("constant", (), ones(3, 2, 1))], (3, 2, 1)),
     "rows below rows": ([Concatenate("concatenate", (0, 0), 0)], (12, 5, 2)),
     "gather": ([Gather("gather", (0,), (50, 0), (0, 2, 4), (1,))], (2, 3, 1)),
+    "matrices": (
+        [Gather("gather", (0,), tuple(range(0, 60, 10)), (0, 2, 4), (0, 1)), MatMul("matmul", (0, 1))],
+        (6, 5, 3),
+    ),
     "normalization": ([NORM], (6, 5, 2)),
     "flatten": ([Flatten("flatten", (0,))], (1, 1, 60)),
 }
@@ -88,7 +93,7 @@ def test_random_networks_are_valid_and_cover_all():
     for seed in range(20):
         graph = random_network(np.random.default_rng(seed))
         assert graph.shapes()[-1][:2] == (1, 1)
-        assert len({type(node) for node in graph.nodes}) == 13
+        assert len({type(node) for node in graph.nodes}) == 14
 
 
 def conv(**changes):
@@ -193,6 +198,8 @@ WRONG = {
     "gathered behind": ([Gather("gather", (0,), (50,), (8,), (2,))], r"must lie within \(6, 5, 2\)"),
     "gathered from the next row": ([Gather("gather", (0,), (8,), (2,), (0,))], r"within .*\(0, 5, 0\)"),
     "places of another kind": ([Gather("gather", (0,), (0,), (0.0,), (0,))], "`columns` must be integers"),
+    "one matrix": ([MatMul("matmul", (0,))], "takes 2 inputs"),
+    "matrices that do not fit": ([CONV, MatMul("matmul", (0, 1))], "one height and as many channels"),
     "normalized together": (norm(over="row"), "one of pixel, image"),
     "groups of channels": (norm(groups=3), "2 channels are not 3 groups"),
     "no groups": (norm(groups=0), "`groups`"),

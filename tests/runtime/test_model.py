@@ -22,9 +22,11 @@ from tfprune.runtime.graph import (
     Concatenate,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
+    MatMul,
     Multiply,
     Pool,
 )
@@ -223,6 +225,21 @@ def test_global_pools_and_what_follows(kind):
     nodes += [Multiply("square", (2, 2)), Concatenate("both", (2, 3)), Add("twice", (4, 4, 4), "silu")]
     graph = with_sums(*nodes)
     assert_agrees(graph, random_images(rng, graph, 3), threads=2)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(3, 37, 5), (2, 16, 3), (4, 1, 3), (1, 1, 7)])
+def test_products_of_rows(shape, target):
+    rng = np.random.default_rng(3)
+    height, width, channels = shape
+    columns = tuple(int(place) * channels for place in rng.integers(width, size=6))
+    rows = tuple(range(0, height * width * channels, width * channels))
+    nodes = [image_of(shape), Gather("second", (0,), rows, columns, tuple(range(channels)))]
+    nodes += [MatMul("matmul", (0, 1)), MatMul("again", (1, 0)), Activation("shares", (3,), "softmax")]
+    graph = Graph((*nodes, Flatten("flat", (2,)), Flatten("other", (4,)), Concatenate("both", (5, 6))))
+    for threads in (1, 2):
+        images = rng.normal(size=(2, *shape)).astype(np.float32)
+        assert_agrees(graph, images, threads=threads, target=TARGETS[target])
 
 
 def test_a_residual_on_both_paths():

@@ -15,6 +15,7 @@ from tfprune.runtime.graph import (
     GlobalPool,
     Graph,
     Input,
+    MatMul,
     Multiply,
     Node,
     Normalize,
@@ -107,7 +108,15 @@ class _Builder:
         kinds = [self.conv, self.residual, self.grouped, self.depthwise, self.pool, self.add, self.multiply]
         kinds += [self.scale, self.concatenate, self.activation]
         if self.version > 1:
-            kinds += [self.combine, self.gather, self.joined, self.constant, self.normalize, self.shares]
+            kinds += [
+                self.combine,
+                self.gather,
+                self.joined,
+                self.constant,
+                self.normalize,
+                self.shares,
+                self.matmul,
+            ]
         kinds += [kinds[self.rng.integers(len(kinds))] for _ in range(extra)]
         for index in self.rng.permutation(len(kinds)):
             kinds[index]()
@@ -335,6 +344,15 @@ class _Builder:
         scale = self.rng.uniform(0.5, 1.5, channels).astype(np.float32)
         options = {"epsilon": 0.1, "scale": scale, "shift": self.bias(channels)}
         self.append(Normalize(self.name("norm"), (source,), over, groups, bool(self.pick(0, 1)), **options))
+
+    def matmul(self) -> None:
+        """With itself or another value of the height and channels, of bounded numbers."""
+        source = self.any()
+        shape = self.shapes[source]
+        found = [i for i, other in enumerate(self.shapes) if (other[0], other[2]) == (shape[0], shape[2])]
+        other = self.append(Activation(self.name("bounded"), (int(self.rng.choice(found)),), "tanh"))
+        if self.shapes[other][1] * shape[0] * shape[1] <= 4000:
+            self.append(MatMul(self.name("matmul"), (source, other)))
 
     def shares(self) -> None:
         self.append(Activation(self.name("shares"), (self.any(),), "softmax"))

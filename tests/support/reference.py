@@ -17,6 +17,7 @@ from tfprune.runtime.graph import (
     GlobalPool,
     Graph,
     Input,
+    MatMul,
     Multiply,
     Node,
     Normalize,
@@ -92,6 +93,8 @@ def compute(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
             flat = first.reshape(len(first), -1)
             rows, columns, channels = map(np.array, (node.rows, node.columns, node.channels))
             return flat[:, rows[:, None, None] + columns[:, None] + channels]
+        case MatMul():
+            return np.einsum("byxn,bymn->byxm", first, inputs[1])
         case Normalize():
             groups = first.reshape(*first.shape[:3], node.groups, -1)
             axes = (4,) if node.over == "pixel" else (1, 2, 4)

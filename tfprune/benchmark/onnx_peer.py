@@ -19,6 +19,7 @@ from tfprune.runtime.graph import (
     GlobalPool,
     Graph,
     Input,
+    MatMul,
     Multiply,
     Node,
     Normalize,
@@ -125,6 +126,10 @@ class _Writer:
                 return self.emit("Concat", inputs, axis=(2, 3, 1)[node.axis])
             case Gather():
                 return self._gather(node, inputs[0])
+            case MatMul():
+                left = self.emit("Transpose", [inputs[0]], perm=[0, 2, 3, 1])
+                right = self.emit("Transpose", [inputs[1]], perm=[0, 2, 1, 3])
+                return self.emit("Transpose", [self.emit("MatMul", [left, right])], perm=[0, 3, 1, 2])
             case Normalize():
                 return self._normalize(node, inputs[0])
             case Activation():

@@ -19,6 +19,7 @@ from tfprune.runtime.graph import (
     GlobalPool,
     Graph,
     Input,
+    MatMul,
     Multiply,
     Node,
     Normalize,
@@ -160,6 +161,8 @@ def _step(node: Node, input_shape: tuple[int, ...], free_zeros: bool) -> dict[st
             rows, columns, channels = map(np.array, (node.rows, node.columns, node.channels))
             places = rows[:, None] + columns + channels[:, None, None]
             return {"op": "gather", "places": torch.from_numpy(places)}
+        case MatMul():
+            return {"op": "matmul"}
         case Normalize():
             return {
                 "op": "normalize",
@@ -267,6 +270,8 @@ def _compute(step: dict[str, Any], inputs: list[torch.Tensor]) -> torch.Tensor:
             return torch.cat([each.expand(size, -1, -1, -1) for each in inputs], dim=step["dim"])
         case "gather":
             return value.permute(0, 2, 3, 1).reshape(len(value), -1)[:, step["places"]]
+        case "matmul":
+            return (value.permute(0, 2, 3, 1) @ inputs[1].permute(0, 2, 1, 3)).permute(0, 3, 1, 2)
         case "normalize":
             groups = value.reshape(len(value), step["groups"], -1, *value.shape[2:])
             if step["centered"]:

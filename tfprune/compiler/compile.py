@@ -1,6 +1,8 @@
 """Compiles a Keras model for the sparse runtime."""
 
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -110,7 +112,8 @@ def _output_names(model: keras.Model, functional: keras.Model) -> list[str]:
     structure = output_structure(model)
     names = list(functional.output_names)
     if isinstance(structure, dict):
-        names = ["_".join(map(str, path)) for path, _ in keras.tree.flatten_with_path(structure)]
+        places = keras.tree.pack_sequence_as(structure, list(range(len(names))))
+        names = [name for _, name in sorted(_paths(places))]
     made: list[str] = []
     for plain in names:
         name, number = plain, 0
@@ -119,6 +122,16 @@ def _output_names(model: keras.Model, functional: keras.Model) -> list[str]:
             name = f"{plain}_{number}"
         made.append(name)
     return made
+
+
+def _paths(structure: Any, path: str = "") -> Iterator[tuple[int, str]]:
+    """Yields the leaves of dictionaries and lists, and the keys on the way to each, joined."""
+    if isinstance(structure, dict | list | tuple):
+        items = structure.items() if isinstance(structure, dict) else enumerate(structure)
+        for key, value in items:
+            yield from _paths(value, f"{path}_{key}" if path else str(key))
+    else:
+        yield structure, path
 
 
 def _graph(draft: Draft, values: list[Value], names: list[str]) -> Graph:

@@ -5,12 +5,15 @@ folding puts them into their neighbours or turns them into depthwise 1x1 convolu
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from tfprune.errors import UserError
 from tfprune.network import drafts
+from tfprune.network.drafts import Value
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Node, Shape
 
@@ -51,8 +54,21 @@ class ZeroPadding(Node):
         return (height + top + bottom, width + left + right, channels)
 
 
+@dataclasses.dataclass(frozen=True)
 class Call(drafts.Call):
-    """One call of a Keras layer or operation."""
+    """One call of a Keras layer or operation.
+
+    Attributes:
+        named: The named arguments but `training`, with a `Value` in place of each tensor.
+    """
+
+    named: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[Value]:
+        """See `drafts.Call`; the tensors among the named arguments, too."""
+        given = keras.tree.flatten([list(self.arguments), *self.named.values()])
+        return [value for value in given if isinstance(value, Value)]
 
     def check_ranks(self) -> None:
         """See `drafts.Call`; signals `[time, channels]` are possible too."""

@@ -6,11 +6,12 @@ to nodes, and its entry.
 
 from collections.abc import Callable, Sequence
 
-from tfprune.compiler import arithmetic, convolutions, normalizations, shapes
+from tfprune.compiler import arithmetic, attention, convolutions, normalizations, shapes
 from tfprune.compiler.draft import Call, Draft
 from tfprune.network import activations, drafts
 from tfprune.network.activations import form_of
 from tfprune.network.drafts import Entry
+from tfprune.network.kinds import builtin_layer
 from tfprune.network.windows import NO_PADDING, same_padding
 from tfprune.runtime.graph import GlobalPool, Pool
 
@@ -26,6 +27,11 @@ def entry_of(call: Call) -> Entry:
         UserError: The runtime cannot run it.
     """
     return drafts.entry_of(call, LAYERS, OPERATIONS, f"it runs {', '.join(sorted(LAYERS))}")
+
+
+def takes_named_arguments(call: Call) -> bool:
+    """Returns whether the rule of a layer looks at its named arguments itself."""
+    return builtin_layer(call.operation) == "MultiHeadAttention"
 
 
 def add_call(draft: Draft, call: Call) -> Sequence[int]:
@@ -128,6 +134,8 @@ _KERNELS = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "Separable
 # Name of the class in `keras.layers` -> what it becomes.
 LAYERS: dict[str, Entry] = {
     **dict.fromkeys((*_KERNELS, "Dense"), Entry(convolutions.add_convolution)),
+    "EinsumDense": Entry(attention.add_einsum),
+    "MultiHeadAttention": Entry(attention.add_attention),
     "Conv1DTranspose": Entry(convolutions.add_transposed),
     "Conv2DTranspose": Entry(convolutions.add_transposed),
     "BatchNormalization": Entry(normalizations.add_batch_normalization, "floats"),

@@ -32,7 +32,7 @@ def add_constant_affine(draft: Draft, call: Call) -> int:
 def add_layer_normalization(draft: Draft, call: Call) -> int:
     """Adds a `LayerNormalization` over one axis, over all, or over all pixels of each channel."""
     layer = call.operation
-    if layer.rms_scaling:
+    if getattr(layer, "rms_scaling", False):
         raise call.refuse("`rms_scaling` must be False. Received: rms_scaling=True")
     gamma = read(call, layer.gamma) if layer.scale else None
     beta = read(call, layer.beta) if layer.center else None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfprune.compiler.draft import Call, Draft
-from tfprune.compiler.layers import add_call, entry_of
+from tfprune.compiler.layers import add_call, entry_of, takes_named_arguments
 from tfprune.errors import UserError
 from tfprune.network.drafts import Value
 from tfprune.network.graph import Step, computed_graph, evaluate
@@ -32,14 +32,17 @@ def trace(draft: Draft, model: Any, inputs: Sequence[Value], prefix: str = "") -
 def _outputs(draft: Draft, step: Step, prefix: str) -> list[Value]:
     """Drafts one call of a layer; returns its outputs."""
     operation = step.operation
-    call = Call(prefix + operation.name, operation, step.args, tuple(step.outputs[0].shape))
+    named = {name: value for name, value in step.kwargs.items() if name != "training"}
+    shape = tuple(step.outputs[0].shape)
+    call = Call(prefix + operation.name, operation, step.args, shape, named)
     if isinstance(operation, PruneLowMagnitude):
         raise UserError(
             f"layer {call.name!r} ({type(operation).__name__}) is wrapped for pruning:"
             " take `tfprune.sparsity.strip_pruning(model)` first"
         )
     # Whatever a layer was called with, `training=False` overrules it at inference.
-    call.check_arguments({name: value for name, value in step.kwargs.items() if name != "training"})
+    if not takes_named_arguments(call):
+        call.check_arguments(named)
     graph = computed_graph(operation)
     if graph is not None:
         return trace(draft, graph, call.nested_inputs(graph), call.name + "/")

@@ -45,11 +45,12 @@ LEAKY_SLOPE = 0.2
 # The float32 that stands for a maximum that is none.
 _NO_MAXIMUM = (2 - 2.0**-23) * 2.0**127
 
-_FUNCTIONS = {getattr(keras.activations, keras_name): name for keras_name, name in _NAMES.items()}
-_FUNCTIONS |= {
-    getattr(keras.ops, keras_name): name
+# Older versions of Keras have fewer.
+_FUNCTIONS = {
+    getattr(module, keras_name): name
+    for module in (keras.activations, keras.ops)
     for keras_name, name in _NAMES.items()
-    if hasattr(keras.ops, keras_name)
+    if hasattr(module, keras_name)
 }
 _FUNCTIONS |= {
     keras.ops.gelu: "gelu_tanh",  # The default of the operation, unlike that of the activation.

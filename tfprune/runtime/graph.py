@@ -440,6 +440,22 @@ class Gather(Node):
 
 
 @dataclasses.dataclass(frozen=True)
+class MatMul(Node):
+    """The products of each row's pixels with those of another value's row, over the channels.
+
+    `output[y, x, m]` is the sum over channels n of `first[y, x, n] * second[y, m, n]`.
+    """
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Node`."""
+        _check_count(self, shapes, 2)
+        first, second = shapes
+        if first[0] != second[0] or first[2] != second[2]:
+            raise self.refuse(f"its inputs must have one height and as many channels. Received: {shapes}")
+        return (first[0], first[1], second[1])
+
+
+@dataclasses.dataclass(frozen=True)
 class Normalize(Node):
     """Groups of channels with mean 0 and variance 1, then scaled and shifted channel by channel.
 
@@ -624,7 +640,16 @@ def nonnegative_values(graph: Graph) -> list[bool]:
             case Add(activation=activation):
                 sum_of_such = activation == "linear" and all(known[source] for source in node.inputs)
                 known.append(_makes_nonnegative(node) or sum_of_such)
-            case Pool() | GlobalPool() | Multiply() | Concatenate() | Flatten() | Gather() | Combine():
+            case (
+                Pool()
+                | GlobalPool()
+                | Multiply()
+                | Concatenate()
+                | Flatten()
+                | Gather()
+                | Combine()
+                | MatMul()
+            ):
                 known.append(all(known[source] for source in node.inputs))
             case Constant(value=value):
                 known.append(bool((value >= 0).all()))

@@ -18,6 +18,7 @@ from tfprune.runtime.graph import (
     GlobalPool,
     Graph,
     Input,
+    MatMul,
     Node,
     Normalize,
     Pool,
@@ -69,6 +70,8 @@ def _reached(node: Node, inputs: list[np.ndarray], shape: Shape) -> np.ndarray:
             return np.concatenate(inputs, axis=node.axis)
         case Gather():
             return gathered(node, inputs[0])
+        case MatMul():
+            return inputs[0].any(axis=2, keepdims=True) | inputs[1].any(axis=2)[:, None]
         case Normalize():
             groups = inputs[0].reshape(*shape[:2], node.groups, -1)
             groups = groups.any(axis=3 if node.over == "pixel" else (0, 1, 3), keepdims=True)

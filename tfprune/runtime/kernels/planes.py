@@ -225,6 +225,65 @@ class Gather(Kernel):
         e.each(e.part(0), e.part(1), plane)
 
 
+@dataclasses.dataclass(frozen=True)
+class MatMul(Kernel):
+    """Computes the graph's `MatMul`, by rows of vectors of pixels; a part: first and last target plane."""
+
+    parameters: ClassVar = (
+        "first",
+        "first_plane",
+        "first_pitch",
+        "second",
+        "second_plane",
+        "second_pitch",
+        "target",
+        "target_plane",
+        "target_pitch",
+        "rows",
+        "columns",
+        "vectors",  # in a row
+        "channels",
+        "mask",  # of the first's planes
+    )
+    vector: bool  # whether the planes are single numbers
+
+    def write(self, e: KernelEmitter) -> None:
+        """See `Kernel`."""
+        b = e.b
+
+        def plane(index: ir.Value) -> None:
+            def row(y: ir.Value) -> None:
+                first = e.at(e.value("first"), b.mul(y, e.integer("first_pitch")))
+                second = e.at(e.value("second"), e.multiply_add(y, e.integer("second_pitch"), index))
+                target = e.at(e.value("target"), b.mul(index, e.integer("target_plane")))
+                target = e.at(target, b.mul(y, e.integer("target_pitch")))
+                mask = e.at(e.pointer("mask"), b.mul(y, e.integer("first_pitch")))
+
+                def part(i: ir.Value) -> None:
+                    x = i if self.vector else b.mul(i, e.number(e.lanes))
+
+                    def channel(c: ir.Value, total: list[ir.Value]) -> list[ir.Value]:
+                        pixels = e.at(first, e.multiply_add(c, e.integer("first_plane"), x))
+                        factor = e.element(second, b.mul(c, e.integer("second_plane")))
+                        if self.vector:
+                            return [b.fadd(total[0], b.fmul(e.load(pixels, F32), factor))]
+                        pixels = e.load_vector(pixels)
+                        return [e.call("llvm.fmuladd", pixels, e.splat(factor), total[0])]
+
+                    nothing = ir.Constant(F32, 0.0) if self.vector else e.constant(0)
+                    total = e.fold(e.number(0), e.integer("channels"), [nothing], channel)[0]
+                    if not self.vector:
+                        total = e.keep(total, e.load_vector(e.at(mask, x)))
+                    e.store(total, e.at(target, x))
+
+                # The numbers behind a row are the next one's, which is written after it.
+                e.each(e.number(0), e.integer("columns" if self.vector else "vectors"), part)
+
+            e.each(e.number(0), e.integer("rows"), row)
+
+        e.each(e.part(0), e.part(1), plane)
+
+
 def strided(e: KernelEmitter, pointer: ir.Value, stride: int) -> ir.Value:
     """Emits a vector of every `stride`-th element."""
     if stride == 1:

@@ -26,6 +26,7 @@ from tfprune.runtime.graph import (
     Gather,
     Graph,
     Input,
+    MatMul,
     Node,
     Pool,
     Shape,
@@ -230,7 +231,7 @@ class Layout:
             self._join(source, Value(index))
             joined = node.inputs[1:]
         else:
-            joined = node.inputs
+            joined = node.inputs[:1] if isinstance(node, MatMul) else node.inputs
         for other in joined:
             self._join(Value(other), Value(index))
 

@@ -18,6 +18,7 @@ from tfprune.runtime.graph import (
     GlobalPool,
     Graph,
     Input,
+    MatMul,
     Multiply,
     Node,
     Normalize,
@@ -214,6 +215,33 @@ def _lower_concatenate(planner: Planner, index: int, node: Concatenate) -> None:
         start[node.axis] += shape[node.axis]
 
 
+def _lower_matmul(planner: Planner, index: int, node: MatMul) -> None:
+    first, second = map(Value, node.inputs)
+    target = Value(index)
+    height, width, channels = planner.shape(first)
+    vector = is_vector((height, width, channels))
+    planes_of = {
+        f"{name}_{what}": distance
+        for name, value in (("first", first), ("second", second), ("target", target))
+        for what, distance in zip(("plane", "pitch"), _lies(planner, value), strict=True)
+    }
+    planner.add(
+        planes.MatMul(vector=is_vector(planner.shape(target)) or vector),
+        planes_of
+        | {
+            "first": planner.place(first),
+            "second": planner.place(second),
+            "target": planner.place(target),
+            "rows": height,
+            "columns": width,
+            "vectors": -(-width // planner.target.lanes),
+            "channels": channels,
+            "mask": planner.vector_mask() if vector else planner.mask(first),
+        },
+        Even(planner.shape(target)[2]),
+    )
+
+
 def _lower_normalize(planner: Planner, index: int, node: Normalize) -> None:
     source, target = Value(node.inputs[0]), Value(index)
     height, width, channels = planner.shape(source)
@@ -337,5 +365,6 @@ _LOWERINGS: dict[type[Node], Callable[[Planner, int, Any], None]] = {
     Concatenate: _lower_concatenate,
     Flatten: _lower_flatten,
     Gather: _lower_gather,
+    MatMul: _lower_matmul,
     Normalize: _lower_normalize,
 }
