@@ -320,6 +320,17 @@ def test_cmake_builds_the_example(folder, image, tmp_path):
     np.testing.assert_array_equal(found, LoadedLibrary(folder)(image)[0])
 
 
+def test_cmake_takes_no_library_of_an_earlier_call(network, tmp_path):
+    need("cmake", "gcc")
+    runtime.compile_library(network, tmp_path, ["x86_64-linux", "aarch64-linux"])
+    runtime.compile_library(random_network(np.random.default_rng(9)), tmp_path, "aarch64-linux")
+    assert (tmp_path / "x86_64-linux" / "libmodel.a").exists()
+    command = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", "-DTFPRUNE_TARGET=x86_64-linux"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode
+    assert "TFPRUNE_TARGET must be one of: aarch64-linux.  Received: x86_64-linux" in found.stderr
+
+
 def test_the_report_and_the_sizes(network, tmp_path):
     library = runtime.compile_library(network, tmp_path, ["aarch64-linux", "thumbv7em"], name="digits")
     big, small = library.built
@@ -367,6 +378,8 @@ def test_files_of_two_networks_are_told_apart(network, tmp_path):
     ({"targets": "thumbv7em", "cpu": "cortex-m3"}, "cortex-m3.*no floating point unit"),
     ({"name": "Model"}, "`name` must be a small letter.*'Model'"),
     ({"name": "a b"}, "`name` must be a small letter"),
+    ({"name": "stdint"}, "`name` must be neither .*name='stdint'"),
+    ({"name": "example"}, "`name` must be neither"),
     ({"weights": "float16"}, "`weights` must be one of float32, int8. Received: weights='float16'"),
     ({"threads": 0}, "`threads` must be a whole number from 1 to 64. Received: 0"),
     ({"threads": True}, "`threads` must be"),

@@ -31,6 +31,12 @@ WEIGHTS = ("float32", "int8")
 # Added to a file's name, the folder of the library that `load` finds.
 BESIDE = ".c"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+# NAME.h would stand before a header of C; CMake knows a target NAME already.
+_TAKEN = frozenset(
+    "assert complex ctype errno fenv float inttypes iso646 limits locale math pthread sched setjmp signal"
+    " stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time"
+    " uchar wchar wctype all benchmark clean example help install package test".split()
+)
 _TEMPLATES = ("example.c", "benchmark.c", "CMakeLists.txt")
 
 
@@ -144,12 +150,14 @@ def compile_library(
         targets: A target or several, of `tfprune.runtime.ahead.targets.TARGETS`; None for this machine's.
         cpu: A processor by LLVM's name, perhaps with instruction sets behind a comma (`"cortex-a53"`,
             `"generic,+dotprod"`), for a single target; None for the target's own. On x86-64 these are three,
-            of which the library chooses at the first call; each has lists of its own.
+            of which the library chooses at the first call; each has lists of its own. Vectors there are as
+            wide as the instruction sets that are named: `"haswell,+avx2,+fma"`, not `"haswell"`.
         weights: `"float32"`; or `"int8"`: rounded to 8 bits, symmetric, with a scale for each output channel,
             and places in as few bits as they need; None: int8 for microcontrollers, float32 for all others.
             Computed is in float32 either way.
         name: The beginning of the functions' and files' names: a small letter, then small letters, digits and
-            underscores, 31 at most.
+            underscores, 31 at most; not that of a header of C, nor one that CMake or the folder's programs
+            have.
         threads: The most threads that may share an image, from 1 to 64; each costs memory in the arena.
 
     Returns:
@@ -158,6 +166,7 @@ def compile_library(
     Raises:
         FileFormatError: The file is not sound.
         GraphError: The network is not, has several inputs or outputs, or is too large for a target.
+        OSError: A file cannot be read or written.
         ValueError: Another argument breaks its rule.
     """
     targets = this_machines_target() if targets is None else targets
@@ -167,6 +176,11 @@ def compile_library(
     if not _NAME.fullmatch(name):
         raise ValueError(
             "`name` must be a small letter and up to 30 small letters, digits and underscores."
+            f" Received: name={name!r}"
+        )
+    if name in _TAKEN:
+        raise ValueError(
+            "`name` must be neither that of a header of C nor one of CMake's or of the folder's programs."
             f" Received: name={name!r}"
         )
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:

@@ -10,7 +10,8 @@
    IMAGE. Pixels by rows, columns, channels, ${NAME}_IMAGE_NUMBERS of them: plain pixels, as the Keras model took
    them. Normalization is part of the network.
 
-   OUTPUT. ${NAME}_CLASSES numbers, as the Keras model's output. */
+   OUTPUT. ${NAME}_CLASSES numbers, as the Keras model's output. A NaN in the image does not pass through removed
+   weights; the next image finds nothing of it. */
 
 #ifndef ${NAME}_H
 #define ${NAME}_H
