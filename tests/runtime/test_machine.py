@@ -1,6 +1,8 @@
 """The processors that kernels are compiled for, this one and others."""
 
 import struct
+import subprocess
+import sys
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -60,3 +62,32 @@ def test_kernels_use_the_vectors_of_any_machine(triple, cpu, features, wanted, u
 def test_a_function_that_the_c_library_lacks_is_an_error():
     with pytest.raises(OSError, match="has no no_such_function"):
         machine.provide("no_such_function")
+
+
+# Takes 12 GB of addresses but for room for code: constants have none beside it.
+FAR_APART = r"""
+import ctypes
+from tfprune.runtime import machine
+
+text = (
+    '@c = internal constant [4194304 x i8] c"' + r"\07" * 4194304 + '"\n'
+    "define i8 @f(i64 %i) { %p = getelementptr i8, ptr @c, i64 %i\n %x = load i8, ptr %p\n ret i8 %x }"
+)
+code = machine.object_code(text, machine.host())
+c = ctypes.CDLL(None)
+c.mmap.restype = ctypes.c_void_p
+c.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+c.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+size, hole = 12 * 2**30, 2**16
+nothing_private_anonymous_unreserved = 0, 0x4022
+taken = c.mmap(None, size, *nothing_private_anonymous_unreserved, -1, 0)
+assert c.munmap(taken + size - hole, hole) == 0
+loaded = machine.Loaded(code)
+print(ctypes.CFUNCTYPE(ctypes.c_int8, ctypes.c_int64)(loaded.address("f"))(4194303))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the numbers are Linux's")
+def test_an_object_file_is_loaded_where_memory_is_far_apart():
+    done = subprocess.run([sys.executable, "-c", FAR_APART], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr

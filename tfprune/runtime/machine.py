@@ -136,7 +136,9 @@ class Loaded:
             code: What `object_code` returned, for this machine.
         """
         module, target_machine = _parsed("", host(), codemodel="jitdefault", jit=True)
-        self._engine = llvm.create_mcjit_compiler(module, target_machine)
+        # Code reaches its constants by 32 bits: llvmlite's memory manager puts them side by side; LLVM's own
+        # puts them where there is room, and ends the process where that is too far away.
+        self._engine = llvm.create_mcjit_compiler(module, target_machine, use_lmm=True)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
 
