@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from tests.support import reference
 from tests.support.compiled_models import assert_same, kinds, randomise
 from tfprune.compiler.compile import compile_model
 from tfprune.errors import UserError
@@ -54,6 +55,23 @@ def test_a_nested_model_with_several_inputs_and_outputs():
     assert "inner/conv2d" not in [node.name for node in graph.nodes[2:]]
     assert kinds(graph) == {"Input": 1, "Conv": 2, "Concatenate": 2, "Activation": 1, "Flatten": 1}
     assert_same(model, graph, low=-2, high=2)
+
+
+def test_a_model_of_open_size_is_compiled_for_each_size():
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu")(image)
+    y = layers.Conv2DTranspose(3, 3, strides=2, padding="same")(layers.GroupNormalization(2)(x))
+    x = layers.Dense(3)(ops.mean(x, axis=(1, 2)))
+    model = randomise(keras.Model(image, [x, y]))
+    for size in ((8, 6, 3), (10, 12, 3)):
+        graph = compile_model(model, sizes={"image": size})
+        images = np.random.default_rng(0).normal(size=(2, *size)).astype(np.float32)
+        expected = model(images, training=False)
+        for found, wanted in zip(reference.run_all(graph, [images]).values(), expected, strict=True):
+            np.testing.assert_allclose(found, ops.convert_to_numpy(wanted), rtol=0, atol=1e-5)
+    for wrong in ((8, 6), (8, 6, 4), (8, 0, 3), (8, 6.0, 3)):
+        with pytest.raises(UserError, match="`sizes` must fit input 'image'.*Received: "):
+            compile_model(model, sizes={"image": wrong})
 
 
 def test_a_part_of_a_model():

@@ -1,7 +1,7 @@
 """Compiles a Keras model for the sparse runtime."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,7 +18,9 @@ from tfprune.runtime.graph import Activation, Flatten, Graph, Input, Output
 from tfprune.structured.shrink import ExactCut
 
 
-def compile_model(model: keras.Model, *, shrink: bool = True) -> Graph:
+def compile_model(
+    model: keras.Model, *, shrink: bool = True, sizes: Mapping[str, Sequence[int]] | None = None
+) -> Graph:
     """Compiles a Keras model into the graph that the sparse runtime runs at inference.
 
     BatchNorm goes into the convolution before it. Activations and residual sums go into the convolution or
@@ -43,6 +45,8 @@ def compile_model(model: keras.Model, *, shrink: bool = True) -> Graph:
             `[n, height, width, channels]`, signals `[n, time, channels]` or vectors, of a fixed size; its
             outputs likewise. Nested models are taken apart; a layer called twice becomes two nodes.
         shrink: Whether to cut them. Without, the nodes have the layers' shapes.
+        sizes: Name of an input -> the shape of one example, where the model leaves it open, such as
+            `{"image": (224, 224, 3)}`. A graph is for one size.
 
     Returns:
         The graph. Its nodes have the names of the Keras layers, with the path, joined with `/`, for those of
@@ -51,7 +55,8 @@ def compile_model(model: keras.Model, *, shrink: bool = True) -> Graph:
         them, or their keys.
 
     Raises:
-        UserError: The runtime cannot run a layer, or the model has other inputs or outputs.
+        UserError: The runtime cannot run a layer, the model has other inputs or outputs, or a size is open or
+            does not fit.
     """
     functional = computed_graph(model)
     if functional is None:
@@ -60,13 +65,14 @@ def compile_model(model: keras.Model, *, shrink: bool = True) -> Graph:
             f"model {name!r}: the sparse runtime takes built functional and Sequential models"
             f" without a `call` of their own. Received: {type(model).__name__}"
         )
-    for tensor in functional.inputs:
-        _check_input(functional, tensor)
+    shapes = [_shape_of(functional, tensor, sizes or {}) for tensor in functional.inputs]
     names = _output_names(model, functional)
     if shrink:
         functional = computed_graph(_shrunk(model))
     draft = Draft()
-    images = [_add_input(draft, tensor) for tensor in functional.inputs]
+    images = [
+        _add_input(draft, tensor, shape) for tensor, shape in zip(functional.inputs, shapes, strict=True)
+    ]
     values = trace(draft, functional, images)
     try:
         graph = _graph(draft, values, names)
@@ -86,8 +92,20 @@ def _shrunk(model: keras.Model) -> keras.Model:
         return model
 
 
-def _check_input(functional: keras.Model, tensor: keras.KerasTensor) -> None:
+def _shape_of(
+    functional: keras.Model, tensor: keras.KerasTensor, sizes: Mapping[str, Sequence[int]]
+) -> tuple[int, ...]:
+    """Returns the shape of one example of an input."""
     shape = tuple(tensor.shape)
+    name, given = producer(tensor).name, shape[1:]
+    if name in sizes:
+        given = tuple(sizes[name])
+        fits = len(given) == len(shape) - 1 and all(
+            wanted in (None, size) for wanted, size in zip(shape[1:], given, strict=True)
+        )
+        if not fits or not all(isinstance(size, int) and size > 0 for size in given):
+            raise _refuse_model(functional, f"`sizes` must fit input {name!r}, {shape}. Received: {given}")
+        shape = (shape[0], *given)
     if not 2 <= len(shape) <= 4 or None in shape[1:]:
         raise _refuse_model(
             functional,
@@ -96,10 +114,10 @@ def _check_input(functional: keras.Model, tensor: keras.KerasTensor) -> None:
         )
     if not any(kind in tensor.dtype for kind in ("int", "float", "bool")):
         raise _refuse_model(functional, f"its inputs must be numbers. Received: {tensor.dtype}")
+    return tuple(map(int, given))
 
 
-def _add_input(draft: Draft, tensor: keras.KerasTensor) -> Value:
-    sizes = tuple(map(int, tensor.shape[1:]))
+def _add_input(draft: Draft, tensor: keras.KerasTensor, sizes: tuple[int, ...]) -> Value:
     shape = (*(1,) * (3 - len(sizes)), *sizes)
     scale, shift = np.ones(shape[2]), np.zeros(shape[2])
     given = sizes if len(sizes) < 3 else ()

@@ -1,7 +1,7 @@
 """`model.tfprune`, for the sparse runtime."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,7 +101,13 @@ def kernels_of(graph: "Graph", network: "Network") -> dict[str, list[np.ndarray]
     return found
 
 
-def export_sparse(model: "keras.Model", path: str | os.PathLike[str], weights: str = "float16") -> None:
+def export_sparse(
+    model: "keras.Model",
+    path: str | os.PathLike[str],
+    weights: str = "float16",
+    *,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+) -> None:
     """Writes a network as a `model.tfprune`, for `tfprune.runtime.load`.
 
     Each convolution is measured on this machine on its sparse and on its dense path, and the faster is
@@ -119,6 +125,7 @@ def export_sparse(model: "keras.Model", path: str | os.PathLike[str], weights: s
         path: The file; replaced if it exists.
         weights: How kernels are stored: `"float16"`, `"float32"`, or `"int8"` with a scale for each output
             channel. Computed is in float32 either way.
+        sizes: As of `compile_model`: the sizes that the model leaves open. A file is for one size.
 
     Raises:
         UserError: The runtime cannot run a layer; the message names it.
@@ -128,4 +135,4 @@ def export_sparse(model: "keras.Model", path: str | os.PathLike[str], weights: s
     from tfprune.compiler.paths import choose_paths
     from tfprune.runtime import write_file
 
-    write_file(choose_paths(compile_model(model)), path, weights)
+    write_file(choose_paths(compile_model(model, sizes=sizes)), path, weights)
