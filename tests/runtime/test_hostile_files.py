@@ -354,7 +354,7 @@ CHANGES = {
     "a float16 bias": (lambda h: conv_of(h)["bias"].update(dtype="float16"), "that is no kernel"),
     "an int8 bias": (lambda h: conv_of(h)["bias"].update(dtype="int8"), "that is no kernel"),
     "8 bits without scales": (
-        lambda h: sparse_kernel_of(h).update(dtype="int8", length=9),
+        lambda h: sparse_kernel_of(h).update(dtype="int8", length=3),
         "do not fit a sparse",
     ),
     "a sparse bias": (lambda h: conv_of(h)["bias"].update(encoding="sparse"), "that is no kernel"),
