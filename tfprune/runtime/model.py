@@ -388,7 +388,7 @@ def load(
     threads = _checked_threads(threads)  # The caller's mistake, not the file's.
     graph = read_file(path, memory_limit)
     with refusing(path):
-        library = library_beside(path, threads) if use_library else None
+        library = library_beside(path) if use_library else None
         if library is not None:
             require_memory(
                 library.frame.constant_bytes + 4 * library.frame.arena_size * threads,

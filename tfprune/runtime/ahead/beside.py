@@ -85,24 +85,21 @@ class LibrarySteps:
         return self._address + index * STEP_WORDS * ctypes.sizeof(_INT64)
 
 
-def library_beside(path: str | os.PathLike[str], threads: int) -> LibraryBinding | None:
+def library_beside(path: str | os.PathLike[str]) -> LibraryBinding | None:
     """Returns the library that lies beside a file, where it fits.
 
     Args:
         path: The `model.tfprune`, which has been read.
-        threads: How many threads are to use it.
 
     Returns:
         The library; None where there is none, or, with a warning that says why, where it does not fit.
     """
     folder = Path(f"{os.fspath(path)}{BESIDE}")
-    try:
-        described = json.loads((folder / f"{_NAME}.json").read_text("utf-8"))
-    except FileNotFoundError:
+    description = folder / f"{_NAME}.json"
+    if not description.is_file():
         return None
-    except (OSError, ValueError) as error:
-        return _warn(folder, str(error))
     try:
+        described = json.loads(description.read_text("utf-8"))
         if described["version"] != __version__:
             return _warn(folder, f"tfprune {described['version']} made it, and this is {__version__}")
         if described["source"] != hashlib.sha256(Path(path).read_bytes()).hexdigest():

@@ -189,8 +189,8 @@ def compile_library(
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
     if folder is None and isinstance(network, Graph):
         raise ValueError("`folder` must be given for a network that is not a file's. Received: folder=None")
-    source = "" if isinstance(network, Graph) else hashlib.sha256(Path(network).read_bytes()).hexdigest()
     graph = network if isinstance(network, Graph) else read_file(network)
+    source = "" if isinstance(network, Graph) else hashlib.sha256(Path(network).read_bytes()).hexdigest()
     folder = Path(f"{os.fspath(network)}{BESIDE}" if folder is None else folder)
     end = only_output(graph)
     checksum = zlib.crc32(file_bytes(graph, "float32"))
