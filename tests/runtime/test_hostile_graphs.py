@@ -336,7 +336,7 @@ import resource, sys
 from tfprune import runtime
 from tfprune.runtime.plan import binding
 refused = loaded = 0
-for quarters in range(8, 76, 4):
+for quarters in range(8, 168, 8):
     mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + quarters * 2**18, -1))
     try:
