@@ -1,6 +1,5 @@
 """Runs calls of kernels over an arena, as the engine does."""
 
-import ctypes
 import functools
 from collections.abc import Sequence
 
@@ -10,10 +9,6 @@ from tfprune.runtime import machine
 from tfprune.runtime.kernels import program
 from tfprune.runtime.plan import parts
 
-_RUN_TYPE = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
-)
-
 
 class Bound:
     """Calls compiled for a machine, cut as for a number of threads, to be run by this thread alone."""
@@ -21,7 +16,7 @@ class Bound:
     def __init__(self, calls: Sequence, target: machine.Machine, threads: int = 1) -> None:
         kernels = sorted({call.kernel for call in calls}, key=lambda kernel: kernel.name)
         self._code = _compiled(program.assembly(kernels, target.lanes), target)
-        self._run = _RUN_TYPE(self._code.address(program.RUN))
+        self._run = program.RUN_TYPE(self._code.address(program.RUN))
         self._kept = [
             (
                 np.array(

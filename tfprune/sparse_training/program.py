@@ -1,7 +1,6 @@
 """Steps of a pass, compiled and run on several threads in one call."""
 
 import collections
-import ctypes
 import dataclasses
 import functools
 import os
@@ -17,9 +16,6 @@ from tfprune.runtime.kernels import program
 from tfprune.runtime.kernels.kernel import Kernel
 from tfprune.runtime.plan.parts import Parts, table
 from tfprune.sparse_training.kernels.chain import Chain
-
-_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
-_RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +141,7 @@ class Code:
             self._last.move_to_end((kernel, target))
         while len(self._last) > _MOST_KERNELS:
             self._last.popitem(last=False)
-        self.run = _RUN_TYPE(self.address(LOOP))
+        self.run = program.RUN_TYPE(self.address(LOOP))
 
     def address(self, kernel: Kernel) -> int:
         """Returns the address of a kernel."""

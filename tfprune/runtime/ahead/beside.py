@@ -16,11 +16,10 @@ from tfprune.runtime.ahead.library import BESIDE, Built
 from tfprune.runtime.ahead.loaded import built_here
 from tfprune.runtime.ahead.module import ROWS, STEPS
 from tfprune.runtime.kernels.planes import WAIT
-from tfprune.runtime.kernels.program import GIVE_WAY, STEP_WORDS
+from tfprune.runtime.kernels.program import GIVE_WAY, RUN_TYPE, STEP_WORDS
 from tfprune.runtime.plan.plan import Frame, Port
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
-_RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
 _NAME = "model"
 
 
@@ -52,7 +51,7 @@ class LibraryBinding:
                 Port(port["name"], tuple(port["shape"]), port["place"]) for port in frame[ports]
             )
         self.frame = Frame(**frame | {"owners": tuple(frame["owners"])})
-        self.run = _RUN_TYPE(self._code.address(f"{_NAME}_{index}_{STEPS.name}"))
+        self.run = RUN_TYPE(self._code.address(f"{_NAME}_{index}_{STEPS.name}"))
         self._rows = ctypes.CFUNCTYPE(_POINTER, _INT64)(self._code.address(f"{_NAME}_{index}_{ROWS.name}"))
         self._give_way = machine.c_function(GIVE_WAY)
 

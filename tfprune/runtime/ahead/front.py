@@ -62,15 +62,7 @@ def front(name: str, variants: Sequence[tuple[str, Machine]], checksum: int, thr
             e.b.call(functions[0], [arena, *arguments])
             return
         chosen = e.b.load(_slot(e, arena, VARIANT), align=8, typ=I64)
-        after = e.function.append_basic_block("after")
-        switch = e.b.switch(chosen, after)
-        for number, function in enumerate(functions, start=1):
-            block = e.function.append_basic_block("processor")
-            switch.add_case(ir.Constant(I64, number), block)
-            e.b.position_at_end(block)
-            e.b.call(function, [arena, *arguments])
-            e.b.branch(after)
-        e.b.position_at_end(after)
+        e.call_one_of(functions, chosen, [arena, *arguments], first=1)
 
     def set_image(e: Emitter, arena: ir.Value, image: ir.Value, is_uint8: bool) -> None:
         _set(e, arena, IMAGE_ADDRESS, e.b.ptrtoint(image, I64))

@@ -99,7 +99,11 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
     for kernel in kernels:
         kernel.emit(code)
     functions = [code.globals[kernel.name] for kernel in kernels]
-    run = emit_run(code, _switch(functions), _call_wait)
+
+    def call(e: Emitter, kernel: ir.Value, *arguments: ir.Value) -> None:
+        e.call_one_of(functions, kernel, arguments)
+
+    run = emit_run(code, call, _call_wait)
     for function in [*functions, run]:
         function.linkage = "internal"
 
@@ -163,23 +167,6 @@ def _copy_logits(e: Emitter, plan: Plan, arena: ir.Value, logits: ir.Value) -> N
         e.number(plan.outputs[0].size),
         lambda i: e.store(e.load(e.at(output, i), F32), e.at(logits, i)),
     )
-
-
-def _switch(functions: list[ir.Function]):  # noqa: ANN202
-    """Returns what emits the call of a kernel by its number."""
-
-    def call(e: Emitter, kernel: ir.Value, *arguments: ir.Value) -> None:
-        after = e.function.append_basic_block("called")
-        switch = e.b.switch(kernel, after)
-        for number, function in enumerate(functions):
-            block = e.function.append_basic_block("kernel")
-            switch.add_case(e.number(number), block)
-            e.b.position_at_end(block)
-            e.b.call(function, arguments)
-            e.b.branch(after)
-        e.b.position_at_end(after)
-
-    return call
 
 
 def _call_wait(e: Emitter, arena: ir.Value) -> None:

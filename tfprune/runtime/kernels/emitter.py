@@ -160,6 +160,24 @@ class Emitter:
             joined.append(phi)
         return joined
 
+    def call_one_of(
+        self,
+        functions: Sequence[ir.Function],
+        number: ir.Value,
+        arguments: Sequence[ir.Value],
+        first: int = 0,
+    ) -> None:
+        """Emits the call of the function with a number, counted from `first`; of another number none."""
+        after = self.function.append_basic_block("called")
+        switch = self.b.switch(number, after)
+        for index, function in enumerate(functions, start=first):
+            block = self.function.append_basic_block("function")
+            switch.add_case(ir.Constant(number.type, index), block)
+            self.b.position_at_end(block)
+            self.b.call(function, arguments)
+            self.b.branch(after)
+        self.b.position_at_end(after)
+
     def repeat_while(
         self,
         start: ir.Value,

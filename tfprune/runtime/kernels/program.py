@@ -1,5 +1,6 @@
 """The loop over a network's steps, run by each thread, and the module that holds it and the kernels."""
 
+import ctypes
 import re
 from collections.abc import Callable, Iterable
 
@@ -10,6 +11,9 @@ from tfprune.runtime.kernels.kernel import Kernel
 from tfprune.runtime.machine import Machine
 
 RUN = "run_steps"
+RUN_TYPE = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+)
 # The function of the C library that a waiting thread lets others run by.
 GIVE_WAY = "sched_yield"
 # Whole numbers of a step: its kernel, the places of its parameters and of its parts, and how many parts; and

@@ -1,6 +1,5 @@
 """The late step that makes a plan run in this process: code is compiled, constants become addresses."""
 
-import ctypes
 import functools
 
 import numpy as np
@@ -11,10 +10,8 @@ from tfprune.runtime.limits import allowed_bytes, require_memory
 from tfprune.runtime.plan import parts
 from tfprune.runtime.plan.plan import Constant, Plan, Step
 
-_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 # What writing and compiling the code takes at most; 90 large kernels took 40 MB.
 _CODE_BYTES, _KERNEL_BYTES = 2**22, 2**19
-_RUN_TYPE = ctypes.CFUNCTYPE(None, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64)
 
 
 class Binding:
@@ -41,7 +38,7 @@ class Binding:
         require_memory(_CODE_BYTES + _KERNEL_BYTES * len(kernels), allowed_bytes(None))
         self._code = _compiled(program.assembly(kernels, plan.target.lanes), plan.target)
         self._arguments = [self._bound(step) for step in plan.steps]
-        self.run = _RUN_TYPE(self._code.address(program.RUN))
+        self.run = program.RUN_TYPE(self._code.address(program.RUN))
 
     def prepare(self, arena: np.ndarray) -> None:
         """Makes an arena of zeros ready for the steps; here it is."""
