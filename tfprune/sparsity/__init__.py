@@ -18,6 +18,8 @@ from tfprune.sparsity.schedules import (
     PruningSchedule,
 )
 from tfprune.sparsity.scores import Gradients, Tensor, needs_gradients
+from tfprune.sparsity.search.result import SearchResult
+from tfprune.sparsity.search.search import search_sparsities
 from tfprune.sparsity.summary import Summary, summarize
 from tfprune.sparsity.tensorboard import PruningSummaries
 from tfprune.sparsity.wrapper import PruneLowMagnitude
@@ -43,6 +45,7 @@ __all__ = [
     "PruningSummaries",
     "Regrowth",
     "RigL",
+    "SearchResult",
     "Summary",
     "Tensor",
     "UpdatePruningStep",
@@ -54,6 +57,7 @@ __all__ = [
     "pruned_layers",
     "recalibrate",
     "reset_removed",
+    "search_sparsities",
     "set_masks",
     "strip_pruning",
     "summarize",

@@ -1,0 +1,328 @@
+"""The search for how much to prune where: its budgets, that it is repeatable, and that it loses nothing."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tfprune.errors import FileError
+from tfprune.sparsity import masks_of, prune_low_magnitude, prune_to, search_sparsities, strip_pruning
+from tfprune.sparsity.search.allocation import Allocations, Timed, Uses, level_counts
+from tfprune.sparsity.search.divergence import Divergence, divergence_of
+from tfprune.sparsity.search.kernels import ByMagnitude, removal_order, searched_kernels
+
+QUICK = {"generations": 2, "offspring": 5, "population": 3, "batch_size": 12, "verbose": False}
+
+
+def images(count=24, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, 6, 6, 2)).astype("float32")
+
+
+def network(seed=0):
+    """A small classifier with BatchNorm whose statistics are not those of a new one."""
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(6, 3, name="first"),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Conv2D(8, 3, name="second", use_bias=False),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(5, activation="softmax", name="head"),
+        ]
+    )
+    model.layers[1].moving_mean.assign(np.linspace(-1, 1, 6))
+    model.layers[1].moving_variance.assign(np.linspace(0.5, 2, 6))
+    return model
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.Sequential([layers.Conv2D(4, 3, name="convolution"), layers.ReLU()])
+        self.pool = layers.GlobalAveragePooling2D()
+        self.head = layers.Dense(3, name="head")
+
+    def call(self, inputs):
+        return self.head(self.pool(self.inner(inputs)))
+
+
+def nested():
+    keras.utils.set_random_seed(1)
+    inside = keras.Sequential([keras.Input((6, 6, 2)), layers.Conv2D(4, 3, name="inside")], name="block")
+    inputs = keras.Input((6, 6, 2))
+    hidden = layers.GlobalMaxPooling2D()(inside(inputs))
+    return keras.Model(inputs, layers.Dense(3, name="head")(hidden))
+
+
+def subclassed():
+    keras.utils.set_random_seed(2)
+    model = Subclassed()
+    model(images(2))
+    return model
+
+
+def values(model):
+    return [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.weights]
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def pruned_by(model, sparsities):
+    wrapped = prune_low_magnitude(model, None)
+    prune_to(wrapped, {re.escape(name): share for name, share in sparsities.items()})
+    return wrapped
+
+
+@pytest.mark.parametrize("make", [network, nested, subclassed])
+def test_as_many_weights_go_as_are_to_and_the_model_stays(make):
+    model = make()
+    before = values(model)
+    result = search_sparsities(model, 0.7, images(), **QUICK)
+    assert same(values(model), before)
+    total = sum(layer.weights for layer in result.layers)
+    assert sum(layer.removed for layer in result.layers) == round(0.7 * total)
+    assert result.divergence <= min(start.divergence for start in result.starts)
+    masks = masks_of(pruned_by(model, result.sparsities))
+    assert sum(np.count_nonzero(~mask) for mask in masks.values()) == round(0.7 * total)
+
+
+def test_multiply_accumulates_go_but_for_less_than_those_of_a_weight():
+    model = network()
+    result = search_sparsities(model, 0.6, images(), budget="macs", **QUICK)
+    whole, left = (sum(getattr(layer, name) for layer in result.layers) for name in ("before", "after"))
+    uses = [layer.before // layer.weights for layer in result.layers]
+    assert uses == [16, 4, 1]
+    assert whole == 16 * 108 + 4 * 432 + 40
+    cheapest = min(use for use, layer in zip(uses, result.layers, strict=True) if layer.removed)
+    assert 0 <= round(0.4 * whole) - left < cheapest
+    assert result.reached == pytest.approx(0.6, abs=cheapest / whole)
+
+
+@pytest.mark.slow
+def test_the_divergence_is_that_of_the_pruned_network():
+    model = network()
+    result = search_sparsities(model, 0.5, images(), recalibrate=False, **QUICK)
+    dense = model.predict(images(), verbose=0).astype("float64")
+    pruned = strip_pruning(pruned_by(model, result.sparsities)).predict(images(), verbose=0)
+    expected = (dense * np.log(dense / pruned)).sum(-1).mean()
+    assert result.kind == "probabilities"
+    assert result.divergence == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_batches_have_statistics_of_their_own_where_they_are_to():
+    model = network()
+    moving = search_sparsities(model, 0.8, images(), recalibrate=False, **QUICK)
+    own = search_sparsities(model, 0.8, images(), **QUICK)
+    assert moving.starts[0].sparsities == own.starts[0].sparsities
+    assert moving.starts[0].divergence != own.starts[0].divergence
+
+
+@pytest.mark.slow
+def test_one_seed_finds_the_same_and_more_generations_are_no_worse():
+    model = network()
+    first = search_sparsities(model, 0.8, images(), **QUICK)
+    assert search_sparsities(model, 0.8, images(), **QUICK) == first
+    longer = search_sparsities(model, 0.8, images(), **{**QUICK, "generations": 4})
+    assert longer.history[: len(first.history)] == first.history
+    assert list(longer.history) == sorted(longer.history, reverse=True)
+    other = search_sparsities(model, 0.8, images(), **QUICK, seed=1)
+    assert other.starts == first.starts
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    model, path = network(), tmp_path / "search.json"
+    before = values(model)
+    settings = {**QUICK, "generations": 4}
+    whole = search_sparsities(model, 0.8, images(), **settings)
+
+    def interrupt(bar, generation, *values, **named):
+        if generation == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(keras.utils.Progbar, "update", interrupt)
+        search_sparsities(model, 0.8, images(), path=path, **settings)
+    assert same(values(model), before)
+    assert len(json.loads(path.read_text())["history"]) == 3
+    assert search_sparsities(model, 0.8, images(), path=path, **settings) == whole
+    assert search_sparsities(model, 0.8, images(), path=path, **settings) == whole
+
+
+@pytest.mark.slow
+def test_the_file_of_another_search_is_refused(tmp_path):
+    model, path = network(), tmp_path / "search.json"
+    search_sparsities(model, 0.8, images(), path=path, **QUICK)
+    with pytest.raises(FileError, match=r"search\.json: .* another search: target"):
+        search_sparsities(model, 0.7, images(), path=path, **QUICK)
+    with pytest.raises(FileError, match="another search: content"):
+        search_sparsities(model, 0.8, images(seed=1), path=path, **QUICK)
+    path.write_text("{")
+    with pytest.raises(FileError, match="not a readable search of sparsities"):
+        search_sparsities(model, 0.8, images(), path=path, **QUICK)
+
+
+def test_what_masks_remove_stays_removed():
+    model = prune_low_magnitude(network(), None)
+    prune_to(model, {"second": 0.9})
+    result = search_sparsities(model, 0.75, images(), **QUICK)
+    assert result.sparsities["second"] >= 0.9 - 1 / 432
+    total = sum(layer.weights for layer in result.layers)
+    assert sum(layer.removed for layer in result.layers) == round(0.75 * total)
+    with pytest.raises(ValueError, match=r"`target` must be at least 0\.67"):
+        search_sparsities(model, 0.5, images(), **QUICK)
+
+
+def test_only_what_is_chosen_is_searched():
+    result = search_sparsities(network(), 0.5, images(), layers=layers.Conv2D, **QUICK)
+    assert list(result.sparsities) == ["first", "second"]
+    spared = search_sparsities(network(), 0.5, images(), spare="second", **QUICK)
+    assert list(spared.sparsities) == ["first", "head"]
+
+
+def test_images_may_come_in_batches_with_labels():
+    array = images()
+    batches = [(array[:10], np.zeros(10)), (array[10:], np.zeros(14))]
+    assert search_sparsities(network(), 0.5, iter(batches), **QUICK) == search_sparsities(
+        network(), 0.5, array, **QUICK
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target": 1.0}, r"`target` must be in \(0, 1\)"),
+        ({"target": 0.9999, "budget": "macs"}, "`target` must be at most 0.99"),
+        ({"budget": "money"}, "`budget` must be one of"),
+        ({"images": None}, "`images` must be inputs"),
+        ({"images": images()[:, :5]}, "`images` must have the shapes"),
+        ({"images": images(1)}, "`images` must be two at least"),
+        ({"images": np.full((4, 6, 6, 2), np.nan)}, "`images` must be finite"),
+        ({"divergence": "far"}, "`divergence` must be one of"),
+        ({"generations": 0}, "`generations` must be a whole number, at least 1"),
+        ({"seed": -1}, "`seed` must be a whole number, at least 0"),
+        ({"layers": layers.Embedding}, "Nothing to search"),
+        ({"spare": "missing"}, "Each entry of `spare` must match"),
+    ],
+)
+def test_a_bad_argument_is_an_error_that_names_it(changed, message):
+    model = network()
+    before = values(model)
+    arguments = {"target": 0.5, "images": images(), **QUICK, **changed}
+    with pytest.raises(ValueError, match=message):
+        search_sparsities(model, **arguments)
+    assert same(values(model), before)
+
+
+def test_weights_that_are_not_finite_are_an_error():
+    model = network()
+    model.get_layer("second").kernel.assign(np.full((3, 3, 6, 8), np.nan))
+    with pytest.raises(ValueError, match="Weights must be finite. Received: NaN or infinity in second"):
+        search_sparsities(model, 0.5, images(), **QUICK)
+
+
+@pytest.mark.slow
+def test_the_result_is_a_table_a_dictionary_and_a_picture(tmp_path):
+    result = search_sparsities(network(), 0.5, images(), **QUICK)
+    lines = str(result).splitlines()
+    assert re.match(
+        r"layer +weights +removed +searched +uniform +erk +lamp +global +weights +after", lines[0]
+    )
+    assert [line.split()[0] for line in lines[2:]] == ["first", "second", "head", "all", "divergence"]
+    assert json.loads(json.dumps(result.to_dict()))["sparsities"] == result.sparsities
+    pytest.importorskip("matplotlib")
+    result.plot(tmp_path / "search.png")
+    assert (tmp_path / "search.png").stat().st_size > 1000
+
+
+@pytest.mark.one_backend
+def test_any_allocation_is_settled_within_the_budget_and_uses_it_up():
+    rng = np.random.default_rng(0)
+    sizes, uses = [40, 300, 5000, 90], [64, 16, 4, 1]
+    levels = [level_counts(size) for size in sizes]
+    for costs, of_each in ((Uses(sizes, [1] * 4), [1] * 4), (Uses(sizes, uses), uses)):
+        limit = int(0.3 * costs.total([0] * 4))
+        allocations = Allocations(costs, limit, levels)
+        counts = allocations.settled([0] * 4, range(4))
+        for _ in range(50):
+            other = allocations.settled([rng.integers(0, size) for size in sizes], rng.permutation(4))
+            counts = allocations.mutated(allocations.crossed(counts, other, rng), rng)
+            for each in (counts, other):
+                cheapest = min(use for use, count in zip(of_each, each, strict=True) if count)
+                assert 0 <= limit - costs.total(each) < cheapest
+                assert all(0 <= count < size for count, size in zip(each, sizes, strict=True))
+
+
+@pytest.mark.one_backend
+def test_a_mutation_changes_some_kernels_and_not_all():
+    rng = np.random.default_rng(0)
+    sizes = [1000] * 30
+    costs = Uses(sizes, [1] * 30)
+    allocations = Allocations(costs, 9000, [level_counts(size) for size in sizes])
+    start = allocations.settled([700] * 30, range(30))
+    changed = [np.count_nonzero(allocations.mutated(start, rng) != start) for _ in range(50)]
+    assert min(changed) >= 2 and max(changed) <= 8
+
+
+@pytest.mark.one_backend
+def test_measured_times_are_met_from_below_and_never_rise():
+    costs = Timed(
+        [100, 100], [np.array([0, 50, 99])] * 2, [np.array([4.0, 2.0, 3.0]), np.array([8.0, 6.0, 1.0])]
+    )
+    assert [costs.of(0, count) for count in (0, 25, 50, 99)] == [4.0, 3.0, 2.0, 2.0]
+    assert costs.removed_at(0, 3.0) == 25 and costs.removed_at(1, 6.0) == 50
+    assert costs.removed_at(0, 1.0) == 100  # It cannot be as quick.
+    allocations = Allocations(costs, 7.0, [level_counts(100)] * 2)
+    for order in ([0, 1], [1, 0]):
+        counts = allocations.settled([0, 0], order)
+        assert 6.8 < costs.total(counts) <= 7.0
+
+
+@pytest.mark.one_backend
+def test_levels_begin_with_what_is_removed_and_leave_a_weight():
+    assert level_counts(20).tolist()[:4] == [0, 1, 2, 3]
+    assert level_counts(20)[-1] == 19 and level_counts(1).tolist() == [0]
+    assert level_counts(1000, least=432)[0] == 432
+    assert level_counts(1000)[-1] == 999
+    assert (np.diff(level_counts(1000, least=432)) > 0).all()
+
+
+@pytest.mark.one_backend
+def test_weights_go_in_the_order_of_prune_to():
+    model = network()
+    kernels = searched_kernels(model, None, None)
+    kernels[0].variable.assign(np.round(np.array(kernels[0].variable) * 5))  # Many of one magnitude.
+    pruned = ByMagnitude(kernels)
+    expected = [pruned.at(0, 33), pruned.at(1, 400)]
+    wrapped = prune_low_magnitude(model, None, keep_zeros=False)
+    prune_to(wrapped, {"first": 33 / 108, "second": 400 / 432})
+    assert same(expected, [np.array(kernel.variable) for kernel in kernels[:2]])
+    assert removal_order(np.array([1.0, -2.0, 1.0, 0.5]), np.array([True, False, True, True])).tolist() == [
+        1,
+        3,
+        2,
+        0,
+    ]
+
+
+@pytest.mark.one_backend
+def test_divergences_by_hand():
+    dense = np.array([[0.5, 0.5], [0.9, 0.1]])
+    other = np.array([[0.9, 0.1], [0.9, 0.1]])
+    by_hand = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
+    assert divergence_of(dense) == "probabilities"
+    assert Divergence([dense], ["probabilities"]).of([other], 0) == pytest.approx([by_hand, 0])
+    logits = Divergence([np.log(dense) + 3], ["logits"]).of([np.log(other[:1]) - 2], 0)
+    assert logits == pytest.approx([by_hand])
+    numbers = np.array([[1.0, 0.0], [3.0, 0.0]])
+    assert divergence_of(numbers) == divergence_of(numbers[:, 0]) == "squared"
+    squared = Divergence([numbers], ["squared"])
+    assert squared.of([np.array([[2.0, 0.0], [2.0, 0.0]])], 0) == pytest.approx([1, 1])
+    assert squared.of([np.array([[np.nan, 0.0]])], 1).tolist() == [np.inf]

@@ -1,0 +1,204 @@
+"""A network whose kernels are exchanged, and whose outputs are compared with those that it had."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from tfprune.network.calibration import kept, variable_scope
+from tfprune.network.calls import replaced_calls
+from tfprune.network.graph import all_layers, functional, input_structure
+from tfprune.sparsity.search.divergence import DIVERGENCES, Divergence, divergence_of
+from tfprune.sparsity.search.kernels import PrunedKernels, Searched
+
+
+class Candidates:
+    """The divergence of candidates, computed by the model itself with their kernels in it.
+
+    Args:
+        model: A built model.
+        kernels: The kernels that are searched.
+        pruned: What is left of them.
+        images: Inputs of the model, in its structure, each an array of all examples.
+        batch_size: The examples of a batch, at most.
+        divergence: One of `DIVERGENCES`, for all outputs; None to choose by the outputs and the loss.
+        recalibrate: Whether BatchNorm normalizes each batch by its own statistics.
+
+    Raises:
+        ValueError: If the model's outputs are not finite, or no `divergence` fits them.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        kernels: Sequence[Searched],
+        pruned: PrunedKernels,
+        images: Any,
+        batch_size: int,
+        divergence: str | None,
+        recalibrate: bool,
+    ) -> None:
+        self._model, self._kernels, self._pruned = model, kernels, pruned
+        self._norms = [part for part in all_layers(model) if isinstance(part, layers.BatchNormalization)]
+        count = len(keras.tree.flatten(images)[0])
+        edges = np.linspace(0, count, -(-count // batch_size) + 1).round().astype(int)
+        self._spans = list(zip(edges, edges[1:], strict=False))
+        self._batches = [
+            keras.tree.map_structure(lambda array, span=slice(*span): array[span], images)
+            for span in self._spans
+        ]
+        dense = _Forward(model, [])
+        outputs = [keras.tree.flatten(dense.predict_on_batch(batch)) for batch in self._batches]
+        together = [np.concatenate(same) for same in zip(*outputs, strict=True)]
+        for output in together:
+            if not np.isfinite(output).all():
+                raise ValueError("The model's outputs must be finite on `images`. Received: NaN or infinity")
+        kinds = [divergence or _divergence(model, together, output) for output in together]
+        if "logits" in kinds or "probabilities" in kinds:
+            for output, kind in zip(together, kinds, strict=True):
+                if kind != "squared" and (output.ndim < 2 or output.shape[-1] < 2):
+                    raise ValueError(
+                        f"`divergence` must be 'squared' for outputs that are no classes. Received: "
+                        f"divergence={kind!r}, and an output of shape {output.shape}"
+                    )
+        self.divergence = "+".join(dict.fromkeys(kinds))
+        self._divergence = Divergence(together, kinds)
+        self._forward = _Forward(model, self._norms if recalibrate else [])
+        self._loaded: list[int | None] = [None] * len(kernels)
+
+    @property
+    def batches(self) -> int:
+        """Returns the number of batches."""
+        return len(self._batches)
+
+    @contextlib.contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Brings the model's kernels and statistics back at the end of the block."""
+        changed = [kernel.variable for kernel in self._kernels]
+        for norm in self._norms:
+            changed += norm.non_trainable_variables
+        with kept(list({id(variable): variable for variable in changed}.values())):
+            yield
+
+    def divergences(self, removed: Sequence[int], batch: int) -> np.ndarray:
+        """Returns the divergence of each example of a batch, with so many weights removed from each kernel.
+
+        Only inside `exchanging`.
+        """
+        for number, count in enumerate(map(int, removed)):
+            if self._loaded[number] != count:
+                self._kernels[number].variable.assign(self._pruned.at(number, count))
+                self._loaded[number] = count
+        outputs = keras.tree.flatten(self._forward.predict_on_batch(self._batches[batch]))
+        return self._divergence.of(outputs, int(self._spans[batch][0]))
+
+
+class _Forward(keras.Model):
+    """Calls a model; the compiled function is its own, and the model's stays as it is.
+
+    Args:
+        model: A built model.
+        norms: BatchNorm layers that normalize by the batch.
+    """
+
+    def __init__(self, model: keras.Model, norms: Sequence[layers.Layer]) -> None:
+        with variable_scope(model):
+            super().__init__(name="forward", dtype=model.dtype_policy)
+        self.model = model
+        self._by_batch = [id(norm) for norm in norms]
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """Calls the model at inference, but for the layers that normalize by the batch."""
+        norms = [part for part in all_layers(self.model) if id(part) in self._by_batch]
+        with replaced_calls(norms, _by_batch):
+            return self.model(inputs, training=False)
+
+
+def _by_batch(layer: layers.Layer, call: Callable) -> Callable:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(call).bind(*args, **kwargs)
+        given.arguments["training"] = True
+        return call(*given.args, **given.kwargs)
+
+    return run
+
+
+def _divergence(model: keras.Model, outputs: Sequence[np.ndarray], output: np.ndarray) -> str:
+    """Returns the divergence for an output: by the compiled loss if it is of logits, else by its numbers."""
+    loss = getattr(model, "loss", None)
+    crossentropies = (
+        keras.losses.CategoricalCrossentropy,
+        keras.losses.SparseCategoricalCrossentropy,
+        keras.losses.CategoricalFocalCrossentropy,
+    )
+    if len(outputs) == 1 and isinstance(loss, crossentropies):
+        return "logits" if loss.get_config().get("from_logits") else "probabilities"
+    return divergence_of(output)
+
+
+def check_divergence(divergence: str | None) -> None:
+    """Raises a ValueError that lists `DIVERGENCES` if `divergence` is neither None nor one of them."""
+    if divergence is not None and divergence not in DIVERGENCES:
+        raise ValueError(
+            f"`divergence` must be one of {list(DIVERGENCES)} or None. Received: divergence={divergence!r}"
+        )
+
+
+def images_of(model: keras.Model, images: Any) -> Any:
+    """Returns inputs of a model as arrays of all examples, in the model's structure.
+
+    Args:
+        model: The model.
+        images: An array, the model's structure of them, or an iterable of batches, such as a
+            `tf.data.Dataset`; labels in batches are passed over.
+
+    Raises:
+        ValueError: If they are none, not finite, fewer than two, or do not fit the model's inputs.
+    """
+    if images is None:
+        raise ValueError("`images` must be inputs of the model. Received: images=None")
+    arrays = keras.tree.map_structure(lambda one: np.asarray(ops.convert_to_numpy(one)), _together(images))
+    flat = keras.tree.flatten(arrays)
+    graph = functional(model)
+    if graph is not None:
+        wanted = [tuple(tensor.shape) for tensor in graph.inputs]
+        shapes = [array.shape for array in flat]
+        if len(shapes) != len(wanted) or not all(map(_fits, shapes, wanted)):
+            raise ValueError(
+                f"`images` must have the shapes of the model's inputs, {wanted}. Received: {shapes}"
+            )
+        arrays = keras.tree.pack_sequence_as(input_structure(model), flat)
+    counts = [len(array) if array.ndim else 0 for array in flat]
+    if min(counts) < 2 or len(set(counts)) > 1:
+        raise ValueError(f"`images` must be two at least, as many for each input. Received: {counts}")
+    for array in flat:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("`images` must be finite. Received: NaN or infinity")
+    return arrays
+
+
+def _together(images: Any) -> Any:
+    """Returns the inputs of all batches together; inputs that are no batches as they are."""
+    if hasattr(images, "shape") or isinstance(images, (list, tuple, Mapping)):
+        return images
+    if not isinstance(images, Iterable):
+        raise ValueError(
+            f"`images` must be inputs of the model, or batches of them. Received: images={images!r}"
+        )
+    batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
+    if not batches:
+        raise ValueError("`images` must have at least one batch. Received: none")
+    return keras.tree.map_structure(
+        lambda *same: np.concatenate([ops.convert_to_numpy(one) for one in same]), *batches
+    )
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        size is None or one == size for one, size in zip(shape[1:], wanted[1:], strict=True)
+    )
