@@ -141,7 +141,7 @@ def two_ranks(x):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (layers.Masking(name="mask"), r"layer 'mask' \(Masking\).*it runs Activation, "),
+        (layers.Masking(name="mask"), r"layer 'mask' \(Masking\).*it makes a mask of time steps"),
         (layers.RandomCrop(4, 4, name="crop"), r"'crop' \(RandomCrop\)"),
         (layers.LayerNormalization(axis=(1, 3)), "`axis` must be one, all, or all but the last"),
         (

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.networks import random_network
 from tfprune.runtime.errors import GraphError
+from tfprune.runtime.format.header import NODE_TYPES
 from tfprune.runtime.graph import (
     Activation,
     Add,
@@ -24,6 +25,7 @@ from tfprune.runtime.graph import (
     Normalize,
     Output,
     Pool,
+    Recurrent,
 )
 from tfprune.runtime.sparse_array import SparseArray
 
@@ -36,6 +38,8 @@ IMAGE = Input("image", (), (6, 5, 2), ones(2), ones(2))
 CONV = Conv("conv", (0,), ones(3, 3, 2, 4), ones(4))
 NORM = Normalize("norm", (0,), "pixel", 1, True, 1e-3, ones(2), ones(2))
 POOL = Pool("pool", (0,), "max", (2, 2), (2, 2))
+SIGNAL = Gather("signal", (0,), (0,), (0, 2, 4), (0, 1) * 4)
+LSTM = Recurrent("lstm", (1,), "lstm", ones(1, 1, 2, 8), ones(8))
 
 
 def last_shape(*nodes):
@@ -79,6 +83,8 @@ SHAPES = {
         (6, 5, 3),
     ),
     "normalization": ([NORM], (6, 5, 2)),
+    "states": ([SIGNAL, LSTM], (1, 3, 2)),
+    "memories and states": ([SIGNAL, dataclasses.replace(LSTM, memory=True)], (1, 3, 4)),
     "flatten": ([Flatten("flatten", (0,))], (1, 1, 60)),
 }
 
@@ -93,7 +99,7 @@ def test_random_networks_are_valid_and_cover_all():
     for seed in range(20):
         graph = random_network(np.random.default_rng(seed))
         assert graph.shapes()[-1][:2] == (1, 1)
-        assert len({type(node) for node in graph.nodes}) == 14
+        assert {type(node) for node in graph.nodes} == set(NODE_TYPES.values())
 
 
 def conv(**changes):
@@ -106,6 +112,10 @@ def pool(**changes):
 
 def norm(**changes):
     return [dataclasses.replace(NORM, **changes)]
+
+
+def recur(**changes):
+    return [SIGNAL, dataclasses.replace(LSTM, **changes)]
 
 
 def nan(*shape):
@@ -207,6 +217,24 @@ WRONG = {
     "centered": (norm(centered=1), "`centered` must be true or false"),
     "normalization's scale": (norm(scale=ones(3)), "`scale` must be"),
     "normalization's shift": (norm(shift=nan(2)), "`shift` must be finite"),
+    "a cell": (recur(cell="rnn"), "one of simple, lstm, gru, gru_reset_before.*'rnn'"),
+    "a cell's inputs": (recur(inputs=(1, 1)), "perhaps 2 first states. Received: 2 inputs"),
+    "a cell's kernel": (recur(kernel=ones(1, 1, 3, 8)), "`kernel` must be float32"),
+    "a flat kernel of a cell": (recur(kernel=ones(2, 8)), "4 axes"),
+    "a cell's bias": (recur(bias=nan(8)), "`bias` must be finite"),
+    "a cell's gates": (recur(cell="gru"), "`kernel` must be float32"),
+    "a cell's signal": (recur(inputs=(0,)), r"signal must be \[1, time, 8\]"),
+    "a cell's first states": (recur(inputs=(1, 1, 1)), "vectors of 2"),
+    "a cell's activation": (recur(activation="softmax"), "value by value. Received: softmax"),
+    "a cell's gates' activation": (recur(gate_activation="no"), "'no'"),
+    "a cell's gates' settings": (recur(gate_settings=(1.0,)), "`settings` of sigmoid"),
+    "memory of none": (
+        [SIGNAL, dataclasses.replace(LSTM, cell="simple", kernel=ones(1, 1, 8, 8), memory=True)],
+        "`memory` must be false, or true of an LSTM",
+    ),
+    "perhaps memory": (recur(memory=1), "`memory`"),
+    "a cell's path": (recur(path="fast"), "one of sparse, dense"),
+    "a cell's costs": (recur(costs={"dense": -1.0}), "`costs`"),
     "too large a value": (
         conv(kernel=ones(1, 1, 2, 1), bias=ones(1), padding=(2**15,) * 4),
         "more than 2147483647 numbers",

@@ -183,7 +183,26 @@ def normalizations(times, channels):
     return file
 
 
+def cells(times, kind, gates, units, length=1):
+    """Without weights, from a signal that doubles to its length."""
+    file = File(1, 1, gates * units)
+    while length > 1:
+        last = len(file.nodes) - 1
+        file.add("Concatenate", last, last, axis=1)
+        length //= 2
+    last = len(file.nodes) - 1
+    for index in range(times):
+        kernel, bias = file.array(1, 1, units, gates * units, empty=True), file.array(gates * units)
+        functions = {"activation": "tanh", "gate_activation": "sigmoid", "settings": [], "gate_settings": []}
+        others = {"memory": False, "path": ("dense", "sparse")[index % 2], "costs": {}}
+        file.add("Recurrent", last, cell=kind, kernel=kernel, bias=bias, **functions, **others)
+    return file
+
+
 LOADED = {
+    "2,000 cells": lambda: cells(2000, "lstm", 4, 1),
+    "a cell of a gigabyte": lambda: cells(1, "lstm", 4, 2**13),
+    "a cell of 4 million steps": lambda: cells(2, "simple", 1, 1, 2**22),
     "10,000 gathers": lambda: gathers(10_000, 1),
     "10 gathers of 20,000": lambda: gathers(10, 20_000),
     "a gather of 25 million": lambda: wide_gather(5000, 5000),
@@ -207,6 +226,11 @@ LOADED = {
     "1,500 layers on one pixel of a million": lambda: one_pixel_of_many(1500, 1000),
 }
 REFUSED = {
+    "cells of a gigabyte each": (
+        lambda: cells(2, "lstm", 4, 2**13),
+        "sparse arrays may have 268435456 values",
+    ),
+    "a cell of 256 million steps": (lambda: cells(1, "simple", 1, 1, 2**28), "GB of memory"),
     "a gather of 4 GB": (lambda: wide_gather(30_000, 35_000), "GB of memory"),
     "a gather of 10,000,000,000": (lambda: wide_gather(100_000, 100_000), "more than 2147483647 numbers"),
     "200 settings": (lambda: different_settings(200), "a network may need 96 different kernels"),

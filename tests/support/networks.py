@@ -4,6 +4,7 @@ import numpy as np
 
 from tfprune.runtime.graph import (
     ACTIVATIONS,
+    CELLS,
     Activation,
     Add,
     Combine,
@@ -21,6 +22,7 @@ from tfprune.runtime.graph import (
     Normalize,
     Output,
     Pool,
+    Recurrent,
     Shape,
 )
 
@@ -116,6 +118,7 @@ class _Builder:
                 self.normalize,
                 self.shares,
                 self.matmul,
+                self.recurrent,
             ]
         kinds += [kinds[self.rng.integers(len(kinds))] for _ in range(extra)]
         for index in self.rng.permutation(len(kinds)):
@@ -353,6 +356,49 @@ class _Builder:
         other = self.append(Activation(self.name("bounded"), (int(self.rng.choice(found)),), "tanh"))
         if self.shapes[other][1] * shape[0] * shape[1] <= 4000:
             self.append(MatMul(self.name("matmul"), (source, other)))
+
+    def recurrent(self) -> None:
+        """Along the rows of a value, or its pixels; its states are bounded."""
+        source = self.any()
+        height, width, channels = self.shapes[source]
+        if height > 1:
+            rows = self.pick(0, height - 1) * width * channels
+            source = self.append(
+                Gather(
+                    self.name("row"),
+                    (source,),
+                    (rows,),
+                    tuple(range(0, width * channels, channels)),
+                    tuple(range(channels)),
+                )
+            )
+        cell, units = self.choice(*CELLS), self.pick(1, 20)
+        width = len(CELLS[cell]) * units
+        bounded = self.append(Activation(self.name("bounded"), (source,), "tanh"))
+        signal = Conv(self.name("signal"), (bounded,), self.kernel(1, 1, channels, width), self.bias(width))
+        inputs = (self.append(signal),)
+        if self.pick(0, 1):
+            flat = self.append(GlobalPool(self.name("first"), (source,), "average"))
+            for _ in range(2 if cell == "lstm" else 1):
+                weights = self.kernel(1, 1, channels, units)
+                state = Conv(self.name("state"), (flat,), weights, self.bias(units), activation="tanh")
+                inputs = (*inputs, self.append(state))
+        made = self.append(
+            Recurrent(
+                self.name("recurrent"),
+                inputs,
+                cell,
+                self.kernel(1, 1, units, width),
+                self.bias(width),
+                self.choice("tanh", "silu", "leaky_relu"),
+                self.choice("sigmoid", "hard_sigmoid"),
+                memory=cell == "lstm" and bool(self.pick(0, 1)),
+                path=self.choice("sparse", "dense"),
+            )
+        )
+        # As many channels as before, for what comes next.
+        channels, back = self.shapes[made][2], self.pick(1, 4)
+        self.append(Conv(self.name("back"), (made,), self.kernel(1, 1, channels, back), self.bias(back)))
 
     def shares(self) -> None:
         self.append(Activation(self.name("shares"), (self.any(),), "softmax"))

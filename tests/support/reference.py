@@ -22,6 +22,7 @@ from tfprune.runtime.graph import (
     Node,
     Normalize,
     Pool,
+    Recurrent,
 )
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -103,6 +104,8 @@ def compute(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
             variance = (groups**2).mean(axis=axes, keepdims=True)
             normal = (groups / np.sqrt(variance + node.epsilon)).reshape(first.shape)
             return normal * node.scale.astype(np.float64) + node.shift.astype(np.float64)
+        case Recurrent():
+            return recur(node, inputs)
         case Concatenate():
             return np.concatenate(inputs, axis=1 + node.axis)
         case Activation():
@@ -156,6 +159,42 @@ def pool(value: np.ndarray, node: Pool) -> np.ndarray:
     if node.kind == "max":
         return seen.max(axis=0)
     return seen.sum(axis=0) / sum(windows_of(taken, tap, node.strides, counts) for tap in taps)
+
+
+def recur(node: Recurrent, inputs: list[np.ndarray]) -> np.ndarray:
+    """The states of a recurrent cell after each column."""
+    signal, units = inputs[0][:, 0], node.units
+    state, memory = (inputs[1:] + [np.zeros((len(signal), 1, 1, units))] * 2)[:2]
+    state, memory = state[:, 0, 0], memory[:, 0, 0]
+    kernel, bias = np.asarray(node.kernel, np.float64)[0, 0], node.bias.astype(np.float64)
+
+    def of_gate(array, gate):
+        return array[..., gate * units : (gate + 1) * units]
+
+    def open_(x):
+        return activate(x, node.gate_activation, node.gate_settings)
+
+    def shown(x):
+        return activate(x, node.activation, node.settings)
+
+    rows = []
+    for column in range(signal.shape[1]):
+        x, r = signal[:, column], state @ kernel + bias
+        both = [of_gate(x + r, gate) for gate in range(kernel.shape[1] // units)]
+        if node.cell == "simple":
+            state = shown(both[0])
+        elif node.cell == "lstm":
+            memory = open_(both[1]) * memory + open_(both[0]) * shown(both[2])
+            state = open_(both[3]) * shown(memory)
+        else:
+            update, reset = open_(both[0]), open_(both[1])
+            if node.cell == "gru":
+                candidate = of_gate(x, 2) + reset * of_gate(r, 2)
+            else:
+                candidate = of_gate(x, 2) + of_gate((reset * state) @ kernel + bias, 2)
+            state = update * state + (1 - update) * shown(candidate)
+        rows.append(np.concatenate([memory, state], axis=1) if node.memory else state)
+    return np.stack(rows, axis=1)[:, None]
 
 
 def activate(x: np.ndarray, activation: str, settings: tuple[float, ...] = ()) -> np.ndarray:

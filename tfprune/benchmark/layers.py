@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.runtime.graph import Conv, Graph, Shape
+from tfprune.runtime.graph import Conv, Graph, Recurrent, Shape
 from tfprune.runtime.sparse_array import nonzeros
 
 
@@ -51,14 +51,14 @@ def layer_times(graph: Graph, microseconds: Sequence[float], batch_size: int = 1
         batch_size: Images in the batch.
 
     Returns:
-        The convolutions in the graph's order, then the other kinds of nodes.
+        The convolutions and recurrent cells in the graph's order, then the other kinds of nodes.
     """
     shapes = graph.shapes()
     total = sum(microseconds) or 1.0
     rows = []
     others: dict[str, list[float]] = {}
     for node, shape, taken in zip(graph.nodes, shapes, microseconds, strict=True):
-        if not isinstance(node, Conv):
+        if not isinstance(node, Conv | Recurrent):
             others.setdefault(type(node).__name__, []).append(taken)
             continue
         operations = dense_operations(node, shape) * batch_size
@@ -81,6 +81,6 @@ def layer_times(graph: Graph, microseconds: Sequence[float], batch_size: int = 1
     return rows
 
 
-def dense_operations(node: Conv, output: Shape) -> int:
-    """Returns the multiplications and additions of a dense convolution of one image."""
+def dense_operations(node: Conv | Recurrent, output: Shape) -> int:
+    """Returns the multiplications and additions of a dense convolution, or cell, of one image."""
     return 2 * output[0] * output[1] * int(np.prod(node.kernel.shape))

@@ -6,7 +6,7 @@ to nodes, and its entry.
 
 from collections.abc import Callable, Sequence
 
-from tfprune.compiler import arithmetic, attention, convolutions, normalizations, shapes
+from tfprune.compiler import arithmetic, attention, convolutions, normalizations, recurrent, shapes
 from tfprune.compiler.draft import Call, Draft
 from tfprune.network import activations, drafts
 from tfprune.network.activations import form_of
@@ -31,7 +31,7 @@ def entry_of(call: Call) -> Entry:
 
 def takes_named_arguments(call: Call) -> bool:
     """Returns whether the rule of a layer looks at its named arguments itself."""
-    return builtin_layer(call.operation) == "MultiHeadAttention"
+    return builtin_layer(call.operation) in ("MultiHeadAttention", "Bidirectional", *_RECURRENT)
 
 
 def add_call(draft: Draft, call: Call) -> Sequence[int]:
@@ -129,6 +129,7 @@ _RANDOM = (
     "RandomZoom",
     "StochasticDepth",  # Of ConvNeXt.
 )
+_RECURRENT = ("GRU", "LSTM", "RNN", "SimpleRNN")
 _KERNELS = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")
 
 # Name of the class in `keras.layers` -> what it becomes.
@@ -136,6 +137,9 @@ LAYERS: dict[str, Entry] = {
     **dict.fromkeys((*_KERNELS, "Dense"), Entry(convolutions.add_convolution)),
     "EinsumDense": Entry(attention.add_einsum),
     "MultiHeadAttention": Entry(attention.add_attention),
+    **dict.fromkeys(_RECURRENT, Entry(recurrent.add_recurrent)),
+    "Bidirectional": Entry(recurrent.add_bidirectional),
+    "TimeDistributed": Entry(recurrent.distributed(lambda call: entry_of(call).rule)),
     "Conv1DTranspose": Entry(convolutions.add_transposed),
     "Conv2DTranspose": Entry(convolutions.add_transposed),
     "BatchNormalization": Entry(normalizations.add_batch_normalization, "floats"),

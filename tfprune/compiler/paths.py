@@ -6,11 +6,11 @@ import numpy as np
 
 from tfprune import runtime
 from tfprune.errors import UserError
-from tfprune.runtime.graph import PATHS, Conv, Graph
+from tfprune.runtime.graph import PATHS, Conv, Graph, Recurrent
 
 
 def choose_paths(graph: Graph, rounds: int = 5) -> Graph:
-    """Measures every convolution on both paths and takes the faster one.
+    """Measures every convolution and recurrent cell on both paths and takes the faster one.
 
     The network runs on one thread, the whole of it on one path and then on the other, in turn, so that other
     work of the machine meets both. The first round is not counted. The image is noise: only the shape of a
@@ -47,7 +47,7 @@ def choose_paths(graph: Graph, rounds: int = 5) -> Graph:
     medians = {path: np.median(measured, axis=0).tolist() for path, measured in times.items()}
     nodes = list(graph.nodes)
     for index, node in enumerate(nodes):
-        if isinstance(node, Conv):
+        if isinstance(node, Conv | Recurrent):
             costs = {path: medians[path][index] for path in PATHS}
             nodes[index] = dataclasses.replace(node, path=min(PATHS, key=costs.get), costs=costs)
     return dataclasses.replace(graph, nodes=tuple(nodes))
@@ -60,5 +60,8 @@ def on_path(graph: Graph, path: str) -> Graph:
         graph: The network.
         path: One of `PATHS`.
     """
-    nodes = [dataclasses.replace(node, path=path) if isinstance(node, Conv) else node for node in graph.nodes]
+    nodes = [
+        dataclasses.replace(node, path=path) if isinstance(node, Conv | Recurrent) else node
+        for node in graph.nodes
+    ]
     return dataclasses.replace(graph, nodes=tuple(nodes))

@@ -8,6 +8,7 @@ from tfprune.compiler.layers import add_call, entry_of, takes_named_arguments
 from tfprune.errors import UserError
 from tfprune.network.drafts import Value
 from tfprune.network.graph import Step, computed_graph, evaluate
+from tfprune.network.kinds import builtin_layer
 from tfprune.sparsity import PruneLowMagnitude
 
 
@@ -26,7 +27,18 @@ def trace(draft: Draft, model: Any, inputs: Sequence[Value], prefix: str = "") -
     Raises:
         UserError: The runtime cannot run a layer.
     """
+    for layer in model.layers:
+        if makes_mask(layer):
+            raise UserError(
+                f"layer {prefix + layer.name!r} ({type(layer).__name__}): the sparse runtime cannot run it:"
+                " it makes a mask of time steps, of which the layers behind it would have to know"
+            )
     return evaluate(model, inputs, lambda step: _outputs(draft, step, prefix))
+
+
+def makes_mask(layer: Any) -> bool:
+    """Returns whether a layer tells those behind it which time steps to leave out."""
+    return builtin_layer(layer) == "Masking" or getattr(layer, "mask_zero", False) is True
 
 
 def _outputs(draft: Draft, step: Step, prefix: str) -> list[Value]:

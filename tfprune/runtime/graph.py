@@ -61,6 +61,8 @@ ACTIVATIONS: dict[str, tuple[float, ...]] = {
     "tanh_shrink": (),
     "threshold": (0.0, 0.0),  # threshold, value below it
 }
+# Computed of all channels of a pixel; no kernel that does something else takes them along.
+ACROSS_CHANNELS = ("softmax",)
 _NONNEGATIVE = (
     "relu",
     "relu6",
@@ -77,6 +79,13 @@ _NONNEGATIVE = (
     "rsqrt",
 )
 PATHS = ("sparse", "dense")
+# The gates of a recurrent cell, in the order of its kernel's columns, which is Keras's.
+CELLS = {
+    "simple": ("state",),
+    "lstm": ("input", "forget", "candidate", "output"),
+    "gru": ("update", "reset", "candidate"),
+    "gru_reset_before": ("update", "reset", "candidate"),
+}
 COMBINATIONS = ("add", "multiply", "maximum", "minimum")
 NORMALIZED = ("pixel", "image")
 # Offsets within a value are 32-bit numbers in the kernels.
@@ -217,11 +226,7 @@ class Conv(Node):
         _check_numbers(self, "padding", self.padding, 4, 0)
         _check_numbers(self, "groups", (self.groups,), 1, 1)
         _check_activation(self, self.activation, self.settings)
-        _check_choice(self, "path", self.path, PATHS)
-        for name, cost in self.costs.items():
-            _check_choice(self, "costs", name, PATHS)
-            if not isinstance(cost, numbers.Real) or not 0 <= cost < math.inf:
-                raise self.refuse(f"`costs` must be microseconds of at least 0. Received: {name}={cost!r}")
+        _check_path(self)
         if np.ndim(self.kernel) != 4 or 0 in np.shape(self.kernel):
             raise self.refuse(f"`kernel` must have 4 axes, none empty. Received: {np.shape(self.kernel)}")
         rows, columns, inner, filters = np.shape(self.kernel)
@@ -453,6 +458,89 @@ class MatMul(Node):
         if first[0] != second[0] or first[2] != second[2]:
             raise self.refuse(f"its inputs must have one height and as many channels. Received: {shapes}")
         return (first[0], first[1], second[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent(Node):
+    """A recurrent cell that goes along a signal from its first column to its last; its states are the value.
+
+    What the cell takes of the signal has been multiplied already: the input is `[1, time, gates * units]`.
+    With `x` for a column of it, `r` for `kernel^T state + bias`, `a` for the activation and `g` for that of
+    the gates, each for the units of a gate by name, a step of a cell is
+
+    - `"simple"`: `state = a(x + r)`;
+    - `"lstm"`: `memory = g(forget) memory + g(input) a(candidate)`, `state = g(output) a(memory)`, of sums
+      `x + r`;
+    - `"gru"`: `state = g(update) state + (1 - g(update)) a(x + g(reset) r)`, update and reset sums `x + r`,
+      in `a` the candidate's `x` and `r`;
+    - `"gru_reset_before"`: the same with `a(x + r')`, where `r'` is of `g(reset) state` instead of the state.
+
+    Sources: Hochreiter and Schmidhuber, Long short-term memory, 1997; Cho and others, arXiv:1406.1078.
+
+    Attributes:
+        inputs: The signal; and, where they are not zeros, the first state `[1, 1, units]`, and the first
+            memory of an LSTM, alike.
+        cell: One of `CELLS`.
+        kernel: float32 `[1, 1, units, gates * units]`, dense or sparse.
+        bias: float32 `[gates * units]`.
+        activation: One of `ACTIVATIONS` that is computed value by value.
+        gate_activation: The same for the gates; of a simple cell, which has none, `"linear"`.
+        settings: The activation's; none: its defaults.
+        gate_settings: The gates' activation's.
+        memory: Whether the value of an LSTM is `[1, time, 2 * units]`, the memory before the state; if not,
+            as of all others, `[1, time, units]`.
+        path: As of `Conv`: lists of the weights that are not zero, or all of them.
+        costs: As of `Conv`.
+    """
+
+    cell: str
+    kernel: np.ndarray | SparseArray
+    bias: np.ndarray
+    activation: str = "tanh"
+    gate_activation: str = "sigmoid"
+    settings: tuple[float, ...] = ()
+    gate_settings: tuple[float, ...] = ()
+    memory: bool = False
+    path: str = "sparse"
+    costs: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def units(self) -> int:
+        """Returns the numbers of a state."""
+        return self.kernel.shape[2]
+
+    @property
+    def states(self) -> int:
+        """Returns how many vectors the cell keeps from a step to the next: an LSTM has its memory too."""
+        return 2 if self.cell == "lstm" else 1
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Node`."""
+        _check_choice(self, "cell", self.cell, tuple(CELLS))
+        if len(shapes) not in (1, 1 + self.states):
+            raise self.refuse(
+                f"takes a signal and perhaps {self.states} first states. Received: {len(shapes)} inputs"
+            )
+        if np.ndim(self.kernel) != 4 or 0 in np.shape(self.kernel):
+            raise self.refuse(f"`kernel` must have 4 axes, none empty. Received: {np.shape(self.kernel)}")
+        units, width = self.units, len(CELLS[self.cell]) * self.units
+        _check_array(self, "kernel", self.kernel, (1, 1, units, width))
+        _check_array(self, "bias", self.bias, (width,))
+        for name, settings in (
+            (self.activation, self.settings),
+            (self.gate_activation, self.gate_settings),
+        ):
+            _check_activation(self, name, settings)
+            if name in ACROSS_CHANNELS:
+                raise self.refuse(f"its activations must be computed value by value. Received: {name}")
+        if not isinstance(self.memory, bool) or self.memory and self.states == 1:
+            raise self.refuse(f"`memory` must be false, or true of an LSTM. Received: {self.memory!r}")
+        _check_path(self)
+        if shapes[0][0] != 1 or shapes[0][2] != width:
+            raise self.refuse(f"its signal must be [1, time, {width}]. Received: {shapes[0]}")
+        if any(tuple(shape) != (1, 1, units) for shape in shapes[1:]):
+            raise self.refuse(f"its first states must be vectors of {units}. Received: {list(shapes[1:])}")
+        return (1, shapes[0][1], (1 + self.memory) * units)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -736,6 +824,15 @@ def _check_activation(node: Node, activation: str, settings: tuple[float, ...]) 
     right = isinstance(settings, tuple) and len(settings) in (0, count)
     if not right or not all(isinstance(number, float) and abs(number) <= LARGEST for number in settings):
         raise node.refuse(f"`settings` of {activation} must be {count} float32 numbers. Received: {settings}")
+
+
+def _check_path(node: Conv | Recurrent) -> None:
+    """Raises a GraphError unless a node's path is known, and its costs are times of such."""
+    _check_choice(node, "path", node.path, PATHS)
+    for name, cost in node.costs.items():
+        _check_choice(node, "costs", name, PATHS)
+        if not isinstance(cost, numbers.Real) or not 0 <= cost < math.inf:
+            raise node.refuse(f"`costs` must be microseconds of at least 0. Received: {name}={cost!r}")
 
 
 def _check_array(node: Node, name: str, array: np.ndarray | SparseArray, shape: tuple[int, ...]) -> None:

@@ -22,6 +22,7 @@ from tfprune.runtime.graph import (
     Node,
     Normalize,
     Pool,
+    Recurrent,
     Shape,
 )
 
@@ -76,6 +77,8 @@ def _reached(node: Node, inputs: list[np.ndarray], shape: Shape) -> np.ndarray:
             groups = inputs[0].reshape(*shape[:2], node.groups, -1)
             groups = groups.any(axis=3 if node.over == "pixel" else (0, 1, 3), keepdims=True)
             return np.broadcast_to(groups, (*shape[:2], node.groups, shape[2] // node.groups)).reshape(shape)
+        case Recurrent():
+            return _along(node, inputs)
         case Flatten():
             return inputs[0].reshape(1, 1, -1)
         case _:  # Value by value.
@@ -83,6 +86,21 @@ def _reached(node: Node, inputs: list[np.ndarray], shape: Shape) -> np.ndarray:
             for other in inputs[1:]:
                 found = found | other
             return found
+
+
+def _along(node: Recurrent, inputs: list[np.ndarray]) -> np.ndarray:
+    """Returns where the states of a cell are NaN: a unit's from the first that it meets, then all units'."""
+    of_gates = inputs[0][0].reshape(inputs[0].shape[1], -1, node.units)
+    state, memory = of_gates.any(axis=1), of_gates[:, :3].any(axis=1)  # An LSTM's last gate is behind it.
+    first = [vector.reshape(-1) for vector in inputs[1:]]
+    if first:
+        met = first[0].any() | first[-1]
+        state[0] |= met
+        memory[0] |= met
+    before = np.logical_or.accumulate(state.any(axis=1))[:-1, None]
+    state[1:] |= before
+    memory[1:] |= before
+    return np.concatenate([memory, state] if node.memory else [state], axis=1)[None]
 
 
 def gathered(node: Gather, value: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """C libraries: this machine's in this process, and others compiled, linked and run as their users do."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from tfprune import runtime
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.loaded import LoadedLibrary
 from tfprune.runtime.ahead.targets import TARGETS, this_machines_target
-from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input
+from tfprune.runtime.graph import CELLS, PATHS, Conv, Flatten, GlobalPool, Graph, Input, Recurrent
 from tfprune.runtime.model import Model
 from tfprune.runtime.plan.lowering import make_plan
 
@@ -404,3 +405,25 @@ def test_a_library_for_others_is_not_run_here(network, tmp_path):
     runtime.compile_library(network, tmp_path, "thumbv7em")
     with pytest.raises(ValueError, match="a target must be this machine.*thumbv7em"):
         LoadedLibrary(tmp_path)
+
+
+@needs_here
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_cells(cell, path, weights, tmp_path):
+    """Along 100 columns, to the bit as in Python."""
+    rng, width = np.random.default_rng(5), 24 * len(CELLS[cell])
+    nodes = (
+        Input("signal", (), (1, 100, 5), np.ones(5, np.float32), np.zeros(5, np.float32)),
+        Conv("signals", (0,), random_kernel(rng, (1, 1, 5, width), 0.5), np.ones(width, np.float32)),
+        Recurrent("cell", (1,), cell, random_kernel(rng, (1, 1, 24, width), 0.8), np.ones(width, np.float32)),
+        Flatten("flat", (2,)),
+    )
+    graph = Graph((*nodes[:2], dataclasses.replace(nodes[2], path=path), nodes[3]))
+    runtime.compile_library(graph, tmp_path, HERE, weights=weights)
+    library, signals = LoadedLibrary(tmp_path), rng.normal(size=(2, 1, 100, 5)).astype(np.float32)
+    found = library(signals)
+    (target,) = [own for own in TARGETS[HERE].machines() if own.cpu == library.processor]
+    plan = make_plan(graph, target, compact=weights == "int8")
+    np.testing.assert_array_equal(found, Model.from_plan(plan, 1)(signals))

@@ -84,14 +84,20 @@ def kernels_of(graph: "Graph", network: "Network") -> dict[str, list[np.ndarray]
         network: The network that it was made from.
     """
     from tfprune.compiler.convolutions import transposed_kernel
-    from tfprune.runtime.graph import Conv
+    from tfprune.network.graph import chains
+    from tfprune.runtime.graph import Conv, Recurrent
 
-    convolutions = [node for node in graph.nodes if isinstance(node, Conv)]
+    having = [node for node in graph.nodes if isinstance(node, Conv | Recurrent)]
+    ways = chains(network.model)
     found = {}
     for name, kernel in network.kernels.items():
-        layer, shape = name.removesuffix(f"/{kernel.name}"), kernel.variable.shape
-        # A separable convolution is two, `layer/depthwise` and `layer/pointwise`.
-        own = [node for node in convolutions if node.name == layer or node.name.startswith(f"{layer}/")]
+        shape = kernel.variable.shape
+        # A node has the names of the layers on the way to its own, as they are inside other layers, too.
+        layer = "/".join(each.name for each in ways[id(kernel.layer)][1:])
+        # A separable convolution is two, `layer/depthwise` and `layer/pointwise`; so is a recurrent cell.
+        part = f"{layer}/{kernel.name.removesuffix('_kernel')}"
+        own = [node for node in having if node.name == part]
+        own = own or [node for node in having if node.name == layer or node.name.startswith(f"{layer}/")]
         if type(kernel.layer).__name__.endswith("Transpose"):
             found[name] = [transposed_kernel(np.asarray(node.kernel), kernel.layer) for node in own]
             continue

@@ -39,13 +39,14 @@ from tfprune.runtime.graph import (
     Normalize,
     Output,
     Pool,
+    Recurrent,
 )
 
 # Those that version 1 has.
 _FIRST_TYPES = (Input, Conv, Pool, GlobalPool, Add, Multiply, Concatenate, Activation, Flatten)
 NODE_TYPES: dict[str, type[Node]] = {
     node_type.__name__: node_type
-    for node_type in (*_FIRST_TYPES, Constant, Combine, Gather, MatMul, Normalize)
+    for node_type in (*_FIRST_TYPES, Constant, Combine, Gather, MatMul, Normalize, Recurrent)
 }
 _FIRST_ACTIVATIONS = tuple(ACTIVATIONS)[:12]
 # No count or offset of a real file has more digits, and longer numbers only cost time.

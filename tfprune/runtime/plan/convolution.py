@@ -6,6 +6,7 @@ from tfprune.runtime.graph import Conv
 from tfprune.runtime.integers import channel_scales, to_int8
 from tfprune.runtime.kernels import convolution, planes, vectors
 from tfprune.runtime.plan.arena import Table, aligned_zeros
+from tfprune.runtime.plan.copies import make_flat
 from tfprune.runtime.plan.layout import (
     DENSE_GROUP,
     Value,
@@ -39,24 +40,6 @@ def lower_conv(planner: Planner, index: int, node: Conv) -> None:
     if read.is_split and not planner.has_place(read):
         _add_split(planner, read, node)
     _add_convolution(planner, target, read, node)
-
-
-def make_flat(planner: Planner, source: Value, place: int) -> None:
-    """Adds a step that makes planes a vector: rows, columns, channels."""
-    height, width, channels = planner.shape(source)
-    geometry = planner.geometry(source)
-    planner.add(
-        vectors.Flatten(),
-        {
-            "source": planner.place(source),
-            "target": place,
-            "plane": geometry.plane,
-            "pitch": geometry.pitch,
-            "width": width,
-            "channels": channels,
-        },
-        Even(height),
-    )
 
 
 def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv) -> None:

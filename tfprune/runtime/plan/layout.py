@@ -29,6 +29,7 @@ from tfprune.runtime.graph import (
     MatMul,
     Node,
     Pool,
+    Recurrent,
     Shape,
 )
 from tfprune.runtime.machine import Machine
@@ -204,7 +205,7 @@ class Layout:
 
     def _constrain(self, index: int, node: Node, shapes: list[Shape]) -> None:
         output = shapes[index]
-        if isinstance(node, Input | Constant | Gather) or is_vector(output):
+        if isinstance(node, Input | Constant | Gather | Recurrent) or is_vector(output):
             return
         if isinstance(node, Concatenate) and node.axis != 2:  # It is put together pixel by pixel.
             return

@@ -1,7 +1,7 @@
 """Lowers a graph: each operation becomes steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,20 @@ from tfprune.runtime.graph import (
     Node,
     Normalize,
     Pool,
+    Recurrent,
     Shape,
 )
 from tfprune.runtime.kernels import normalization, planes, vectors
 from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.arena import VECTOR_SLACK
-from tfprune.runtime.plan.convolution import lower_conv, make_flat
+from tfprune.runtime.plan.convolution import lower_conv
+from tfprune.runtime.plan.copies import gather, lies, make_flat
 from tfprune.runtime.plan.layout import Value, is_vector
 from tfprune.runtime.plan.parts import Even
 from tfprune.runtime.plan.plan import Plan
 from tfprune.runtime.plan.planner import Planner
 from tfprune.runtime.plan.pool import lower_pool
+from tfprune.runtime.plan.recurrent import lower_recurrent
 
 # An activation and its settings.
 _LINEAR = ("linear", ())
@@ -143,59 +146,16 @@ def _lower_constant(planner: Planner, index: int, node: Constant) -> None:
     height, width, channels = node.value.shape
     values = np.ascontiguousarray(node.value.transpose(2, 0, 1))
     places = (np.arange(height) * width, np.arange(width), np.arange(channels) * height * width)
-    _gather(planner, Value(index), values, places)
+    gather(planner, Value(index), values, places)
 
 
 def _lower_gather(planner: Planner, index: int, node: Gather) -> None:
     source = Value(node.inputs[0])
     shape = planner.shape(source)
-    plane, pitch = _lies(planner, source)
+    plane, pitch = lies(planner, source)
     steps = np.array([pitch, 1, plane])
     places = [steps @ axis for axis in node.places(shape)]
-    _gather(planner, Value(index), planner.place(source), places)
-
-
-def _lies(planner: Planner, value: Value) -> tuple[int, int]:
-    """Returns the distance of two planes of a value, and that of two rows."""
-    if is_vector(planner.shape(value)):
-        return 1, 1
-    geometry = planner.geometry(value)
-    return geometry.plane, geometry.pitch
-
-
-def _gather(
-    planner: Planner,
-    target: Value,
-    source: int | np.ndarray,
-    places: Sequence[np.ndarray],
-    start: tuple[int, int] = (0, 0),
-) -> None:
-    """Adds a step that copies numbers.
-
-    Args:
-        planner: The plan.
-        target: The value to write.
-        source: The place of the value that they are copied of, or a constant.
-        places: For each row, column and channel how far it is in the source.
-        start: The first row and column of the target.
-    """
-    plane, pitch = _lies(planner, target)
-    rows, columns, channels = (np.asarray(axis).astype(np.int32) for axis in places)
-    planner.add(
-        planes.Gather(isinstance(source, np.ndarray), bool((np.diff(columns) == 1).all())),
-        {
-            "source": source,
-            "target": planner.place(target) + start[0] * pitch + start[1],
-            "plane": plane,
-            "pitch": pitch,
-            "height": len(rows),
-            "width": len(columns),
-            "rows": rows,
-            "columns": columns,
-            "channels": channels,
-        },
-        Even(len(channels)),
-    )
+    gather(planner, Value(index), planner.place(source), places)
 
 
 def _lower_activation(planner: Planner, index: int, node: Activation) -> None:
@@ -209,9 +169,9 @@ def _lower_concatenate(planner: Planner, index: int, node: Concatenate) -> None:
         if node.axis == 2:
             _map(planner, Value(index), source, None, "copy", channel=start[2])
         else:
-            plane, pitch = _lies(planner, source)
+            plane, pitch = lies(planner, source)
             places = [np.arange(size) * step for size, step in zip(shape, (pitch, 1, plane), strict=True)]
-            _gather(planner, Value(index), planner.place(source), places, tuple(start[:2]))
+            gather(planner, Value(index), planner.place(source), places, tuple(start[:2]))
         start[node.axis] += shape[node.axis]
 
 
@@ -223,7 +183,7 @@ def _lower_matmul(planner: Planner, index: int, node: MatMul) -> None:
     planes_of = {
         f"{name}_{what}": distance
         for name, value in (("first", first), ("second", second), ("target", target))
-        for what, distance in zip(("plane", "pitch"), _lies(planner, value), strict=True)
+        for what, distance in zip(("plane", "pitch"), lies(planner, value), strict=True)
     }
     planner.add(
         planes.MatMul(vector=is_vector(planner.shape(target)) or vector),
@@ -367,4 +327,5 @@ _LOWERINGS: dict[type[Node], Callable[[Planner, int, Any], None]] = {
     Gather: _lower_gather,
     MatMul: _lower_matmul,
     Normalize: _lower_normalize,
+    Recurrent: lower_recurrent,
 }

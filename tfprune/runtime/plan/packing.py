@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tfprune.runtime.graph import MAX_VALUES, Conv
+from tfprune.runtime.graph import MAX_VALUES, Conv, Node
 from tfprune.runtime.integers import channel_scales, to_int8
 from tfprune.runtime.plan.layout import Geometry, taps
 from tfprune.runtime.sparse_array import nonzeros
@@ -95,9 +95,9 @@ def pack(
     packed = np.zeros((int(is_new.sum()), group), values.dtype)
     packed[entry, out % group] = values
     counts = np.bincount(list_index[is_new], minlength=blocks * groups)
-    offsets = _in_32_bits(node, offset[is_new])
+    offsets = in_32_bits(node, offset[is_new])
     return Weights(
-        starts=_in_32_bits(node, np.concatenate([[0], np.cumsum(counts)])),
+        starts=in_32_bits(node, np.concatenate([[0], np.cumsum(counts)])),
         offsets=narrowed(offsets, np.int8) if compact else offsets,
         values=packed,
         bias=_by_groups(node.bias, groups, group),
@@ -153,14 +153,22 @@ def pack_vector_rows(
     within = np.arange(len(outputs)) - np.repeat(np.cumsum(counts) - counts, counts)
     at = starts[outputs] * lanes + within
     size = int(starts[-1]) * lanes
-    starts = _in_32_bits(node, starts)
+    starts = in_32_bits(node, starts)
     indices, weights = np.zeros(size, np.int32), np.zeros(size, values.dtype)
-    indices[at], weights[at] = _in_32_bits(node, inputs), values
+    indices[at], weights[at] = in_32_bits(node, inputs), values
     return starts, indices.reshape(-1, lanes), weights.reshape(-1, lanes)
 
 
-def _in_32_bits(node: Conv, numbers: np.ndarray) -> np.ndarray:
-    """Returns int32 numbers, none of them another than before."""
+def in_32_bits(node: Node, numbers: np.ndarray) -> np.ndarray:
+    """Returns int32 numbers, none of them another than before.
+
+    Args:
+        node: The node that they belong to; for the message.
+        numbers: Integers.
+
+    Raises:
+        GraphError: One does not fit.
+    """
     if len(numbers) and max(-int(numbers.min()), int(numbers.max())) > MAX_VALUES:
         raise node.refuse(f"its weights are more, or farther apart, than {MAX_VALUES}")
     return numbers.astype(np.int32)
