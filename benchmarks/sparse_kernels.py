@@ -54,7 +54,7 @@ C_KERNEL = """
 void convolve_{vectors}(const int64_t *p, const int64_t *work, float *arena) {{
   float *source = arena + p[0], *mask = (float *)p[4], *values = (float *)p[7], *bias = (float *)p[8];
   const int32_t *starts = (int32_t *)p[5], *offsets = (int32_t *)p[6];
-  const int64_t plane = p[3], blocks = p[9], groups = p[10], tile = {vectors} * LANES;
+  const int64_t plane = p[3], blocks = p[10], groups = p[11], tile = {vectors} * LANES;
   for (int64_t pixel = work[0] * tile; pixel < work[1] * tile; pixel += tile)
     for (int64_t block = 0; block < blocks; block++)
       for (int64_t group = work[2]; group < work[3]; group++) {{
@@ -113,7 +113,7 @@ class Case:
         """Returns the call of compiled code on this layer."""
         w = self.weights
         addresses = [array.ctypes.data for array in (self.mask, w.starts, w.offsets, w.values, w.bias)]
-        numbers = [self.source, self.target, 0, self.plane, *addresses, w.blocks, w.groups]
+        numbers = [self.source, self.target, 0, self.plane, *addresses, 0, w.blocks, w.groups]
         given = [np.int64(numbers), np.int64([0, self.tiles, 0, w.groups]), self.arena]
         self.kept += [*given, code]
         function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(address)
@@ -145,8 +145,8 @@ def make_cases(sparsity: float) -> list[Case]:
         from_, to = (lies.geometry(layout.Value(node)) for node in range(2))
         tiles = layout.sparse_tiles(to, target)
         weights = packing.pack(conv, from_, 1, tiles.vectors * target.lanes, target.l1_bytes)
-        places = arena.Arena()
-        source, result = places.planes(from_, channels, "source"), places.planes(to, channels, "target")
+        places = arena.Arena(0, tight=False)
+        source, result = places.planes(from_, channels, None), places.planes(to, channels, None)
         memory = arena.aligned_zeros(places.size)
         planes = memory[source:][: channels * from_.plane].reshape(channels, from_.plane)
         rows = planes[:, : side * from_.pitch].reshape(channels, side, from_.pitch)

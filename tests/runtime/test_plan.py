@@ -15,6 +15,7 @@ from tfprune.runtime import machine
 from tfprune.runtime.graph import Conv, GlobalPool, Graph, Input
 from tfprune.runtime.model import Model
 from tfprune.runtime.plan.binding import Binding
+from tfprune.runtime.plan.layout import Tiles, cut
 from tfprune.runtime.plan.lowering import make_plan
 from tfprune.runtime.plan.parts import Even, TilesOrGroups
 from tfprune.runtime.plan.plan import Constant
@@ -226,3 +227,14 @@ def test_whole_tiles_of_a_smaller_target_reach_far_beyond_a_narrow_image(lanes, 
     conv = Conv("conv", (0,), np.ones((rows, 1, 1, 1), np.float32), ones, path="sparse")
     image = Input("image", (), (height, 1, 1), ones, 0 * ones)
     make_plan(Graph((image, conv, GlobalPool("pool", (1,), "average"))), where)
+
+
+@pytest.mark.parametrize("positions, lanes, tiles", [
+    (55, 16, Tiles(4, 1, half=True)),
+    (57, 16, Tiles(4, 1)),
+    (55, 8, Tiles(7, 1)),
+    (16 * 20, 16, Tiles(10, 2)),
+    (16 * 20 - 8, 16, Tiles(10, 2)),
+])  # fmt: skip
+def test_half_a_vector_is_saved_at_the_end_of_the_only_tile(positions, lanes, tiles):
+    assert cut(positions, lanes, 13) == tiles

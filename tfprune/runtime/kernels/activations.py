@@ -64,7 +64,7 @@ def _as_function(e: KernelEmitter, name: str, settings: tuple[float, ...]) -> ir
     In each place that uses it, its code would take long to compile, and win little.
     """
     module = e.function.module
-    full_name = "_".join(["activation", name, *map(str, settings)])
+    full_name = "_".join(["activation", name, str(e.lanes), *map(str, settings)])
     function = module.globals.get(full_name)
     if function is None:
         signature = ir.FunctionType(e.vector, [e.vector])

@@ -22,6 +22,12 @@ from tfprune.runtime.kernels.activations import activate
 from tfprune.runtime.kernels.emitter import F32, I8, I32, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
+# While a group is computed, lines of the target of this many groups further on are fetched: where the target
+# is in no near cache, a store would wait for them. Nearer than two, or the residual's too, won less.
+_AHEAD = 2
+# float32 numbers of a cache line.
+_LINE = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Convolution(Kernel):
@@ -35,6 +41,7 @@ class Convolution(Kernel):
         offset_bits: The bits of an offset.
         scaled: Whether the values are int8, and the sums are multiplied by scales.
         settings: The activation's; none: its defaults.
+        half: Whether the last vector is half as wide; then there is one tile.
     """
 
     parameters: ClassVar = (
@@ -58,6 +65,7 @@ class Convolution(Kernel):
     offset_bits: int = 32
     scaled: bool = False
     settings: tuple[float, ...] = ()
+    half: bool = False
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
@@ -65,11 +73,24 @@ class Convolution(Kernel):
         first_tile, last_tile, first_group, last_group = (e.part(i) for i in range(4))
         blocks, groups = e.integer("blocks"), e.integer("groups")
         channels = range(self.group)
-        parts = range(self.vectors)
+        lanes = e.lanes
+        # Each vector's first number and its lanes.
+        parts = [(lanes * part, lanes) for part in range(self.vectors)]
+        if self.half:
+            parts[-1] = parts[-1][0], lanes // 2
+        widths = sorted({width for _, width in parts})
         offset, weight = ir.IntType(self.offset_bits), I8 if self.scaled else F32
 
+        def splats(numbers: list[ir.Value]) -> dict[int, list[ir.Value]]:
+            """Emits a vector of each width for each number."""
+            found = {}
+            for width in widths:
+                with e.of_lanes(width):
+                    found[width] = [e.splat(number) for number in numbers]
+            return found
+
         def tile(index: ir.Value) -> None:
-            pixel = b.mul(index, e.number(self.vectors * e.lanes))
+            pixel = b.mul(index, e.number(self.vectors * lanes))
             source, mask = e.at(e.value("source"), pixel), e.at(e.pointer("mask"), pixel)
 
             def block(block_index: ir.Value) -> None:
@@ -86,60 +107,78 @@ class Convolution(Kernel):
                         for channel in channels
                     ]
 
-                    def of_channels(name: str) -> list[ir.Value]:
+                    def of_channels(name: str) -> dict[int, list[ir.Value]]:
                         first = b.mul(group_index, e.number(self.group))
-                        return [
-                            e.splat(e.element(e.pointer(name), b.add(first, e.number(channel))))
-                            for channel in channels
-                        ]
+                        return splats(
+                            [
+                                e.element(e.pointer(name), b.add(first, e.number(channel)))
+                                for channel in channels
+                            ]
+                        )
+
+                    def prefetch_targets() -> None:
+                        further = b.mul(e.integer("plane"), e.number(_AHEAD * self.group))
+                        for channel in channels:
+                            target = e.at(e.value("target"), b.add(here[channel], further))
+                            for place in range(0, self.vectors * lanes, _LINE):
+                                e.prefetch(e.at(target, e.number(place)), to_write=True)
 
                     def from_bias() -> list[ir.Value]:
-                        bias = [e.constant(0)] * self.group if self.scaled else of_channels("bias")
-                        return [bias[channel] for channel in channels for _ in parts]
+                        if lanes > 1:
+                            prefetch_targets()
+                        zeros = [ir.Constant(F32, 0.0)] * self.group
+                        bias = splats(zeros) if self.scaled else of_channels("bias")
+                        return [bias[width][channel] for channel in channels for _, width in parts]
 
                     def from_target() -> list[ir.Value]:
-                        return [
-                            e.load_vector(e.at(e.value("target"), here[channel]), part * e.lanes)
-                            for channel in channels
-                            for part in parts
-                        ]
+                        sums = []
+                        for channel in channels:
+                            for place, width in parts:
+                                with e.of_lanes(width):
+                                    sums.append(e.load_vector(e.at(e.value("target"), here[channel]), place))
+                        return sums
 
                     def entry(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
                         at = e.load(e.at(e.pointer("offsets"), index, offset), offset)
                         shifted = e.at(source, e.as_word(at))
                         first = b.mul(index, e.number(self.group))
-                        weights = [
-                            e.splat(
+                        weights = splats(
+                            [
                                 e.load_weight(
                                     e.at(e.pointer("values"), b.add(first, e.number(channel)), weight), weight
                                 )
-                            )
-                            for channel in channels
-                        ]
+                                for channel in channels
+                            ]
+                        )
                         sums = list(sums)
-                        for part in parts:
-                            pixels = e.load_vector(shifted, part * e.lanes)
-                            for channel in channels:
-                                at = channel * self.vectors + part
-                                sums[at] = e.call("llvm.fmuladd", weights[channel], pixels, sums[at])
+                        for part, (place, width) in enumerate(parts):
+                            with e.of_lanes(width):
+                                pixels = e.load_vector(shifted, place)
+                                for channel in channels:
+                                    at = channel * self.vectors + part
+                                    sums[at] = e.call(
+                                        "llvm.fmuladd", weights[width][channel], pixels, sums[at]
+                                    )
                         return sums
 
                     def store(finished: bool) -> list[ir.Value]:
                         if finished and self.scaled:
                             scales, bias = of_channels("scales"), of_channels("bias")
                         for channel in channels:
-                            for part in parts:
-                                x = sums[channel * self.vectors + part]
-                                if finished:
-                                    if self.scaled:
-                                        x = e.call("llvm.fmuladd", x, scales[channel], bias[channel])
-                                    if self.residual:
-                                        other = e.at(e.value("residual"), here[channel])
-                                        x = b.fadd(x, e.load_vector(other, part * e.lanes))
-                                    x = activate(e, self.activation, x, self.settings)
-                                    x = e.keep(x, e.load_vector(mask, part * e.lanes))
-                                target = e.at(e.value("target"), here[channel])
-                                e.store(x, e.at(target, e.number(part * e.lanes)))
+                            for part, (place, width) in enumerate(parts):
+                                with e.of_lanes(width):
+                                    x = sums[channel * self.vectors + part]
+                                    if finished:
+                                        if self.scaled:
+                                            factor, shift = scales[width][channel], bias[width][channel]
+                                            x = e.call("llvm.fmuladd", x, factor, shift)
+                                        if self.residual:
+                                            other = e.at(e.value("residual"), here[channel])
+                                            x = b.fadd(x, e.load_vector(other, place))
+                                        x = activate(e, self.activation, x, self.settings)
+                                        x = e.keep(x, e.load_vector(mask, place))
+                                    target = e.at(e.value("target"), here[channel])
+                                    e.store(x, e.at(target, e.number(place)))
                         return []
 
                     list_index = e.multiply_add(block_index, groups, group_index)

@@ -93,14 +93,14 @@ class Emitter:
         store = self.b.store(value, pointer, align=FLOAT_BYTES * value.type.count)
         store.set_metadata("nontemporal", self.function.module.add_metadata([ir.Constant(I32, 1)]))
 
-    def prefetch(self, pointer: ir.Value) -> None:
-        """Asks for a cache line that will be read."""
+    def prefetch(self, pointer: ir.Value, to_write: bool = False) -> None:
+        """Asks for a cache line that will be read, or written."""
         module, name = self.function.module, "llvm.prefetch.p0"
         function = module.globals.get(name) or ir.Function(
             module, ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32]), name
         )
-        # To be read, for the second-level cache, of data.
-        self.b.call(function, [pointer, *(ir.Constant(I32, number) for number in (0, 2, 1))])
+        # For the second-level cache, of data.
+        self.b.call(function, [pointer, *(ir.Constant(I32, number) for number in (int(to_write), 2, 1))])
 
     # Control flow
 
@@ -259,6 +259,14 @@ class KernelEmitter(Emitter):
         return self.load(self.at(self._part, self.number(index), self.word), self.word)
 
     # Vectors
+
+    @contextlib.contextmanager
+    def of_lanes(self, lanes: int) -> Iterator[None]:
+        """Lets vectors that are emitted within have another number of lanes."""
+        before = self.lanes, self.vector
+        self.lanes, self.vector = lanes, ir.VectorType(F32, lanes)
+        yield
+        self.lanes, self.vector = before
 
     def load_vector(self, pointer: ir.Value, offset: int = 0) -> ir.Value:
         """Loads a vector from any float32's address, a constant number of elements further on."""

@@ -47,6 +47,8 @@ class Image(Kernel):
         image, is_uint8 = b.inttoptr(address, ir.PointerType()), b.icmp_signed("!=", is_uint8, e.number(0))
 
         def planes(of: ir.Type) -> None:
+            several = ir.VectorType(of, e.lanes)
+
             def plane(index: ir.Value) -> None:
                 first, rows, columns = (
                     e.element(e.pointer("table"), e.multiply_add(index, e.number(3), e.number(i)), I32)
@@ -59,13 +61,29 @@ class Image(Kernel):
                     line = e.at(image, e.multiply_add(y, e.integer("row_step"), first), of)
                     there = e.at(target, b.mul(y, e.integer("pitch")))
 
+                    def scaled(pixels: ir.Value, factor: ir.Value, summand: ir.Value) -> ir.Value:
+                        if of == I8:
+                            pixels = b.uitofp(pixels, factor.type)
+                        return b.fadd(b.fmul(pixels, factor), summand)
+
                     def column(x: ir.Value) -> None:
                         pixel = e.element(line, b.mul(x, e.integer("column_step")), of)
-                        if of == I8:
-                            pixel = b.uitofp(pixel, F32)
-                        e.store(b.fadd(b.fmul(pixel, scale), shift), e.at(there, x))
+                        e.store(scaled(pixel, scale, shift), e.at(there, x))
 
-                    e.each(e.number(0), columns, column)
+                    def columns_at_once(index: ir.Value) -> None:
+                        x, pixels = b.mul(index, e.number(e.lanes)), ir.Constant(several, ir.Undefined)
+                        place = b.mul(x, e.integer("column_step"))
+                        for lane in range(e.lanes):
+                            pixels = b.insert_element(
+                                pixels, e.element(line, place, of), ir.Constant(I32, lane)
+                            )
+                            place = b.add(place, e.integer("column_step"))
+                        e.store(scaled(pixels, e.splat(scale), e.splat(shift)), e.at(there, x))
+
+                    # Behind the last pixel the memory is not the image's: what is left goes one by one.
+                    vectors = b.sdiv(columns, e.number(e.lanes)) if e.lanes > 1 else e.number(0)
+                    e.each(e.number(0), vectors, columns_at_once)
+                    e.each(b.mul(vectors, e.number(e.lanes)), columns, column)
 
                 e.each(e.number(0), rows, row)
 

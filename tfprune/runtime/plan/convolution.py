@@ -65,6 +65,7 @@ def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv)
             8 * weights.offsets.itemsize,
             planner.compact,
             node.settings,
+            tiles.half,
         ),
         {
             "source": planner.place(source),

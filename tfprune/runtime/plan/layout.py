@@ -39,6 +39,8 @@ from tfprune.runtime.machine import Machine
 SPARSE_VECTORS = {32: 13, 16: 12}
 DENSE_VECTORS = {32: 6, 16: 3}
 DENSE_GROUP = 4
+# The lanes of AVX-512.
+WIDEST = 16
 
 
 class Value(NamedTuple):
@@ -87,10 +89,17 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """A cut of a plane for a kernel: `count` tiles of `vectors` vectors."""
+    """A cut of a plane for a kernel: `count` tiles of `vectors` vectors.
+
+    Attributes:
+        vectors: Vectors in a tile.
+        count: The number of tiles.
+        half: Whether the only tile's last vector is half as wide.
+    """
 
     vectors: int
     count: int
+    half: bool = False
 
 
 def cut(positions: int, lanes: int, most: int) -> Tiles:
@@ -106,7 +115,8 @@ def cut(positions: int, lanes: int, most: int) -> Tiles:
     """
     needed = -(-positions // lanes)
     if needed <= most:
-        return Tiles(needed, 1)
+        # Processors that halve vectors of 512 bits compute half of one in half the time.
+        return Tiles(needed, 1, half=lanes == WIDEST and positions <= needed * lanes - lanes // 2)
     sizes = range(most, most // 2, -1)
     best = min(sizes, key=lambda size: (-needed % size, -size))
     return Tiles(best, -(-needed // best))
