@@ -1,13 +1,15 @@
 """Compiles each network of `keras.applications` for the sparse runtime, and compares it with Keras.
 
-Prints a table: for each network the number of the graph's nodes, the seconds of compilation and the largest
-difference of the outputs for a few random images, as a share of the largest output. Weights are random, with
-statistics of BatchNorm of their own, and images small: nothing is downloaded.
+Prints a table: for each network its weights, the number of the graph's nodes, the seconds of compilation and
+the largest difference of the outputs for a few random images, as a share of the largest output. Weights are
+random, with statistics of BatchNorm of their own, and images small: nothing is downloaded. Each network has a
+process of its own, whose memory is free for the next.
 
     python benchmarks/keras_applications.py --image_size=96
 """
 
 import inspect
+import multiprocessing
 import time
 
 import keras
@@ -20,17 +22,16 @@ from tfprune.text import text_table
 
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 96, "Height and width of the images.", lower_bound=75)
 IMAGES = flags.DEFINE_integer("images", 2, "Images to compare on.", lower_bound=1)
-ONLY = flags.DEFINE_string("only", "", "Networks whose names hold this text; empty: all.")
+ONLY = flags.DEFINE_list("only", "", "Names of networks, separated by commas; empty: all.")
 
 
-def networks() -> dict:
-    """Returns the functions that build a network, by name."""
-    found = {
-        name: build
+def networks() -> list[str]:
+    """Returns the names of the functions that build a network."""
+    return sorted(
+        name
         for name, build in vars(keras.applications).items()
         if inspect.isfunction(build) and "classifier_activation" in inspect.signature(build).parameters
-    }
-    return {name: build for name, build in sorted(found.items()) if ONLY.value.lower() in name.lower()}
+    )
 
 
 def with_statistics(model: keras.Model) -> keras.Model:
@@ -44,31 +45,39 @@ def with_statistics(model: keras.Model) -> keras.Model:
     return model
 
 
-def compare(build) -> tuple[str, ...]:  # noqa: ANN001
-    """Compiles a network and runs it in Keras and in the runtime; returns a row of the table."""
-    size = IMAGE_SIZE.value
+def compare(name: str, size: int, count: int) -> tuple[str, ...]:
+    """Compiles a network and runs it in Keras and in the runtime; returns a row of the table.
+
+    Args:
+        name: The function of `keras.applications`.
+        size: Height and width of the images.
+        count: How many images.
+    """
     keras.utils.set_random_seed(0)
-    keras.backend.clear_session()
+    build = getattr(keras.applications, name)
     model = with_statistics(
         build(weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None)
     )
-    images = np.random.default_rng(1).uniform(0, 255, (IMAGES.value, size, size, 3)).astype(np.float32)
+    images = np.random.default_rng(1).uniform(0, 255, (count, size, size, 3)).astype(np.float32)
     expected = keras.ops.convert_to_numpy(model(images, training=False))
+    weights = model.count_params()
     before = time.perf_counter()
     graph = compile_model(model)
     seconds = time.perf_counter() - before
+    del model
     found = runtime.Model(graph)(images)
     difference = np.abs(found - expected).max() / np.abs(expected).max()
-    return str(len(graph.nodes)), f"{seconds:.1f}", f"{difference:.1e}"
+    return name, f"{weights / 1e6:.1f} M", str(len(graph.nodes)), f"{seconds:.1f}", f"{difference:.1e}"
 
 
 def main(_: list[str]) -> None:
     """Prints the table, line by line as it is measured."""
     rows = []
-    for name, build in networks().items():
-        rows.append((name, *compare(build)))
+    for name in [name for name in networks() if name in ONLY.value or not ONLY.value]:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append(pool.apply(compare, (name, IMAGE_SIZE.value, IMAGES.value)))
         print(*rows[-1], flush=True)
-    print("\n".join(text_table(("network", "nodes", "seconds", "difference"), rows)))
+    print("\n".join(text_table(("network", "weights", "nodes", "seconds", "difference"), rows)))
 
 
 if __name__ == "__main__":

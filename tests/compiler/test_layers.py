@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tests.support.compiled_models import assert_same, kinds, randomise
+from tests.support.compiled_models import assert_same, kinds, outputs_of, randomise, run_in_runtime
 from tfprune.compiler.compile import compile_model
 from tfprune.compiler.layers import LAYERS, Entry
 from tfprune.errors import UserError
@@ -160,6 +160,52 @@ def test_activations_with_settings(layer, activation, settings):
     assert kinds(graph) == {"Input": 1, "Conv": 2, "Flatten": 1}
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Activation("glu"),
+        layers.Dense(6, activation="glu"),
+        layers.Conv2D(6, 3, activation=layers.Activation("glu")),
+        lambda x: ops.glu(x, axis=2),
+        layers.Activation("log_softmax"),
+        layers.Dense(6, activation="log_softmax"),
+        layers.Conv2DTranspose(6, 3, strides=2, activation="log_softmax"),
+        lambda x: ops.log_softmax(x, axis=1),
+    ],
+)
+def test_activations_across_channels(layer):
+    """At the end: Keras's layers do not say that a gated linear unit halves the channels."""
+    model = randomise(model_of(layer, head=False))
+    assert_same(model, compile_model(model), low=-2, high=2, run=run_in_runtime, tolerance=1e-5)
+
+
+def test_a_logarithm_of_shares_that_are_none():
+    """Far below what exp gives a number for; also of a vector."""
+    image = keras.Input((2, 3, 4))
+    x = layers.Rescaling(200.0)(image)
+    model = keras.Model(image, [ops.log_softmax(x), layers.Activation("log_softmax")(layers.Flatten()(x))])
+    assert_same(model, compile_model(model), low=-1, high=1, run=run_in_runtime, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4)])
+def test_embeddings(shape):
+    """Of integers, of floats that are cut, and of numbers counted from the end."""
+    words, numbers = keras.Input(shape, dtype="int32"), keras.Input(shape)
+    table = layers.Embedding(9, 5)
+    model = keras.Model([words, numbers], [table(words), layers.ReversibleEmbedding(9, 5)(numbers)])
+    graph = compile_model(randomise(model))
+    rng = np.random.default_rng(0)
+    given = [
+        rng.integers(-9, 9, (3, *shape)).astype(np.int32),
+        rng.uniform(-0.9, 9, (3, *shape)).astype(np.float32),
+    ]
+    found = run_in_runtime(graph, given).values()
+    for made, wanted in zip(found, outputs_of(model, given), strict=True):
+        np.testing.assert_array_equal(made, wanted)
+    given[0][0] = 9
+    assert np.isnan(next(iter(run_in_runtime(graph, given).values()))[0]).all()
+
+
 @pytest.mark.parametrize("function", [ops.log, ops.sqrt, ops.rsqrt, ops.reciprocal])
 def test_functions_of_what_is_positive(function):
     compile_and_compare(model_of(layers.Conv2D(5, 3), lambda x: function(ops.abs(x) + 0.5)))
@@ -295,9 +341,9 @@ def test_uint8_images_are_padded_before_they_are_normalized():
 
 
 def test_a_kind_of_layer_is_one_entry(monkeypatch):
-    """`Masking` of a value that does not occur changes nothing."""
-    model = model_of(layers.Masking(mask_value=1e9), layers.Conv2D(3, 2))
-    with pytest.raises(UserError, match=r"\(Masking\).*it runs Activation, .*ZeroPadding2D"):
+    """A `Lambda` that changes nothing."""
+    model = model_of(layers.Lambda(lambda x: x), layers.Conv2D(3, 2))
+    with pytest.raises(UserError, match=r"\(Lambda\).*it runs Activation, .*ZeroPadding2D"):
         compile_model(model)
-    monkeypatch.setitem(LAYERS, "Masking", Entry(lambda draft, call: call.input.node))
+    monkeypatch.setitem(LAYERS, "Lambda", Entry(lambda draft, call: call.input.node))
     assert kinds(compile_and_compare(model)) == {"Input": 1, "Conv": 2, "Flatten": 1}

@@ -18,7 +18,7 @@ import pytest
 from tests.support import damaged_files, mutants
 from tests.support.networks import random_network
 from tfprune import runtime
-from tfprune.runtime.graph import ACTIVATIONS
+from tfprune.runtime.graph import ACROSS_CHANNELS, ACTIVATIONS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GIB = 2**30
@@ -90,7 +90,7 @@ def doubling(times):
 def different_kernels(times):
     file = File(3, 3)
     wide = [file.conv(0, 1, 1, 1, 1, padding=[0, vectors, 0, 13]) for vectors in range(13)]
-    activations = [name for name in ACTIVATIONS if name != "softmax"]
+    activations = [name for name in ACTIVATIONS if name not in ACROSS_CHANNELS]
     for index in range(times):
         activation, path = activations[index // 13 % 11], ("dense", "sparse")[index // 143]
         file.conv(wide[index % 13], 1, 1, 1, 1, activation=activation, path=path)
@@ -183,6 +183,12 @@ def normalizations(times, channels):
     return file
 
 
+def table(rows, channels):
+    file = File()
+    file.add("Embedding", 0, kernel=file.array(1, 1, rows, channels, empty=True))
+    return file
+
+
 def cells(times, kind, gates, units, length=1):
     """Without weights, from a signal that doubles to its length."""
     file = File(1, 1, gates * units)
@@ -200,6 +206,7 @@ def cells(times, kind, gates, units, length=1):
 
 
 LOADED = {
+    "a table of a gigabyte": lambda: table(2**14, 2**14),
     "2,000 cells": lambda: cells(2000, "lstm", 4, 1),
     "a cell of a gigabyte": lambda: cells(1, "lstm", 4, 2**13),
     "a cell of 4 million steps": lambda: cells(2, "simple", 1, 1, 2**22),

@@ -10,6 +10,7 @@ from tests.support.compiled_models import randomise
 from tests.support.networks import random_images, random_network
 from tfprune.compiler.compile import compile_model
 from tfprune.runtime.graph import (
+    ACROSS_CHANNELS,
     ACTIVATIONS,
     Activation,
     Constant,
@@ -91,7 +92,7 @@ def test_global_pools_keep_nan_at_each_pixel(kind):
 def test_activations_keep_nan(activation):
     graph = graph_of((1, 1, 5), Activation("activation", (0,), activation))
     image = np.float32([1, np.nan, 0.5, 0.25, 2]).reshape(1, 1, 1, 5)
-    expected = [activation == "softmax" or place == 1 for place in range(5)]
+    expected = [activation in ACROSS_CHANNELS or place == 1 for place in range(5)]
     np.testing.assert_array_equal(np.isnan(by_the_kernels_alone(graph)(image)), [expected])
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tfprune.runtime.graph import (
+    ACROSS_CHANNELS,
     ACTIVATIONS,
     CELLS,
     Activation,
@@ -11,6 +12,7 @@ from tfprune.runtime.graph import (
     Concatenate,
     Constant,
     Conv,
+    Embedding,
     Flatten,
     Gather,
     GlobalPool,
@@ -28,8 +30,8 @@ from tfprune.runtime.graph import (
 
 # Those of version 1 of the file format, and all that are continuous and make no value much larger.
 _FIRST = tuple(ACTIVATIONS)[:11]
-_WILD = ("softmax", "exponential", "hard_shrink", "log", "reciprocal", "rsqrt", "sqrt", "square", "threshold")
-ELEMENTWISE = tuple(name for name in ACTIVATIONS if name not in _WILD)
+_WILD = ("exponential", "hard_shrink", "log", "reciprocal", "rsqrt", "sqrt", "square", "threshold")
+ELEMENTWISE = tuple(name for name in ACTIVATIONS if name not in (*ACROSS_CHANNELS, *_WILD))
 
 
 def random_kernel(rng: np.random.Generator, shape: tuple[int, int, int, int], sparsity: float) -> np.ndarray:
@@ -119,6 +121,7 @@ class _Builder:
                 self.shares,
                 self.matmul,
                 self.recurrent,
+                self.embedding,
             ]
         kinds += [kinds[self.rng.integers(len(kinds))] for _ in range(extra)]
         for index in self.rng.permutation(len(kinds)):
@@ -401,7 +404,22 @@ class _Builder:
         self.append(Conv(self.name("back"), (made,), self.kernel(1, 1, channels, back), self.bias(back)))
 
     def shares(self) -> None:
-        self.append(Activation(self.name("shares"), (self.any(),), "softmax"))
+        activation = self.choice("softmax", "log_softmax")
+        self.append(Activation(self.name("shares"), (self.any(),), activation))
+
+    def embedding(self) -> None:
+        """Of what some of a value's numbers name."""
+        source = self.any()
+        flat = self.append(Flatten(self.name("flat"), (source,)))
+        places = self.rng.integers(self.shapes[flat][2], size=self.pick(1, 9)).tolist()
+        some = self.append(Gather(self.name("some"), (flat,), (0,), (0,), tuple(places)))
+        bounded = self.append(Activation(self.name("bounded"), (some,), "hard_sigmoid"))
+        rows, count = self.pick(3, 9), len(places)
+        # 0 and 1, where a hard sigmoid ends, are not near a whole number.
+        kernel = (np.eye(count)[None, None] * (rows - 1.5)).astype(np.float32)
+        bias = np.full(count, 0.25, np.float32)
+        numbers = self.append(Conv(self.name("numbers"), (bounded,), kernel, bias))
+        self.append(Embedding(self.name("embedding"), (numbers,), self.kernel(1, 1, rows, self.pick(1, 5))))
 
     def activation(self) -> None:
         self.append(Activation(self.name("activation"), (self.any(),), **self.function()))

@@ -12,6 +12,7 @@ from tfprune.runtime.graph import (
     Concatenate,
     Constant,
     Conv,
+    Embedding,
     Flatten,
     Gather,
     GlobalPool,
@@ -104,6 +105,11 @@ def compute(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
             variance = (groups**2).mean(axis=axes, keepdims=True)
             normal = (groups / np.sqrt(variance + node.epsilon)).reshape(first.shape)
             return normal * node.scale.astype(np.float64) + node.shift.astype(np.float64)
+        case Embedding():
+            table, rows = np.asarray(node.kernel, np.float64)[0, 0], node.kernel.shape[2]
+            known = (first >= -rows) & (first < rows)
+            made = table[np.where(known, first, 0)[:, 0].astype(int)]
+            return np.where(known[:, 0, :, :, None], made, np.nan)
         case Recurrent():
             return recur(node, inputs)
         case Concatenate():
@@ -274,6 +280,9 @@ def activate(x: np.ndarray, activation: str, settings: tuple[float, ...] = ()) -
             return x * np.clip(x + 3, 0, 6) / 6
         case "gelu":
             return 0.5 * x * (1 + erf(x / math.sqrt(2)))
+        case "log_softmax":
+            x = x - x.max(axis=-1, keepdims=True)
+            return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
         case "softmax":
             powers = np.exp(x - x.max(axis=-1, keepdims=True))
             return powers / powers.sum(axis=-1, keepdims=True)

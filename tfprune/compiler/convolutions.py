@@ -6,13 +6,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.compiler.arithmetic import read
+from tfprune.compiler.arithmetic import add_activation, combine, read
 from tfprune.compiler.draft import Call, Draft, ZeroPadding
-from tfprune.compiler.shapes import add_gather, permute, sizes_of, steps_of
+from tfprune.compiler.shapes import add_gather, permute, select, sizes_of, steps_of
 from tfprune.network.activations import Form, form_of_function
 from tfprune.network.kinds import KernelEntry, kind_of
 from tfprune.network.windows import NO_PADDING, grouped_shape, same_padding
-from tfprune.runtime.graph import ACTIVATIONS, Activation, Conv
+from tfprune.runtime.graph import ACROSS_CHANNELS, ACTIVATIONS, Activation, Conv
+
+# Older versions of Keras have it in one of the two.
+_GATED = [module.glu for module in (keras.activations, keras.ops) if hasattr(module, "glu")]
 
 
 def pair(numbers: Any) -> tuple[int, int]:
@@ -39,7 +42,7 @@ def unknown_activation(call: Call, function: Any) -> Exception:
 def add_convolution(draft: Draft, call: Call) -> int:
     """Adds a `Conv` for each kernel: two for a separable convolution, one of size 1x1 for a dense layer."""
     layer = call.operation
-    _check_kernels(call)
+    check_kernels(call)
     entries = kind_of(layer).kernels
     node = call.input.node
     for entry in entries:
@@ -48,16 +51,32 @@ def add_convolution(draft: Draft, call: Call) -> int:
         if entry is entries[0] and hasattr(layer, "strides"):
             options |= _window(draft, call, kernel)
         if entry is entries[-1]:  # The bias and the activation come once, after the last.
-            form = activation_of(call)
+            form = Form("linear") if gates(layer.activation) else activation_of(call)
             options |= {"activation": form.name, "settings": form.settings}
             if layer.use_bias:
                 options["bias"] = read(call, layer.bias)
         part = "" if len(entries) == 1 else f"/{entry.name.removesuffix('_kernel')}"
         node = draft.add(Conv(f"{call.name}{part}", (node,), kernel=kernel, **options), call)
-    return node
+    return add_gated(draft, call, node) if gates(layer.activation) else node
 
 
-def _check_kernels(call: Call) -> None:
+def gates(function: Any) -> bool:
+    """Returns whether a function is the gated linear unit, half of whose channels open the others."""
+    if isinstance(function, keras.layers.Activation):
+        function = function.activation
+    return function in _GATED
+
+
+def add_gated(draft: Draft, call: Call, source: int) -> int:
+    """Adds a gated linear unit of the last axis. Source: Dauphin and others, arXiv:1612.08083."""
+    half = draft.shapes[source][2] // 2
+    shown = select(draft, call, source, {2: range(half)})
+    gate = add_activation(draft, call, select(draft, call, source, {2: range(half, 2 * half)}), "sigmoid")
+    return combine(draft, call, "multiply", shown, gate)
+
+
+def check_kernels(call: Call) -> None:
+    """Refuses a layer whose kernels are quantized."""
     mode = getattr(call.operation, "quantization_mode", None)
     if mode is not None:
         raise call.refuse(f"it is quantized to {mode}")
@@ -87,7 +106,7 @@ def add_transposed(draft: Draft, call: Call) -> int:
     `o - i s` for stride s: those of phase `o % s` take every s-th element.
     """
     layer = call.operation
-    _check_kernels(call)
+    check_kernels(call)
     source = call.input.node
     strides, dilation = pair(layer.strides), pair(layer.dilation_rate)
     kernel = read(call, layer.kernel)
@@ -112,7 +131,7 @@ def add_transposed(draft: Draft, call: Call) -> int:
         parts[place] = kernel[row, column]
     bias = read(call, layer.bias) if layer.use_bias else np.zeros(filters)
     form = activation_of(call)
-    together = form.name == "softmax"  # Of one pixel's channels, not of all phases'.
+    together = form.name in ACROSS_CHANNELS  # Of one pixel's channels, not of all phases'.
     conv = Conv(
         call.name,
         (source,),
@@ -130,7 +149,7 @@ def add_transposed(draft: Draft, call: Call) -> int:
             position, phase = np.divmod(before[axis] + np.arange(made[axis]), strides[axis])
             places.append(position * steps[axis] + phase * in_phases)
         node = add_gather(draft, call, node, [*places, range(filters)])
-    return draft.add(Activation(call.name, (node,), "softmax"), call) if together else node
+    return draft.add(Activation(call.name, (node,), form.name), call) if together else node
 
 
 def _places_of_taps(

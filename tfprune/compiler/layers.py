@@ -13,7 +13,7 @@ from tfprune.network.activations import form_of
 from tfprune.network.drafts import Entry
 from tfprune.network.kinds import builtin_layer
 from tfprune.network.windows import NO_PADDING, same_padding
-from tfprune.runtime.graph import GlobalPool, Pool
+from tfprune.runtime.graph import Embedding, GlobalPool, Pool
 
 # Appends the nodes that a call becomes; returns the index of the node whose value is the call's output, or
 # those of several outputs.
@@ -84,11 +84,26 @@ def _nothing(draft: Draft, call: Call) -> int:
 
 
 def _activation(draft: Draft, call: Call) -> int:
+    if convolutions.gates(call.operation):
+        return convolutions.add_gated(draft, call, call.input.node)
     form = form_of(call.operation, call.refuse, call.rank)
     if form is None:
         function = getattr(call.operation, "activation", call.operation)
         raise convolutions.unknown_activation(call, function)
     return arithmetic.add_activation(draft, call, call.input.node, form.name, form.settings)
+
+
+def _gated(draft: Draft, call: Call) -> int:
+    axis = shapes.axis_of(call, call.operation.axis, call.rank)
+    return shapes.on_last_axis(
+        draft, call, call.input.node, axis, lambda node: convolutions.add_gated(draft, call, node)
+    )
+
+
+def _embedding(draft: Draft, call: Call) -> int:
+    convolutions.check_kernels(call)
+    kernel = arithmetic.read(call, call.operation.embeddings)
+    return draft.add(Embedding(call.name, (call.input.node,), kernel=kernel[None, None]), call)
 
 
 def _upsampling(draft: Draft, call: Call) -> int:
@@ -183,6 +198,7 @@ LAYERS: dict[str, Entry] = {
     **dict.fromkeys(_RANDOM, Entry(_nothing, "floats")),
     **dict.fromkeys(activations.LAYERS, Entry(_activation)),
     "Softmax": Entry(normalizations.add_softmax),
+    **dict.fromkeys(("Embedding", "ReversibleEmbedding"), Entry(_embedding, "floats")),
 }
 # Name of the class of an operation of `keras.ops` -> what it becomes.
 OPERATIONS: dict[str, Entry] = {
@@ -217,5 +233,7 @@ OPERATIONS: dict[str, Entry] = {
     "Tile": Entry(shapes.add_tile, "integers"),
     "Transpose": Entry(shapes.add_transpose, "integers"),
     **dict.fromkeys(activations.OPERATIONS, Entry(_activation)),
+    "Glu": Entry(_gated),
+    "LogSoftmax": Entry(lambda draft, call: normalizations.add_softmax(draft, call, "log_softmax")),
     "Softmax": Entry(normalizations.add_softmax),
 }

@@ -121,12 +121,12 @@ def _add(
     return draft.add(node, call)
 
 
-def add_softmax(draft: Draft, call: Call) -> int:
-    """Adds a softmax along one axis."""
+def add_softmax(draft: Draft, call: Call, activation: str = "softmax") -> int:
+    """Adds a softmax along one axis, or its logarithm."""
     axes = np.atleast_1d(call.operation.axis)
     if len(axes) != 1:
         raise call.refuse(f"`axis` must be one axis. Received: axis={call.operation.axis}")
     axis = axis_of(call, int(axes[0]), call.rank)
     return on_last_axis(
-        draft, call, call.input.node, axis, lambda node: add_activation(draft, call, node, "softmax")
+        draft, call, call.input.node, axis, lambda node: add_activation(draft, call, node, activation)
     )

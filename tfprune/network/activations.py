@@ -25,6 +25,7 @@ _NAMES = {
     "hard_silu": "hard_silu",
     "gelu": "gelu",
     "softmax": "softmax",
+    "log_softmax": "log_softmax",
     "celu": "celu",
     "exponential": "exponential",
     "hard_shrink": "hard_shrink",
@@ -143,11 +144,20 @@ def _with_settings(name: str, settings: tuple[float, ...], defaults: tuple[float
     return Form(name, () if same else settings)
 
 
-def _softmax(operation: Any, refuse: Refuse, rank: int | None) -> Form:
+def _over_channels(name: str) -> Callable[..., Form]:
+    """Makes the rule of an activation over the last axis."""
+
+    def form(operation: Any, refuse: Refuse, rank: int | None) -> Form:
+        _check_last_axis(operation, refuse, rank)
+        return Form(name)
+
+    return form
+
+
+def _check_last_axis(operation: Any, refuse: Refuse, rank: int | None) -> None:
     last = {-1} if rank is None else {-1, rank - 1}
     if operation.axis not in last and list(keras.tree.flatten(operation.axis)) != [-1]:
         raise refuse(f"`axis` must be the last one. Received: axis={operation.axis}")
-    return Form("softmax")
 
 
 def _gelu(operation: Any, refuse: Refuse, rank: int | None) -> Form:
@@ -171,7 +181,7 @@ LAYERS: dict[str | None, Any] = {
     "ELU": _with("elu", 1.0, "alpha"),
     "LeakyReLU": _with("leaky_relu", LEAKY_SLOPE, "negative_slope"),
     "ReLU": _relu,
-    "Softmax": _softmax,
+    "Softmax": _over_channels("softmax"),
 }
 OPERATIONS: dict[str | None, Any] = {
     "Abs": "abs",
@@ -188,6 +198,7 @@ OPERATIONS: dict[str | None, Any] = {
     "LeakyRelu": _with("leaky_relu", LEAKY_SLOPE, "negative_slope"),
     "Log": "log",
     "LogSigmoid": "log_sigmoid",
+    "LogSoftmax": _over_channels("log_softmax"),
     "Mish": "mish",
     "ReLU": _relu,  # The one that `keras.activations.relu` makes.
     "Reciprocal": "reciprocal",
@@ -198,7 +209,7 @@ OPERATIONS: dict[str | None, Any] = {
     "Sigmoid": "sigmoid",
     "Silu": "silu",
     "SoftShrink": _with("soft_shrink", 0.5, "threshold"),
-    "Softmax": _softmax,
+    "Softmax": _over_channels("softmax"),
     "Softplus": "softplus",
     "Softsign": "softsign",
     "SparsePlus": "sparse_plus",

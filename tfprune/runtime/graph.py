@@ -21,8 +21,8 @@ Shape = tuple[int, int, int]  # height, width, channels
 
 LARGEST = float(np.finfo(np.float32).max)
 
-# Computed value by value; "softmax" over the channels of each pixel. Each has its settings, those of Keras's
-# function of the same name, at Keras's defaults.
+# Computed value by value; "softmax" and its logarithm over the channels of each pixel. Each has its settings,
+# those of Keras's function of the same name, at Keras's defaults.
 ACTIVATIONS: dict[str, tuple[float, ...]] = {
     "linear": (),
     "relu": (),
@@ -45,6 +45,7 @@ ACTIVATIONS: dict[str, tuple[float, ...]] = {
     "gelu_tanh": (),  # the approximation
     "hard_shrink": (0.5,),  # threshold
     "log": (),
+    "log_softmax": (),
     "log_sigmoid": (),
     "mish": (),
     "reciprocal": (),
@@ -62,7 +63,7 @@ ACTIVATIONS: dict[str, tuple[float, ...]] = {
     "threshold": (0.0, 0.0),  # threshold, value below it
 }
 # Computed of all channels of a pixel; no kernel that does something else takes them along.
-ACROSS_CHANNELS = ("softmax",)
+ACROSS_CHANNELS = ("softmax", "log_softmax")
 _NONNEGATIVE = (
     "relu",
     "relu6",
@@ -458,6 +459,30 @@ class MatMul(Node):
         if first[0] != second[0] or first[2] != second[2]:
             raise self.refuse(f"its inputs must have one height and as many channels. Received: {shapes}")
         return (first[0], first[1], second[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding(Node):
+    """For each number of a value, `[1, height, width]`, the row of a table that it names.
+
+    A number is taken without what is behind its point, and one below zero counts from the table's end; what
+    names no row gives NaN.
+
+    Attributes:
+        kernel: The table, float32 `[1, 1, rows, channels]`, dense or sparse.
+    """
+
+    kernel: np.ndarray | SparseArray
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Node`."""
+        _check_count(self, shapes, 1)
+        if np.ndim(self.kernel) != 4 or 0 in np.shape(self.kernel) or np.shape(self.kernel)[:2] != (1, 1):
+            raise self.refuse(f"`kernel` must be [1, 1, rows, channels]. Received: {np.shape(self.kernel)}")
+        _check_array(self, "kernel", self.kernel, np.shape(self.kernel))
+        if shapes[0][0] != 1:
+            raise self.refuse(f"its input must have one row. Received: {shapes[0]}")
+        return (*shapes[0][1:], self.kernel.shape[3])
 
 
 @dataclasses.dataclass(frozen=True)

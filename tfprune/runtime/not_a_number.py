@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfprune.runtime.graph import (
+    ACROSS_CHANNELS,
     Activation,
     Add,
     Concatenate,
     Constant,
     Conv,
+    Embedding,
     Flatten,
     Gather,
     GlobalPool,
@@ -47,14 +49,14 @@ def nan_outputs(graph: Graph, images: Sequence[np.ndarray]) -> list[np.ndarray]:
             found = np.zeros(shape, bool)
         else:
             found = _reached(node, [reached[source] for source in node.inputs], shape)
-        if isinstance(node, Conv | Activation | Add) and node.activation == "softmax":
+        if isinstance(node, Conv | Activation | Add) and node.activation in ACROSS_CHANNELS:
             found = np.broadcast_to(found.any(axis=2, keepdims=True), found.shape)
         reached.append(found)
     return [reached[result.node].reshape(-1) for result in graph.results(shapes)]
 
 
 def _reached(node: Node, inputs: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Returns where a node's value is NaN, bool of its shape, before a softmax."""
+    """Returns where a node's value is NaN, bool of its shape, before an activation across channels."""
     counts = shape[:2]
     match node:
         case Conv():
@@ -77,6 +79,8 @@ def _reached(node: Node, inputs: list[np.ndarray], shape: Shape) -> np.ndarray:
             groups = inputs[0].reshape(*shape[:2], node.groups, -1)
             groups = groups.any(axis=3 if node.over == "pixel" else (0, 1, 3), keepdims=True)
             return np.broadcast_to(groups, (*shape[:2], node.groups, shape[2] // node.groups)).reshape(shape)
+        case Embedding():
+            return np.broadcast_to(inputs[0][0][:, :, None], shape)
         case Recurrent():
             return _along(node, inputs)
         case Flatten():

@@ -85,9 +85,8 @@ def kernels_of(graph: "Graph", network: "Network") -> dict[str, list[np.ndarray]
     """
     from tfprune.compiler.convolutions import transposed_kernel
     from tfprune.network.graph import chains
-    from tfprune.runtime.graph import Conv, Recurrent
 
-    having = [node for node in graph.nodes if isinstance(node, Conv | Recurrent)]
+    having = [node for node in graph.nodes if hasattr(node, "kernel")]
     ways = chains(network.model)
     found = {}
     for name, kernel in network.kernels.items():

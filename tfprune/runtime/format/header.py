@@ -28,6 +28,7 @@ from tfprune.runtime.graph import (
     Concatenate,
     Constant,
     Conv,
+    Embedding,
     Flatten,
     Gather,
     GlobalPool,
@@ -46,7 +47,7 @@ from tfprune.runtime.graph import (
 _FIRST_TYPES = (Input, Conv, Pool, GlobalPool, Add, Multiply, Concatenate, Activation, Flatten)
 NODE_TYPES: dict[str, type[Node]] = {
     node_type.__name__: node_type
-    for node_type in (*_FIRST_TYPES, Constant, Combine, Gather, MatMul, Normalize, Recurrent)
+    for node_type in (*_FIRST_TYPES, Constant, Combine, Embedding, Gather, MatMul, Normalize, Recurrent)
 }
 _FIRST_ACTIVATIONS = tuple(ACTIVATIONS)[:12]
 # No count or offset of a real file has more digits, and longer numbers only cost time.

@@ -45,7 +45,7 @@ def activate(e: KernelEmitter, name: str, x: ir.Value, settings: Sequence[float]
 
     Args:
         e: The kernel.
-        name: One of the graph's `ACTIVATIONS`, but for softmax, which is a kernel of its own.
+        name: One of the graph's `ACTIVATIONS`, but for those across channels, which are kernels of their own.
         x: A vector.
         settings: The activation's; none: its defaults.
 

@@ -6,16 +6,21 @@ from typing import ClassVar
 
 from llvmlite import ir
 
-from tfprune.runtime.kernels.activations import exponential
+from tfprune.runtime.kernels.activations import activate, exponential
 from tfprune.runtime.kernels.emitter import F32, KernelEmitter
 from tfprune.runtime.kernels.kernel import Kernel
 
 
 @dataclasses.dataclass(frozen=True)
 class PixelSoftmax(Kernel):
-    """Computes the softmax over the planes at each pixel; a part: first and last vector of pixels."""
+    """Computes the softmax over the planes at each pixel; a part: first and last vector of pixels.
+
+    Attributes:
+        logarithm: Whether its logarithm is computed.
+    """
 
     parameters: ClassVar = ("source", "target", "plane", "mask", "channels")
+    logarithm: bool
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
@@ -37,17 +42,21 @@ class PixelSoftmax(Kernel):
 
             def power(channel: ir.Value, total: list[ir.Value]) -> list[ir.Value]:
                 x = e.load_vector(e.at(source, plane_of(channel)))
-                x = exponential(e, b.fsub(x, largest))
-                e.store(x, e.at(target, plane_of(channel)))
-                return [b.fadd(total[0], x)]
+                x = b.fsub(x, largest)
+                power = exponential(e, x)
+                e.store(x if self.logarithm else power, e.at(target, plane_of(channel)))
+                return [b.fadd(total[0], power)]
 
             total = e.fold(zero, channels, [e.constant(0)], power)[0]
 
-            def divide(channel: ir.Value) -> None:
-                at = e.at(target, plane_of(channel))
-                e.store(e.keep(b.fdiv(e.load_vector(at), total), mask), at)
+            of_total = activate(e, "log", total) if self.logarithm else total
+            combine = b.fsub if self.logarithm else b.fdiv
 
-            e.each(zero, channels, divide)
+            def finish(channel: ir.Value) -> None:
+                at = e.at(target, plane_of(channel))
+                e.store(e.keep(combine(e.load_vector(at), of_total), mask), at)
+
+            e.each(zero, channels, finish)
 
         e.each(e.part(0), e.part(1), pixels)
 

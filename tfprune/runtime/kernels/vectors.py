@@ -129,14 +129,19 @@ class SparseLayer(Kernel):
 
 @dataclasses.dataclass(frozen=True)
 class Softmax(Kernel):
-    """Computes the softmax of a vector; the only part is the whole."""
+    """Computes the softmax of a vector; the only part is the whole.
+
+    Attributes:
+        logarithm: Whether its logarithm is computed.
+    """
 
     parameters: ClassVar = ("source", "target", "count")
+    logarithm: bool
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
         b = e.b
-        count = e.integer("count")
+        count, first = e.integer("count"), ir.Constant(I32, 0)
 
         def whole(_: ir.Value) -> None:
             def larger(i: ir.Value, best: list[ir.Value]) -> list[ir.Value]:
@@ -147,17 +152,21 @@ class Softmax(Kernel):
 
             def exponentials(i: ir.Value, total: list[ir.Value]) -> list[ir.Value]:
                 shifted = e.splat(b.fsub(e.element(e.value("source"), i), largest))
-                x = b.extract_element(exponential(e, shifted), ir.Constant(I32, 0))
-                e.store(x, e.at(e.value("target"), i))
+                x = b.extract_element(exponential(e, shifted), first)
+                made = b.extract_element(shifted, first) if self.logarithm else x
+                e.store(made, e.at(e.value("target"), i))
                 return [b.fadd(total[0], x)]
 
             total = e.fold(e.number(0), count, [ir.Constant(F32, 0.0)], exponentials)[0]
+            if self.logarithm:
+                total = b.extract_element(activate(e, "log", e.splat(total)), first)
+            combine = b.fsub if self.logarithm else b.fdiv
 
-            def divide(i: ir.Value) -> None:
+            def finish(i: ir.Value) -> None:
                 at = e.at(e.value("target"), i)
-                e.store(b.fdiv(e.load(at, F32), total), at)
+                e.store(combine(e.load(at, F32), total), at)
 
-            e.each(e.number(0), count, divide)
+            e.each(e.number(0), count, finish)
 
         e.each(e.part(0), e.part(1), whole)
 

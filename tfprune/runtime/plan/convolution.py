@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfprune.runtime.graph import Conv
+from tfprune.runtime.graph import ACROSS_CHANNELS, Conv
 from tfprune.runtime.integers import channel_scales, to_int8
 from tfprune.runtime.kernels import convolution, planes, vectors
 from tfprune.runtime.plan.arena import Table, aligned_zeros
@@ -31,7 +31,7 @@ _STORE_COST = 3
 
 
 def lower_conv(planner: Planner, index: int, node: Conv) -> None:
-    """Adds the steps of a convolution, but for a softmax."""
+    """Adds the steps of a convolution, but for an activation across channels."""
     source, target = Value(node.inputs[0]), Value(index)
     if is_vector(planner.shape(target)):
         _lower_layer(planner, target, source, node)
@@ -55,7 +55,7 @@ def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv)
     written = (weights.groups * group - 1) * to.plane + tiles.count * tile - 1
     check_reach(node, to, weights.groups * group, 0, written)
     residual = len(node.inputs) == 2
-    activation = node.activation.replace("softmax", "linear")
+    activation = "linear" if node.activation in ACROSS_CHANNELS else node.activation
     planner.add(
         convolution.Convolution(
             group,
@@ -140,7 +140,7 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
     out, values = out[inside], values[inside]
 
     lanes = planner.target.lanes
-    activation = node.activation.replace("softmax", "linear")
+    activation = "linear" if node.activation in ACROSS_CHANNELS else node.activation
     residual = len(node.inputs) == 2
     shared = {
         "source": place,

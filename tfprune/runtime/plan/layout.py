@@ -23,6 +23,7 @@ from tfprune.runtime.graph import (
     Concatenate,
     Constant,
     Conv,
+    Embedding,
     Gather,
     Graph,
     Input,
@@ -215,7 +216,7 @@ class Layout:
 
     def _constrain(self, index: int, node: Node, shapes: list[Shape]) -> None:
         output = shapes[index]
-        if isinstance(node, Input | Constant | Gather | Recurrent) or is_vector(output):
+        if isinstance(node, Input | Constant | Embedding | Gather | Recurrent) or is_vector(output):
             return
         if isinstance(node, Concatenate) and node.axis != 2:  # It is put together pixel by pixel.
             return

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from tfprune.runtime.graph import (
+    ACROSS_CHANNELS,
     Activation,
     Add,
     Combine,
     Concatenate,
     Constant,
     Conv,
+    Embedding,
     Flatten,
     Gather,
     GlobalPool,
@@ -32,6 +34,7 @@ from tfprune.runtime.plan.arena import VECTOR_SLACK
 from tfprune.runtime.plan.convolution import lower_conv
 from tfprune.runtime.plan.copies import gather, lies, make_flat
 from tfprune.runtime.plan.layout import Value, is_vector
+from tfprune.runtime.plan.lookup import lower_embedding
 from tfprune.runtime.plan.parts import Even
 from tfprune.runtime.plan.plan import Plan
 from tfprune.runtime.plan.planner import Planner
@@ -250,7 +253,7 @@ def _map(
 ) -> None:
     """Adds a step that works value by value, then an activation, into the target from a channel on."""
     shape = planner.shape(first)
-    softmax = function[0] == "softmax"
+    across = function[0] in ACROSS_CHANNELS
     numbers = "same" if second is None else _second_of(shape, planner.shape(second))
     if is_vector(shape):
         # Planes that follow one another, all of their numbers pixels.
@@ -264,7 +267,7 @@ def _map(
         lies = {"plane": geometry.plane, "mask": planner.mask(first), "vectors": count}
         parts, start = Even(shape[2]), channel * geometry.plane
     planner.add(
-        planes.Map(operation, numbers, *(_LINEAR if softmax else function)),
+        planes.Map(operation, numbers, *(_LINEAR if across else function)),
         lies
         | {
             "first": planner.place(first),
@@ -273,8 +276,8 @@ def _map(
         },
         parts,
     )
-    if softmax:
-        _add_softmax(planner, target)
+    if across:
+        _add_softmax(planner, target, function[0])
 
 
 def _second_of(first: Shape, second: Shape) -> str:
@@ -286,15 +289,17 @@ def _second_of(first: Shape, second: Shape) -> str:
     return "pixel"
 
 
-def _add_softmax(planner: Planner, value: Value) -> None:
-    """Adds the softmax over the channels of a value, in its place."""
+def _add_softmax(planner: Planner, value: Value, activation: str) -> None:
+    """Adds the softmax over the channels of a value, or its logarithm, in its place."""
+    logarithm = activation == "log_softmax"
     shape, place = planner.shape(value), planner.place(value)
     if is_vector(shape):
-        planner.add(vectors.Softmax(), {"source": place, "target": place, "count": shape[2]}, Even(1))
+        arguments = {"source": place, "target": place, "count": shape[2]}
+        planner.add(vectors.Softmax(logarithm), arguments, Even(1))
         return
     geometry = planner.geometry(value)
     planner.add(
-        normalization.PixelSoftmax(),
+        normalization.PixelSoftmax(logarithm),
         {
             "source": place,
             "target": place,
@@ -308,8 +313,8 @@ def _add_softmax(planner: Planner, value: Value) -> None:
 
 def _lower_conv(planner: Planner, index: int, node: Conv) -> None:
     lower_conv(planner, index, node)
-    if node.activation == "softmax":
-        _add_softmax(planner, Value(index))
+    if node.activation in ACROSS_CHANNELS:
+        _add_softmax(planner, Value(index), node.activation)
 
 
 _LOWERINGS: dict[type[Node], Callable[[Planner, int, Any], None]] = {
@@ -323,6 +328,7 @@ _LOWERINGS: dict[type[Node], Callable[[Planner, int, Any], None]] = {
     Combine: _lower_combine,
     Activation: _lower_activation,
     Concatenate: _lower_concatenate,
+    Embedding: lower_embedding,
     Flatten: _lower_flatten,
     Gather: _lower_gather,
     MatMul: _lower_matmul,
