@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfprune.errors import FileError
+from tfprune.errors import FileError, UserError
 from tfprune.sparsity import masks_of, prune_low_magnitude, prune_to, search_sparsities, strip_pruning
 from tfprune.sparsity.search.allocation import Allocations, Timed, Uses, level_counts
 from tfprune.sparsity.search.divergence import Divergence, divergence_of
 from tfprune.sparsity.search.kernels import ByMagnitude, removal_order, searched_kernels
+from tfprune.sparsity.search.latency import Times
 
-QUICK = {"generations": 2, "offspring": 5, "population": 3, "batch_size": 12, "verbose": False}
+QUICK = {"generations": 2, "offspring": 5, "population": 3, "batch_size": 12, "verbose": 0}
 
 
 def images(count=24, seed=0):
@@ -103,6 +104,66 @@ def test_multiply_accumulates_go_but_for_less_than_those_of_a_weight():
     cheapest = min(use for use, layer in zip(uses, result.layers, strict=True) if layer.removed)
     assert 0 <= round(0.4 * whole) - left < cheapest
     assert result.reached == pytest.approx(0.6, abs=cheapest / whole)
+
+
+def fake_times(monkeypatch):
+    """Has a kernel take 1 ms and 0.01 ms for each weight that is left, and the rest of a network 2 ms."""
+
+    def of_each(times, counts):
+        kernels = zip(times._kernels, counts, strict=True)
+        return [(kernel.path, 1 + 0.01 * (kernel.size - int(count))) for kernel, count in kernels]
+
+    def of_networks(times, removed):
+        calls.append(list(removed))
+        return {name: 2 + sum(time for _, time in of_each(times, removed[name])) for name in removed}
+
+    calls = []
+    monkeypatch.setattr(Times, "_nodes", of_each)
+    monkeypatch.setattr(Times, "of_networks", of_networks)
+    return calls
+
+
+def test_times_go_as_are_to_and_an_interrupted_search_measures_no_kernel_again(tmp_path, monkeypatch):
+    model, path = network(), tmp_path / "search.json"
+    calls = fake_times(monkeypatch)
+    result = search_sparsities(model, 0.4, images(), budget="latency", path=path, **QUICK)
+    dense = 2 + 3 + 5.8
+    assert result.rest == pytest.approx(2)
+    assert result.milliseconds[0] == pytest.approx(dense)
+    assert 0 <= 0.6 * dense - result.milliseconds[1] < 0.02
+    assert result.reached == pytest.approx(0.4, abs=2e-3)
+    assert "the whole network in the sparse runtime: 10.8 ms dense, 6.4" in str(result)
+    calls.clear()
+    again = search_sparsities(model, 0.4, images(), budget="latency", path=path, **QUICK)
+    assert again == result and calls == [["dense", "pruned"]]
+    with pytest.raises(ValueError, match=r"`target` must be at most 0\.53"):
+        search_sparsities(model, 0.6, images(), budget="latency", **QUICK)
+
+
+@pytest.mark.slow
+def test_kernels_are_timed_in_the_sparse_runtime(monkeypatch):
+    pytest.importorskip("llvmlite")
+    monkeypatch.setattr("tfprune.sparsity.search.latency.MEASURED", (1.0, 0.3))
+    model = prune_low_magnitude(nested(), None)
+    before = values(model)
+    kernels = searched_kernels(model, None, None)
+    times = Times(model, kernels, ByMagnitude(kernels))
+    removed, milliseconds = times.of_kernels()
+    assert [counts.tolist() for counts in removed] == [[0, 50], [0, 8]]
+    assert all(time > 0 for each in milliseconds for time in each)
+    found = times.of_networks({"dense": [0, 0], "pruned": [50, 8]})
+    assert found["dense"] > 0 and found["pruned"] > 0
+    assert same(values(model), before)
+
+
+@pytest.mark.slow
+def test_a_model_that_the_sparse_runtime_cannot_run_has_no_budget_of_time():
+    pytest.importorskip("llvmlite")
+    model = subclassed()
+    before = values(model)
+    with pytest.raises(UserError, match="functional and Sequential"):
+        search_sparsities(model, 0.4, images(), budget="latency", **QUICK)
+    assert same(values(model), before)
 
 
 @pytest.mark.slow

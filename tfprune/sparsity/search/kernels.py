@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfprune.network.graph import walk
+from tfprune.network.graph import inner_layers, walk
 from tfprune.sparsity.apply import parts_of, pruned_layers, read
 from tfprune.sparsity.choice import Choice, Selection, check_names, names_in
 from tfprune.sparsity.masks import all_finite
-from tfprune.sparsity.model_masks import kernel_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +21,15 @@ class Searched:
     Attributes:
         name: The layer's name, or the kernel's path in it if the layer has several: what `prune_to` knows it
             by.
-        path: The layer's path through the model.
+        path: The layer's path through nested models, and through layers that consist of layers.
+        attribute: The kernel's name in the layer.
         variable: The kernel.
         mask: Booleans, True where a weight stays; None if there is no mask.
     """
 
     name: str
     path: str
+    attribute: str
     variable: keras.Variable
     mask: np.ndarray | None
 
@@ -53,7 +54,7 @@ def searched_kernels(model: keras.layers.Layer, layers: Selection, spare: Select
         ValueError: If there is none, if a choice is given for a wrapped model, if two have one name, or if a
             weight is not finite.
     """
-    found: list[tuple[tuple[str, ...], keras.Variable, np.ndarray | None]] = []
+    models = _models_around(model)
     wrappers = pruned_layers(model)
     if wrappers:
         if layers is not None or spare is not None:
@@ -61,46 +62,37 @@ def searched_kernels(model: keras.layers.Layer, layers: Selection, spare: Select
                 "`layers` and `spare` must be None for a wrapped model, whose masks say what is pruned. "
                 f"Received: layers={layers!r}, spare={spare!r}"
             )
-        for part in parts_of(wrappers):
-            found.append((part.paths, part.variable, np.array(read(part.mask), bool)))
+        found = [
+            (models.get(id(part.layer), ""), part.paths, part.variable, np.array(read(part.mask), bool))
+            for part in parts_of(wrappers)
+        ]
     else:
-        choose = Choice(layers, spare, None)
-        own = [part for part in walk(model, lambda layer: isinstance(layer, keras.Model))]
-        own = [layer for layer in own if not isinstance(layer, keras.Model)]
+        own = [layer for layer in walk(model) if id(layer) in models]
         if isinstance(spare, str):
-            names = [name for layer in own for name in names_in(layer)]
-            check_names("spare", [spare], names, "a layer or a kernel")
-        seen = set()
-        for layer in own:
-            for chosen in choose(layer):
-                kernel = chosen.place.kernel
-                if kernel is not None and id(kernel.variable) not in seen:
-                    seen.add(id(kernel.variable))
-                    found.append((chosen.place.names, kernel.variable, None))
+            check_names("spare", [spare], [name for layer in own for name in names_in(layer)], "a layer")
+        choose = Choice(layers, spare, None)
+        places = [(models[id(layer)], chosen.place) for layer in own for chosen in choose(layer)]
+        with_kernel = {
+            id(place.kernel.variable): (around, place.names, place.kernel.variable, None)
+            for around, place in reversed(places)
+            if place.kernel is not None
+        }
+        found = list(reversed(with_kernel.values()))  # A shared one counts where it comes first.
     if not found:
         raise ValueError(
             "Nothing to search: no layer selected has a kernel or an embedding table. "
             f"Received: layers={layers!r}, spare={spare!r}, model={model!r}"
         )
-    for paths, variable, _ in found:
-        if not all_finite(np.asarray(read(variable), np.float32)):
-            raise ValueError(f"Weights must be finite. Received: NaN or infinity in {paths[-1]}")
-    return _named(model, found)
-
-
-def _named(
-    model: keras.layers.Layer, found: Sequence[tuple[tuple[str, ...], keras.Variable, np.ndarray | None]]
-) -> list[Searched]:
-    paths = {id(kernel.variable): name.rpartition("/")[0] for name, kernel in kernel_names(model).items()}
-    layers = [names[0] for names, _, _ in found]
+    layer_names = [names[0] for _, names, _, _ in found]
     kernels = [
         Searched(
-            names[0] if layers.count(names[0]) == 1 else names[-1],
-            paths.get(id(variable), names[0]),
+            names[0] if layer_names.count(names[0]) == 1 else names[-1],
+            f"{around}{names[-2]}",
+            names[-1].rpartition("/")[2],
             variable,
             mask,
         )
-        for names, variable, mask in found
+        for around, names, variable, mask in found
     ]
     every = [kernel.name for kernel in kernels]
     if twice := sorted({name for name in every if every.count(name) > 1}):
@@ -108,7 +100,23 @@ def _named(
             "Layers must have names of their own, by which their sparsity is given. "
             f"Received: several of the name {', '.join(map(repr, twice))}"
         )
+    for kernel in kernels:
+        if not all_finite(np.asarray(read(kernel.variable), np.float32)):
+            raise ValueError(f"Weights must be finite. Received: NaN or infinity in {kernel.name}")
     return kernels
+
+
+def _models_around(model: keras.layers.Layer) -> dict[int, str]:
+    """Returns the nested models around each layer that is none: its id -> their names, each with a `/`."""
+    found: dict[int, str] = {}
+    waiting = [(model, "")]
+    for outer, path in waiting:
+        for layer in inner_layers(outer):
+            if isinstance(layer, keras.Model):
+                waiting.append((layer, f"{path}{layer.name}/"))
+            else:
+                found.setdefault(id(layer), path)
+    return found
 
 
 class PrunedKernels(abc.ABC):

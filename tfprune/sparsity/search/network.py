@@ -111,6 +111,8 @@ class _Forward(keras.Model):
         self.model = model
         self._by_batch = [id(norm) for norm in norms]
         self.built = True
+        # XLA makes TensorFlow's convolutions slower, and compiles for longer than a short search takes.
+        self.compile(jit_compile="auto" if keras.backend.backend() == "jax" else False)
 
     def call(self, inputs: Any) -> Any:
         """Calls the model at inference, but for the layers that normalize by the batch."""

@@ -8,7 +8,8 @@ from tfprune.pictures import short_count, write_picture
 from tfprune.sparsity.search.picture import draw
 from tfprune.text import text_table
 
-UNITS = {"weights": "weights", "macs": "MACs", "latency": "ms"}
+_COSTS = ("before", "after")
+_UNITS = {"weights": "weights", "macs": "MACs", "latency": "ms"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class SearchResult:
         kind: What a divergence is: "probabilities", "logits" or "squared".
         starts: The allocations that the search started from.
         history: The least divergence after each generation, that of the starts first.
+        rest: The cost of everything but the layers; 0 but for times.
         milliseconds: The time of a call with one example in the sparse runtime, of the dense network and of
             the pruned one, measured by turns; None for another budget.
     """
@@ -74,6 +76,7 @@ class SearchResult:
     kind: str
     starts: tuple[Start, ...]
     history: tuple[float, ...]
+    rest: float = 0.0
     milliseconds: tuple[float, float] | None = None
 
     @property
@@ -84,7 +87,8 @@ class SearchResult:
     @property
     def reached(self) -> float:
         """Returns the share of the budget's whole that goes."""
-        return 1.0 - sum(layer.after for layer in self.layers) / sum(layer.before for layer in self.layers)
+        before, after = (self.rest + sum(getattr(layer, name) for layer in self.layers) for name in _COSTS)
+        return 1.0 - after / before
 
     @property
     def sparsity(self) -> float:
@@ -104,6 +108,7 @@ class SearchResult:
             "layers": [{**asdict(layer), "sparsity": layer.sparsity} for layer in self.layers],
             "starts": [asdict(start) for start in self.starts],
             "history": list(self.history),
+            "rest": self.rest,
             "milliseconds": None if self.milliseconds is None else list(self.milliseconds),
         }
 
@@ -131,7 +136,7 @@ class SearchResult:
         weights, removed = (
             sum(getattr(layer, name) for layer in self.layers) for name in ("weights", "removed")
         )
-        costs = (sum(getattr(layer, name) for layer in self.layers) for name in ("before", "after"))
+        costs = (sum(getattr(layer, name) for layer in self.layers) for name in _COSTS)
         of_all = [
             sum(start.sparsities[layer.name] * layer.weights for layer in self.layers) / weights
             for start in self.starts
@@ -143,7 +148,7 @@ class SearchResult:
         )
         divergences = [self.divergence, *(start.divergence for start in self.starts)]
         rows.append(["divergence", "", "", *(f"{value:.4g}" for value in divergences), "", ""])
-        header = ["layer", "weights", "removed", "searched", *names, UNITS[self.budget], "after"]
+        header = ["layer", "weights", "removed", "searched", *names, _UNITS[self.budget], "after"]
         lines = text_table(header, rows)
         if self.milliseconds is not None:
             before, after = self.milliseconds

@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.files import write_json
-from tfprune.network.macs import kernel_uses
-from tfprune.reading import json_of, reading
 from tfprune.sparsity.apply import read
 from tfprune.sparsity.choice import Selection
-from tfprune.sparsity.search.allocation import Allocations, Costs, Uses, level_counts
+from tfprune.sparsity.search.allocation import Allocations
+from tfprune.sparsity.search.budget import BUDGETS, Budget, budget_of
 from tfprune.sparsity.search.kernels import ByMagnitude, Searched, searched_kernels
+from tfprune.sparsity.search.latency import Times
 from tfprune.sparsity.search.network import Candidates, check_divergence, images_of
 from tfprune.sparsity.search.result import SearchedLayer, SearchResult, Start
 from tfprune.sparsity.search.starts import starting_allocations
-from tfprune.sparsity.selection import kept_count
+from tfprune.sparsity.search.state import State, StateFile
 
-BUDGETS = ("weights", "macs")
-_FORMAT = 1
 # Of the offspring, the share that goes on from one selection to the next.
 _STAYS, _FEWEST = 1 / 3, 2
 # Of the offspring, the share that two parents have.
@@ -48,7 +45,7 @@ def search_sparsities(
     input_shape: Any = None,
     seed: int = 0,
     path: str | os.PathLike | None = None,
-    verbose: bool = True,
+    verbose: int | None = None,
 ) -> SearchResult:
     """Searches how much to prune of each layer, so that a network of a given cost changes least.
 
@@ -78,6 +75,8 @@ def search_sparsities(
         budget: What may be left. "weights": exactly the number of weights that `prune_to` leaves with
             `scope="global"`. "macs": multiply-accumulates of the searched kernels for one example, at most
             the share that stays, and less below it than a weight of the cheapest kernel that has lost some.
+            "latency": milliseconds of a call with one example in the sparse runtime of this machine, on one
+            thread, measured: every kernel at some levels, then whole networks.
         layers: The layers whose kernels are searched, as in `prune_low_magnitude`; None for all that can be
             pruned.
         spare: The layers to leave dense, as in `prune_low_magnitude`.
@@ -92,12 +91,12 @@ def search_sparsities(
             its `from_logits`; else "probabilities" where the outputs are such, and "squared" otherwise.
         recalibrate: Whether BatchNorm normalizes each batch by its own statistics in the search, as after
             `recalibrate`; else by its moving ones, which fit the dense network alone.
-        input_shape: The shape of an input with the batch's axis, for the multiply-accumulates of a model
-            that leaves sizes open.
+        input_shape: The shape of an input with the batch's axis, for the multiply-accumulates, or the time,
+            of a model that leaves sizes open.
         seed: Of all random choices: one seed finds the same on one machine.
         path: A file that keeps the search after each generation, and from which the same search goes on if
             it is there, to the end that it would have had. None: nothing is kept.
-        verbose: Whether to show the progress.
+        verbose: 1: a line of progress. 0: none. None: 1 where standard output is a terminal.
 
     Returns:
         A `SearchResult`: `sparsities` is what `prune_to` takes.
@@ -105,6 +104,7 @@ def search_sparsities(
     Raises:
         ValueError: If an argument is out of range, nothing can be searched, the images do not fit, outputs
             are not finite, or the budget cannot be met.
+        UserError: If a budget of time is given for a model that the sparse runtime cannot run.
         FileError: If the file at `path` is damaged, or of another search.
     """
     _check(target, budget, seed, generations=generations, offspring=offspring, population=population)
@@ -114,10 +114,6 @@ def search_sparsities(
         raise ValueError(f"`model` must be a built Keras 3 model. Received: model={model!r}")
     kernels = searched_kernels(model, layers, spare)
     images = images_of(model, images)
-    costs, limit = _budget(model, kernels, target, budget, input_shape)
-    levels = [level_counts(kernel.size, kernel.removed) for kernel in kernels]
-    allocations = Allocations(costs, limit, levels)
-    _check_reachable(allocations, kernels, costs, target, budget)
     pruned = ByMagnitude(kernels)
     candidates = Candidates(model, kernels, pruned, images, batch_size, divergence, recalibrate)
     settings = {
@@ -132,60 +128,52 @@ def search_sparsities(
         "kernels": {kernel.name: kernel.size for kernel in kernels},
         "content": _digest(kernels, images),
     }
-    starts = starting_allocations(kernels, allocations, costs)
-    kept = _Kept(None if path is None else Path(path), settings, len(kernels))
+    file = StateFile(None if path is None else Path(path), settings)
+    state = file.read()
+    times = Times(model, kernels, pruned, input_shape) if budget == "latency" else None
+    allowed = budget_of(budget, target, model, kernels, input_shape, times, state and state.measured)
+    allocations = allowed.allocations(kernels, target)
+    starts = starting_allocations(kernels, allocations)
+    shown = sys.stdout.isatty() if verbose is None else verbose
+    bar = keras.utils.Progbar(generations, verbose=int(shown), stateful_metrics=["divergence"])
     with candidates.exchanging():
-        state = kept.read() or _first(starts, candidates)
-        state = _evolve(
-            state, allocations, candidates, kept, seed, generations, offspring, population, verbose
-        )
-    return _result(state, kernels, costs, starts, target, budget, candidates.divergence)
+        if state is None:
+            state = _first(starts, candidates, allowed.measured)
+        for generation in range(len(state.history), generations + 1):
+            # Of the generation alone: a search that goes on draws what it would have drawn.
+            rng = np.random.default_rng([seed, generation])
+            state = _next(state, allocations, candidates, rng, offspring, population)
+            file.write(state)
+            bar.update(generation, [("divergence", state.history[-1])])
+    best = state.population[0][0]
+    whole = None
+    if times is not None:
+        found = times.of_networks({"dense": [0] * len(kernels), "pruned": best})
+        whole = found["dense"], found["pruned"]
+    return _result(state, kernels, allowed, starts, target, budget, candidates.divergence, whole)
 
 
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """A search between two generations.
-
-    Attributes:
-        starts: The divergence of each start.
-        population: Allocations and their divergence on all images, the best first.
-        history: The least divergence after each generation, that of the starts first.
-    """
-
-    starts: dict[str, float]
-    population: list[tuple[tuple[int, ...], float]]
-    history: list[float]
-
-
-def _first(starts: dict[str, np.ndarray], candidates: Candidates) -> _State:
+def _first(starts: dict[str, np.ndarray], candidates: Candidates, measured: dict[str, Any] | None) -> State:
     values = {name: _on_all(candidates, counts) for name, counts in starts.items()}
     population = {tuple(map(int, starts[name])): value for name, value in values.items()}
     ranked = sorted(population.items(), key=lambda one: one[1])
-    return _State(values, ranked, [ranked[0][1]])
+    return State(values, ranked, [ranked[0][1]], measured)
 
 
-def _evolve(
-    state: _State,
+def _next(
+    state: State,
     allocations: Allocations,
     candidates: Candidates,
-    kept: "_Kept",
-    seed: int,
-    generations: int,
+    rng: np.random.Generator,
     offspring: int,
     population: int,
-    verbose: bool,
-) -> _State:
-    bar = keras.utils.Progbar(generations, verbose=int(verbose), stateful_metrics=["divergence"])
-    for generation in range(len(state.history), generations + 1):
-        # Of the generation alone: a search that goes on draws what it would have drawn.
-        rng = np.random.default_rng([seed, generation])
-        children = _children([counts for counts, _ in state.population], allocations, offspring, rng)
-        selected = _selected(children, candidates, rng)
-        ranked = sorted([*state.population, *selected], key=lambda one: one[1])[:population]
-        state = _State(state.starts, ranked, [*state.history, ranked[0][1]])
-        kept.write(state)
-        bar.update(generation, [("divergence", ranked[0][1])])
-    return state
+) -> State:
+    """Returns the search after one more generation."""
+    children = _children([counts for counts, _ in state.population], allocations, offspring, rng)
+    selected = _selected(children, candidates, rng)
+    # Parents stay where children are no better.
+    ranked = sorted([*state.population, *selected], key=lambda one: one[1])[:population]
+    return dataclasses.replace(state, population=ranked, history=[*state.history, ranked[0][1]])
 
 
 def _children(
@@ -237,42 +225,6 @@ def _on_all(candidates: Candidates, counts: Sequence[int]) -> float:
     return _mean({batch: candidates.divergences(counts, batch) for batch in range(candidates.batches)})
 
 
-def _budget(
-    model: keras.Model, kernels: Sequence[Searched], target: float, budget: str, input_shape: Any
-) -> tuple[Costs, float]:
-    """Returns what kernels cost, and what they may cost together."""
-    sizes = [kernel.size for kernel in kernels]
-    if budget == "weights":
-        return Uses(sizes, [1] * len(sizes)), kept_count(sum(sizes), target, len(sizes))
-    uses = {id(use.variable): use.uses for use in kernel_uses(model, input_shape)}
-    of_each = [uses.get(id(kernel.variable)) for kernel in kernels]
-    if None in of_each:
-        unknown = [kernel.name for kernel, times in zip(kernels, of_each, strict=True) if times is None]
-        raise ValueError(
-            "The multiply-accumulates of each kernel must be known: give `input_shape`, or `spare` them. "
-            f"Received: a model of which those of {', '.join(unknown)} are not"
-        )
-    costs = Uses(sizes, of_each)
-    return costs, round((1 - target) * costs.total([0] * len(sizes)))
-
-
-def _check_reachable(
-    allocations: Allocations, kernels: Sequence[Searched], costs: Costs, target: float, budget: str
-) -> None:
-    whole = costs.total([0] * len(kernels))
-    largest = 1 - allocations.lowest_cost / whole if whole else 0.0
-    if allocations.lowest_cost > allocations.limit:
-        raise ValueError(
-            f"`target` must be at most {largest:.6g} of the {budget}, because each kernel keeps a weight. "
-            f"Received: target={target}"
-        )
-    if allocations.highest_cost < allocations.limit:
-        raise ValueError(
-            f"`target` must be at least {1 - allocations.highest_cost / whole:.6g}, which the masks have "
-            f"removed already. Received: target={target}"
-        )
-
-
 def _check(target: float, budget: str, seed: int, **counts: int) -> None:
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < 1:
         raise ValueError(f"`target` must be in (0, 1). Received: target={target!r}")
@@ -300,78 +252,17 @@ def _digest(kernels: Sequence[Searched], images: Any) -> str:
     return digest.hexdigest()
 
 
-class _Kept:
-    """The file of a search, written after each generation.
-
-    Args:
-        path: The file; None for none.
-        settings: All that makes a search another one.
-        kernels: The number of kernels.
-    """
-
-    def __init__(self, path: Path | None, settings: dict[str, Any], kernels: int) -> None:
-        self._path, self._settings, self._kernels = path, settings, kernels
-
-    def write(self, state: _State) -> None:
-        """Writes what the search is at, whole or not at all."""
-        if self._path is None:
-            return
-        content = {
-            "format": _FORMAT,
-            "settings": self._settings,
-            "starts": {name: _recorded(value) for name, value in state.starts.items()},
-            "population": [
-                {"removed": list(counts), "divergence": _recorded(value)}
-                for counts, value in state.population
-            ],
-            "history": list(map(_recorded, state.history)),
-        }
-        write_json(self._path, content)
-
-    def read(self) -> _State | None:
-        """Returns what the search was at; None if there is no file.
-
-        Raises:
-            FileError: If the file is damaged, or of another search.
-        """
-        if self._path is None or not self._path.exists():
-            return None
-        with reading(self._path, "search of sparsities", "remove it to search anew"):
-            content = json_of(self._path)
-            if content["format"] != _FORMAT:
-                raise ValueError(f"it has format {content['format']}, not {_FORMAT}")
-            for name, value in self._settings.items():
-                if content["settings"].get(name) != value:
-                    raise ValueError(f"it is of another search: {name} was not the same")
-            population = [
-                (tuple(map(int, one["removed"])), _value(one["divergence"])) for one in content["population"]
-            ]
-            starts = {name: _value(value) for name, value in content["starts"].items()}
-            history = list(map(_value, content["history"]))
-            if not population or not history or any(len(one) != self._kernels for one, _ in population):
-                raise ValueError("its population is not of the model's kernels")
-            return _State(starts, population, history)
-
-
-def _recorded(divergence: float) -> float | None:
-    """Returns a divergence as JSON has it, which knows no infinity."""
-    return divergence if math.isfinite(divergence) else None
-
-
-def _value(recorded: float | None) -> float:
-    return math.inf if recorded is None else float(recorded)
-
-
 def _result(
-    state: _State,
+    state: State,
     kernels: Sequence[Searched],
-    costs: Costs,
+    allowed: Budget,
     starts: dict[str, np.ndarray],
     target: float,
     budget: str,
     kind: str,
+    milliseconds: tuple[float, float] | None,
 ) -> SearchResult:
-    best, divergence = state.population[0]
+    (best, divergence), costs = state.population[0], allowed.costs
     return SearchResult(
         budget=budget,
         target=target,
@@ -393,4 +284,6 @@ def _result(
             for name, counts in starts.items()
         ),
         history=tuple(state.history),
+        rest=allowed.rest,
+        milliseconds=milliseconds,
     )

@@ -7,7 +7,7 @@ import numpy as np
 from tfprune.sparsity.apply import read
 from tfprune.sparsity.masks import update_masks
 from tfprune.sparsity.scores import Tensor, lamp, magnitude
-from tfprune.sparsity.search.allocation import Allocations, Costs
+from tfprune.sparsity.search.allocation import Allocations
 from tfprune.sparsity.search.kernels import Searched
 
 # Name -> scope and score.
@@ -20,15 +20,12 @@ STARTS = {
 _HALVINGS = 16
 
 
-def starting_allocations(
-    kernels: Sequence[Searched], allocations: Allocations, costs: Costs
-) -> dict[str, np.ndarray]:
+def starting_allocations(kernels: Sequence[Searched], allocations: Allocations) -> dict[str, np.ndarray]:
     """Returns the starts: each at the sparsity with which it is next to the budget, then settled.
 
     Args:
         kernels: The kernels.
         allocations: Those within the budget.
-        costs: What kernels cost.
     """
     weights = [np.asarray(read(kernel.variable), np.float32) for kernel in kernels]
     masks = [
@@ -47,7 +44,9 @@ def starting_allocations(
             new = update_masks(scores, masks, sparsity, scope)
             return np.array([mask.size - np.count_nonzero(mask) for mask in new])
 
-        counts = removed(_sparsity(lambda share, of=removed: costs.total(of(share)), allocations.limit))
+        counts = removed(
+            _sparsity(lambda share, of=removed: allocations.costs.total(of(share)), allocations.limit)
+        )
         found[name] = allocations.settled(counts, order)
     return found
 
