@@ -171,6 +171,8 @@ class _Tracer:
                 inputs = call.nested_inputs(graph)
                 return evaluate(graph, inputs, self.call_with_prefix(call.name + "/"))
             check_layer(call)
+            if getattr(step.operation, "in_8_bits", False):
+                raise call.refuse("it computes with weights of 8 bits, by `quantize_aware`")
             _look_for_unknown_inputs(call)
             integer = entry_of(call).makes_integers(call)
             return [dataclasses.replace(add_call(self.draft, call), integer=integer)]

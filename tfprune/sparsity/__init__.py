@@ -9,6 +9,7 @@ from tfprune.sparsity.patterns import Blocks, Channels, Groups, MOfN, Pattern
 from tfprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.sparsity.prune import prune_low_magnitude, prune_scope, prune_to, strip_pruning
 from tfprune.sparsity.pruner import Pruner, UpdatePruningStep
+from tfprune.sparsity.quantize import quantize_aware
 from tfprune.sparsity.regrowth import SET, Regrowth, RigL
 from tfprune.sparsity.schedules import (
     ByEpoch,
@@ -55,6 +56,7 @@ __all__ = [
     "prune_scope",
     "prune_to",
     "pruned_layers",
+    "quantize_aware",
     "recalibrate",
     "reset_removed",
     "search_sparsities",

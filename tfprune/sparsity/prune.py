@@ -186,7 +186,7 @@ def prune_low_magnitude(
                 wrapper.rules = [rule_of(_schedule_inside(wrapper, chosen))]
             return layer
         again = isinstance(layer, PruneLowMagnitude)
-        own = {"seed": layer.seed, **kwargs} if again else kwargs
+        own = {"seed": layer.seed, "in_8_bits": layer.in_8_bits, **kwargs} if again else kwargs
         numbers, schedules = None, [chosen[0].schedule]
         if not is_whole(inner, chosen):
             by_number = {each.number: each.schedule for each in chosen}
@@ -336,6 +336,7 @@ def prune_to(
 def strip_pruning(model: Any) -> Any:
     """Returns a model without wrappers, its removed weights exactly zero.
 
+    Weights that `quantize_aware` rounds are written as they are rounded.
     The result shares its variables with `model`. A model of a class of its own is changed in place, and
     returned. Masks that are not at the target of their schedule are a warning, and so are wrappers inside
     other layers, which stay.
@@ -352,6 +353,7 @@ def strip_pruning(model: Any) -> Any:
             return layer
         if layer.built:
             apply_masks([layer])
+            layer.round_weights()
         return layer.layer
 
     if isinstance(model, (list, tuple)):
@@ -363,6 +365,8 @@ def strip_pruning(model: Any) -> Any:
         stripped = rebuild(model, unwrap, take_up_class)
         if inside := pruned_layers(stripped):
             apply_masks(inside)
+            for wrapper in inside:
+                wrapper.round_weights()
             names = ", ".join(repr(wrapper.layer.name) for wrapper in inside)
             warnings.warn(
                 f"Still wrapped, because they are inside other layers: {names}. Wrap the layer around them, "
@@ -425,6 +429,11 @@ def _arguments_of_wrappers(to_prune: Any, kwargs: dict[str, Any]) -> dict[str, A
             )
     if _is_single_layer(to_prune):
         return kwargs
+    if "in_8_bits" in kwargs:
+        raise ValueError(
+            "`in_8_bits` is for a single layer: give the wrapped model to `quantize_aware`. "
+            f"Received: in_8_bits={kwargs['in_8_bits']!r}"
+        )
     ignored = {name: value for name, value in kwargs.items() if name in _OF_LAYERS}
     if ignored:
         given = ", ".join(f"{name}={value!r}" for name, value in ignored.items())

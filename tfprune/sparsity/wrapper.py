@@ -17,6 +17,7 @@ from tfprune.network import kinds
 from tfprune.network.calls import asked_to_train, forget_losses, show_signature
 from tfprune.network.graph import hand_on_input_shape, is_built
 from tfprune.sparsity.patterns import Blocks, MOfN, Pattern, from_arguments
+from tfprune.sparsity.rounding import rounded_kernels, to_8_bits
 from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
 from tfprune.sparsity.schedules import LAST_STEP, serialize_schedule
 from tfprune.sparsity.scores import Score
@@ -71,6 +72,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             `pruning_schedule` for all.
         seed: The seed of random scores and growth. Default: drawn from Python's `random`, which
             `keras.utils.set_random_seed` seeds.
+        in_8_bits: Whether the layer computes with weights of 8 bits, as `quantize_aware` says.
         **kwargs: As for every Keras layer.
 
     Raises:
@@ -95,6 +97,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         kernels: Iterable[int] | None = None,
         schedules: Sequence[Any] | None = None,
         seed: int | None = None,
+        in_8_bits: bool = False,
         **kwargs: Any,
     ) -> None:
         if isinstance(layer, PruneLowMagnitude):
@@ -123,6 +126,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             if all(schedule is schedules[0] for schedule in schedules):
                 self.rules = self.rules[:1]
         self.seed = random.randrange(2**31) if seed is None else int(seed)
+        self.in_8_bits = bool(in_8_bits)
         self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
         self._has_masks = False
@@ -226,6 +230,10 @@ class PruneLowMagnitude(keras.layers.Wrapper):
                 f"Received: {len(found)} kernels, not {self._count}"
             )
         return found if self.kernels is None else [found[number] for number in self.kernels]
+
+    @property
+    def _rounded(self) -> list[kinds.Kernel]:
+        return list(rounded_kernels(self.layer)) if self.in_8_bits else []
 
     @property
     def prunable_variables(self) -> list[keras.Variable]:
@@ -362,12 +370,15 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             if self.counts_calls and asked_to_train():
                 self.pruning_step.assign(self.pruning_step + 1)
         mask_of = {id(kernel.variable): mask for kernel, mask in self.pruned} if self.masked else {}
+        rounded = {id(kernel.variable): kernel for kernel in self._rounded}
         state = []
         # Every variable is mapped, because this scope hides the one around it (JAX trains inside one).
         for variable in self.layer.variables:
             value = variable.value
             if id(variable) in mask_of:
                 value = _masked(value, mask_of[id(variable)])
+            if id(variable) in rounded:
+                value = to_8_bits(rounded[id(variable)], value)
             state.append((variable, value))
         with _RecordingScope(state_mapping=state, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
@@ -480,6 +491,11 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         for kernel, mask in self.pruned:
             kernel.variable.assign(_masked(kernel.variable.value, mask))
 
+    def round_weights(self) -> None:
+        """Writes the weights that the layer computes with, where they are rounded to 8 bits."""
+        for kernel in self._rounded:
+            kernel.variable.assign(to_8_bits(kernel, kernel.variable.value))
+
     def get_config(self) -> dict[str, Any]:
         return {"layer": keras.saving.serialize_keras_object(self.layer), **self.own_config()}
 
@@ -490,7 +506,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         }
         schedule = serialize_schedule(self.pruning_schedule)
         config = keras.layers.Layer.get_config(self)
-        own = {"kernels": self.kernels and list(self.kernels), "seed": self.seed}
+        kernels = None if self.kernels is None else list(self.kernels)
+        own = {"kernels": kernels, "seed": self.seed, "in_8_bits": self.in_8_bits}
         if len(self.rules) > 1:
             own["schedules"] = [serialize_schedule(rule.pruning_schedule) for rule in self.rules]
         return {**config, **arguments, "pruning_schedule": schedule, **own}
@@ -503,6 +520,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         config = keras.layers.Layer.get_config(self)
         del config["trainable"]  # The inner layer has its own.
         own = {"kernels": self.kernels, "schedules": schedules, "seed": self.seed}
+        own["in_8_bits"] = self.in_8_bits
         return type(self)(layer, **self.rule.arguments(), **own, **config)
 
     def trace_channels(self, call: Any) -> Any:
