@@ -46,9 +46,10 @@ ALLOWED = {
     "reading.py:text_of": "a part of the door",
     "runtime/ahead/beside.py:__init__": BESIDE,
     "runtime/ahead/beside.py:library_beside": BESIDE,
-    "runtime/ahead/library.py:_write_sources": "a file of this package",
+    "runtime/ahead/library.py:filled": "a file of this package",
     "runtime/ahead/library.py:compile_library": "bytes alone, of a file that `read_file` has read",
     "runtime/ahead/loaded.py:__init__": OWN,
+    "runtime/ahead/loaded.py:read_description": BESIDE,
     "runtime/format/file.py:_map_file": "the runtime's own door, because it imports nothing of the rest",
     "runtime/machine.py:_l1_bytes": SYSTEM,
 }

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.networks import random_images, random_network
 from tfprune import runtime
+from tfprune.runtime.ahead.loaded import LoadedLibrary
 from tfprune.runtime.ahead.targets import this_machines_target
 
 HERE = this_machines_target()
@@ -70,7 +71,9 @@ def test_without_one_nothing_is_said(path):
     (lambda path: change(path, source="0" * 64), "it was made of another file"),
     (lambda path: change(path, built=[]), "a target must be this machine"),
     (lambda path: description(path).write_text("{"), "Expecting property name"),
-    (lambda path: description(path).write_text("[]"), "list indices"),
+    (lambda path: description(path).write_text("[]"), "must have an object. Received: list"),
+    (lambda path: description(path).write_text('{"version": "0.0.1"}'), "that of 0.0.1 differs in built, "),
+    (lambda path: change(path, built=[{"target": HERE}]), "must be made anew, .* differs in arena_bytes, "),
     (lambda path: (description(path).parent / HERE / "model.o").unlink(), "No such file"),
     (lambda path: runtime.write_file(random_network(np.random.default_rng(4)), path), "made of another file"),
     (lambda path: runtime.compile_library(path, targets="thumbv7em"), "a target must be this machine"),
@@ -95,3 +98,10 @@ def test_a_limit_of_memory_holds_for_it(path):
 def test_a_graph_has_no_place_beside_a_file():
     with pytest.raises(ValueError, match="`folder` must be given"):
         runtime.compile_library(random_network(np.random.default_rng(0)))
+
+
+def test_a_description_of_other_fields_is_refused(path):
+    folder = runtime.compile_library(path, targets=HERE).folder
+    change(path, version="0.0.1", built=[{"target": HERE}])
+    with pytest.raises(ValueError, match="must be made anew, by tfprune .*: that of 0.0.1 differs in arena"):
+        LoadedLibrary(folder)

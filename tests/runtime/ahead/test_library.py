@@ -48,9 +48,9 @@ static void *work(void *number) { model_work(arena, (int32_t)(intptr_t)number, t
 int main(void) {
     for (int i = 0; i < MODEL_IMAGE_NUMBERS; i++) image[i] = (float)((i * 7919) % 256);
     model_run(other, image, alone);
-    for (threads = 1; threads <= MODEL_THREADS; threads++) {
+    for (threads = 1; threads <= MODEL_THREADS + 2; threads++) { /* Those beyond have nothing to do. */
         for (int round = 0; round < 50; round++) {
-            pthread_t pool[MODEL_THREADS];
+            pthread_t pool[MODEL_THREADS + 2];
             model_begin(arena, image, round % 2 ? wait_for_others : NULL);
             for (int i = 0; i < threads; i++) pthread_create(&pool[i], NULL, work, (void *)(intptr_t)i);
             for (int i = 0; i < threads; i++) pthread_join(pool[i], NULL);

@@ -2,7 +2,6 @@
 
 import ctypes
 import hashlib
-import json
 import os
 import warnings
 from pathlib import Path
@@ -13,7 +12,7 @@ from tfprune import __version__
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.front import chooser_name
 from tfprune.runtime.ahead.library import BESIDE, Built
-from tfprune.runtime.ahead.loaded import built_here
+from tfprune.runtime.ahead.loaded import built_here, read_description
 from tfprune.runtime.ahead.module import ROWS, STEPS
 from tfprune.runtime.kernels.planes import WAIT
 from tfprune.runtime.kernels.program import GIVE_WAY, RUN_TYPE, STEP_WORDS
@@ -98,7 +97,7 @@ def library_beside(path: str | os.PathLike[str]) -> LibraryBinding | None:
     if not description.is_file():
         return None
     try:
-        described = json.loads(description.read_text("utf-8"))
+        described = read_description(folder, _NAME)
         if described["version"] != __version__:
             return _warn(folder, f"tfprune {described['version']} made it, and this is {__version__}")
         if described["source"] != hashlib.sha256(Path(path).read_bytes()).hexdigest():

@@ -309,10 +309,14 @@ def _write_sources(library: Library, nodes: int, threads: int, chosen: Sequence[
         "default": chosen[0].name,
         "targets": names,
     }
+    templates = resources.files("tfprune.runtime.ahead").joinpath("templates")
+
+    def filled(template: str) -> str:
+        return string.Template(templates.joinpath(template).read_text("utf-8")).substitute(values)
+
+    values["arena"] = filled("arena.c").rstrip()
     for template in (*_TEMPLATES, "model.h"):
-        text = resources.files("tfprune.runtime.ahead").joinpath("templates", template).read_text("utf-8")
-        file = f"{name}.h" if template == "model.h" else template
-        write_text(library.folder / file, string.Template(text).substitute(values))
+        write_text(library.folder / (f"{name}.h" if template == "model.h" else template), filled(template))
 
 
 def _processors(built: Sequence[Built]) -> str:

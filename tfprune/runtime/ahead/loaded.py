@@ -1,6 +1,7 @@
 """Runs a library that was compiled ahead of time in this process, so that its own machine code is audited."""
 
 import ctypes
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tfprune import __version__
 from tfprune.runtime import machine
-from tfprune.runtime.ahead.library import Built
+from tfprune.runtime.ahead.library import Built, Library
 from tfprune.runtime.ahead.targets import this_machines_target
 from tfprune.runtime.batch import as_input
 from tfprune.runtime.plan.arena import aligned_zeros
@@ -34,10 +36,11 @@ class LoadedLibrary:
 
         Raises:
             OSError: A file cannot be read.
-            ValueError: None of the targets is this machine, or the files do not belong together.
+            ValueError: None of the targets is this machine, or the files do not belong together, or the
+                description is no description of this version.
         """
         folder = Path(folder)
-        described = json.loads((folder / f"{name}.json").read_text("utf-8"))
+        described = read_description(folder, name)
         self.built = built_here(described)
         self.processor: str | None = None
         self._shape, self._classes = tuple(described["input_shape"]), described["classes"]
@@ -72,6 +75,36 @@ class LoadedLibrary:
         if len(images):
             self.processor = self.built.processors[self._processor(self._arena.ctypes.data)]
         return outputs.reshape(-1, *self._output_shape)
+
+
+def read_description(folder: Path, name: str) -> dict[str, Any]:
+    """Reads what `compile_library` wrote about a folder.
+
+    Args:
+        folder: The folder.
+        name: As of `compile_library`.
+
+    Returns:
+        The fields of `Library`, those of each target under `"built"`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no such description, or another version's with other fields.
+    """
+    described = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    if not isinstance(described, dict):
+        raise ValueError(f"{name}.json must have an object. Received: {type(described).__name__}")
+    built = described.get("built")
+    entries = built if isinstance(built, list) else []
+    for kind, found in ((Library, described), *((Built, entry) for entry in entries)):
+        names = {field.name for field in dataclasses.fields(kind)}
+        if not isinstance(found, dict) or found.keys() != names:
+            other = sorted(names.symmetric_difference(found if isinstance(found, dict) else ()))
+            raise ValueError(
+                f"{name}.json must be made anew, by tfprune {__version__}: that of"
+                f" {described.get('version')} differs in {', '.join(other)}"
+            )
+    return described
 
 
 def built_here(described: dict[str, Any]) -> Built:

@@ -131,8 +131,15 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
         )
         e.finish()
         e, arena, thread, count = _entry(code, prefix, WORK)
-        rows, table = rows_for(e, count), _at(e, arena, counters)
-        e.b.call(run, [rows, e.number(len(steps)), arena, table, thread, count])
+        # The arena has counters for `threads`: those beyond leave the work to the others.
+        count = e.b.select(e.b.icmp_signed("<", count, e.number(threads)), count, e.number(threads))
+        takes_part = e.b.and_(e.b.icmp_signed(">=", thread, e.number(0)), e.b.icmp_signed("<", thread, count))
+
+        def work() -> None:
+            rows, table = rows_for(e, count), _at(e, arena, counters)
+            e.b.call(run, [rows, e.number(len(steps)), arena, table, thread, count])
+
+        e.choose(takes_part, work, lambda: None)
         e.finish()
         e, count = _entry(code, prefix, ROWS)
         e.b.ret(rows_for(e, count))

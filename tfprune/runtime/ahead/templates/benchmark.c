@@ -2,6 +2,7 @@
 
    Prints the milliseconds of the first image, then the least and the median of the rounds. */
 
+#define _DEFAULT_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #include "${name}.h"
 
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-_Alignas(${NAME}_ARENA_ALIGNMENT) static unsigned char arena[${NAME}_ARENA_BYTES];
+$arena
 static float image[${NAME}_IMAGE_NUMBERS];
 static float output[${NAME}_CLASSES];
 
@@ -72,6 +73,7 @@ int main(int argc, char **argv) {
         }
     }
 #endif
+    ask_for_large_pages();
     for (int i = 0; i < ${NAME}_IMAGE_NUMBERS; i++) image[i] = (float)((i * 7919) % 256);
     double before = now();
     run();

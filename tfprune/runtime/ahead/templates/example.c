@@ -2,12 +2,12 @@
 
    example [FILE]   FILE has ${height} x ${width} x ${channels} bytes: rows, columns, channels. Without it: a grey image. */
 
+#define _DEFAULT_SOURCE
 #include "${name}.h"
 
 #include <stdio.h>
 
-/* Static memory is zero at the start, as the arena must be. */
-_Alignas(${NAME}_ARENA_ALIGNMENT) static unsigned char arena[${NAME}_ARENA_BYTES];
+$arena
 static uint8_t image[${NAME}_IMAGE_NUMBERS];
 static float output[${NAME}_CLASSES];
 
@@ -16,6 +16,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "the library is not the header's: made of another network\n");
         return 1;
     }
+    ask_for_large_pages();
     for (int i = 0; i < ${NAME}_IMAGE_NUMBERS; i++) image[i] = 128;
     if (argc > 1) {
         FILE *file = fopen(argv[1], "rb");

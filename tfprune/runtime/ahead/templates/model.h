@@ -39,10 +39,10 @@ void ${name}_run(void *arena, const float *image, float *output);
 void ${name}_run_uint8(void *arena, const uint8_t *image, float *output);
 
 #if ${NAME}_THREADS
-/* The same on several threads, at most ${NAME}_THREADS. One thread calls begin; then each of them calls work with
-   its number, from 0, and their count; when all have returned, one calls end. `wait` is called now and then by
-   a thread that waits for the others, to let them have its core (sched_yield); it may be NULL. The output is
-   the same to the last bit for any count. */
+/* The same on several threads. One thread calls begin; then each of them calls work with its number, from 0, and
+   their count; when all have returned, one calls end. `wait` is called now and then by a thread that waits for
+   the others, to let them have its core (sched_yield); it may be NULL. The output is the same to the last bit
+   for any count; of more than ${NAME}_THREADS, those beyond return at once. */
 void ${name}_begin(void *arena, const float *image, void (*wait)(void));
 void ${name}_begin_uint8(void *arena, const uint8_t *image, void (*wait)(void));
 void ${name}_work(void *arena, int32_t thread, int32_t threads);

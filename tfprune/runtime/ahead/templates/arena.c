@@ -1,0 +1,10 @@
+/* Static memory is zero at the start, as the arena must be. On Linux it asks for large pages: with small ones the
+   page faults of the first image take as long as the image. */
+#ifdef __linux__
+#include <sys/mman.h>
+_Alignas(1 << 21) static unsigned char arena[${NAME}_ARENA_BYTES];
+static void ask_for_large_pages(void) { madvise(arena, sizeof arena, MADV_HUGEPAGE); }
+#else
+_Alignas(${NAME}_ARENA_ALIGNMENT) static unsigned char arena[${NAME}_ARENA_BYTES];
+static void ask_for_large_pages(void) {}
+#endif
