@@ -90,6 +90,8 @@ def test_every_flag_reaches_the_config(defined, tmp_path):
         prune_layers="a=b",
         layer_sparsity=("stem_.*:0.1", "head:0"),
         spare_ends=True,
+        method="obc",
+        method_images=130,
         score="taylor",
         gradient_batches=23,
         granularity="channel",

@@ -6,7 +6,7 @@ statistics somebody else reads.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.network.calls import replaced_calls, tensors
-from tfprune.network.graph import all_layers
+from tfprune.network.graph import all_layers, functional
 from tfprune.network.kinds import kernels, kind_of
 
 
@@ -141,6 +141,65 @@ def _moments(layer: Any, values: Any) -> tuple[Moments, ...]:
         array = array.reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
         result.append(Moments(len(array), array.mean(axis=0), array.var(axis=0)))
     return tuple(result)
+
+
+def inputs_of(model: keras.layers.Layer, images: Any, batch_size: int) -> list[list[np.ndarray]]:
+    """Returns the inputs of a model in batches: of each batch an array for each input, in the model's order.
+
+    Args:
+        model: A built model. The shapes that a model of a class of its own takes are not known.
+        images: An array, the model's structure of them, or an iterable of batches of either, or of tuples
+            `(inputs, ...)` as for `fit`; at least two examples.
+        batch_size: Examples in a batch.
+
+    Raises:
+        ValueError: If the images are fewer, or do not fit the model's inputs.
+    """
+    arrays = checked_inputs(model, images)
+    return [
+        [array[start : start + batch_size] for array in arrays]
+        for start in range(0, len(arrays[0]), batch_size)
+    ]
+
+
+def checked_inputs(model: keras.layers.Layer, images: Any) -> list[np.ndarray]:
+    """Returns the inputs of a model as an array each, in its order; arguments as those of `inputs_of`."""
+    if images is None:
+        raise ValueError("`images` must be inputs of the model. Received: images=None")
+    arrays = [np.asarray(ops.convert_to_numpy(one)) for one in keras.tree.flatten(_together(images))]
+    graph = functional(model)
+    shapes = [array.shape for array in arrays]
+    if graph is not None:
+        wanted = [tuple(tensor.shape) for tensor in graph.inputs]
+        if len(shapes) != len(wanted) or not all(map(_fits, shapes, wanted)):
+            raise ValueError(
+                f"`images` must have the shapes of the model's inputs, {wanted}. Received: {shapes}"
+            )
+    counts = [len(array) if array.ndim else 0 for array in arrays]
+    if not counts or min(counts) < 2 or len(set(counts)) > 1:
+        raise ValueError(f"`images` must be two at least, as many for each input. Received: {counts}")
+    return arrays
+
+
+def _together(images: Any) -> Any:
+    """Returns the inputs of all batches together; inputs that are no batches as they are."""
+    if hasattr(images, "shape") or isinstance(images, (list, tuple, Mapping)):
+        return images
+    if not isinstance(images, Iterable):
+        raise ValueError(
+            f"`images` must be inputs of the model, or batches of them. Received: images={images!r}"
+        )
+    batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
+    if not batches:
+        raise ValueError("`images` must have at least one batch. Received: none")
+    parts = [[ops.convert_to_numpy(one) for one in keras.tree.flatten(batch)] for batch in batches]
+    return [np.concatenate(same) for same in zip(*parts, strict=True)]
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        size is None or one == size for one, size in zip(shape, wanted, strict=True)
+    )
 
 
 class Probe(keras.Model):

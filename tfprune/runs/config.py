@@ -53,6 +53,7 @@ REGROWTHS = ("none", "set", "rigl")
 PRUNED = ("weights", "channels")
 CHANNEL_SCOPES = ("global", "layer", "equal")
 CHANNEL_SCORES = ("l2", "l1", "taylor", "fisher", "batchnorm", "variance")
+PRUNING_METHODS = ("score", "reconstruct", "obc")
 REPAIRS = ("none", "constant", "merge", "ridge")
 
 
@@ -110,6 +111,7 @@ _OTHER_MODEL = Rule(
     f"a network of keras.applications such as MobileNetV2, {_FILE.text} or {FUNCTION.text}",
     lambda model: any(rule.holds(model) for rule in (_NAME, _FILE, FUNCTION)),
 )
+_WITH_DATA = (With("method", ("reconstruct", "obc")),)
 _BY_STEPS = (With("regime", ("gradual", "sparse")),)
 _DISTILLING = (With("distill_from"),)
 
@@ -332,6 +334,26 @@ class ExperimentConfig:
         words=lambda spared: "ends spared",
         only_with=_PRUNING,
         unless=_CHANNELS,
+    )
+    method: str = setting(
+        "score",
+        "How one_shot and iterative prune. score: weights are ranked by --score and keep their values. By a "
+        "few training images, without labels: layer by layer those go without which the others, corrected by "
+        "least squares, do best what the layer did. reconstruct: for layers of any size (arXiv:2401.02938). "
+        "obc: one weight at a time (arXiv:2208.11580), in small layers.",
+        group="pruning",
+        choices=PRUNING_METHODS,
+        paper="score",
+        words=lambda method: f"pruned by {method}",
+        only_with=(With("regime", ("one_shot", "iterative")),),
+        unless=_CHANNELS,
+    )
+    method_images: int = setting(
+        512,
+        "Training images, without their labels and not augmented, that --method measures on.",
+        group="pruning",
+        rule=Rule("at least 2", lambda images: images >= 2),
+        only_with=_WITH_DATA,
     )
     score: str = setting(
         "magnitude",

@@ -23,6 +23,7 @@ from tfprune.sparsity.search.result import SearchResult
 from tfprune.sparsity.search.search import search_sparsities
 from tfprune.sparsity.summary import Summary, summarize
 from tfprune.sparsity.tensorboard import PruningSummaries
+from tfprune.sparsity.with_data import DataReport, prune_with_data
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ByEpoch",
     "Channels",
     "ConstantSparsity",
+    "DataReport",
     "GeometricDecay",
     "Gradients",
     "Groups",
@@ -55,6 +57,7 @@ __all__ = [
     "prune_low_magnitude",
     "prune_scope",
     "prune_to",
+    "prune_with_data",
     "pruned_layers",
     "quantize_aware",
     "recalibrate",

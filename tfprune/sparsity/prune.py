@@ -211,7 +211,7 @@ def prune_low_magnitude(
         return wrapper
 
     if isinstance(spare, str) and all(isinstance(model, keras.layers.Layer) for model in models):
-        found = [unwrapped(layer) for model in models for layer in _layers_of(model)]
+        found = [unwrapped(layer) for model in models for layer in layers_of(model)]
         names = [name for layer in found for name in names_in(layer)]
         check_names("spare", [spare], names, "a layer or a kernel")
     if isinstance(pruning_schedule, Mapping):
@@ -222,7 +222,7 @@ def prune_low_magnitude(
         if isinstance(to_prune, (list, tuple)):
             result = [wrap(layer) for layer in to_prune]
         elif isinstance(to_prune, keras.Model):
-            for layer in _layers_of(to_prune):
+            for layer in layers_of(to_prune):
                 wrap(layer)  # What fails, fails before the model is changed.
             result = rebuild(to_prune, wrap, take_up_class)
             _keep_output_names(to_prune, result)
@@ -489,7 +489,7 @@ def _prunable_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
     found = []
-    for layer in _layers_of(model):
+    for layer in layers_of(model):
         if isinstance(layer, PruneLowMagnitude):
             found.append(layer.layer)
         elif is_prunable(layer):
@@ -497,7 +497,7 @@ def _prunable_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     return found
 
 
-def _layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+def layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Returns the layers of a model that are no models, those of nested models too, or the layer itself."""
     layers = walk(model, lambda layer: isinstance(layer, keras.Model))
     return [layer for layer in layers if not isinstance(layer, keras.Model)]

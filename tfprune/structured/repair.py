@@ -5,8 +5,7 @@ into the bias (Thimm and Fiesler, "Evaluating pruning methods", 1995); one chann
 channel's weights; a least squares fit of all channels into the whole kernel (GRAIL, arXiv:2602.23795).
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy as np
 from keras import ops
 
 from tfprune.channels.groups import Traced
-from tfprune.network.calibration import Moments
-from tfprune.network.calls import replaced_calls, tensors, without_gradient
+from tfprune.network.calibration import Moments, checked_inputs
+from tfprune.network.calls import replaced_calls, tensors
 from tfprune.network.graph import Step, computed_graph, evaluate
 from tfprune.network.kinds import builtin_layer
+from tfprune.network.replay import Invocation, Values, filled, uses
 from tfprune.structured.cut import Builder
 from tfprune.structured.regression import CHANNELS_A_SAMPLE, METHODS, Regression
 from tfprune.structured.takers import Taker, inside, takers
@@ -67,7 +67,9 @@ def repaired(traced: Traced, stays: np.ndarray, images: Any, method: str) -> ker
     """
     if method not in METHODS:
         raise ValueError(f"`repair` must be None or one of {', '.join(METHODS)}. Received: repair={method!r}")
-    return _Repair(traced, stays, method).run(_checked(traced.model, images))
+    if images is None:
+        raise ValueError("`images` must be inputs of the model, for a repair. Received: images=None")
+    return _Repair(traced, stays, method).run(checked_inputs(traced.model, images))
 
 
 class _Pair:
@@ -146,20 +148,6 @@ class _Pair:
             bias.assign(ops.convert_to_numpy(bias) + self.small.constant(added.reshape(rest)))
 
 
-class _Values:
-    """A tensor of the whole model and the one in its place, batch by batch, until all have taken it."""
-
-    def __init__(self, uses: int) -> None:
-        self.uses = uses
-        self.batches: list[tuple[Any, Any]] = []
-
-    def take(self) -> None:
-        """Notes that a call has taken it."""
-        self.uses -= 1
-        if not self.uses:
-            self.batches = []
-
-
 class _Repair:
     """Runs a model and the smaller one side by side, and repairs each layer before it is run."""
 
@@ -196,10 +184,10 @@ class _Repair:
     def run(self, images: list[np.ndarray]) -> keras.Model:
         """Returns the smaller model, repaired."""
         graph = computed_graph(self._traced.model)
-        self._images, self._uses = len(images[0]), iter(_uses(graph))
+        self._images, self._uses = len(images[0]), iter(uses(graph))
         inputs = []
         for tensor, array in zip(graph.inputs, images, strict=True):
-            values = _Values(next(self._uses))
+            values = Values(next(self._uses))
             for start in range(0, len(array), _BATCH):
                 batch = ops.convert_to_tensor(array[start : start + _BATCH], tensor.dtype)
                 values.batches.append((batch, batch))
@@ -207,11 +195,11 @@ class _Repair:
         evaluate(graph, inputs, self._call)
         return self._small
 
-    def _call(self, step: Step) -> Sequence[_Values]:
+    def _call(self, step: Step) -> Sequence[Values]:
         graph = computed_graph(step.operation)
         if graph is not None:
             return evaluate(graph, step.inputs, self._call)
-        outputs = [_Values(next(self._uses)) for _ in step.outputs]
+        outputs = [Values(next(self._uses)) for _ in step.outputs]
         if not any(self._pairs.values()) and not self._norms:
             return outputs  # All is repaired.
         calls = list(self._calls(step))
@@ -240,7 +228,7 @@ class _Repair:
         arguments = (step.args, step.kwargs), self._builder.arguments(step)
         for number in range(len(step.inputs[0].batches)):
             yield tuple(
-                _Invocation(operation, *_filled(arguments[which], number, which))
+                _Invocation(operation, *filled(arguments[which], number, which))
                 for which, operation in enumerate((step.operation, made))
             )
 
@@ -277,22 +265,12 @@ def _moments(tensor: Any, axis: int) -> Moments:
     return Moments(len(array), array.mean(0), array.var(0))
 
 
-class _Invocation:
-    """A call of a layer or an operation on tensors."""
-
-    def __init__(self, operation: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        self._operation, self._args, self._kwargs = operation, args, dict(kwargs)
-        if isinstance(operation, keras.layers.Layer) and not self._kwargs.get("training"):
-            if "training" in inspect.signature(operation.call).parameters:
-                self._kwargs["training"] = False
-
-    def __call__(self) -> list[Any]:
-        made = self._operation(*self._args, **self._kwargs)
-        return [without_gradient(tensor) for tensor in keras.tree.flatten(made)]
+class _Invocation(Invocation):
+    """A call whose takers' features can be seen."""
 
     def features(self, wanted: list[Taker]) -> list[np.ndarray]:
         """Returns the features that takers in it are given."""
-        found: dict[int, Any] = {id(inside(self._operation)): tensors((self._args, self._kwargs))[0]}
+        found: dict[int, Any] = {id(inside(self.operation)): self.first}
 
         def seen(layer: keras.layers.Layer, call: Callable) -> Callable:
             def run(*args: Any, **kwargs: Any) -> Any:
@@ -306,64 +284,3 @@ class _Invocation:
             with replaced_calls(hidden.values(), seen):
                 self()
         return [one.features(found[id(one.layer)]) for one in wanted]
-
-
-def _filled(arguments: Any, number: int, which: int) -> Any:
-    """Returns arguments with a batch in the place of each `_Values`."""
-    return keras.tree.map_structure(
-        lambda value: value.batches[number][which] if isinstance(value, _Values) else value, arguments
-    )
-
-
-def _uses(graph: Any) -> list[int]:
-    """Returns how many calls take each tensor, in the order in which they are made."""
-    counts = [0] * len(graph.inputs)
-
-    def count(step: Step) -> list[int]:
-        inner = computed_graph(step.operation)
-        if inner is not None:
-            return evaluate(inner, step.inputs, count)
-        for number in step.inputs:
-            counts[number] += 1
-        made = list(range(len(counts), len(counts) + len(step.outputs)))
-        counts.extend([0] * len(made))
-        return made
-
-    evaluate(graph, range(len(graph.inputs)), count)
-    return counts
-
-
-def _checked(model: keras.Model, images: Any) -> list[np.ndarray]:
-    """Returns the inputs of a model as arrays, in its order."""
-    if images is None:
-        raise ValueError("`images` must be inputs of the model, for a repair. Received: images=None")
-    arrays = [np.asarray(ops.convert_to_numpy(one)) for one in keras.tree.flatten(_together(images))]
-    wanted = [tuple(tensor.shape) for tensor in model.inputs]
-    shapes = [array.shape for array in arrays]
-    if len(shapes) != len(wanted) or not all(map(_fits, shapes, wanted)):
-        raise ValueError(f"`images` must have the shapes of the model's inputs, {wanted}. Received: {shapes}")
-    counts = [len(array) for array in arrays]
-    if min(counts) < 2 or len(set(counts)) > 1:
-        raise ValueError(f"`images` must be two at least, as many for each input. Received: {counts}")
-    return arrays
-
-
-def _together(images: Any) -> Any:
-    """Returns the inputs of all batches together; inputs that are no batches as they are."""
-    if hasattr(images, "shape") or isinstance(images, (list, tuple, Mapping)):
-        return images
-    if not isinstance(images, Iterable):
-        raise ValueError(
-            f"`images` must be inputs of the model, or batches of them. Received: images={images!r}"
-        )
-    batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
-    if not batches:
-        raise ValueError("`images` must have at least one batch. Received: none")
-    parts = [[ops.convert_to_numpy(one) for one in keras.tree.flatten(batch)] for batch in batches]
-    return [np.concatenate(same) for same in zip(*parts, strict=True)]
-
-
-def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(
-        size is None or one == size for one, size in zip(shape, wanted, strict=True)
-    )

@@ -33,6 +33,22 @@ class Iterative(Method):
             pattern: self._level(min(start, target), target, number) for pattern, target in targets.items()
         }
 
+    def check(self) -> None:
+        """Checks that the settings go together.
+
+        Raises:
+            UserError: With the flag, the value and the rule.
+        """
+        super().check()
+        config = self.config
+        if config.method == "score":
+            return
+        given = f"with {config.flag('method')}"
+        if config.score != "magnitude":
+            config.refuse("score", f"must be magnitude {given}, which ranks weights itself")
+        if config.scope == "global":
+            config.refuse("scope", f"must be layer or erk {given}")
+
     def check_start(self, model: keras.Model, first: Round) -> None:
         """Checks that what is to be done with BatchNorm can be done in the network."""
         super().check_start(model, first)
@@ -48,12 +64,17 @@ class Iterative(Method):
         config = self.config
         compile_for_training(model, current.settings, current.task.goal)
         level = self.level(current.start, current.number)
-        sparsity.prune_to(
-            model,
-            self.levels_by_layer(current.start, current.number) if config.layer_sparsity else level,
-            gradient_data=current.batches.for_gradients(current.number),
-            gradient_batches=config.gradient_batches,
-        )
+        target = self.levels_by_layer(current.start, current.number) if config.layer_sparsity else level
+        if config.method == "score":
+            sparsity.prune_to(
+                model,
+                target,
+                gradient_data=current.batches.for_gradients(current.number),
+                gradient_batches=config.gradient_batches,
+            )
+        else:
+            images = current.batches.plain_inputs(current.number, config.method_images)
+            sparsity.prune_with_data(model, target, images, method=config.method, verbose=0)
         update_batch_norm(config, model, current)
         return Begun(model, level)
 

@@ -16,6 +16,7 @@ from tfprune.training.fit import compile_for_training, evaluate
 _REGIMES = ("one_shot", "iterative", "gradual")
 # Settings of which tfmot knows the default only, in pruning and in training.
 _BEYOND = (
+    "method",
     "score",
     "granularity",
     "block_size",
