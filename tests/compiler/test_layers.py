@@ -63,6 +63,13 @@ def test_pools(pool, size):
         assert not graph.nodes[1].padding_counts
 
 
+@pytest.mark.parametrize("size", [(9, 12), (10, 7), (3, 4)])
+@pytest.mark.parametrize("pool", [layers.AdaptiveMaxPooling2D, layers.AdaptiveAveragePooling2D])
+def test_pools_to_a_size(pool, size):
+    graph = compile_and_compare(model_of(pool((3, 4)), size=size))
+    assert size != (9, 12) or kinds(graph) == {"Input": 1, "Pool": 1, "Flatten": 1, "Conv": 1}
+
+
 @pytest.mark.parametrize("keepdims", [True, False])
 @pytest.mark.parametrize("pool", [layers.GlobalMaxPooling2D, layers.GlobalAveragePooling2D])
 def test_global_pools(pool, keepdims):

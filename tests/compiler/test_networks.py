@@ -97,6 +97,25 @@ def transformer_like():
     return keras.Model(signal, ops.mean(x + y, axis=1))
 
 
+def attentions():
+    """Those without kernels, of grouped queries, and products of signals."""
+    query, key = keras.Input((7, 6), name="query"), keras.Input((5, 6), name="values")
+    x = layers.Attention(use_scale=True)([query, key], use_causal_mask=True)
+    y, scores = layers.AdditiveAttention()([query, key, x[:, :5]], return_attention_scores=True)
+    z = layers.Attention(score_mode="concat")([query, y])
+    z = layers.GroupQueryAttention(3, 4, 2)(z, x) + ops.matmul(scores, key)
+    dots = [layers.Dot(1)([x, y]), layers.Dot((2, 1))([z, ops.mean(y, axis=1)]), scores]
+    return keras.Model([query, key], dots)
+
+
+def words():
+    """A text of 12 words of a hundred."""
+    text = keras.Input((12,), dtype="int32", name="text")
+    x = layers.Bidirectional(layers.GRU(6, return_sequences=True))(layers.Embedding(100, 8)(text))
+    x = layers.SpectralNormalization(layers.Dense(4, activation="relu"))(x)
+    return keras.Model(text, layers.Dense(3, activation="log_softmax")(layers.LSTM(5)(x)))
+
+
 NETWORKS = {
     "U-Net": u_net,
     "U-Net that interpolates": lambda: u_net(transposed=False),
@@ -105,6 +124,8 @@ NETWORKS = {
     "digits": digits,
     "two inputs": two_inputs,
     "two outputs": two_outputs,
+    "attentions": attentions,
+    "words": words,
     "mixer": transformer_like,
     "transformer": transformer,
 }
@@ -116,7 +137,7 @@ def test_networks(name, tmp_path):
     model = randomise(NETWORKS[name](), sparsity=0.5)
     graph = compile_model(model)
     options = {
-        "high": 256 if model.inputs[0].dtype == "uint8" else 2,
+        "high": {"uint8": 256, "int32": 100}.get(model.inputs[0].dtype, 2),
         "run": run_in_runtime,
         "tolerance": 1e-5,
     }

@@ -236,6 +236,8 @@ def activation(g, x):
             ops.square if np.prod(x.shape[1:]) < 50 else ops.relu,
             ops.cos,
             lambda x: ops.softmax(x, axis=-1),
+            lambda x: ops.log_softmax(x, axis=-1),
+            lambda x: ops.glu(x, axis=-1) if x.shape[-1] % 2 == 0 else x,
             lambda x: ops.leaky_relu(x, 0.3),
         )
     )(x)

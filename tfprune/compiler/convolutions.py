@@ -240,10 +240,21 @@ def resize(draft: Draft, call: Call, size: tuple[int, int], options: dict[str, A
         # The images of the unit vectors are the columns of the matrix.
         unit = np.eye(old, dtype=np.float32).reshape(1, old, 1, old)
         made = keras.ops.image.resize(unit, (size[axis], 1), data_format="channels_last", **options)
-        matrix = read(call, made).reshape(size[axis], old).T
-        order = (2, 1, 0) if axis == 0 else (0, 2, 1)
-        node = permute(draft, call, node, order)
-        kernel = matrix.reshape(1, 1, old, size[axis])
-        node = draft.add(Conv(call.name, (node,), kernel=kernel, bias=np.zeros(size[axis])), call)
-        node = permute(draft, call, node, order)
+        node = multiply_along(draft, call, node, axis, read(call, made).reshape(size[axis], old).T)
     return node
+
+
+def multiply_along(draft: Draft, call: Call, source: int, axis: int, matrix: np.ndarray) -> int:
+    """Adds the nodes that multiply the rows (axis 0) or the columns (axis 1) of a value with a matrix.
+
+    Args:
+        draft: The draft.
+        call: The call that asks for it.
+        source: The value.
+        axis: The axis.
+        matrix: float64 `[old size, new size]`.
+    """
+    order = (2, 1, 0) if axis == 0 else (0, 2, 1)
+    node = permute(draft, call, source, order)
+    kernel, bias = matrix[None, None], np.zeros(matrix.shape[1])
+    return permute(draft, call, draft.add(Conv(call.name, (node,), kernel=kernel, bias=bias), call), order)

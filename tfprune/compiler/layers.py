@@ -4,7 +4,10 @@
 to nodes, and its entry.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from tfprune.compiler import arithmetic, attention, convolutions, normalizations, recurrent, shapes
 from tfprune.compiler.draft import Call, Draft
@@ -31,7 +34,7 @@ def entry_of(call: Call) -> Entry:
 
 def takes_named_arguments(call: Call) -> bool:
     """Returns whether the rule of a layer looks at its named arguments itself."""
-    return builtin_layer(call.operation) in ("MultiHeadAttention", "Bidirectional", *_RECURRENT)
+    return builtin_layer(call.operation) in (*_ATTENTION, *_PLAIN_ATTENTION, "Bidirectional", *_RECURRENT)
 
 
 def add_call(draft: Draft, call: Call) -> Sequence[int]:
@@ -69,8 +72,56 @@ def _pool(kind: str) -> Rule:
     return add_pool
 
 
+def _adaptive_pool(kind: str) -> Rule:
+    """Makes the rule of a pool to a size: window i of m along n pixels goes from i n / m to (i + 1) n / m."""
+
+    def add_adaptive_pool(draft: Draft, call: Call) -> int:
+        node, wanted = call.input.node, convolutions.pair(np.atleast_1d(call.operation.output_size))
+        old = draft.shapes[node][:2]
+        if all(size % count == 0 for size, count in zip(old, wanted, strict=True)):
+            window = tuple(size // count for size, count in zip(old, wanted, strict=True))
+            return draft.add(Pool(call.name, (node,), kind, window, window), call)
+        for axis, (size, count) in enumerate(zip(old, wanted, strict=True)):
+            windows = [range(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+            if kind == "average":
+                matrix = np.zeros((size, count))
+                for index, window in enumerate(windows):
+                    matrix[window, index] = 1 / len(window)
+                node = convolutions.multiply_along(draft, call, node, axis, matrix)
+                continue
+            longest = max(map(len, windows))
+            # As long as the longest, each with its last place again.
+            places = [min(window.start + i, window.stop - 1) for window in windows for i in range(longest)]
+            node = shapes.select(draft, call, node, {axis: places})
+            window = (longest, 1) if axis == 0 else (1, longest)
+            node = draft.add(Pool(call.name, (node,), kind, window, window), call)
+        return node
+
+    return add_adaptive_pool
+
+
 def _global_pool(kind: str) -> Rule:
     return lambda draft, call: draft.add(GlobalPool(call.name, (call.input.node,), kind), call)
+
+
+# Layers around others.
+
+
+def _layer_inside(draft: Draft, call: Call) -> int | list[int]:
+    """Adds what the layer in a `SpectralNormalization` becomes, whose kernel is normalized in training."""
+    layer = call.operation.layer
+    inner = dataclasses.replace(call, name=f"{call.name}/{layer.name}", operation=layer)
+    return entry_of(inner).rule(draft, inner)
+
+
+def _pipeline(draft: Draft, call: Call) -> int:
+    value = call.input
+    for layer in call.operation.layers:
+        inner = Call(f"{call.name}/{layer.name}", layer, (value,), call.shape)
+        entry = entry_of(inner)
+        (node,) = add_call(draft, inner)
+        value = dataclasses.replace(value, node=node, integer=entry.makes_integers(inner))
+    return value.node
 
 
 # Layers that do nothing at inference.
@@ -123,6 +174,10 @@ _NOTHING = (
     "SpatialDropout2D",
 )
 _RANDOM = (
+    "AugMix",
+    "CutMix",
+    "MixUp",
+    "RandAugment",
     "RandomBrightness",
     "RandomColorDegeneration",
     "RandomColorJitter",
@@ -142,8 +197,11 @@ _RANDOM = (
     "RandomShear",
     "RandomTranslation",
     "RandomZoom",
+    "Solarization",
     "StochasticDepth",  # Of ConvNeXt.
 )
+_ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention")
+_PLAIN_ATTENTION = ("AdditiveAttention", "Attention")
 _RECURRENT = ("GRU", "LSTM", "RNN", "SimpleRNN")
 _KERNELS = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")
 
@@ -151,7 +209,11 @@ _KERNELS = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "Separable
 LAYERS: dict[str, Entry] = {
     **dict.fromkeys((*_KERNELS, "Dense"), Entry(convolutions.add_convolution)),
     "EinsumDense": Entry(attention.add_einsum),
-    "MultiHeadAttention": Entry(attention.add_attention),
+    **dict.fromkeys(_ATTENTION, Entry(attention.add_attention)),
+    **dict.fromkeys(_PLAIN_ATTENTION, Entry(attention.add_plain_attention)),
+    "Dot": Entry(attention.add_dot),
+    "Pipeline": Entry(_pipeline, "floats"),
+    "SpectralNormalization": Entry(_layer_inside),
     **dict.fromkeys(_RECURRENT, Entry(recurrent.add_recurrent)),
     "Bidirectional": Entry(recurrent.add_bidirectional),
     "TimeDistributed": Entry(recurrent.distributed(lambda call: entry_of(call).rule)),
@@ -179,6 +241,10 @@ LAYERS: dict[str, Entry] = {
     "MaxPooling2D": Entry(_pool("max")),
     "AveragePooling1D": Entry(_pool("average")),
     "AveragePooling2D": Entry(_pool("average")),
+    "AdaptiveAveragePooling1D": Entry(_adaptive_pool("average")),
+    "AdaptiveAveragePooling2D": Entry(_adaptive_pool("average")),
+    "AdaptiveMaxPooling1D": Entry(_adaptive_pool("max")),
+    "AdaptiveMaxPooling2D": Entry(_adaptive_pool("max")),
     "GlobalMaxPooling1D": Entry(_global_pool("max")),
     "GlobalMaxPooling2D": Entry(_global_pool("max")),
     "GlobalAveragePooling1D": Entry(_global_pool("average")),
@@ -213,6 +279,7 @@ OPERATIONS: dict[str, Entry] = {
     "Power": Entry(arithmetic.add_power),
     "Amax": Entry(arithmetic.reduction("max")),
     "Amin": Entry(arithmetic.reduction("min")),
+    "Matmul": Entry(attention.add_matmul),
     "Max": Entry(arithmetic.reduction("max")),
     "Mean": Entry(arithmetic.reduction("average")),
     "Min": Entry(arithmetic.reduction("min")),

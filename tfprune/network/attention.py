@@ -6,7 +6,7 @@ import keras
 
 
 class Projections(NamedTuple):
-    """The layers of a `MultiHeadAttention`, and how it multiplies queries and keys.
+    """The layers of a `MultiHeadAttention`, or of a `GroupQueryAttention`, and how it multiplies.
 
     Attributes:
         query: Makes `[n, time, heads, channels of a head]` of the query.
@@ -14,6 +14,7 @@ class Projections(NamedTuple):
         value: The same of the value.
         output: Makes the output of what the heads made.
         scale: What the products of queries and keys are multiplied by.
+        repeats: How many heads of the query share one of the key and the value.
         unusual: The names of settings beyond plain attention that the layer has.
     """
 
@@ -22,17 +23,24 @@ class Projections(NamedTuple):
     value: keras.layers.Layer
     output: keras.layers.Layer
     scale: float
+    repeats: int
     unusual: list[str]
 
 
-def projections_of(layer: keras.layers.MultiHeadAttention) -> Projections:
-    """Returns the layers inside a built `MultiHeadAttention`."""
-    unusual = [name for name in ("use_gate", "sliding_window") if getattr(layer, f"_{name}", None)]
+def projections_of(layer: keras.layers.Layer) -> Projections:
+    """Returns the layers inside a built `MultiHeadAttention` or `GroupQueryAttention`."""
+    grouped = hasattr(layer, "num_repeats")
+    unusual = [
+        name
+        for name in ("use_gate", "sliding_window")
+        if getattr(layer, name if grouped else f"_{name}", None)
+    ]
     return Projections(
         layer._query_dense,
         layer._key_dense,
         layer._value_dense,
         layer._output_dense,
-        layer._inverse_sqrt_key_dim,
+        layer._inverse_sqrt_head_dim if grouped else layer._inverse_sqrt_key_dim,
+        layer.num_repeats if grouped else 1,
         unusual,
     )
