@@ -70,6 +70,9 @@ ONLY_WITH = {
     "sparsity_m_by_n": ("", "2,4", PRUNES),
     "regrowth": (PRUNES, "none", "--regime=sparse"),
     "drop_fraction": (PRUNES, "0.3", "--regime=sparse"),
+    "search": ("--regime=gradual", "none", PRUNES),
+    "search_images": (PRUNES, "512", f"{PRUNES} --search=evolve"),
+    "search_generations": (f"{PRUNES} --search=none", "40", f"{PRUNES} --search=evolve"),
     "batchnorm_after_pruning": ("--regime=gradual", "keep", "--regime=iterative"),
     "batchnorm_batches": (
         f"{PRUNES} --batchnorm_after_pruning=reset_removed",
@@ -140,6 +143,7 @@ def test_a_flagfile_may_have_any_default(tmp_path):
 
 # Of masks alone: flags under which each matters otherwise.
 OF_MASKS = {
+    "search": ("evolve", ""),
     "target_sparsity": ("0.9", ""),
     "frequency": ("100", "--regime=gradual"),
     "scope": ("global", ""),

@@ -154,6 +154,15 @@ TFMOT = {"pruning_engine": "tfmot", "scope": "layer"}
         ({"distill_temperature": 0.0}, ["--distill_temperature=0.0", "above 0"]),
         ({"distill_temperature": float("inf")}, ["--distill_temperature=inf", "finite"]),
         ({"batchnorm_batches": 0}, ["--batchnorm_batches=0", "at least 1"]),
+        ({**ONE_SHOT, "search": "evolve", "search_images": 1}, ["--search_images=1", "at least 2"]),
+        (
+            {**ONE_SHOT, "search": "evolve", "score": "lamp"},
+            ["--score=lamp", "must be magnitude with --search=evolve"],
+        ),
+        (
+            {**ONE_SHOT, "search": "evolve", "layer_sparsity": ("stem_conv:0.5",)},
+            ["--layer_sparsity=stem_conv:0.5", "must be empty with --search=evolve"],
+        ),
         (
             {**ONE_SHOT, "batchnorm_after_pruning": "fold"},
             ["--batchnorm_after_pruning=fold", "keep, reset_removed, recalibrate"],

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import re
 
 import keras
@@ -476,3 +477,36 @@ def test_what_the_network_shows_to_be_wrong(runs, flags, message):
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
     assert not config.folder.exists()
+
+
+SEARCH = {"search": "evolve", "search_images": 32, "search_generations": 2}
+
+
+def test_sparsities_are_searched_from_where_a_search_was(runs, monkeypatch):
+    """A kill in the search; the run's total is exact, and the result has the sparsities that were found."""
+    flags = {**FEW, **SEARCH, "regime": "iterative", "schedule": "geometric", "rounds": 2}
+    config = runs.config("searched", **flags, target_sparsity=0.75)
+
+    def interrupt(bar, generation, *values, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(keras.utils.Progbar, "update", interrupt)
+        run_experiment(config)
+    run = RunFolder(config.folder)
+    kept = json.loads((run.round(1).path / "search.json").read_text())
+    assert len(kept["history"]) == 2 and not run.round(1).finished
+    run_experiment(config)
+    for number, target in ((1, 0.5), (2, 0.75)):
+        folder = run.round(number)
+        search = json.loads((folder.path / "search.json").read_text())
+        assert search["settings"]["target"] == pytest.approx(target) and len(search["history"]) == 3
+        result = folder.read_result()
+        weights, zeros = (
+            sum(getattr(layer, name) for layer in result.layers) for name in ("weights", "zeros")
+        )
+        assert zeros == round(target * weights)
+        best = search["population"][0]["removed"]
+        assert [layer.zeros for layer in result.layers] == best
+        if number == 1:
+            assert search["history"][:2] == kept["history"]

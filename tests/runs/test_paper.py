@@ -83,6 +83,7 @@ def test_what_the_study_leaves_open_is_no_difference():
         ({"warmup_epochs": 0.5}, ("warmup_epochs", 0.5, 0.0)),
         ({"distill_from": "base"}, ("distill_from", "base", "")),
         ({"batchnorm_after_pruning": "recalibrate"}, ("batchnorm_after_pruning", "recalibrate", "keep")),
+        ({"search": "evolve"}, ("search", "evolve", "none")),
         ({"regime": "gradual"}, ("regime", "gradual", "one_shot")),
         ({"score": "taylor"}, ("score", "taylor", "magnitude")),
         ({"block_size": (2, 2)}, ("block_size", [2, 2], [1, 1])),

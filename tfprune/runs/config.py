@@ -36,6 +36,7 @@ from tfprune.training.settings import EPOCHS, MIXED_PRECISION, TrainingSettings
 REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
 SCHEDULES = ("constant", "polynomial", "geometric")
 PRUNING_ENGINES = ("tfprune", "tfmot")
+SEARCHES = ("none", "evolve")
 AFTER_PRUNING = ("keep", "reset_removed", "recalibrate")
 
 
@@ -113,6 +114,7 @@ _OTHER_MODEL = Rule(
 )
 _WITH_DATA = (With("method", ("reconstruct", "obc")),)
 _BY_STEPS = (With("regime", ("gradual", "sparse")),)
+_SEARCHING = (With("search", ("evolve",)),)
 _DISTILLING = (With("distill_from"),)
 
 _REGULAR_EXPRESSION = Rule("a regular expression", _is_regular_expression)
@@ -429,6 +431,32 @@ class ExperimentConfig:
         group="pruning",
         rule=Rule("in (0, 1)", lambda share: 0.0 < share < 1.0),
         only_with=(With("regime", ("sparse",)),),
+    )
+    search: str = setting(
+        "none",
+        "What divides the sparsity over the layers when one_shot and iterative prune. none: --scope. evolve: "
+        "a search for the division by which the outputs change least on training examples without their "
+        "labels (arXiv:2410.14649); --scope then says nothing.",
+        group="pruning",
+        choices=SEARCHES,
+        paper="none",
+        words=lambda search: f"sparsities searched ({search})",
+        only_with=(With("regime", ("one_shot", "iterative")),),
+        unless=_CHANNELS,
+    )
+    search_images: int = setting(
+        512,
+        "Training examples, not augmented, that --search looks at.",
+        group="pruning",
+        rule=Rule("at least 2", lambda count: count >= 2),
+        only_with=_SEARCHING,
+    )
+    search_generations: int = setting(
+        40,
+        "Generations of --search.",
+        group="pruning",
+        rule=AT_LEAST_1,
+        only_with=_SEARCHING,
     )
     batchnorm_after_pruning: str = setting(
         "keep",

@@ -1,6 +1,7 @@
 """`--regime=iterative` and `one_shot`: every round prunes at once, then trains what is left."""
 
 import itertools
+import re
 from typing import ClassVar
 
 import keras
@@ -8,8 +9,11 @@ import keras
 from tfprune import sparsity
 from tfprune.experiments.methods.method import Begun, Method, Round
 from tfprune.experiments.pruning import rising
+from tfprune.files import make_folder
 from tfprune.network.graph import functional
 from tfprune.runs.config import ExperimentConfig
+from tfprune.runs.folder import SEARCH, RunFolder
+from tfprune.settings import to_text
 from tfprune.training.fit import compile_for_training
 
 
@@ -21,6 +25,11 @@ class Iterative(Method):
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("polynomial", "geometric")
+
+    @property
+    def shares_devices(self) -> bool:
+        """Returns whether several devices can share the batches: a search runs on one."""
+        return self.config.search == "none"
 
     def level(self, start: float, number: int) -> float:
         """Returns the schedule's value at a round."""
@@ -41,6 +50,12 @@ class Iterative(Method):
         """
         super().check()
         config = self.config
+        if config.search != "none":
+            # Single weights are searched, by their magnitude.
+            defaults = ExperimentConfig(config.experiment)
+            for name in _NOT_SEARCHED:
+                if getattr(config, name) != (default := getattr(defaults, name)):
+                    config.refuse(name, f"must be {to_text(default) or 'empty'} with {config.flag('search')}")
         if config.method == "score":
             return
         given = f"with {config.flag('method')}"
@@ -64,11 +79,13 @@ class Iterative(Method):
         config = self.config
         compile_for_training(model, current.settings, current.task.goal)
         level = self.level(current.start, current.number)
-        target = self.levels_by_layer(current.start, current.number) if config.layer_sparsity else level
+        target = self._levels(model, level, current)
         if config.method == "score":
             sparsity.prune_to(
                 model,
                 target,
+                # What is searched is each layer's own, of equal sparsities too.
+                scope=None if config.search == "none" else "layer",
                 gradient_data=current.batches.for_gradients(current.number),
                 gradient_batches=config.gradient_batches,
             )
@@ -78,14 +95,53 @@ class Iterative(Method):
         update_batch_norm(config, model, current)
         return Begun(model, level)
 
+    def _levels(self, model: keras.Model, level: float, current: Round) -> float | dict[str, float]:
+        """Returns the sparsity of a round, or {regular expression of layer names: sparsity}."""
+        if self.config.search != "none":
+            return search(self.config, model, level, current)
+        if self.config.layer_sparsity:
+            return self.levels_by_layer(current.start, current.number)
+        return level
+
     def _level(self, start: float, target: float, number: int) -> float:
         return rising(self.config, start, target, end_step=self.config.last_round)(number)[1]
+
+
+# Settings of which a search knows the default only.
+_NOT_SEARCHED = ("layer_sparsity", "granularity", "block_size", "sparsity_m_by_n", "score")
 
 
 class OneShot(Iterative):
     """Iterative pruning of one round, at the target."""
 
     schedules: ClassVar[tuple[str, ...]] = ("constant",)
+
+
+def search(config: ExperimentConfig, model: keras.Model, level: float, current: Round) -> dict[str, float]:
+    """Searches the sparsities of a round's layers, from where an interrupted search was.
+
+    The search is kept in the round's folder, `search.json`.
+
+    Args:
+        config: The experiment.
+        model: The network, wrapped and compiled.
+        level: The sparsity of all weights together.
+        current: The round.
+
+    Returns:
+        Regular expressions of the layers' names -> sparsities.
+    """
+    folder = RunFolder(config.folder).round(current.number).path
+    make_folder(folder)
+    found = sparsity.search_sparsities(
+        model,
+        level,
+        current.batches.plain_inputs(current.number, config.search_images),
+        generations=config.search_generations,
+        seed=config.seed,
+        path=folder / SEARCH,
+    )
+    return {re.escape(name): share for name, share in found.sparsities.items()}
 
 
 def update_batch_norm(config: ExperimentConfig, model: keras.Model, current: Round) -> None:

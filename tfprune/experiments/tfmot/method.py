@@ -22,6 +22,7 @@ _BEYOND = (
     "block_size",
     "sparsity_m_by_n",
     "layer_sparsity",
+    "search",
     "batchnorm_after_pruning",
     "lr_schedule",
     "warmup_epochs",
