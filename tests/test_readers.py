@@ -45,7 +45,6 @@ ALLOWED = {
     "reading.py:json_of": "a part of the door",
     "reading.py:text_of": "a part of the door",
     "runtime/ahead/beside.py:__init__": BESIDE,
-    "runtime/ahead/beside.py:library_beside": BESIDE,
     "runtime/ahead/library.py:filled": "a file of this package",
     "runtime/ahead/library.py:compile_library": "bytes alone, of a file that `read_file` has read",
     "runtime/ahead/loaded.py:__init__": OWN,

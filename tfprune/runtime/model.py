@@ -15,7 +15,7 @@ from tfprune.runtime import machine
 from tfprune.runtime.ahead.beside import LibraryBinding, library_beside
 from tfprune.runtime.batch import Batch, as_input
 from tfprune.runtime.crew import Crew
-from tfprune.runtime.format.file import read_file, refusing
+from tfprune.runtime.format.file import UndecodedFile, refusing
 from tfprune.runtime.graph import Graph
 from tfprune.runtime.kernels.program import COUNTER_WORDS
 from tfprune.runtime.limits import allowed_bytes, require_memory
@@ -93,7 +93,7 @@ class Model:
             ValueError: `threads` or `memory_limit` is not such a number.
         """
         threads = _checked_threads(threads)
-        self.graph, self._target = graph, target
+        self._graph, self._target = graph, target
         plan = make_plan(graph, target or machine.host(), allowed_bytes(memory_limit), arenas=threads)
         self._bind(Binding(plan), threads)
 
@@ -115,14 +115,14 @@ class Model:
         threads = _checked_threads(threads)
         require_memory(4 * plan.arena_size * threads, allowed_bytes(None))
         model = cls.__new__(cls)
-        model.graph = None
+        model._graph = None
         model._bind(Binding(plan), threads)
         return model
 
     @classmethod
-    def _of_library(cls, graph: Graph, library: LibraryBinding, threads: int) -> "Model":
+    def _of_library(cls, file: UndecodedFile, library: LibraryBinding, threads: int) -> "Model":
         model = cls.__new__(cls)
-        model.graph, model._target = graph, None
+        model._graph, model._target = file, None
         model._bind(library, threads)
         return model
 
@@ -139,6 +139,16 @@ class Model:
         self._alone = self._binding.steps(1)
         self._together = self._alone if threads == 1 else self._binding.steps(threads)
         self._shared = _Shared()
+
+    @property
+    def graph(self) -> Graph | None:
+        """Returns the network; None for a model made of a plan.
+
+        With a library it is read from the file's bytes when it is first asked for.
+        """
+        if isinstance(self._graph, UndecodedFile):
+            self._graph = self._graph.graph()
+        return self._graph
 
     @property
     def compiled_ahead(self) -> bool:
@@ -191,12 +201,9 @@ class Model:
             for index in range(side_by_side, images.count):
                 self._run_together(images, index, outputs, tools)
             shared.spare.append(tools)
-        if self.graph is not None:
-            for index in images.without_sense():
-                for output, reached in zip(
-                    outputs, nan_outputs(self.graph, images.example(index)), strict=True
-                ):
-                    output[index, reached] = np.nan
+        for index in images.without_sense() if self._graph is not None else ():
+            for output, reached in zip(outputs, nan_outputs(self.graph, images.example(index)), strict=True):
+                output[index, reached] = np.nan
         shaped = {
             port.name: output.reshape(-1, *port.shape)
             for port, output in zip(self._frame.outputs, outputs, strict=True)
@@ -386,13 +393,14 @@ def load(
         ValueError: `threads` or `memory_limit` is not such a number.
     """
     threads = _checked_threads(threads)  # The caller's mistake, not the file's.
-    graph = read_file(path, memory_limit)
+    file = UndecodedFile(path, memory_limit)
+    # Of the same bytes the library was made, and `compile_library` has checked them.
+    library = library_beside(path, file.sha256) if use_library else None
     with refusing(path):
-        library = library_beside(path) if use_library else None
         if library is not None:
             require_memory(
                 library.frame.constant_bytes + 4 * library.frame.arena_size * threads,
                 allowed_bytes(memory_limit),
             )
-            return Model._of_library(graph, library, threads)
-        return Model(graph, threads, memory_limit=memory_limit)
+            return Model._of_library(file, library, threads)
+        return Model(file.graph(), threads, memory_limit=memory_limit)

@@ -60,6 +60,28 @@ def test_it_is_used_and_changes_nothing(tmp_path, seed, threads):
     assert model.memory_bytes > 0 and model.graph is not None
 
 
+def test_the_graph_is_that_of_the_file_it_was_loaded_from(path):
+    """It is read when it is asked for, and the file may be another one by then."""
+    runtime.compile_library(path, targets=HERE)
+    before = runtime.read_file(path)
+    model = runtime.load(path)
+    runtime.write_file(random_network(np.random.default_rng(4)), path)
+    assert [node.name for node in model.graph.nodes] == [node.name for node in before.nodes]
+    assert model.graph is model.graph
+
+
+def test_a_damaged_file_is_refused_with_a_library_too(path):
+    runtime.compile_library(path, targets=HERE)
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with (
+        pytest.warns(UserWarning, match="another file"),
+        pytest.raises(runtime.FileFormatError, match="checksum"),
+    ):
+        runtime.load(path)
+
+
 def test_without_one_nothing_is_said(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

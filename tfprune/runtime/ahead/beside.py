@@ -1,7 +1,6 @@
 """The library beside a `model.tfprune`, for `Model`: its code takes the place of what would be compiled."""
 
 import ctypes
-import hashlib
 import os
 import warnings
 from pathlib import Path
@@ -83,11 +82,12 @@ class LibrarySteps:
         return self._address + index * STEP_WORDS * ctypes.sizeof(_INT64)
 
 
-def library_beside(path: str | os.PathLike[str]) -> LibraryBinding | None:
+def library_beside(path: str | os.PathLike[str], sha256: str) -> LibraryBinding | None:
     """Returns the library that lies beside a file, where it fits.
 
     Args:
-        path: The `model.tfprune`, which has been read.
+        path: The `model.tfprune`.
+        sha256: The SHA-256 of its bytes.
 
     Returns:
         The library; None where there is none, or, with a warning that says why, where it does not fit.
@@ -100,7 +100,7 @@ def library_beside(path: str | os.PathLike[str]) -> LibraryBinding | None:
         described = read_description(folder, _NAME)
         if described["version"] != __version__:
             return _warn(folder, f"tfprune {described['version']} made it, and this is {__version__}")
-        if described["source"] != hashlib.sha256(Path(path).read_bytes()).hexdigest():
+        if described["source"] != sha256:
             return _warn(folder, "it was made of another file")
         built = built_here(described)
         if built.weights != "float32" or not _known(built):

@@ -86,6 +86,40 @@ def read_file(path: str | os.PathLike[str], memory_limit: float | None = None) -
         return _read_graph(_map_file(path, allowed), allowed)
 
 
+class UndecodedFile:
+    """The bytes of a `model.tfprune` that is read when its graph is asked for.
+
+    Attributes:
+        sha256: The file's SHA-256, hexadecimal.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], memory_limit: float | None = None) -> None:
+        """Takes the bytes; they are checked by `graph`.
+
+        Args:
+            path: As of `read_file`.
+            memory_limit: As of `read_file`.
+
+        Raises:
+            FileFormatError: It is no file, too short, or larger than the memory allows.
+            OSError: The file cannot be read.
+            ValueError: `memory_limit` is not a number above 0.
+        """
+        self._path, self._memory_limit = path, memory_limit
+        with refusing(path):
+            self._bytes = _map_file(path, allowed_bytes(memory_limit)).copy()
+        self.sha256 = hashlib.sha256(self._bytes).hexdigest()
+
+    def graph(self) -> Graph:
+        """Returns the graph, checked, as `read_file` does.
+
+        Raises:
+            FileFormatError: The file is not sound, or asks for too much memory.
+        """
+        with refusing(self._path):
+            return _read_graph(self._bytes, allowed_bytes(self._memory_limit))
+
+
 @contextlib.contextmanager
 def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns what is wrong with a file's network into one error that names the file.
