@@ -7,9 +7,10 @@ from keras import layers, ops
 
 from tests.support.compiled_models import assert_same, kinds, outputs_of, randomise, run_in_runtime
 from tfprune.compiler.compile import compile_model
+from tfprune.compiler.einsum import einsum_kernel
 from tfprune.compiler.layers import LAYERS, Entry
 from tfprune.errors import UserError
-from tfprune.runtime.graph import ACTIVATIONS, LARGEST
+from tfprune.runtime.graph import ACTIVATIONS, LARGEST, Conv
 
 
 def model_of(*chain, size=(9, 12), channels=4, head=True):
@@ -192,6 +193,38 @@ def test_a_logarithm_of_shares_that_are_none():
     x = layers.Rescaling(200.0)(image)
     model = keras.Model(image, [ops.log_softmax(x), layers.Activation("log_softmax")(layers.Flatten()(x))])
     assert_same(model, compile_model(model), low=-1, high=1, run=run_in_runtime, tolerance=1e-6)
+
+
+EINSUMS = [
+    ((4,), "ab,bcd->acd", (2, 3), "cd"),
+    ((4,), "ab,bcd->acd", (2, 3), "c"),
+    ((5, 4), "abc,cd->abd", (None, 6), "d"),
+    ((5, 4), "abc,cde->abed", (None, 3, 2), "ed"),
+    ((5, 4), "abc,bd->adc", (6, 4), "dc"),
+    ((5, 4), "abc,bcd->ad", (6,), "d"),
+    ((5, 4), "abc,dbc->ad", (6,), "d"),
+    ((5, 4), "...c,cd->...d", (6,), "d"),
+    ((5, 4), "abc,dc->adb", (6, 5), None),
+    ((5, 4), "abc,c->abc", (None, 4), "c"),
+    ((5, 4), "abc,bc->acb", (4, 5), "b"),
+    ((5, 4, 3), "abcd,cde->abe", (None, 6), "e"),
+    ((5, 4, 3), "abcd,de->aecb", (6, 4, 5), None),
+    ((5, 4, 3), "abcd,be->aecd", (6, 4, 3), "ec"),
+]
+
+
+@pytest.mark.parametrize(("shape", "equation", "output", "bias"), EINSUMS)
+def test_einstein_sums(shape, equation, output, bias):
+    x = keras.Input(shape)
+    layer = layers.EinsumDense(equation, output, bias_axes=bias, activation="tanh", name="sum")
+    model = keras.Model(x, layer(x))
+    for weight in layer.weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    graph = compile_model(model)
+    assert_same(model, graph, low=-1, high=1, run=run_in_runtime, tolerance=1e-5)
+    for node in graph.nodes:
+        if node.name == "sum" and isinstance(node, Conv):
+            np.testing.assert_array_equal(einsum_kernel(node.kernel, layer), layer.kernel)
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4)])

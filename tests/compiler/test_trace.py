@@ -145,8 +145,8 @@ def two_ranks(x):
         (layers.RandomCrop(4, 4, name="crop"), r"'crop' \(RandomCrop\)"),
         (layers.LayerNormalization(axis=(1, 3)), "`axis` must be one, all, or all but the last"),
         (
-            lambda x: layers.EinsumDense("abcd,be->aecd", (4, 8, 4))(x),
-            "`equation` must be a dense layer of the last axis",
+            lambda x: layers.EinsumDense("abcd,bde->abce", (8, 8, 4))(x),
+            "`equation` must be a dense layer of some axes, or a product",
         ),
         (lambda x: layers.MultiHeadAttention(2, 3)(x, x), "its inputs must be signals"),
         (layers.CenterCrop(9, 4), "must be at least as large"),

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from tfprune.compiler.arithmetic import add_activation, add_affine, add_constant, combine, read
-from tfprune.compiler.convolutions import activation_of
 from tfprune.compiler.draft import Call, Draft
 from tfprune.compiler.shapes import add_gather, as_value, axis_of, broadcast, permute, reshape, select
 from tfprune.network.attention import projections_of
@@ -190,25 +189,3 @@ def _dense(
     if dense.bias is not None:
         bias = read(call, dense.bias).reshape(-1) * scale
     return draft.add(Conv(f"{call.name}/{name}", (source,), kernel=kernel, bias=bias), call)
-
-
-def add_einsum(draft: Draft, call: Call) -> int:
-    """Adds an `EinsumDense` that is a dense layer of the last axis, such as `"abc,cd->abd"`."""
-    layer = call.operation
-    inputs, _, made = layer.equation.replace(" ", "").replace("->", ",").partition(",")
-    weights, _, made = made.partition(",")
-    contracted = inputs[-1:]
-    plain = len(weights) == 2 and weights[0] == contracted and made == inputs[:-1] + weights[1]
-    if not plain or weights[1] in inputs or inputs[:-1].strip(".").count(contracted):
-        raise call.refuse(f"`equation` must be a dense layer of the last axis. Received: {layer.equation}")
-    kernel = read(call, layer.kernel)
-    bias = np.zeros(kernel.shape[1])
-    if layer.bias is not None:
-        bias = read(call, layer.bias)
-        if bias.size != kernel.shape[1]:
-            raise call.refuse(f"`bias_axes` must be the last one. Received: {layer.bias_axes}")
-    kernel = kernel.reshape(1, 1, *kernel.shape)
-    node = Conv(call.name, (call.input.node,), kernel=kernel, bias=bias.reshape(-1))
-    node = draft.add(node, call)
-    form = activation_of(call)
-    return add_activation(draft, call, node, form.name, form.settings)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfprune.compiler import arithmetic, attention, convolutions, normalizations, recurrent, shapes
+from tfprune.compiler import arithmetic, attention, convolutions, einsum, normalizations, recurrent, shapes
 from tfprune.compiler.draft import Call, Draft
 from tfprune.network import activations, drafts
 from tfprune.network.activations import form_of
@@ -208,7 +208,7 @@ _KERNELS = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "Separable
 # Name of the class in `keras.layers` -> what it becomes.
 LAYERS: dict[str, Entry] = {
     **dict.fromkeys((*_KERNELS, "Dense"), Entry(convolutions.add_convolution)),
-    "EinsumDense": Entry(attention.add_einsum),
+    "EinsumDense": Entry(einsum.add_einsum),
     **dict.fromkeys(_ATTENTION, Entry(attention.add_attention)),
     **dict.fromkeys(_PLAIN_ATTENTION, Entry(attention.add_plain_attention)),
     "Dot": Entry(attention.add_dot),

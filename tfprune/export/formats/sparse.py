@@ -84,6 +84,7 @@ def kernels_of(graph: "Graph", network: "Network") -> dict[str, list[np.ndarray]
         network: The network that it was made from.
     """
     from tfprune.compiler.convolutions import transposed_kernel
+    from tfprune.compiler.einsum import einsum_kernel
     from tfprune.network.graph import chains
 
     having = [node for node in graph.nodes if hasattr(node, "kernel")]
@@ -99,6 +100,9 @@ def kernels_of(graph: "Graph", network: "Network") -> dict[str, list[np.ndarray]
         own = own or [node for node in having if node.name == layer or node.name.startswith(f"{layer}/")]
         if type(kernel.layer).__name__.endswith("Transpose"):
             found[name] = [transposed_kernel(np.asarray(node.kernel), kernel.layer) for node in own]
+            continue
+        if type(kernel.layer).__name__ == "EinsumDense":
+            found[name] = [einsum_kernel(np.asarray(node.kernel), kernel.layer) for node in own]
             continue
         size = int(np.prod(shape))
         # A dense layer's kernel and a depthwise one have other axes in the file.
