@@ -10,6 +10,7 @@ from tfprune.network.batch_norm import over_replicas
 from tfprune.network.fitting import replaced_steps
 from tfprune.sparse_training.errors import UnsupportedError
 from tfprune.sparse_training.trace import trace, traced_network
+from tfprune.sparsity.apply import pruned_layers
 
 with extra("runtime"):
     from tfprune.sparse_training.exchange import rule_of
@@ -28,6 +29,13 @@ def check(model: keras.Model) -> None:
         UnsupportedError: It cannot; the message names all layers that it does not take, or the optimizer.
     """
     trace(model)
+    for wrapper in pruned_layers(model):
+        if any(learned is not None for learned in wrapper.learned):
+            raise UnsupportedError(
+                f"model {model.name!r}: the sparse trainer cannot train it: the mask of layer "
+                f"{wrapper.layer.name!r} is learned, by steps that need all weights. Where it is fixed "
+                "already, `strip_pruning` the model and wrap it anew"
+            )
     rule_of(model.optimizer)
     ours = traced_network(model) is not model  # Its loss may be its own: it says that it may.
     for name in ("train_step", "test_step", *(() if ours else ("compute_loss",))):

@@ -4,6 +4,7 @@ import tfprune.backend  # noqa: F401  (before the modules that import Keras)
 from tfprune.network.kinds import PrunableLayer
 from tfprune.sparsity.apply import pruned_layers
 from tfprune.sparsity.batchnorm import recalibrate, reset_removed
+from tfprune.sparsity.learned import CS, DST, Learning
 from tfprune.sparsity.model_masks import masks_of, set_masks
 from tfprune.sparsity.patterns import Blocks, Channels, Groups, MOfN, Pattern
 from tfprune.sparsity.policies import PruneForLatencyOnXNNPack, PruningPolicy
@@ -12,6 +13,7 @@ from tfprune.sparsity.pruner import Pruner, UpdatePruningStep
 from tfprune.sparsity.quantize import quantize_aware
 from tfprune.sparsity.regrowth import SET, Regrowth, RigL
 from tfprune.sparsity.schedules import (
+    AlternatingSparsity,
     ByEpoch,
     ConstantSparsity,
     GeometricDecay,
@@ -27,7 +29,10 @@ from tfprune.sparsity.with_data import DataReport, prune_with_data
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 __all__ = [
+    "CS",
+    "DST",
     "SET",
+    "AlternatingSparsity",
     "Blocks",
     "ByEpoch",
     "Channels",
@@ -36,6 +41,7 @@ __all__ = [
     "GeometricDecay",
     "Gradients",
     "Groups",
+    "Learning",
     "MOfN",
     "Pattern",
     "PolynomialDecay",

@@ -12,11 +12,13 @@ from keras import ops
 from tfprune.network import kinds, optimizers, tensorflow_variables
 from tfprune.network.graph import walk
 from tfprune.sparsity import scores
-from tfprune.sparsity.masks import Ranked, all_finite, check_scores, new_masks
+from tfprune.sparsity.learned import Learned, excess_of
+from tfprune.sparsity.masks import Ranked, all_finite, check_scores, erk_sparsities, new_masks
 from tfprune.sparsity.patterns import Pattern
 from tfprune.sparsity.regrowth import drop_and_grow
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.scores import Gradients, Score, Tensor
+from tfprune.sparsity.selection import keep_largest, kept_count
 from tfprune.sparsity.standing import channel_standing
 from tfprune.sparsity.wrapper import PruneLowMagnitude, description
 
@@ -41,6 +43,7 @@ class Part:
         pattern: The groups in which its weights go.
         name: Its name, for errors.
         paths: The names that it can be chosen by: its layer's, and paths inside that layer.
+        learned: How its mask is learned, or None.
     """
 
     layer: PruneLowMagnitude
@@ -50,6 +53,7 @@ class Part:
     pattern: Pattern
     name: str
     paths: tuple[str, ...]
+    learned: Learned | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,11 +66,13 @@ def parts_of(layers: Iterable[PruneLowMagnitude]) -> list[Part]:
     found: dict[int, Part] = {}
     for layer in layers:
         paths = kinds.paths(layer.layer)
-        for (kernel, mask), rule in zip(layer.pruned, layer.rule_of_each, strict=True):
+        each = zip(layer.pruned, layer.rule_of_each, layer.learned, strict=True)
+        for (kernel, mask), rule, learned in each:
             own = paths[id(kernel.variable)]
             name = description(layer.layer, own)
             pattern = rule.pattern_of(kernel, name)
-            found.setdefault(id(mask), Part(layer, kernel.variable, mask, rule, pattern, name, own))
+            part = Part(layer, kernel.variable, mask, rule, pattern, name, own, learned)
+            found.setdefault(id(mask), part)
     return list(found.values())
 
 
@@ -166,6 +172,72 @@ def regrow(
         ranked.scores()
         ranked.growth_scores(step)
     _change(moving, (_moved(ranked, share, step) for ranked in moving), optimizer)
+
+
+def let_return(parts: Sequence[Part], sparsity: float) -> None:
+    """Lets all removed weights return, as zeros, where the masks remove more than a sparsity.
+
+    Args:
+        parts: The variables, of layers that are pruned together.
+        sparsity: In [0, 1).
+    """
+    masks = [read(part.mask) for part in parts]
+    size = sum(mask.size for mask in masks)
+    if sum(map(np.count_nonzero, masks)) < kept_count(size, sparsity):
+        for part in parts:
+            _write(part.mask, np.ones(part.shape, bool))
+
+
+def learn(parts: Sequence[Part], sparsity: float, scope: str, progress: float) -> None:
+    """Steers the learning of masks towards a sparsity; no mask changes.
+
+    Args:
+        parts: The variables, of layers that have the same `Rule` with a `learning`; those whose masks are
+            fixed are passed over.
+        sparsity, scope: As for `set_sparsity`.
+        progress: The fraction of the schedule that is over, in [0, 1].
+    """
+    parts = [part for part in parts if part.learned.is_open()]
+    kept = [part.learned.kept(part.variable, part.mask) for part in parts]
+    sizes = [math.prod(part.shape) for part in parts]
+    if scope == "global":
+        excess = [excess_of(sum(kept), sum(sizes), sparsity)] * len(parts)
+    else:
+        shapes = [part.shape for part in parts]
+        targets = erk_sparsities(shapes, sparsity) if scope == "erk" else [sparsity] * len(parts)
+        excess = [excess_of(*each) for each in zip(kept, sizes, targets, strict=True)]
+    for part, value in zip(parts, excess, strict=True):
+        part.learned.steer(value, progress)
+
+
+def fix_learned(parts: Sequence[Part], sparsity: float, scope: str, optimizer: Any = None) -> None:
+    """Ends the learning of masks: ranks the weights by what was learned, and prunes them to a sparsity.
+
+    Args:
+        parts, sparsity, scope, optimizer: As for `set_sparsity`.
+
+    Raises:
+        ValueError: On weights that are NaN or infinite; the message names the layer.
+    """
+    parts = [part for part in parts if part.learned.is_open()]
+    ranked = [_LearnedRanked(part, None, scores.magnitude, 1.0) for part in parts]
+    _change(ranked, new_masks(ranked, sparsity, scope), optimizer)
+    for part in parts:
+        part.learned.fix(part.variable)
+
+
+def settle_learned(layers: Iterable[PruneLowMagnitude]) -> None:
+    """Ends the learning of masks before its time: what stays at present by what was learned, stays."""
+    for part in parts_of(layer for layer in layers if layer.masks):
+        if part.learned is not None and part.learned.is_open():
+            ranked = _LearnedRanked(part, None, scores.magnitude, 1.0)
+            kept = max(part.learned.kept(part.variable, part.mask), 1)
+            _change(
+                [ranked],
+                [keep_largest(ranked.scores().ravel(), kept, ranked.mask().ravel()).reshape(part.shape)],
+                None,
+            )
+            part.learned.fix(part.variable)
 
 
 def _moved(ranked: "_Ranked", share: float, step: int) -> np.ndarray:
@@ -328,6 +400,14 @@ class _KeptRanked(_Ranked):
         if self._scores is None:
             self._scores = super().scores()
         return self._scores
+
+
+class _LearnedRanked(_Ranked):
+    """The same, ranked by what was learned."""
+
+    def scores(self) -> np.ndarray:
+        learned, weights = self.part.learned, self._tensor(False).weights
+        return check_scores(learned.method.margin(weights, read(learned.parameter)), self.name)
 
 
 def read(variable: keras.Variable) -> np.ndarray:

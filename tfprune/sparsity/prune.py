@@ -11,7 +11,14 @@ import keras
 from tfprune.network import kinds
 from tfprune.network.graph import walk
 from tfprune.network.rebuild import rebuild
-from tfprune.sparsity.apply import Part, apply_masks, parts_of, pruned_layers, set_sparsity
+from tfprune.sparsity.apply import (
+    Part,
+    apply_masks,
+    parts_of,
+    pruned_layers,
+    set_sparsity,
+    settle_learned,
+)
 from tfprune.sparsity.choice import Choice, Chosen, Selection, check_names, first_match, is_whole, names_in
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.masks import check_scope
@@ -40,6 +47,7 @@ def prune_low_magnitude(
     score: str | Score = "magnitude",
     granularity: str = "weight",
     regrowth: Any = None,
+    learning: Any = None,
     pattern: Pattern | None = None,
     min_density: float = 0.0,
     keep_zeros: bool | None = None,
@@ -91,6 +99,9 @@ def prune_low_magnitude(
             "taylor", "fisher", or a function (`scores.py`).
         granularity: "weight", or "channel": whole output channels, ranked by their L2 norm.
         regrowth: None, or a method that moves a fixed number of weights about: `SET()` or `RigL()`.
+        learning: None, or a method that learns the masks: `DST()` or `CS()`. All weights stay until the
+            schedule's last step, where the masks come to be, exact. Then as ever. A wrapper that is there
+            already begins to learn anew, on the weights that its masks keep.
         pattern: A `Pattern` (`patterns.py`), such as `Blocks((4, 4))`, `MOfN(2, 4)` or one of your own, in
             the place of `block_size`, `block_pooling_type`, `sparsity_m_by_n` and `granularity`.
         min_density: With `scope="global"`: the fraction of each tensor's groups that stays whatever their
@@ -120,7 +131,7 @@ def prune_low_magnitude(
     pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
 
     def rule_of(schedule: Any) -> Rule:
-        return Rule(schedule, pattern, scope, score, regrowth, min_density)
+        return Rule(schedule, pattern, scope, score, regrowth, min_density, learning)
 
     for schedule in (
         pruning_schedule.values() if isinstance(pruning_schedule, Mapping) else [pruning_schedule]
@@ -339,7 +350,7 @@ def strip_pruning(model: Any) -> Any:
     Weights that `quantize_aware` rounds are written as they are rounded.
     The result shares its variables with `model`. A model of a class of its own is changed in place, and
     returned. Masks that are not at the target of their schedule are a warning, and so are wrappers inside
-    other layers, which stay.
+    other layers, which stay. Masks that are still learned are fixed as they stand.
 
     Args:
         model: A model, a layer or a list of layers, wrapped or not.
@@ -359,6 +370,7 @@ def strip_pruning(model: Any) -> Any:
     if isinstance(model, (list, tuple)):
         return [strip_pruning(layer) for layer in model]
     if isinstance(model, keras.layers.Layer):
+        settle_learned(layer for layer in pruned_layers(model) if layer.built)
         for short in shortfalls(pruned_layers(model)):
             warnings.warn(f"The stripped model has {short.place}; {short.goal}.", stacklevel=2)
     if isinstance(model, keras.Model):

@@ -11,6 +11,9 @@ from tfprune.network.fitting import bring_up_to_date
 from tfprune.sparsity.apply import (
     Part,
     apply_masks,
+    fix_learned,
+    learn,
+    let_return,
     pruned_layers,
     pruned_together,
     regrow,
@@ -18,7 +21,7 @@ from tfprune.sparsity.apply import (
 )
 from tfprune.sparsity.fit_report import FitReport, act_before
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
-from tfprune.sparsity.schedules import ByEpoch, last_due
+from tfprune.sparsity.schedules import ByEpoch, falls, last_due
 from tfprune.sparsity.targets import shortfalls, target_of, warn_of_erased
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
@@ -87,6 +90,7 @@ class Pruner:
             )
         self._group_layers()
         _check_gradient_data(self._groups, gradient_data, gradient_batches)
+        _check_learning(self._groups)
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
         self._meter: GradientMeter | None = None
         # In `fit` whether the callback saw the batch that comes, None in other loops.
@@ -229,9 +233,18 @@ class Pruner:
         for key, sparsity in due.items():
             parts = self._groups[key]
             rule = parts[0].rule
-            if rule.regrowth is not None:
+            if rule.learning is not None:
+                schedule = rule.pruning_schedule
+                if until < schedule.end_step:
+                    begin = schedule.begin_step
+                    learn(parts, sparsity, rule.scope, (until - begin) / max(schedule.end_step - begin, 1))
+                else:
+                    fix_learned(parts, sparsity, rule.scope, self._trainer())
+            elif rule.regrowth is not None:
                 regrow(parts, sparsity, rule.scope, until, self._trainer(), gradients)
             else:
+                if falls(rule.pruning_schedule):
+                    let_return(parts, sparsity)
                 set_sparsity(parts, sparsity, rule.scope, self._trainer(), gradients, model=self._model)
             if rule.scope == "global" and key not in self._arrived:
                 target = target_of(rule.pruning_schedule)
@@ -531,6 +544,18 @@ def _check_steps(steps: int) -> int:
     if steps != int(steps) or steps < 1:
         raise ValueError(f"`steps` must be a whole number, at least 1. Received: steps={steps}")
     return int(steps)
+
+
+def _check_learning(groups: dict[str, list[Part]]) -> None:
+    """Checks that what is to be learned is trained."""
+    for parts in groups.values():
+        for part in parts:
+            learned = part.learned
+            if learned is not None and learned.is_open() and not learned.parameter.trainable:
+                raise ValueError(
+                    "A layer whose mask is learned must be trainable. "
+                    f"Received: trainable=False, for {part.name}"
+                )
 
 
 def _check_gradient_data(

@@ -9,10 +9,11 @@ import keras
 
 from tfprune.network.kinds import Kernel
 from tfprune.sparsity import scores
+from tfprune.sparsity.learned import Learning
 from tfprune.sparsity.masks import check_scope
 from tfprune.sparsity.patterns import WEIGHTS, Groups, Pattern, Weights
 from tfprune.sparsity.regrowth import Regrowth
-from tfprune.sparsity.schedules import ConstantSparsity, adopt
+from tfprune.sparsity.schedules import ByEpoch, ConstantSparsity, GeometricDecay, PolynomialDecay, adopt
 from tfprune.sparsity.scores import Score
 
 # tfmot's default: half the weights, from the start.
@@ -33,6 +34,7 @@ class Rule:
         score: A name or a function.
         regrowth: A method that moves a fixed number of weights about, or None.
         min_density: In the scope "global": the fraction of each tensor's groups that stays.
+        learning: A method that learns the masks, or None.
 
     Raises:
         ValueError: On an argument out of range, or on two that exclude each other.
@@ -44,6 +46,7 @@ class Rule:
     score: str | Score = "magnitude"
     regrowth: Regrowth | None = None
     min_density: float = 0.0
+    learning: Learning | None = None
 
     def __post_init__(self) -> None:
         schedule = self.pruning_schedule
@@ -60,6 +63,7 @@ class Rule:
         self._check_pattern()
         self._check_regrowth()
         self._check_min_density()
+        self._check_learning()
 
     def _check_min_density(self) -> None:
         if not isinstance(self.min_density, numbers.Real) or not 0.0 <= self.min_density < 1.0:
@@ -106,6 +110,28 @@ class Rule:
             raise ValueError(
                 "`regrowth` needs a `ConstantSparsity` whose `end_step` is above its `begin_step`: the share "
                 f"of weights that moves falls to zero there. Received: pruning_schedule={schedule!r}"
+            )
+
+    def _check_learning(self) -> None:
+        if self.learning is None:
+            return
+        if not isinstance(self.learning, Learning):
+            raise ValueError(
+                f"`learning` must be None, `DST()` or `CS()`. Received: learning={self.learning!r}"
+            )
+        if not isinstance(self.pattern, Weights):
+            raise ValueError(f"`learning` works on single weights. Received: {self.pattern}")
+        if self.regrowth is not None or self.score != "magnitude":
+            raise ValueError(
+                "`learning` ranks the weights itself: `score` must be 'magnitude' and `regrowth` None. "
+                f"Received: score={self.score!r}, regrowth={self.regrowth!r}"
+            )
+        schedule = self.pruning_schedule
+        if not isinstance(schedule, (ByEpoch, GeometricDecay, PolynomialDecay)):
+            raise ValueError(
+                "`learning` needs a schedule that rises to an end, where the masks are fixed: "
+                "`PolynomialDecay`, `GeometricDecay` or `ByEpoch`. "
+                f"Received: pruning_schedule={schedule!r}"
             )
 
     def check_sparsity(self, sparsity: float) -> None:

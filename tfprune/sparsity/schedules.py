@@ -61,7 +61,12 @@ class PruningSchedule(abc.ABC):
     `keras.saving.register_keras_serializable` to survive a save. A schedule of `tfmot.sparsity.keras` is
     accepted in the place of one, and is replaced by its equal here. Any other object needs `__call__` alone;
     its `end_step` is used if it has one.
+
+    Attributes:
+        falls: Whether removed weights return where the sparsity falls. Otherwise masks only shrink.
     """
+
+    falls = False
 
     @abc.abstractmethod
     def __call__(self, step: int) -> tuple[bool, float]:
@@ -285,6 +290,45 @@ class GeometricDecay(_Ramp):
 
 
 @keras.saving.register_keras_serializable("tfprune")
+class AlternatingSparsity(_PeriodicSchedule):
+    """A schedule that goes up and down: AC/DC (Peste et al., arXiv:2106.12379).
+
+    From `begin_step` on, phases of `frequency` steps alternate: one at `final_sparsity`, one without
+    masks, in which the removed weights return, from zero, and train. From `end_step` on the network stays at
+    `final_sparsity`. So removed weights are exactly zero in the phases with masks and after `end_step`.
+
+    Args:
+        final_sparsity: The sparsity of the phases with masks, and from `end_step` on, in [0, 1).
+        begin_step: The first step of the first phase with masks; before it the network trains as it is.
+        end_step: The first step of the last one.
+        frequency: The number of steps of a phase.
+
+    Raises:
+        ValueError: On a value outside these ranges.
+    """
+
+    falls = True
+
+    def __init__(self, final_sparsity: float, begin_step: int, end_step: int, frequency: int) -> None:
+        super().__init__(begin_step, end_step, frequency, endless=False)
+        self.final_sparsity = check_sparsity("final_sparsity", final_sparsity)
+
+    def __call__(self, step: int) -> tuple[bool, float]:
+        step = int(step)
+        phase = (step - self.begin_step) // self.frequency
+        dense = self.begin_step <= step < self.end_step and phase % 2 == 1
+        return self._fires(step), 0.0 if dense else self.final_sparsity
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "final_sparsity": self.final_sparsity,
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "frequency": self.frequency,
+        }
+
+
+@keras.saving.register_keras_serializable("tfprune")
 class ByEpoch(PruningSchedule):
     """A target, and the epoch of `fit` by which it is reached.
 
@@ -396,6 +440,11 @@ def serialize_schedule(schedule: Any) -> Any:
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments in an answer of `get_config`: tfmot's schedules put the class's name around."""
     return config["config"] if config.keys() == {"class_name", "config"} else config
+
+
+def falls(schedule: Any) -> bool:
+    """Returns whether removed weights return where a schedule's sparsity falls."""
+    return bool(getattr(schedule, "falls", False))
 
 
 def last_due(schedule: Callable, after: int, until: int) -> float | None:

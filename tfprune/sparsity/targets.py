@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune.sparsity.apply import Part, prune_by_magnitude, pruned_together, read
 from tfprune.sparsity.masks import have_reached, would_reach
-from tfprune.sparsity.schedules import last_due
+from tfprune.sparsity.schedules import falls, last_due
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -106,11 +106,12 @@ def late(layers: Iterable[PruneLowMagnitude], last_step: int) -> list[Any]:
         if not target or (target_step_of(schedule) or 0) <= last_step:
             continue
         masks, patterns = [read(part.mask) for part in parts], [part.pattern for part in parts]
-        if have_reached(masks, patterns, target, scope):
+        reached = have_reached(masks, patterns, target, scope)
+        if reached and not falls(schedule):
             continue
         taken = max(parts[0].layer.steps_taken or -1, getattr(schedule, "begin_step", 0) - 1)
         due = last_due(schedule, taken, last_step)
-        if due is None or not would_reach(masks, patterns, due, target, scope):
+        if not (reached if due is None else would_reach(masks, patterns, due, target, scope)):
             found.append(schedule)
     return found
 

@@ -16,6 +16,7 @@ from keras import ops
 from tfprune.network import kinds
 from tfprune.network.calls import asked_to_train, forget_losses, show_signature
 from tfprune.network.graph import hand_on_input_shape, is_built
+from tfprune.sparsity.learned import Learned, make_learned
 from tfprune.sparsity.patterns import Blocks, MOfN, Pattern, from_arguments
 from tfprune.sparsity.rounding import rounded_kernels, to_8_bits
 from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
@@ -30,8 +31,10 @@ class PrunedKernel(NamedTuple):
     mask: keras.Variable
 
 
-# id of a variable -> its mask, inside `one_mask_a_variable`.
-_masks: ContextVar[dict[int, keras.Variable] | None] = ContextVar("masks", default=None)
+# id of a variable -> its mask, and how that is learned, inside `one_mask_a_variable`.
+_masks: ContextVar[dict[int, tuple[keras.Variable, Learned | None]] | None] = ContextVar(
+    "masks", default=None
+)
 
 
 @contextlib.contextmanager
@@ -92,6 +95,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         score: str | Score = "magnitude",
         granularity: str = "weight",
         regrowth: Any = None,
+        learning: Any = None,
         pattern: Pattern | None = None,
         min_density: float = 0.0,
         kernels: Iterable[int] | None = None,
@@ -112,7 +116,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             layer.trainable = kwargs["trainable"]
         kinds.give_prunable_weights(layer)
         pattern = from_arguments(block_size, block_pooling_type, sparsity_m_by_n, granularity, pattern)
-        rule = Rule(pruning_schedule, pattern, scope, score, regrowth, min_density)
+        rule = Rule(pruning_schedule, pattern, scope, score, regrowth, min_density, learning)
         self.kernels = None if kernels is None else _numbers(kernels)
         # One for all pruned kernels, or one for each.
         self.rules = [rule]
@@ -129,6 +133,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self.in_8_bits = bool(in_8_bits)
         self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
+        # How each mask is learned, None where it is not.
+        self.learned: list[Learned | None] = []
         self._has_masks = False
         self._count = 0
         self._updater: Any = None
@@ -163,6 +169,9 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self._trainable = self.layer.trainable = bool(value)
+        for learned in self.learned:
+            if learned is not None:
+                learned.parameter.trainable = bool(value)
 
     @property
     def rule(self) -> Rule:
@@ -339,16 +348,20 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         )
         masks = _masks.get()
         masks = {} if masks is None else masks
-        for variable, path in zip(self.prunable_variables, paths, strict=True):
-            if id(variable) not in masks:
-                masks[id(variable)] = self.add_weight(
-                    shape=variable.shape,
+        for kernel, path in zip(self._kernels, paths, strict=True):
+            if id(kernel.variable) not in masks:
+                mask = self.add_weight(
+                    shape=kernel.variable.shape,
                     dtype="bool",
                     initializer="ones",
                     trainable=False,
                     name=f"{path}_mask",
                 )
-        self.masks = [masks[id(variable)] for variable in self.prunable_variables]
+                method = self.rule.learning
+                learned = None if method is None else make_learned(method, kernel, self.add_weight, path)
+                masks[id(kernel.variable)] = mask, learned
+        self.masks = [masks[id(variable)][0] for variable in self.prunable_variables]
+        self.learned = [masks[id(variable)][1] for variable in self.prunable_variables]
         for kernel, _ in self.pruned:
             self.pattern_of(kernel)  # A layer that the pattern does not fit is an error here.
         self._has_masks = True
@@ -369,14 +382,18 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             self.check_watched()
             if self.counts_calls and asked_to_train():
                 self.pruning_step.assign(self.pruning_step + 1)
-        mask_of = {id(kernel.variable): mask for kernel, mask in self.pruned} if self.masked else {}
+        mask_of = {}
+        if self.masked:
+            both = zip(self.prunable_variables, self.masks, self.learned, strict=True)
+            mask_of = {id(variable): (mask, learned) for variable, mask, learned in both}
         rounded = {id(kernel.variable): kernel for kernel in self._rounded}
         state = []
         # Every variable is mapped, because this scope hides the one around it (JAX trains inside one).
         for variable in self.layer.variables:
             value = variable.value
             if id(variable) in mask_of:
-                value = _masked(value, mask_of[id(variable)])
+                mask, learned = mask_of[id(variable)]
+                value = _masked(value, mask) if learned is None else _masked(learned.masked(value), mask)
             if id(variable) in rounded:
                 value = to_8_bits(rounded[id(variable)], value)
             state.append((variable, value))
