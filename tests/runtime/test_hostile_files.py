@@ -9,6 +9,7 @@ import json
 import pathlib
 import resource
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_an_altered_header(sound, path, data):
 @given(data=st.data())
 def test_an_altered_array(sound, path, data):
     header, sections = damaged_files.split(sound)
-    numbers = {"shape", "dtype", "encoding", "count", "remainder_bits", "offset", "length"}
+    numbers = {"shape", "dtype", "encoding", "count", "remainder_bits", "offset", "length", "packed"}
     new = data.draw(altered(header, lambda where: bool(numbers & set(where[3:]))))
     accept_or_refuse(path, damaged_files.join(new, sections))
 
@@ -217,7 +218,9 @@ def test_an_altered_code_of_positions(sound, path, data):
     kernels = [node["kernel"] for node in header["nodes"] if "kernel" in node]
     kernel = data.draw(st.sampled_from([kernel for kernel in kernels if kernel["encoding"] == "sparse"]))
     end = kernel["offset"] + kernel["length"]
-    start = kernel["offset"] + kernel["count"] * {"float16": 2, "int8": 1}[kernel["dtype"]]
+    start = kernel["offset"] + kernel.get(
+        "packed", kernel["count"] * {"float32": 4, "float16": 2, "int8": 1}[kernel["dtype"]]
+    )
     start += 4 * kernel["shape"][-1] if kernel["dtype"] == "int8" else 0
     code = data.draw(st.binary(min_size=end - start, max_size=end - start))
     kernel["remainder_bits"] = data.draw(st.sampled_from([kernel["remainder_bits"], 0, 1, 31, 32]))
@@ -277,6 +280,58 @@ def test_values_and_scales_of_8_bits(path, at, value, message):
         damaged_files.join(header, sections[: start + at] + value + sections[start + at + len(value) :]),
         message,
     )
+
+
+def raw_deflate(content):
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return compressor.compress(content) + compressor.flush()
+
+
+# The stream in the place of 300 packed values, what it says of itself, and what is wrong with it.
+PACKED = {
+    "other bytes": (b"\xff" * 40, {}, "not a deflate stream"),
+    "a stream that does not end": (raw_deflate(bytes(range(256)))[:-9], {}, "must end where its place"),
+    "bytes behind it": (raw_deflate(b"\x7f" * 300) + bytes(50), {}, "must end where its place"),
+    "fewer values": (raw_deflate(bytes(range(1, 61))), {}, "60 values are packed and should be 300"),
+    "more values": (raw_deflate(bytes(300) * 9 + bytes(range(64))), {}, "has more than 300 bytes"),
+    "a value beyond its range": (raw_deflate(bytes(range(100, 150)) * 6), {}, "values from -127 to 127"),
+    "a few bytes for many": (raw_deflate(b"\x7f" * 300), {}, "at most 8 a byte"),
+    "a negative size": (raw_deflate(bytes(range(60))), {"packed": -60}, "at most 8 a byte"),
+    "another type": (raw_deflate(bytes(range(60))), {"dtype": "float16"}, "`packed` must be for int8"),
+    "a size of another kind": (raw_deflate(bytes(range(60))), {"packed": 1.0}, "packed must be of type int"),
+}
+
+
+@pytest.mark.parametrize("case", PACKED)
+def test_packed_values(path, case):
+    kernel = np.full((1, 1, 300, 1), 0.5, np.float32)
+    image = Input("image", (), (1, 1, 300), np.ones(300, np.float32), np.zeros(300, np.float32))
+    nodes = (image, Conv("conv", (0,), kernel, np.ones(1, np.float32)), GlobalPool("pool", (1,), "max"))
+    write_file(Graph(nodes), path, "int8")
+    header, sections = damaged_files.split(path.read_bytes())
+    array, bias = conv_of(header)["kernel"], conv_of(header)["bias"]
+    start, values = array["offset"], array["packed"]
+    assert array["encoding"] == "dense" and 300 / 8 <= values < 60
+    assert zlib.decompress(sections[start : start + values], -zlib.MAX_WBITS) == bytes([127]) * 300
+    stream, said, message = PACKED[case]
+    section = stream + sections[start + values : start + array["length"]]
+    array.update({"packed": len(stream), "length": len(section), **said})
+    padding = bytes(-len(section) % 64)
+    moved = sections[bias["offset"] :]
+    bias["offset"] = start + len(section + padding)
+    refuse(path, damaged_files.join(header, sections[:start] + section + padding + moved), message)
+
+
+def test_a_compressed_header(sound, path):
+    header, sections = damaged_files.split(sound)
+    text = json.dumps(header).encode()
+    assert accept_or_refuse(path, damaged_files.join(text, sections))
+    assert accept_or_refuse(path, damaged_files.join(raw_deflate(text), sections))
+    refuse(path, damaged_files.join(raw_deflate(text), sections, version=1), "not UTF-8|not JSON")
+    refuse(path, damaged_files.join(raw_deflate(text)[:-1], sections), "must end where its place")
+    refuse(path, damaged_files.join(raw_deflate(text) + b"{", sections), "must end where its place")
+    refuse(path, damaged_files.join(raw_deflate(b" " * (2**22 + 1)), sections), "has more than 4194304 bytes")
+    refuse(path, damaged_files.join(b"\xff" * 9, sections), "not a deflate stream")
 
 
 CHANGES = {
@@ -465,7 +520,7 @@ HEADERS = {
 @pytest.mark.parametrize("case", HEADERS)
 def test_headers_that_are_refused(path, case):
     header, message = HEADERS[case]
-    refuse(path, damaged_files.join(header, b""), message)
+    refuse(path, damaged_files.join(header, b"", version=1), message)
 
 
 def test_the_prefix(sound, path):
@@ -478,10 +533,10 @@ def test_the_prefix(sound, path):
         "version 0, and this runtime reads versions 1 to 2$",
     )
     refuse(path, damaged_files.join(header, sections, size=2**60), "should have 1152921504606846976")
-    for header_bytes in (2 * len(sound), 2**22 + 1, 2**32 - 1):
+    for header_bytes in (9 * len(sound), 2**22 + 1, 2**32 - 1):
         refuse(path, damaged_files.join(header, sections, header_bytes=header_bytes), "too long")
     refuse(
-        path, damaged_files.join(" " * 2**22 + json.dumps(header), sections), "header of .* bytes is too long"
+        path, damaged_files.join(json.dumps(header) + " " * 2**22, sections), "header of .* bytes is too long"
     )
     refuse(path, sound[:24] + bytes(32) + sound[56:], "its checksum is wrong")
 

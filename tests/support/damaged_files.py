@@ -3,16 +3,20 @@
 import hashlib
 import json
 import struct
+import zlib
 
 START = 56
 
 
 def split(content: bytes) -> tuple[dict, bytes]:
-    """The header, parsed, and the sections."""
+    """The header, unpacked and parsed, and the sections."""
     magic, version, header_bytes, size = struct.unpack("<8sIIQ", content[:24])
     assert (magic, size) == (b"TFPRUNE\0", len(content)) and version in (1, 2)
     end = START + header_bytes
-    return json.loads(content[START:end]), content[-(-end // 64) * 64 :]
+    header = content[START:end]
+    if not header.startswith(b"{"):
+        header = zlib.decompress(header, -zlib.MAX_WBITS)
+    return json.loads(header), content[-(-end // 64) * 64 :]
 
 
 def join(header: dict | str | bytes, sections: bytes, **changes: int) -> bytes:

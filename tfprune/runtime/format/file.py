@@ -17,6 +17,7 @@ import numpy as np
 
 from tfprune.files import write_bytes
 from tfprune.runtime.errors import FileFormatError, GraphError
+from tfprune.runtime.format.deflate import deflate, inflate
 from tfprune.runtime.format.header import header_text, parse_header, version_of
 from tfprune.runtime.format.sections import (
     DTYPES,
@@ -39,6 +40,8 @@ _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _HEADER_START = _PREFIX.size + _CHECKSUM_BYTES
 # Far more than any network needs, and little enough that its JSON fits any memory.
 MAX_HEADER_BYTES = 2**22
+# A header that begins so is plain: deflate streams of what begins so begin with other bits.
+_PLAIN = b"{"
 _LONGEST_REASON = 500
 
 
@@ -155,12 +158,14 @@ def file_bytes(graph: Graph, weights: str) -> bytes:
     header = header_text(graph, store).encode()
     if len(header) > MAX_HEADER_BYTES:
         raise ValueError(f"a file's header may have {MAX_HEADER_BYTES} bytes. Received: {len(header)}")
+    version = 2 if any(array.dtype == SCALED for array in arrays) else version_of(graph)
+    if version > 1:
+        header = deflate(header, repeats=True)
     # The limit of the sparse arrays is the reader's.
     check_layout(arrays, np.frombuffer(sections, np.uint8))
     header_end = _HEADER_START + len(header)
     padding = bytes(aligned(header_end) - header_end)
     size = header_end + len(padding) + len(sections)
-    version = 2 if any(array.dtype == SCALED for array in arrays) else version_of(graph)
     prefix = _PREFIX.pack(MAGIC, version, len(header), size)
     checked = b"".join((header, padding, sections))
     return b"".join((prefix, _checksum(prefix, checked), checked))
@@ -211,8 +216,11 @@ def _read_header(file: np.ndarray) -> tuple[Graph, list[StoredArray], np.ndarray
         raise FileFormatError(f"a header of {header_bytes} bytes is too long")
     if _checksum(file[: _PREFIX.size], file[_HEADER_START:]) != file[_PREFIX.size : _HEADER_START].tobytes():
         raise FileFormatError("its checksum is wrong: it has been altered or damaged")
+    header = file[_HEADER_START:header_end].tobytes()
+    if version > 1 and not header.startswith(_PLAIN):
+        header = inflate(header, MAX_HEADER_BYTES)
     try:
-        text = file[_HEADER_START:header_end].tobytes().decode()
+        text = header.decode()
     except UnicodeDecodeError as error:
         raise FileFormatError(f"the header is not UTF-8: {error}") from error
     graph, arrays = parse_header(text)

@@ -145,7 +145,7 @@ def _later_fields(owner: type) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(owner) if "since" in field.metadata}
 
 
-def _at_defaults(node: Node | Output) -> set[str]:
+def _at_defaults(node: Node | Output | StoredArray) -> set[str]:
     """Returns the names of the later fields of a node that have their defaults."""
     return {name for name, default in _later_fields(type(node)).items() if getattr(node, name) == default}
 
@@ -155,7 +155,9 @@ def _is_array(hint: Any) -> bool:
     return np.ndarray in (hint, *typing.get_args(hint))
 
 
-def _encode_object(item: Node | Output, store: Callable[[np.ndarray], StoredArray]) -> dict[str, Any]:
+def _encode_object(
+    item: Node | Output | StoredArray, store: Callable[[np.ndarray], StoredArray]
+) -> dict[str, Any]:
     left_out = _at_defaults(item)
     return {
         name: _encode(getattr(item, name), hint, store)
@@ -166,7 +168,7 @@ def _encode_object(item: Node | Output, store: Callable[[np.ndarray], StoredArra
 
 def _encode(value: Any, hint: Any, store: Callable[[np.ndarray], StoredArray]) -> Any:
     if _is_array(hint):
-        return dataclasses.asdict(store(value))
+        return _encode_object(store(value), store)
     if typing.get_origin(hint) is tuple:
         return [_encode(item, typing.get_args(hint)[0], store) for item in value]
     if typing.get_origin(hint) is dict:

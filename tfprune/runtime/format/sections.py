@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfprune.runtime.errors import FileFormatError
+from tfprune.runtime.format.deflate import MOST_VALUES_A_BYTE, deflate, inflate
 from tfprune.runtime.format.indices import decode_positions, encode_positions
 from tfprune.runtime.integers import LARGEST_INT8, channel_scales, to_int8
 from tfprune.runtime.sparse_array import SparseArray, nonzeros
@@ -37,6 +38,7 @@ class StoredArray:
         remainder_bits: The positions' code's; 0 for a dense array.
         offset: Of the section behind the start of the first, in bytes.
         length: Of the section, in bytes.
+        packed: The bytes that values of 8 bits take compressed; 0 where they are as they are.
     """
 
     shape: tuple[int, ...]
@@ -46,6 +48,7 @@ class StoredArray:
     remainder_bits: int
     offset: int
     length: int
+    packed: int = dataclasses.field(default=0, metadata={"since": 2})
 
     @property
     def size(self) -> int:
@@ -55,7 +58,7 @@ class StoredArray:
     @property
     def value_bytes(self) -> int:
         """Returns the number of bytes that the stored values take, with their scales."""
-        return self.count * DTYPES[self.dtype].itemsize + 4 * self.scales
+        return (self.packed or self.count * DTYPES[self.dtype].itemsize) + 4 * self.scales
 
     @property
     def scales(self) -> int:
@@ -80,6 +83,11 @@ class StoredArray:
                 raise FileFormatError(f"must be one of {', '.join(choices)}. Received: {value!r}")
         if len(self.shape) < KERNEL_AXES and (self.dtype, self.encoding) != ("float32", "dense"):
             raise FileFormatError("an array that is no kernel must be float32 and dense")
+        if self.packed and (self.dtype != SCALED or not 0 <= self.count <= MOST_VALUES_A_BYTE * self.packed):
+            raise FileFormatError(
+                f"`packed` must be for {SCALED} values, at most {MOST_VALUES_A_BYTE} a byte."
+                f" Received: {self.count} {self.dtype} values in {self.packed} bytes"
+            )
         if self.encoding == "dense":
             wrong = self.count != self.size or self.length != self.value_bytes or self.remainder_bits != 0
         else:
@@ -117,12 +125,21 @@ def encode_array(array: np.ndarray | SparseArray, weights: str, offset: int) -> 
     # The smallest may have been rounded to zero.
     positions, values = positions[values != 0], values[values != 0]
     code, remainder_bits = encode_positions(positions)
-    encoding, count, section = "sparse", len(values), values.tobytes() + scales + code
-    if len(section) >= array.size * values.itemsize + len(scales):
+    encoding = "sparse"
+    if values.nbytes + len(code) >= array.size * values.itemsize:
         dense = np.zeros(array.size, values.dtype)
         dense[positions] = values
-        encoding, count, remainder_bits, section = "dense", array.size, 0, dense.tobytes() + scales
-    return StoredArray(array.shape, dtype, encoding, count, remainder_bits, offset, len(section)), section
+        encoding, values, code, remainder_bits = "dense", dense, b"", 0
+    stored, packed = values.tobytes(), 0
+    if dtype == SCALED:
+        # Those that pruning by magnitude leaves are seldom small.
+        compressed = deflate(stored, repeats=False)
+        if len(compressed) < len(stored):
+            stored, packed = compressed, len(compressed)
+    section = stored + scales + code
+    return StoredArray(
+        array.shape, dtype, encoding, values.size, remainder_bits, offset, len(section), packed
+    ), section
 
 
 def fits_float16(values: np.ndarray) -> bool:
@@ -186,9 +203,15 @@ def decode_array(array: StoredArray, sections: np.ndarray) -> np.ndarray | Spars
     """
     section = sections[array.offset : array.offset + array.length]
     kind = DTYPES[array.dtype]
-    stored = section[: array.count * kind.itemsize].view(kind)
+    behind = array.value_bytes - 4 * array.scales
+    stored = section[:behind]
+    if array.packed:
+        stored = np.frombuffer(inflate(stored.tobytes(), array.count), np.uint8)
+        if len(stored) != array.count:
+            raise FileFormatError(f"{len(stored)} values are packed and should be {array.count}")
+    stored = stored.view(kind)
     values = stored.astype(np.float32)
-    scales = np.frombuffer(section[stored.nbytes : array.value_bytes].tobytes(), DTYPES["float32"])
+    scales = np.frombuffer(section[behind : array.value_bytes].tobytes(), DTYPES["float32"])
     if not np.isfinite(values).all() or not np.isfinite(scales).all():
         raise FileFormatError("a value is not finite")
     if array.scales and (scales.min() <= 0 or (array.count and stored.min() < -LARGEST_INT8)):
