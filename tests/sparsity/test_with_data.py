@@ -9,6 +9,7 @@ from keras import layers, ops
 
 from tfprune import sparsity
 from tfprune.network.kinds import prunable
+from tfprune.sparsity.error_curves import Curve, share_out
 from tfprune.sparsity.patterns import WEIGHTS
 from tfprune.sparsity.reconstruction import CHOICES, exchanged, make_problem, refit, removal_costs
 from tfprune.sparsity.with_data import METHODS, prune_with_data
@@ -114,8 +115,8 @@ def zeros(model):
 def test_each_kernel_reaches_the_sparsity_and_errors_are_smaller_than_by_magnitude(make):
     model, peer = make(), make()
     before = outputs(model)
-    report = prune_with_data(model, 0.5, IMAGES, verbose=0)
-    prune_with_data(peer, 0.5, IMAGES, method="magnitude", verbose=0)
+    report = prune_with_data(model, 0.5, IMAGES, allocation="uniform", verbose=0)
+    prune_with_data(peer, 0.5, IMAGES, method="magnitude", allocation="uniform", verbose=0)
     assert all(abs(share - 0.5) < 0.05 for share in zeros(model))
     assert len(report.layers) == len(zeros(model))
     assert abs(report.sparsity - 0.5) < 0.01
@@ -128,7 +129,7 @@ def test_each_kernel_reaches_the_sparsity_and_errors_are_smaller_than_by_magnitu
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_a_wrapped_model_ends_as_one_that_is_not_and_holds_masks(make):
     plain, model = make(), sparsity.prune_low_magnitude(make(), None)
-    prune_with_data(plain, 0.5, IMAGES, verbose=0)
+    prune_with_data(plain, 0.5, IMAGES, allocation="uniform", verbose=0)
     prune_with_data(model, 0.5, IMAGES, verbose=0)
     assert np.allclose(outputs(model), outputs(plain), atol=1e-4)
     masks = sparsity.masks_of(model)
@@ -229,6 +230,27 @@ def test_an_input_that_is_always_zero_is_no_trouble(method):
     assert all(np.isfinite(value).all() for value in state(model))
 
 
+def test_a_sparsity_is_shared_out_by_the_steepest_parts_of_the_errors():
+    flat = Curve(np.array([0, 50, 100.0]), np.array([1.0, 0.1, 0.0]))
+    steep = Curve(np.array([0, 50, 100.0]), np.array([1.0, 0.9, 0.0]))  # Above its hull, a line.
+    shares = share_out([flat, steep, None], [100, 100, 40], 0.5)
+    # The first 50 of the one, then as many of the other.
+    assert shares == pytest.approx([0.49, 0.51, 0.5], abs=0.02)
+    assert list(flat.hull().kept) == [0, 50, 100] and list(steep.hull().kept) == [0, 100]
+
+
+def test_a_global_allocation_keeps_the_number_of_weights_and_errs_less():
+    errors = {}
+    for allocation in ("uniform", "erk", "global"):
+        model = functional()
+        before = outputs(model)
+        report = prune_with_data(model, 0.7, IMAGES, allocation=allocation, verbose=0)
+        assert report.sparsity == pytest.approx(0.7, abs=0.01)
+        errors[allocation] = sum(one.error_after for one in report.layers)
+        assert np.isfinite(outputs(model) - before).all()
+    assert errors["global"] < errors["uniform"]
+
+
 def test_errors_leave_the_model_as_it_was():
     model = functional()
     before = state(model)
@@ -241,6 +263,7 @@ def test_errors_leave_the_model_as_it_was():
         ({"target_sparsity": 1.0}, "target_sparsity"),
         ({"target_sparsity": {"nothing": 0.5}}, "must match"),
         ({"method": "best"}, "`method` must be one of"),
+        ({"allocation": "global", "pattern": sparsity.MOfN(2, 4)}, "same share of zeros"),
         ({"allocation": "fair"}, "`allocation` must be one of"),
         ({"layers": "norm"}, "Nothing to prune"),
     ):
@@ -250,9 +273,14 @@ def test_errors_leave_the_model_as_it_was():
 
 
 def test_a_layer_that_is_not_called_is_named():
-    model = own()
-    model.idle = layers.Dense(2, name="idle")
-    model.idle.build((None, 3))
+    class Idle(Own):
+        def __init__(self):
+            super().__init__()
+            self.idle = layers.Dense(2, name="idle")
+            self.idle.build((None, 3))
+
+    model = Idle()
+    model(IMAGES[:1])
     before = state(model)
     with pytest.raises(ValueError, match="'idle'"):
         prune_with_data(model, 0.5, IMAGES, verbose=0)

@@ -188,11 +188,17 @@ def by_columns(problem: Problem, mask: np.ndarray, sparsity: float, select: Sele
 
 
 def by_alternation(problem: Problem, mask: np.ndarray, sparsity: float, select: Select) -> np.ndarray:
-    """Returns the mask that alternating directions end at, improved by exchanges.
+    """Returns the mask of `within_reach`, improved by exchanges where single weights go and are not many."""
+    chosen = within_reach(problem, mask, sparsity, select)
+    free = getattr(select, "is_free", False)
+    return exchanged(problem, chosen, mask) if free and _multiplications(chosen) < _DIRECT else chosen
+
+
+def within_reach(problem: Problem, mask: np.ndarray, sparsity: float, select: Select) -> np.ndarray:
+    """Returns the mask that alternating directions end at (Boza, arXiv:2401.02938).
 
     The weights of the smallest error, drawn to the nearest that have the pattern, and these drawn to those,
-    in turns, while the sparsity rises (Boza, arXiv:2401.02938). Then the weights that cost least leave for
-    removed ones that would gain more (`exchanged`), where single weights go and there are not too many.
+    in turns, while the sparsity rises.
     """
     gram, scale = problem.gram, np.sqrt(problem.importance)[:, None, :]
     norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))[:, :, None]
@@ -210,9 +216,7 @@ def by_alternation(problem: Problem, mask: np.ndarray, sparsity: float, select: 
         near = np.where(stays, ahead, 0)
         pull = ahead - near
         drawn = inverse @ (wanted + np.float32(_PENALTY) * (near - pull))
-    chosen = select((drawn + pull) ** 2, mask, sparsity)
-    free = getattr(select, "is_free", False)
-    return exchanged(problem, chosen, mask) if free and _multiplications(chosen) < _DIRECT else chosen
+    return select((drawn + pull) ** 2, mask, sparsity)
 
 
 def exchanged(problem: Problem, mask: np.ndarray, allowed: np.ndarray) -> np.ndarray:
@@ -311,3 +315,25 @@ CHOICES: dict[str, Callable[[Problem, np.ndarray, float, Select], np.ndarray]] =
     "obc": by_order,
 }
 """How the mask is chosen, by the name of the method."""
+
+
+def solve(
+    problem: Problem, method: str, correct: bool, sparsity: float, present: np.ndarray, select: Select
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mask and the weights of a layer at a sparsity.
+
+    Args:
+        problem: The layer.
+        method: A name in `CHOICES`; "obc" is "reconstruct" for more than `OBC_INPUTS` inputs.
+        correct: Whether the weights that stay are corrected.
+        sparsity: The share of the weights to remove.
+        present: Those that are there, `[groups, inputs, outputs]`.
+        select: The selection by the kernel's pattern.
+    """
+    if method == "obc" and present.shape[1] > OBC_INPUTS:
+        method = "reconstruct"
+    mask = CHOICES[method](problem, present, sparsity, select)
+    # Of what is as it was, rounding is all that least squares would change.
+    if correct and not (mask.all() and problem.error(problem.weights) < 1e-9):
+        return mask, refit(problem, mask)
+    return mask, np.where(mask, problem.weights, 0)

@@ -1,7 +1,7 @@
 """`prune_with_data`: pruning by what a few unlabelled images make the layers do, without training."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -11,27 +11,26 @@ import numpy as np
 from keras import layers as keras_layers
 from keras import ops
 
-from tfprune.network import kinds, optimizers
+from tfprune.network import optimizers
 from tfprune.network.calibration import Moments, inputs_of
-from tfprune.network.gram import Gram, Product, product_of
-from tfprune.network.graph import Graph, all_layers, chains, functional
+from tfprune.network.gram import Product
+from tfprune.network.graph import all_layers
 from tfprune.network.replay import Stop, replay
-from tfprune.sparsity.apply import assign_mask, parts_of, pruned_layers
-from tfprune.sparsity.choice import Choice, Selection, check_names, first_match
+from tfprune.sparsity.apply import assign_mask
+from tfprune.sparsity.choice import Selection, check_names, first_match
+from tfprune.sparsity.error_curves import by_errors
+from tfprune.sparsity.layer_problems import Meter, Target, targets_of
 from tfprune.sparsity.masks import erk_sparsities
-from tfprune.sparsity.patterns import WEIGHTS, Pattern, Weights
-from tfprune.sparsity.prune import layers_of
-from tfprune.sparsity.reconstruction import CHOICES, OBC_INPUTS, Problem, make_problem, refit
+from tfprune.sparsity.patterns import Groups, Pattern
+from tfprune.sparsity.reconstruction import CHOICES, solve
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.wrapper import unwrapped
 from tfprune.text import text_table
 
 METHODS = tuple(CHOICES)
-ALLOCATIONS = ("uniform", "erk")
+ALLOCATIONS = ("uniform", "erk", "global")
 _BATCH = 64
-# Rows of a layer's inputs that are looked at, at most, and for each input at least.
-_ROWS, _ROWS_AN_INPUT = 2**16, 16
 
 
 @dataclass(frozen=True)
@@ -161,110 +160,30 @@ def prune_with_data(
     if method not in CHOICES:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
     correct = method not in ("wanda", "magnitude") if correct is None else correct
-    targets = _targets(model, pattern, layers, spare)
+    shown = int(sys.stdout.isatty()) if verbose is None else verbose
+    targets = targets_of(model, pattern, layers, spare)
+    allocation = _checked_allocation(targets, target_sparsity, allocation)
     sparsities = _shared_out(targets, target_sparsity, allocation)
     batches = inputs_of(model, images, _BATCH)
-    run = _Run(model, targets, sparsities, method, correct, batch_norm, verbose)
+    if allocation == "global":
+        sparsities = by_errors(model, targets, target_sparsity, batches, shown)
+    run = _Run(model, targets, sparsities, method, correct, batch_norm, len(batches), shown)
     with _kept_on_failure(model):
-        replay(model, batches, run.watched(), run.visit, unwrapped)
-        run.finish()
+        replay(model, batches, run.watched, run.visit, unwrapped)
     return DataReport(tuple(run.reports))
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A kernel that is to be pruned.
-
-    Attributes:
-        kernel: The kernel.
-        outermost: The layer of the model that has it.
-        pattern: The groups in which its weights go.
-        paths: The names that it can be chosen by.
-        mask: Its mask's variable; None where it is not wrapped.
-        scope: The scope that it was wrapped with; None where it is not wrapped.
-    """
-
-    kernel: kinds.Kernel
-    outermost: keras.layers.Layer
-    pattern: Pattern
-    paths: tuple[str, ...]
-    mask: keras.Variable | None
-    scope: str | None
-
-    @property
-    def name(self) -> str:
-        """The path of the kernel's layer, and its own name where the layer has several."""
-        several = len(kinds.kernels(self.kernel.layer)) > 1
-        return self.paths[-1] if several else self.paths[-2]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the kernel."""
-        return tuple(self.kernel.variable.shape)
-
-    def present(self) -> np.ndarray:
-        """Returns the weights that are there: booleans of the kernel's shape."""
-        if self.mask is not None:
-            return np.array(ops.convert_to_numpy(self.mask), bool)
-        there = ops.convert_to_numpy(self.kernel.variable) != 0
-        return there if there.any() else np.ones_like(there)
+# The scope that a model is wrapped with -> the allocation; None: of a model that is not wrapped.
+_SCOPES = {"layer": "uniform", "erk": "erk", "global": "global", None: "global"}
 
 
-def _targets(
-    model: keras.layers.Layer, pattern: Pattern | None, layers: Selection, spare: Selection
-) -> list[_Target]:
-    """Returns the kernels to prune: those with masks, or else those that are selected.
+def _checked_allocation(
+    targets: list[Target], sparsity: float | Mapping[str, float], allocation: str | None
+) -> str | None:
+    """Returns the allocation; None where a mapping has it.
 
     Raises:
-        ValueError: If there are none, or arguments for the one kind are given with the other.
-    """
-    wrappers = pruned_layers(model)
-    if wrappers:
-        if pattern is not None or layers is not None or spare is not None:
-            raise ValueError(
-                "`pattern`, `layers` and `spare` must be None for a model that is wrapped: it says itself "
-                f"what is pruned. Received: pattern={pattern!r}, layers={layers!r}, spare={spare!r}"
-            )
-        return [
-            _Target(
-                next(k for k in part.layer.pruned if k.kernel.variable is part.variable).kernel,
-                *(part.layer.layer, part.pattern, part.paths, part.mask, part.rule.scope),
-            )
-            for part in parts_of(wrappers)
-        ]
-    choose, pattern = Choice(layers, spare, None), pattern or WEIGHTS
-    Rule(None, pattern)
-    found: dict[int, _Target] = {}
-    for layer in layers_of(model):
-        for chosen in choose(layer) if kinds.may_be_prunable(layer) else ():
-            kernel = chosen.place.kernel
-            if kernel is None:
-                if isinstance(model, keras.Model) and not model.built:
-                    raise ValueError(f"`model` must be built. Received: model={model!r}")
-                continue
-            fitted = pattern.fit(kernel, f"layer {layer.name!r}", "magnitude")
-            found.setdefault(
-                id(kernel.variable), _Target(kernel, layer, fitted, chosen.place.names, None, None)
-            )
-    if not found:
-        raise ValueError(
-            "Nothing to prune: no layer selected has a kernel or an embedding table. "
-            f"Received: layers={layers!r}, model={model!r}"
-        )
-    return list(found.values())
-
-
-# The scope that a model is wrapped with -> the allocation; of a model that is not wrapped.
-_SCOPES = {"layer": "uniform", None: "uniform"}
-
-
-def _shared_out(
-    targets: list[_Target], sparsity: float | Mapping[str, float], allocation: str | None
-) -> list[float | None]:
-    """Returns the sparsity of each kernel; None for one that stays as it is.
-
-    Raises:
-        ValueError: On a sparsity out of range, or that a pattern cannot reach.
+        ValueError: If it is none, or there are two.
     """
     if isinstance(sparsity, Mapping):
         if allocation is not None:
@@ -272,22 +191,44 @@ def _shared_out(
                 "`allocation` must be None with a mapping, which says how sparsity is shared out. "
                 f"Received: allocation={allocation!r}"
             )
+        return None
+    fixed = [one.pattern for one in targets if not isinstance(one.pattern, Groups)]
+    if allocation is None:
+        scopes = {one.scope for one in targets}
+        if len(scopes) > 1:
+            raise ValueError(
+                "`allocation` must be given for layers that are wrapped with several scopes. "
+                f"Received: allocation=None, and the scopes {sorted(scopes)}"
+            )
+        allocation = "uniform" if fixed else _SCOPES[scopes.pop()]
+    if allocation not in ALLOCATIONS:
+        raise ValueError(
+            f"`allocation` must be one of {', '.join(ALLOCATIONS)}, or `target_sparsity` a mapping. "
+            f"Received: allocation={allocation!r}"
+        )
+    if fixed and allocation != "uniform":
+        raise ValueError(
+            f"With {fixed[0]} every layer has the same share of zeros: `allocation` must be 'uniform'. "
+            f"Received: allocation={allocation!r}"
+        )
+    return allocation
+
+
+def _shared_out(
+    targets: list[Target], sparsity: float | Mapping[str, float], allocation: str | None
+) -> list[float | None]:
+    """Returns the sparsity of each kernel, but for "global"; None for one that stays as it is.
+
+    Raises:
+        ValueError: On a sparsity out of range, or that a pattern cannot reach.
+    """
+    if isinstance(sparsity, Mapping):
         each = {name: check_sparsity(f"target_sparsity[{name!r}]", value) for name, value in sparsity.items()}
         of = first_match("target_sparsity", each)
         check_names("target_sparsity", each, [path for one in targets for path in one.paths], "a layer")
         shares = [of(*one.paths) for one in targets]
     else:
-        sparsity = check_sparsity("target_sparsity", sparsity)
-        if allocation is None:
-            scopes = {one.scope for one in targets}
-            scope = scopes.pop() if len(scopes) == 1 else "several scopes"
-            allocation = _SCOPES.get(scope, scope)
-        if allocation not in ALLOCATIONS:
-            raise ValueError(
-                f"`allocation` must be one of {', '.join(ALLOCATIONS)}, or `target_sparsity` a mapping. "
-                f"Received: allocation={allocation!r}"
-            )
-        shares = [sparsity] * len(targets)
+        shares = [check_sparsity("target_sparsity", sparsity)] * len(targets)
         if allocation == "erk":
             shares = erk_sparsities([one.shape for one in targets], sparsity)
     for one, share in zip(targets, shares, strict=True):
@@ -319,104 +260,62 @@ class _Run:
     def __init__(
         self,
         model: keras.layers.Layer,
-        targets: list[_Target],
+        targets: list[Target],
         sparsities: list[float | None],
         method: str,
         correct: bool,
         batch_norm: bool,
-        verbose: int | None,
+        batches: int,
+        verbose: int,
     ) -> None:
         self.reports: list[LayerReport] = []
-        self._model, self._method, self._correct = model, method, correct
+        self._method, self._correct = method, correct
         self._optimizer = getattr(model, "optimizer", None)
         self._norms = {
             id(part): part
             for part in all_layers(model)
             if batch_norm and isinstance(part, keras_layers.BatchNormalization)
         }
-        self._normalized = _normalized(model)
-        # id of the layer to stop at -> the kernels whose inputs are seen there.
-        self._stops: dict[int, tuple[keras.layers.Layer, list[tuple[_Target, Product | None, float]]]] = {}
-        for target, share in zip(targets, sparsities, strict=True):
-            if share is None:
-                continue
-            product = product_of(target.kernel, _holder(target))
-            source = target.outermost if product is None else product.source
-            self._stops.setdefault(id(source), (source, []))[1].append((target, product, share))
-        if verbose is None:
-            verbose = int(sys.stdout.isatty())
-        count = sum(len(those) for _, those in self._stops.values())
-        self._progress = keras.utils.Progbar(count, verbose=verbose, unit_name="layer")
+        pruned = [one for one, share in zip(targets, sparsities, strict=True) if share is not None]
+        self._meter = Meter(model, pruned, batches)
+        self._sparsities = {id(one): share for one, share in zip(targets, sparsities, strict=True)}
+        self._progress = keras.utils.Progbar(len(pruned), verbose=verbose, unit_name="kernel")
 
+    @property
     def watched(self) -> list[keras.layers.Layer]:
-        """Returns the layers to stop at."""
-        sources = [source for source, _ in self._stops.values()]
-        return [*sources, *(norm for norm in self._norms.values() if id(norm) not in self._stops)]
+        """The layers to stop at."""
+        found = {id(layer): layer for layer in self._meter.layers}
+        return list({**found, **self._norms}.values())
 
     def visit(self, stop: Stop) -> None:
         """Prunes the kernels of a layer, or lets a BatchNorm follow."""
         if id(stop.layer) in self._norms:
             _follow(stop)
             return
-        for target, product, share in self._stops[id(stop.layer)][1]:
-            self._prune(stop, target, product, share)
+        for target, product in self._meter.stops[id(stop.layer)][1]:
+            self._prune(stop, target, product, self._sparsities[id(target)])
             self._progress.add(1)
 
-    def finish(self) -> None:
-        """Ends the line of progress."""
-        self._progress.update(self._progress.target, finalize=True)
-
-    def _prune(self, stop: Stop, target: _Target, product: Product | None, share: float) -> None:
-        values = np.asarray(ops.convert_to_numpy(target.kernel.variable), np.float32)
-        if not np.isfinite(values).all():
-            raise ValueError(f"Weights must be finite. Received: NaN or infinity in {target.name}")
-        present = target.present()
+    def _prune(self, stop: Stop, target: Target, product: Product | None, share: float) -> None:
         if product is None:
-            mask = target.pattern.select(np.abs(values), present, share)
+            values = target.values()
+            mask = target.pattern.select(np.abs(values), target.present(), share)
             self._write(target, mask, values)
             self._report(target, mask, None, None, "by magnitude: its inputs cannot be seen")
             return
-        normalized = self._normalized.get(id(target.outermost))
-        gram = self._gram(stop, target, product, product.matrices(values))
-        centred = product.bias is not None or normalized is not None
-        problem = make_problem(
-            *gram.sums(centred), product.matrices(values), gram.samples, self._importance(product, normalized)
-        )
-        mask, weights = solve(
-            problem, self._method, self._correct, share, product.matrices(present), _select(target, product)
-        )
-        kept = np.where(mask, problem.weights, 0)
+        measured = self._meter.measure(stop, target, product)
+        problem = measured.problem
+        mask, weights = solve(problem, self._method, self._correct, share, measured.present, measured.select)
         self._write(target, product.values(mask), product.values(weights.astype(np.float32)))
-        if product.bias is not None:
-            given, wanted = gram.means
-            added = product.bias(wanted - (given[:, None] @ weights)[:, 0])
+        if self._correct and product.bias is not None:
+            given, wanted = measured.means
             bias = target.kernel.layer.bias
+            added = product.bias(wanted - (given[:, None] @ weights)[:, 0])
             bias.assign(ops.convert_to_numpy(bias) + added)
-        self._report(target, product.values(mask), problem.error(kept), problem.error(weights))
+        as_they_were = problem.error(np.where(mask, problem.weights, 0))
+        self._report(target, product.values(mask), as_they_were, problem.error(weights))
 
-    def _gram(self, stop: Stop, target: _Target, product: Product, matrices: np.ndarray) -> Gram:
-        """Returns what is measured of a layer's inputs, checked."""
-        gram = Gram(product, max(_ROWS, _ROWS_AN_INPUT * product.shape[1]))
-        for now, was in stop.inputs():
-            gram.add(now, was, matrices)
-        if not all(np.isfinite(mean).all() for mean in gram.means):
-            raise ValueError(
-                "`images` must give finite values. "
-                f"Received: images that give others at layer {target.name!r}"
-            )
-        return gram
-
-    def _importance(self, product: Product, norm: Any) -> np.ndarray | None:
-        """Returns what a squared error of each output counts behind its BatchNorm; None without one."""
-        if norm is None or product.bias is not None and norm.gamma is None:
-            return None
-        gamma = 1.0 if norm.gamma is None else ops.convert_to_numpy(norm.gamma)
-        variance = np.asarray(ops.convert_to_numpy(norm.moving_variance), np.float64)
-        scale = gamma**2 / (variance + norm.epsilon)
-        groups, _, outputs = product.shape
-        return scale.reshape(groups, outputs) if scale.size == groups * outputs else None
-
-    def _write(self, target: _Target, mask: np.ndarray, values: np.ndarray) -> None:
+    def _write(self, target: Target, mask: np.ndarray, values: np.ndarray) -> None:
         variable = target.kernel.variable
         variable.assign(np.where(mask, values, 0))
         slots = optimizers.slots(self._optimizer, variable)
@@ -428,7 +327,7 @@ class _Run:
 
     def _report(
         self,
-        target: _Target,
+        target: Target,
         mask: np.ndarray,
         before: float | None,
         after: float | None,
@@ -436,66 +335,6 @@ class _Run:
     ) -> None:
         sparsity = 1 - np.count_nonzero(mask) / mask.size
         self.reports.append(LayerReport(target.name, mask.size, sparsity, before, after, note))
-
-
-def solve(
-    problem: Problem,
-    method: str,
-    correct: bool,
-    sparsity: float,
-    present: np.ndarray,
-    select: Callable[[np.ndarray, np.ndarray, float], np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mask and the weights of a layer at a sparsity.
-
-    Args:
-        problem: The layer.
-        method: One of `METHODS`.
-        correct: Whether the weights that stay are corrected.
-        sparsity: The share of the weights to remove.
-        present: Those that are there, `[groups, inputs, outputs]`.
-        select: A function `(scores, mask, sparsity)` to a mask.
-    """
-    if method == "obc" and present.shape[1] > OBC_INPUTS:
-        method = "reconstruct"
-    mask = CHOICES[method](problem, present, sparsity, select)
-    if correct and not (mask.all() and problem.error(problem.weights) == 0):
-        return mask, refit(problem, mask)
-    return mask, np.where(mask, problem.weights, 0)
-
-
-def _select(target: _Target, product: Product) -> Callable[[np.ndarray, np.ndarray, float], np.ndarray]:
-    def select(scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
-        of_kernel = product.values(np.asarray(scores, np.float32))
-        return product.matrices(target.pattern.select(of_kernel, product.values(mask), sparsity))
-
-    select.is_free = isinstance(target.pattern, Weights)
-    return select
-
-
-def _holder(target: _Target) -> keras.layers.Layer | None:
-    """Returns the `TimeDistributed` that calls a kernel's layer."""
-    way = chains(target.outermost)[id(target.kernel.layer)]
-    holders = [layer for layer in way if isinstance(layer, keras_layers.TimeDistributed)]
-    return holders[-1] if holders and holders[-1].layer is target.kernel.layer else None
-
-
-def _normalized(model: keras.layers.Layer) -> dict[int, keras.layers.Layer]:
-    """Returns the BatchNorm that alone takes the outputs of a layer: id of the layer -> BatchNorm."""
-    graph = functional(model)
-    if graph is None:
-        return {}
-    found = {}
-    walked = Graph(graph, unwrapped)
-    made = {id(operation) for operation in walked.outputs}
-    for operation in walked.operations:
-        takers = walked.consumers(operation)
-        linear = getattr(operation, "activation", None) in (None, keras.activations.linear)
-        if len(takers) == 1 and linear and id(operation) not in made:
-            (norm,) = takers
-            if isinstance(norm, keras_layers.BatchNormalization):
-                found[id(operation)] = norm
-    return found
 
 
 def _follow(stop: Stop) -> None:

@@ -1,0 +1,235 @@
+"""The kernels that are pruned with data, and the least squares of each, as images give them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as keras_layers
+from keras import ops
+
+from tfprune.network import kinds
+from tfprune.network.gram import Gram, Product, product_of
+from tfprune.network.graph import Graph, chains, functional
+from tfprune.network.replay import Stop
+from tfprune.sparsity.apply import parts_of, pruned_layers
+from tfprune.sparsity.choice import Choice, Selection
+from tfprune.sparsity.patterns import WEIGHTS, Pattern, Weights
+from tfprune.sparsity.prune import layers_of
+from tfprune.sparsity.reconstruction import Problem, Select, make_problem
+from tfprune.sparsity.rule import Rule
+from tfprune.sparsity.wrapper import unwrapped
+
+# Rows of a layer's inputs that are looked at, at most, and for each input at least.
+_ROWS, _ROWS_AN_INPUT = 2**14, 16
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kernel that is to be pruned.
+
+    Attributes:
+        kernel: The kernel.
+        outermost: The layer of the model that has it.
+        pattern: The groups in which its weights go.
+        paths: The names that it can be chosen by.
+        mask: Its mask's variable; None where it is not wrapped.
+        scope: The scope that it was wrapped with; None where it is not wrapped.
+    """
+
+    kernel: kinds.Kernel
+    outermost: keras.layers.Layer
+    pattern: Pattern
+    paths: tuple[str, ...]
+    mask: keras.Variable | None
+    scope: str | None
+
+    @property
+    def name(self) -> str:
+        """The path of the kernel's layer, and its own name where the layer has several."""
+        several = len(kinds.kernels(self.kernel.layer)) > 1
+        return self.paths[-1] if several else self.paths[-2]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the kernel."""
+        return tuple(self.kernel.variable.shape)
+
+    def values(self) -> np.ndarray:
+        """Returns its weights, float32.
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+        values = np.asarray(ops.convert_to_numpy(self.kernel.variable), np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError(f"Weights must be finite. Received: NaN or infinity in {self.name}")
+        return values
+
+    def present(self) -> np.ndarray:
+        """Returns the weights that are there: booleans of the kernel's shape."""
+        if self.mask is not None:
+            return np.array(ops.convert_to_numpy(self.mask), bool)
+        there = ops.convert_to_numpy(self.kernel.variable) != 0
+        return there if there.any() else np.ones_like(there)
+
+
+def targets_of(
+    model: keras.layers.Layer, pattern: Pattern | None, layers: Selection, spare: Selection
+) -> list[Target]:
+    """Returns the kernels to prune: those with masks, or else those that are selected.
+
+    Raises:
+        ValueError: If there are none, or arguments for the one kind are given with the other.
+    """
+    wrappers = pruned_layers(model)
+    if wrappers:
+        if pattern is not None or layers is not None or spare is not None:
+            raise ValueError(
+                "`pattern`, `layers` and `spare` must be None for a model that is wrapped: it says itself "
+                f"what is pruned. Received: pattern={pattern!r}, layers={layers!r}, spare={spare!r}"
+            )
+        return [
+            Target(
+                next(k for k in part.layer.pruned if k.kernel.variable is part.variable).kernel,
+                *(part.layer.layer, part.pattern, part.paths, part.mask, part.rule.scope),
+            )
+            for part in parts_of(wrappers)
+        ]
+    choose, pattern = Choice(layers, spare, None), pattern or WEIGHTS
+    Rule(None, pattern)
+    found: dict[int, Target] = {}
+    for layer in layers_of(model):
+        for chosen in choose(layer) if kinds.may_be_prunable(layer) else ():
+            kernel = chosen.place.kernel
+            if kernel is None:
+                if isinstance(model, keras.Model) and not model.built:
+                    raise ValueError(f"`model` must be built. Received: model={model!r}")
+                continue
+            fitted = pattern.fit(kernel, f"layer {layer.name!r}", "magnitude")
+            found.setdefault(
+                id(kernel.variable), Target(kernel, layer, fitted, chosen.place.names, None, None)
+            )
+    if not found:
+        raise ValueError(
+            "Nothing to prune: no layer selected has a kernel or an embedding table. "
+            f"Received: layers={layers!r}, model={model!r}"
+        )
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A kernel with the least squares that images gave it.
+
+    Attributes:
+        target: The kernel.
+        product: It as matrices.
+        problem: The least squares.
+        present: The weights that are there, `[groups, inputs, outputs]`.
+        means: The mean of its rows and of what it gave, `[groups, inputs]` and `[groups, outputs]`.
+    """
+
+    target: Target
+    product: Product
+    problem: Problem
+    present: np.ndarray
+    means: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def select(self) -> Select:
+        """The selection by the kernel's pattern."""
+        return _select(self.target, self.product)
+
+
+class Meter:
+    """The layers to stop at in a replay, and what is measured there.
+
+    Args:
+        model: The model.
+        targets: Its kernels to prune.
+        batches: The number of batches of the replay.
+    """
+
+    def __init__(self, model: keras.layers.Layer, targets: list[Target], batches: int) -> None:
+        self._batches = batches
+        self._normalized = _normalized(model)
+        # id of the layer to stop at -> it, and the kernels whose inputs are seen there.
+        self.stops: dict[int, tuple[keras.layers.Layer, list[tuple[Target, Product | None]]]] = {}
+        for target in targets:
+            product = product_of(target.kernel, _holder(target))
+            source = target.outermost if product is None else product.source
+            self.stops.setdefault(id(source), (source, []))[1].append((target, product))
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers to stop at."""
+        return [layer for layer, _ in self.stops.values()]
+
+    def measure(self, stop: Stop, target: Target, product: Product) -> Measured:
+        """Returns the least squares of a kernel at the stop of its layer.
+
+        Raises:
+            ValueError: If weights or what the images give are not finite.
+        """
+        matrices = product.matrices(target.values())
+        norm = self._normalized.get(id(target.outermost))
+        rows = max(_ROWS, _ROWS_AN_INPUT * product.shape[1])
+        gram = Gram(product, -(-rows // self._batches))
+        for now, was in stop.inputs():
+            gram.add(now, was, matrices)
+        if not all(np.isfinite(mean).all() for mean in gram.means):
+            raise ValueError(
+                "`images` must give finite values. "
+                f"Received: images that give others at layer {target.name!r}"
+            )
+        # A bias, or a BatchNorm, takes up the mean.
+        centred = product.bias is not None or norm is not None
+        problem = make_problem(*gram.sums(centred), matrices, gram.samples, _importance(product, norm))
+        return Measured(target, product, problem, product.matrices(target.present()), gram.means)
+
+
+def _importance(product: Product, norm: Any) -> np.ndarray | None:
+    """Returns the weight of each output's squared error behind its BatchNorm; None without one."""
+    if norm is None:
+        return None
+    gamma = 1.0 if norm.gamma is None else ops.convert_to_numpy(norm.gamma)
+    variance = np.asarray(ops.convert_to_numpy(norm.moving_variance), np.float64)
+    scale = gamma**2 / (variance + norm.epsilon)
+    groups, _, outputs = product.shape
+    return scale.reshape(groups, outputs) if scale.size == groups * outputs else None
+
+
+def _select(target: Target, product: Product) -> Callable[[np.ndarray, np.ndarray, float], np.ndarray]:
+    def select(scores: np.ndarray, mask: np.ndarray, sparsity: float) -> np.ndarray:
+        of_kernel = product.values(np.asarray(scores, np.float32))
+        return product.matrices(target.pattern.select(of_kernel, product.values(mask), sparsity))
+
+    select.is_free = isinstance(target.pattern, Weights)
+    return select
+
+
+def _holder(target: Target) -> keras.layers.Layer | None:
+    """Returns the `TimeDistributed` that calls a kernel's layer."""
+    way = chains(target.outermost)[id(target.kernel.layer)]
+    holders = [layer for layer in way if isinstance(layer, keras_layers.TimeDistributed)]
+    return holders[-1] if holders and holders[-1].layer is target.kernel.layer else None
+
+
+def _normalized(model: keras.layers.Layer) -> dict[int, keras.layers.Layer]:
+    """Returns the BatchNorm that alone takes the outputs of a layer: id of the layer -> BatchNorm."""
+    graph = functional(model)
+    if graph is None:
+        return {}
+    found = {}
+    walked = Graph(graph, unwrapped)
+    made = {id(operation) for operation in walked.outputs}
+    for operation in walked.operations:
+        takers = walked.consumers(operation)
+        linear = getattr(operation, "activation", None) in (None, keras.activations.linear)
+        if len(takers) == 1 and linear and id(operation) not in made:
+            (norm,) = takers
+            if isinstance(norm, keras_layers.BatchNormalization):
+                found[id(operation)] = norm
+    return found
