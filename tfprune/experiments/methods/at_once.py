@@ -61,8 +61,8 @@ class Iterative(Method):
         given = f"with {config.flag('method')}"
         if config.score != "magnitude":
             config.refuse("score", f"must be magnitude {given}, which ranks weights itself")
-        if config.scope == "global":
-            config.refuse("scope", f"must be layer or erk {given}")
+        if config.layer_sparsity and config.scope != "layer":
+            config.refuse("scope", f"must be layer {given} and --layer_sparsity: each layer reaches its own")
 
     def check_start(self, model: keras.Model, first: Round) -> None:
         """Checks that what is to be done with BatchNorm can be done in the network."""
