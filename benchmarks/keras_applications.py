@@ -3,8 +3,7 @@
 Prints a table: for each network its weights, the number of the graph's nodes, the seconds of compilation,
 the largest difference of the outputs for a few random images, as a share of the largest output, and, to
 compare it with, that of Keras's own outputs for the next larger float32 of each pixel. Weights are random,
-with statistics of BatchNorm of their own, and images small: nothing is downloaded. Each network has a process
-of its own, whose memory is free for the next.
+with statistics of BatchNorm of their own, and images small: nothing is downloaded.
 
     python benchmarks/keras_applications.py --image_size=96
 """
@@ -23,6 +22,8 @@ from tfprune.text import text_table
 
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 96, "Height and width of the images.", lower_bound=75)
 IMAGES = flags.DEFINE_integer("images", 2, "Images to compare on.", lower_bound=1)
+# Of the memory that a network takes some is free only when its process ends.
+_NETWORKS_OF_A_PROCESS = 6
 ONLY = flags.DEFINE_list("only", "", "Names of networks, separated by commas; empty: all.")
 
 
@@ -65,6 +66,7 @@ def compare(name: str, size: int, count: int) -> tuple[str, ...]:
         size: Height and width of the images.
         count: How many images.
     """
+    keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(1)
     shape = (size, size, 3)
@@ -95,10 +97,11 @@ def compare(name: str, size: int, count: int) -> tuple[str, ...]:
 def main(_: list[str]) -> None:
     """Prints the table, line by line as it is measured."""
     rows = []
+    pool = multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=_NETWORKS_OF_A_PROCESS)
     for name in [name for name in networks() if name in ONLY.value or not ONLY.value]:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append(pool.apply(compare, (name, IMAGE_SIZE.value, IMAGES.value)))
+        rows.append(pool.apply(compare, (name, IMAGE_SIZE.value, IMAGES.value)))
         print(*rows[-1], flush=True)
+    pool.terminate()
     print(
         "\n".join(
             text_table(("network", "weights", "nodes", "seconds", "difference", "of rounded pixels"), rows)
