@@ -46,9 +46,9 @@ def with_statistics(model: keras.Model, images: np.ndarray) -> keras.Model:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
             if layer.scale:
-                layer.gamma.assign(rng.uniform(0.3, 0.7, layer.gamma.shape))
+                layer.gamma.assign(rng.uniform(0.1, 0.3, layer.gamma.shape))
             if layer.center:
-                layer.beta.assign(rng.normal(0, 0.1, layer.beta.shape))
+                layer.beta.assign(rng.normal(0, 0.2, layer.beta.shape))
     model(images, training=True)
     return model
 

@@ -74,6 +74,13 @@ def test_both_directions(mode):
     compile_and_compare(model_of(both(layers.GRU), states=(4, 4)))
 
 
+@pytest.mark.filterwarnings("error:Compiled with all channels")
+def test_directions_of_other_widths():
+    backward = layers.GRU(3, go_backwards=True, return_sequences=True)
+    both = layers.Bidirectional(layers.LSTM(4, return_sequences=True), backward_layer=backward)
+    compile_and_compare(model_of(both))
+
+
 def test_cells_in_a_stack():
     cells = [layers.LSTMCell(4), layers.SimpleRNNCell(3), layers.GRUCell(5)]
     graph = compile_and_compare(model_of(layers.RNN(cells, return_state=True, return_sequences=True)))

@@ -79,6 +79,8 @@ def _bidirectional(call: Call) -> list[Channels]:
     refusal = _refusal(call, list(directions.values()))
     if refusal:
         return call.stay(refusal)
+    if len({_width(one) for one in directions.values()}) > 1:
+        return call.stay("its directions are not equally wide")
     given = _states(call)
     half = len(given) // 2
     states = {"layer": given[:half], "backward_layer": given[half:]}
@@ -97,11 +99,20 @@ def _bidirectional(call: Call) -> list[Channels]:
     return [Channels.along(shape, axis, labels) for shape, labels in zip(call.shapes, outputs, strict=True)]
 
 
+def _width(layer: Any) -> int:
+    """Returns the number of a layer's units, or of its filters."""
+    return int(getattr(layer, _setting(layer)))
+
+
+def _setting(layer: Any) -> str:
+    return "units" if hasattr(layer, "units") else "filters"
+
+
 def _smaller(layer: Any, units: np.ndarray) -> Any:
     """Returns a function from what stays to the description of a layer with fewer units."""
     given = keras.saving.serialize_keras_object(layer)
     given.pop("build_config", None)  # It would be built for as many inputs as before.
-    setting = "units" if hasattr(layer, "units") else "filters"
+    setting = _setting(layer)
 
     def smaller(kept: Kept) -> dict[str, Any]:
         return {**given, "config": {**given["config"], setting: int(kept(units).sum())}}
