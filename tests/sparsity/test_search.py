@@ -9,8 +9,17 @@ import pytest
 from keras import layers
 
 from tfprune.errors import FileError, UserError
-from tfprune.sparsity import masks_of, prune_low_magnitude, prune_to, search_sparsities, strip_pruning
+from tfprune.sparsity import (
+    Blocks,
+    masks_of,
+    prune_low_magnitude,
+    prune_to,
+    prune_with_data,
+    search_sparsities,
+    strip_pruning,
+)
 from tfprune.sparsity.search.allocation import Allocations, Timed, Uses, level_counts
+from tfprune.sparsity.search.database import Database
 from tfprune.sparsity.search.divergence import Divergence, divergence_of
 from tfprune.sparsity.search.kernels import ByMagnitude, removal_order, searched_kernels
 from tfprune.sparsity.search.latency import Times
@@ -167,6 +176,45 @@ def test_a_model_that_the_sparse_runtime_cannot_run_has_no_budget_of_time():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["reconstruct", "wanda"])
+def test_kernels_pruned_with_data_are_searched(method):
+    model = network()
+    before = values(model)
+    result = search_sparsities(model, 0.7, images(), method=method, **QUICK)
+    assert same(values(model), before)
+    by_magnitude = search_sparsities(model, 0.7, images(), **QUICK)
+    assert result.starts[0].sparsities == by_magnitude.starts[0].sparsities
+    assert result.starts[0].divergence != by_magnitude.starts[0].divergence
+    report = prune_with_data(model, result.sparsities, images(), method=method, verbose=0)
+    assert round(report.sparsity * 580) == 406 == round(0.7 * 580)
+
+
+def test_a_database_has_each_number_of_zeros_and_the_bias_that_goes_with_them():
+    model = network()
+    before = values(model)
+    kernels = searched_kernels(model, None, None)
+    database = Database(model, kernels, [images()], "reconstruct", True, 0)
+    assert same(values(model), before)
+    assert [id(variable) for variable in database.variables] == [
+        id(variable)
+        for variable in (
+            *(kernel.variable for kernel in kernels),
+            model.get_layer("first").bias,
+            model.get_layer("head").bias,
+        )
+    ]
+    for number, kernel in enumerate(kernels):
+        for count in (0, 1, kernel.size // 2, kernel.size - 1):
+            (variable, weights), *bias = database.at(number, count)
+            assert variable is kernel.variable and weights.shape == tuple(variable.shape)
+            assert np.count_nonzero(weights == 0) == count
+            assert len(bias) == (number != 1)
+    dense, half = database.at(2, 0), database.at(2, 20)
+    assert np.array_equal(dense[0][1], before[-2]) and np.array_equal(dense[1][1], before[-1])
+    assert not np.array_equal(half[1][1], before[-1])
+
+
+@pytest.mark.slow
 def test_the_divergence_is_that_of_the_pruned_network():
     model = network()
     result = search_sparsities(model, 0.5, images(), recalibrate=False, **QUICK)
@@ -241,6 +289,12 @@ def test_what_masks_remove_stays_removed():
         search_sparsities(model, 0.5, images(), **QUICK)
 
 
+def test_weights_that_go_in_groups_are_an_error():
+    model = prune_low_magnitude(network(), None, layers="head", pattern=Blocks((2, 1)))
+    with pytest.raises(ValueError, match="Single weights are searched"):
+        search_sparsities(model, 0.5, images(), **QUICK)
+
+
 def test_only_what_is_chosen_is_searched():
     result = search_sparsities(network(), 0.5, images(), layers=layers.Conv2D, **QUICK)
     assert list(result.sparsities) == ["first", "second"]
@@ -268,6 +322,7 @@ def test_images_may_come_in_batches_with_labels():
         ({"images": np.full((4, 6, 6, 2), np.nan)}, "`images` must be finite"),
         ({"divergence": "far"}, "`divergence` must be one of"),
         ({"generations": 0}, "`generations` must be a whole number, at least 1"),
+        ({"method": "guess"}, "`method` must be one of"),
         ({"seed": -1}, "`seed` must be a whole number, at least 0"),
         ({"layers": layers.Embedding}, "Nothing to search"),
         ({"spare": "missing"}, "Each entry of `spare` must match"),
@@ -361,7 +416,7 @@ def test_weights_go_in_the_order_of_prune_to():
     kernels = searched_kernels(model, None, None)
     kernels[0].variable.assign(np.round(np.array(kernels[0].variable) * 5))  # Many of one magnitude.
     pruned = ByMagnitude(kernels)
-    expected = [pruned.at(0, 33), pruned.at(1, 400)]
+    expected = [pruned.at(0, 33)[0][1], pruned.at(1, 400)[0][1]]
     wrapped = prune_low_magnitude(model, None, keep_zeros=False)
     prune_to(wrapped, {"first": 33 / 108, "second": 400 / 432})
     assert same(expected, [np.array(kernel.variable) for kernel in kernels[:2]])

@@ -12,6 +12,7 @@ from tfprune.network.graph import inner_layers, walk
 from tfprune.sparsity.apply import parts_of, pruned_layers, read
 from tfprune.sparsity.choice import Choice, Selection, check_names, names_in
 from tfprune.sparsity.masks import all_finite
+from tfprune.sparsity.patterns import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +52,8 @@ def searched_kernels(model: keras.layers.Layer, layers: Selection, spare: Select
     as in `prune_low_magnitude`.
 
     Raises:
-        ValueError: If there is none, if a choice is given for a wrapped model, if two have one name, or if a
-            weight is not finite.
+        ValueError: If there is none, if a choice is given for a wrapped model, if two have one name, if a
+            weight is not finite, or if weights go in groups.
     """
     models = _models_around(model)
     wrappers = pruned_layers(model)
@@ -66,6 +67,12 @@ def searched_kernels(model: keras.layers.Layer, layers: Selection, spare: Select
             (models.get(id(part.layer), ""), part.paths, part.variable, np.array(read(part.mask), bool))
             for part in parts_of(wrappers)
         ]
+        for part in parts_of(wrappers):
+            if not isinstance(part.pattern, Weights):
+                raise ValueError(
+                    "Single weights are searched: the layers must be wrapped without a pattern. "
+                    f"Received: {part.pattern}, for {part.name}"
+                )
     else:
         own = [layer for layer in walk(model) if id(layer) in models]
         if isinstance(spare, str):
@@ -119,12 +126,20 @@ def _models_around(model: keras.layers.Layer) -> dict[int, str]:
     return found
 
 
+Values = list[tuple[keras.Variable, np.ndarray]]
+
+
 class PrunedKernels(abc.ABC):
     """The rest of each kernel when a number of its weights is removed."""
 
+    @property
     @abc.abstractmethod
-    def at(self, kernel: int, removed: int) -> np.ndarray:
-        """Returns a kernel of which so many weights are zero, an array of its shape and type."""
+    def variables(self) -> list[keras.Variable]:
+        """Returns the variables that candidates differ in."""
+
+    @abc.abstractmethod
+    def at(self, kernel: int, removed: int) -> Values:
+        """Returns a kernel of which so many weights are zero, and what goes with it: variables and values."""
 
 
 class ByMagnitude(PrunedKernels):
@@ -135,16 +150,21 @@ class ByMagnitude(PrunedKernels):
     """
 
     def __init__(self, kernels: Sequence[Searched]) -> None:
+        self._variables = [kernel.variable for kernel in kernels]
         self._weights = [np.array(read(kernel.variable)) for kernel in kernels]
         self._order = [
             removal_order(weights, kernel.mask)
             for weights, kernel in zip(self._weights, kernels, strict=True)
         ]
 
-    def at(self, kernel: int, removed: int) -> np.ndarray:
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return self._variables
+
+    def at(self, kernel: int, removed: int) -> Values:
         pruned = self._weights[kernel].copy()
         pruned.ravel()[self._order[kernel][:removed]] = 0
-        return pruned
+        return [(self._variables[kernel], pruned)]
 
 
 def removal_order(weights: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

@@ -116,9 +116,10 @@ class Times:
 
     @contextlib.contextmanager
     def _exchanged(self, counts: Sequence[int]) -> Iterator[None]:
-        with kept(kernel.variable for kernel in self._kernels):
-            for number, kernel in enumerate(self._kernels):
-                kernel.variable.assign(self._pruned.at(number, int(counts[number])))
+        with kept(self._pruned.variables):
+            for number, count in enumerate(counts):
+                for variable, values in self._pruned.at(number, int(count)):
+                    variable.assign(values)
             yield
 
 

@@ -2,18 +2,18 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
-from tfprune.network.calibration import kept, variable_scope
+from tfprune.network.calibration import checked_inputs, kept, variable_scope
 from tfprune.network.calls import replaced_calls
-from tfprune.network.graph import all_layers, functional, input_structure
+from tfprune.network.graph import all_layers, input_structure
 from tfprune.sparsity.search.divergence import DIVERGENCES, Divergence, divergence_of
-from tfprune.sparsity.search.kernels import PrunedKernels, Searched
+from tfprune.sparsity.search.kernels import PrunedKernels
 
 
 class Candidates:
@@ -21,7 +21,7 @@ class Candidates:
 
     Args:
         model: A built model.
-        kernels: The kernels that are searched.
+        kernels: The number of kernels that are searched.
         pruned: What is left of them.
         images: Inputs of the model, in its structure, each an array of all examples.
         batch_size: The examples of a batch, at most.
@@ -35,14 +35,14 @@ class Candidates:
     def __init__(
         self,
         model: keras.Model,
-        kernels: Sequence[Searched],
+        kernels: int,
         pruned: PrunedKernels,
         images: Any,
         batch_size: int,
         divergence: str | None,
         recalibrate: bool,
     ) -> None:
-        self._model, self._kernels, self._pruned = model, kernels, pruned
+        self._pruned = pruned
         self._norms = [part for part in all_layers(model) if isinstance(part, layers.BatchNormalization)]
         count = len(keras.tree.flatten(images)[0])
         edges = np.linspace(0, count, -(-count // batch_size) + 1).round().astype(int)
@@ -68,7 +68,7 @@ class Candidates:
         self.divergence = "+".join(dict.fromkeys(kinds))
         self._divergence = Divergence(together, kinds)
         self._forward = _Forward(model, self._norms if recalibrate else [])
-        self._loaded: list[int | None] = [None] * len(kernels)
+        self._loaded: list[int | None] = [None] * kernels
 
     @property
     def batches(self) -> int:
@@ -78,7 +78,7 @@ class Candidates:
     @contextlib.contextmanager
     def exchanging(self) -> Iterator[None]:
         """Brings the model's kernels and statistics back at the end of the block."""
-        changed = [kernel.variable for kernel in self._kernels]
+        changed = list(self._pruned.variables)
         for norm in self._norms:
             changed += norm.non_trainable_variables
         with kept(list({id(variable): variable for variable in changed}.values())):
@@ -91,7 +91,8 @@ class Candidates:
         """
         for number, count in enumerate(map(int, removed)):
             if self._loaded[number] != count:
-                self._kernels[number].variable.assign(self._pruned.at(number, count))
+                for variable, values in self._pruned.at(number, count):
+                    variable.assign(values)
                 self._loaded[number] = count
         outputs = keras.tree.flatten(self._forward.predict_on_batch(self._batches[batch]))
         return self._divergence.of(outputs, int(self._spans[batch][0]))
@@ -162,45 +163,11 @@ def images_of(model: keras.Model, images: Any) -> Any:
     Raises:
         ValueError: If they are none, not finite, fewer than two, or do not fit the model's inputs.
     """
-    if images is None:
-        raise ValueError("`images` must be inputs of the model. Received: images=None")
-    arrays = keras.tree.map_structure(lambda one: np.asarray(ops.convert_to_numpy(one)), _together(images))
-    flat = keras.tree.flatten(arrays)
-    graph = functional(model)
-    if graph is not None:
-        wanted = [tuple(tensor.shape) for tensor in graph.inputs]
-        shapes = [array.shape for array in flat]
-        if len(shapes) != len(wanted) or not all(map(_fits, shapes, wanted)):
-            raise ValueError(
-                f"`images` must have the shapes of the model's inputs, {wanted}. Received: {shapes}"
-            )
-        arrays = keras.tree.pack_sequence_as(input_structure(model), flat)
-    counts = [len(array) if array.ndim else 0 for array in flat]
-    if min(counts) < 2 or len(set(counts)) > 1:
-        raise ValueError(f"`images` must be two at least, as many for each input. Received: {counts}")
-    for array in flat:
+    arrays = checked_inputs(model, images)
+    for array in arrays:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError("`images` must be finite. Received: NaN or infinity")
-    return arrays
-
-
-def _together(images: Any) -> Any:
-    """Returns the inputs of all batches together; inputs that are no batches as they are."""
-    if hasattr(images, "shape") or isinstance(images, (list, tuple, Mapping)):
-        return images
-    if not isinstance(images, Iterable):
-        raise ValueError(
-            f"`images` must be inputs of the model, or batches of them. Received: images={images!r}"
-        )
-    batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
-    if not batches:
-        raise ValueError("`images` must have at least one batch. Received: none")
-    return keras.tree.map_structure(
-        lambda *same: np.concatenate([ops.convert_to_numpy(one) for one in same]), *batches
-    )
-
-
-def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(
-        size is None or one == size for one, size in zip(shape[1:], wanted[1:], strict=True)
-    )
+    structure = input_structure(model)
+    if structure is not None:
+        return keras.tree.pack_sequence_as(structure, arrays)
+    return arrays[0] if len(arrays) == 1 else arrays

@@ -15,12 +15,14 @@ from tfprune.sparsity.apply import read
 from tfprune.sparsity.choice import Selection
 from tfprune.sparsity.search.allocation import Allocations
 from tfprune.sparsity.search.budget import BUDGETS, Budget, budget_of
+from tfprune.sparsity.search.database import Database
 from tfprune.sparsity.search.kernels import ByMagnitude, Searched, searched_kernels
 from tfprune.sparsity.search.latency import Times
 from tfprune.sparsity.search.network import Candidates, check_divergence, images_of
 from tfprune.sparsity.search.result import SearchedLayer, SearchResult, Start
 from tfprune.sparsity.search.starts import starting_allocations
 from tfprune.sparsity.search.state import State, StateFile
+from tfprune.sparsity.with_data import METHODS
 
 # Of the offspring, the share that goes on from one selection to the next.
 _STAYS, _FEWEST = 1 / 3, 2
@@ -34,6 +36,7 @@ def search_sparsities(
     images: Any,
     *,
     budget: str = "weights",
+    method: str = "magnitude",
     layers: Selection = None,
     spare: Selection = None,
     generations: int = 40,
@@ -60,10 +63,9 @@ def search_sparsities(
     No label is used, and the model is the same after the search as before, whatever happens.
 
     ```python
-    best = search_sparsities(model, 0.9, images)
+    best = search_sparsities(model, 0.9, images, method="reconstruct")
     print(best)
-    pruned = prune_low_magnitude(model, None)
-    prune_to(pruned, best.sparsities)
+    prune_with_data(model, best.sparsities, images)
     ```
 
     Args:
@@ -77,6 +79,9 @@ def search_sparsities(
             the share that stays, and less below it than a weight of the cheapest kernel that has lost some.
             "latency": milliseconds of a call with one example in the sparse runtime of this machine, on one
             thread, measured: every kernel at some levels, then whole networks.
+        method: How candidates are pruned: a method of `prune_with_data`, that by which the result will be.
+            Other than by "magnitude", each kernel is pruned once at some levels by the images, in the dense
+            model, and its weights are corrected but for "wanda"; between levels the smallest go as well.
         layers: The layers whose kernels are searched, as in `prune_low_magnitude`; None for all that can be
             pruned.
         spare: The layers to leave dense, as in `prune_low_magnitude`.
@@ -109,16 +114,23 @@ def search_sparsities(
     """
     _check(target, budget, seed, generations=generations, offspring=offspring, population=population)
     _check_at_least("batch_size", batch_size, 2)
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {list(METHODS)}. Received: method={method!r}")
     check_divergence(divergence)
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"`model` must be a built Keras 3 model. Received: model={model!r}")
     kernels = searched_kernels(model, layers, spare)
     images = images_of(model, images)
-    pruned = ByMagnitude(kernels)
-    candidates = Candidates(model, kernels, pruned, images, batch_size, divergence, recalibrate)
+    shown = int(sys.stdout.isatty() if verbose is None else verbose)
+    if method == "magnitude":
+        pruned = ByMagnitude(kernels)
+    else:
+        pruned = Database(model, kernels, keras.tree.flatten(images), method, method != "wanda", shown)
+    candidates = Candidates(model, len(kernels), pruned, images, batch_size, divergence, recalibrate)
     settings = {
         "target": target,
         "budget": budget,
+        "method": method,
         "offspring": offspring,
         "population": population,
         "batch_size": batch_size,
@@ -134,8 +146,7 @@ def search_sparsities(
     allowed = budget_of(budget, target, model, kernels, input_shape, times, state and state.measured)
     allocations = allowed.allocations(kernels, target)
     starts = starting_allocations(kernels, allocations)
-    shown = sys.stdout.isatty() if verbose is None else verbose
-    bar = keras.utils.Progbar(generations, verbose=int(shown), stateful_metrics=["divergence"])
+    bar = keras.utils.Progbar(generations, verbose=shown, stateful_metrics=["divergence"])
     with candidates.exchanging():
         if state is None:
             state = _first(starts, candidates, allowed.measured)
