@@ -56,7 +56,7 @@ ONLY_WITH = {
     "prune_layers": ("", "stage.*", "--regime=gradual"),
     "layer_sparsity": ("--regime=sparse", "a:0.5", PRUNES),
     "spare_ends": ("--regime=dense", "false", PRUNES),
-    "method": ("--regime=gradual", "score", PRUNES),
+    "method": ("--regime=sparse", "score", PRUNES),
     "method_images": (PRUNES, "512", f"{PRUNES} --method=obc"),
     "score": ("", "magnitude", PRUNES),
     "gradient_batches": (f"{PRUNES} --score=lamp", "8", f"{PRUNES} --score=fisher"),

@@ -260,12 +260,18 @@ def test_a_fit_says_whether_it_goes_on(tmp_path, done, part, goes_on):
     [
         ({"mixed_precision": "float16"}, {}, "float32, and --mixed_precision=float16"),
         ({"pruning_engine": "tfmot", "scope": "layer"}, {}, "--pruning_engine=tfmot trains its own network"),
+        (
+            {"regime": "gradual", "schedule": "polynomial", "method": "dst"},
+            {},
+            "--method=dst learns its masks, by steps that need all weights",
+        ),
         ({}, {"data_parallel": True}, "several devices share each batch"),
         ({}, {"distributed": True}, "several devices share each batch"),
     ],
 )
 def test_what_sparse_cannot_do_is_said_before_any_work(tmp_path, flags, devices, reason):
-    config = ExperimentConfig("e", output_dir=str(tmp_path), regime="one_shot", target_sparsity=0.5, **flags)
+    flags = {"regime": "one_shot", **flags}
+    config = ExperimentConfig("e", output_dir=str(tmp_path), target_sparsity=0.5, **flags)
     with pytest.raises(UserError, match="^--training_engine=sparse: must be keras or auto: ") as caught:
         run_experiment(config, devices=Devices(training_engine="sparse", **devices))
     assert reason in str(caught.value)

@@ -6,7 +6,7 @@ from tfprune.errors import UserError
 from tfprune.experiments.methods import registry
 from tfprune.experiments.methods.method import Method
 from tfprune.experiments.methods.registry import check_experiment, method_of
-from tfprune.runs.config import PRUNING_ENGINES, REGIMES, ExperimentConfig
+from tfprune.runs.config import LEARNING_METHODS, PRUNING_ENGINES, REGIMES, ExperimentConfig
 
 ITERATIVE = {"experiment": "e", "regime": "iterative", "rounds": 6}
 
@@ -79,6 +79,36 @@ def test_sparse_has_its_target_from_the_start_and_moves_for_a_share_of_the_steps
         step_schedule(config, 0.0, 9)
 
 
+def test_acdc_has_phases_that_end_without_masks_and_begins_dense():
+    config = ExperimentConfig(
+        "e", regime="gradual", method="acdc", target_sparsity=0.9, ramp_fraction=0.6, frequency=7
+    )
+    schedule = step_schedule(config, 0.0, 100)
+    updates = {step: schedule(step)[1] for step in range(101) if schedule(step)[0]}
+    # Eight lengths fit into 60 steps: one stays dense at the start, and as much as is left over.
+    assert updates == {18: 0.9, 25: 0.0, 32: 0.9, 39: 0.0, 46: 0.9, 53: 0.0, 60: 0.9}
+    with pytest.raises(UserError, match="--frequency=7: must be at most 6, for three phases in 20 steps"):
+        step_schedule(config, 0.0, 33)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"regime": "one_shot", "method": "cs"}, "--method=cs: must be score, .* for --regime=one_shot"),
+        ({"regime": "gradual", "method": "obc"}, "--method=obc: must be score, dst, cs or acdc for"),
+        ({"regime": "gradual", "method": "cs", "score": "lamp"}, "--score=lamp: must be magnitude with"),
+        ({"regime": "gradual", "method": "dst", "granularity": "channel"}, "--granularity=channel: must be"),
+        ({"regime": "gradual", "method": "dst", "block_size": (2, 2)}, "--block_size=2,2: must be 1,1 with"),
+        ({"regime": "gradual", "method": "acdc"}, "--schedule=polynomial: must be constant for"),
+    ],
+)
+def test_what_learned_masks_exclude(flags, message):
+    schedule = "constant" if flags["regime"] == "one_shot" else "polynomial"
+    config = ExperimentConfig("e", schedule=schedule, target_sparsity=0.9, **flags)
+    with pytest.raises(UserError, match=message):
+        method_of(config).check()
+
+
 def test_a_target_may_equal_the_start_but_not_be_below():
     config = ExperimentConfig("e", regime="one_shot", target_sparsity=0.5)
     method_of(config).check_target(0.5)
@@ -90,6 +120,7 @@ def test_a_target_may_equal_the_start_but_not_be_below():
 def test_every_value_of_the_flags_is_registered():
     assert set(registry.METHODS) == set(REGIMES)
     assert {"tfprune", *registry.ENGINES} == set(PRUNING_ENGINES)
+    assert tuple(registry.LEARNING) == LEARNING_METHODS
 
 
 def test_a_new_method_is_a_class_and_a_line(monkeypatch):

@@ -162,8 +162,11 @@ def obstacle(config: ExperimentConfig, devices: Devices) -> str:
     """
     if devices.shared:
         return "several devices share each batch, and sparse trains on one processor"
-    if not method_of(config).trains_by_engine:
+    method = method_of(config)
+    if not method.trains_by_engine:
         return f"{config.flag('pruning_engine')} trains its own network"
+    if method.needs_all_weights:
+        return f"{config.flag('method')} {method.needs_all_weights}"
     if config.mixed_precision != "none":
         return f"sparse trains in float32, and {config.flag('mixed_precision')}"
     return ""

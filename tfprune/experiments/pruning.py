@@ -46,6 +46,16 @@ def rising(
     return GeometricDecay(start, target, 0, end_step, frequency=frequency)
 
 
+def check_method(config: ExperimentConfig, *known: str) -> None:
+    """Checks that `--method` is one of those that a regime knows.
+
+    Raises:
+        UserError: If it is another.
+    """
+    if config.method not in known:
+        config.refuse("method", f"must be {', '.join(known[:-1])} or {known[-1]} for {config.flag('regime')}")
+
+
 def check_patterns(config: ExperimentConfig) -> None:
     """Checks that the settings that say what goes together can all be met.
 

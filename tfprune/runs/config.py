@@ -54,7 +54,8 @@ REGROWTHS = ("none", "set", "rigl")
 PRUNED = ("weights", "channels")
 CHANNEL_SCOPES = ("global", "layer", "equal")
 CHANNEL_SCORES = ("l2", "l1", "taylor", "fisher", "batchnorm", "variance")
-PRUNING_METHODS = ("score", "reconstruct", "obc")
+LEARNING_METHODS = ("dst", "cs", "acdc")
+PRUNING_METHODS = ("score", "reconstruct", "obc", *LEARNING_METHODS)
 REPAIRS = ("none", "constant", "merge", "ridge")
 
 
@@ -339,15 +340,18 @@ class ExperimentConfig:
     )
     method: str = setting(
         "score",
-        "How one_shot and iterative prune. score: weights are ranked by --score and keep their values. By a "
-        "few training images, without labels: layer by layer those go without which the others, corrected by "
-        "least squares, do best what the layer did. reconstruct: for layers of any size (arXiv:2401.02938). "
-        "obc: one weight at a time (arXiv:2208.11580), in small layers.",
+        "How weights are chosen. score: they are ranked by --score and keep their values. In one_shot and "
+        "iterative, by a few training images, without labels: layer by layer those go without which the "
+        "others, corrected by least squares, do best what the layer did. reconstruct: for layers of any size "
+        "(arXiv:2401.02938). obc: one weight at a time (arXiv:2208.11580), in small layers. In gradual, by "
+        "training: thresholds (dst, arXiv:2005.06870) or soft masks (cs, arXiv:1912.04427) are learned and "
+        "fixed at the ramp's end, or phases of --frequency steps with masks and without take turns (acdc, "
+        "arXiv:2106.12379).",
         group="pruning",
         choices=PRUNING_METHODS,
         paper="score",
         words=lambda method: f"pruned by {method}",
-        only_with=(With("regime", ("one_shot", "iterative")),),
+        only_with=(With("regime", _CUTTING_REGIMES),),
         unless=_CHANNELS,
     )
     method_images: int = setting(

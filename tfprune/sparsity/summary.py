@@ -268,10 +268,13 @@ def summarize(model: keras.layers.Layer, input_shape: Any = None) -> Summary:
             left_out.setdefault(layer.name, why)
 
     visit(model)
-    for variable in [*model.trainable_variables, *(use.variable for use in uses)]:
+    # What masks are learned by is no parameter of the network: it goes with the wrappers.
+    learned = {id(each.parameter) for layer in pruned_layers(model) for each in layer.learned if each}
+    own = [variable for variable in model.trainable_variables if id(variable) not in learned]
+    for variable in [*own, *(use.variable for use in uses)]:
         if id(variable) not in nonzeros_of:
             nonzeros_of[id(variable)] = int(np.count_nonzero(_nonzero(variable)))
-    trainable = {id(v): v for v in model.trainable_variables}
+    trainable = {id(v): v for v in own}
     return Summary(
         tuple(variables),
         left_out,

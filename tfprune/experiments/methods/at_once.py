@@ -8,12 +8,13 @@ import keras
 
 from tfprune import sparsity
 from tfprune.experiments.methods.method import Begun, Method, Round
-from tfprune.experiments.pruning import rising
+from tfprune.experiments.pruning import check_method, rising
 from tfprune.files import make_folder
 from tfprune.network.graph import functional
 from tfprune.runs.config import ExperimentConfig
 from tfprune.runs.folder import SEARCH, RunFolder
 from tfprune.settings import to_text
+from tfprune.sparsity.with_data import METHODS
 from tfprune.training.fit import compile_for_training
 
 
@@ -56,6 +57,7 @@ class Iterative(Method):
             for name in _NOT_SEARCHED:
                 if getattr(config, name) != (default := getattr(defaults, name)):
                     config.refuse(name, f"must be {to_text(default) or 'empty'} with {config.flag('search')}")
+        check_method(config, "score", *METHODS)
         if config.method == "score":
             return
         given = f"with {config.flag('method')}"

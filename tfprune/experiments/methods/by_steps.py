@@ -6,7 +6,8 @@ import keras
 
 from tfprune import sparsity
 from tfprune.experiments.methods.method import Begun, Method, Round
-from tfprune.experiments.pruning import rising, rule_options, selection
+from tfprune.experiments.pruning import check_method, rising, rule_options, selection
+from tfprune.runs.config import LEARNING_METHODS
 from tfprune.sparsity import ConstantSparsity, PruningSchedule
 from tfprune.sparsity.regrowth import METHODS
 from tfprune.sparsity.schedules import LAST_STEP
@@ -20,6 +21,11 @@ class Gradual(Method):
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("polynomial", "geometric")
+
+    def check(self) -> None:
+        """Checks that the settings go together."""
+        super().check()
+        check_method(self.config, "score", *LEARNING_METHODS)
 
     def check_start(self, model: keras.Model, first: Round) -> None:
         """Checks the target and that there can be such a schedule."""
@@ -57,6 +63,7 @@ class Gradual(Method):
             schedule,
             **selection(self.config),
             regrowth=self._regrowth(),
+            learning=self._learning(),
             **rule_options(self.config),
         )
         compile_for_training(model, current.settings, current.task.goal)
@@ -67,6 +74,9 @@ class Gradual(Method):
         return rising(self.config, start, target, end_step, self.config.frequency)
 
     def _regrowth(self) -> sparsity.Regrowth | None:
+        return None
+
+    def _learning(self) -> sparsity.Learning | None:
         return None
 
 

@@ -80,12 +80,14 @@ class Method:
         schedules: The values of `--schedule` that the method knows.
         shares_devices: Whether several devices can share its batches.
         trains_by_engine: Whether `--training_engine` says what trains.
+        needs_all_weights: Why the sparse trainer cannot train for it; empty if it can.
         packages: Distributions that it needs, for the record.
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("constant",)
     shares_devices: ClassVar[bool] = True
     trains_by_engine: ClassVar[bool] = True
+    needs_all_weights: ClassVar[str] = ""
     packages: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: ExperimentConfig) -> None:

@@ -5,6 +5,7 @@ from tfprune.experiments.methods.at_once import Iterative, OneShot
 from tfprune.experiments.methods.by_steps import Gradual, Sparse
 from tfprune.experiments.methods.channels import CutInRounds, CutOnce, CutWhileTraining
 from tfprune.experiments.methods.dense import Dense
+from tfprune.experiments.methods.learned import Alternating, Learned
 from tfprune.experiments.methods.method import Method
 from tfprune.experiments.tfmot.method import Tfmot
 from tfprune.models.catalog import source_of
@@ -18,6 +19,8 @@ METHODS: dict[str, type[Method]] = {
     "gradual": Gradual,
     "sparse": Sparse,
 }
+# By --method, for --regime=gradual; by the regime alone for the others.
+LEARNING: dict[str, type[Method]] = {"dst": Learned, "cs": Learned, "acdc": Alternating}
 # By --regime, for --prune=channels.
 CUTTING: dict[str, type[Method]] = {
     "one_shot": CutOnce,
@@ -30,8 +33,12 @@ ENGINES: dict[str, type[Method]] = {"tfmot": Tfmot}
 
 def method_of(config: ExperimentConfig) -> Method:
     """Returns the way in which an experiment prunes."""
-    methods = CUTTING if config.prune == "channels" else METHODS
-    method = methods[config.regime](config)
+    kind = METHODS[config.regime]
+    if config.prune == "channels":
+        kind = CUTTING[config.regime]
+    elif config.regime == "gradual":
+        kind = LEARNING.get(config.method, kind)
+    method = kind(config)
     return method if config.pruning_engine == "tfprune" else ENGINES[config.pruning_engine](method)
 
 
