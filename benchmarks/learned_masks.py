@@ -4,9 +4,10 @@
     python benchmarks/learned_masks.py --network=plain --learning_rate=6e-3 --methods=magnitude,cs
 
 A network of two convolutions and two dense layers learns scikit-learn's digits (tfprune's split: 1,437 to
-train on, 360 to test) in --epochs, from random weights, with Adam and a cosine; in the first 60 % of the steps it
-is pruned, all kernels together, to the target. All methods have the same steps, batches and seeds. The table has
-the mean accuracy on the test images after the last epoch, with the lowest and highest of the seeds.
+train on, 360 to test) in --epochs, from random weights, with Adam and a cosine; in the first 60 % of the
+steps it is pruned, all kernels together, to the target. All methods have the same steps, batches and
+seeds. The table has the mean accuracy on the test images after the last epoch, with the lowest and
+highest of the seeds.
 """
 
 import os
