@@ -48,7 +48,8 @@ def with_statistics(model: keras.Model, images: np.ndarray) -> keras.Model:
             if layer.scale:
                 layer.gamma.assign(rng.uniform(0.1, 0.3, layer.gamma.shape))
             if layer.center:
-                layer.beta.assign(rng.normal(0, 0.2, layer.beta.shape))
+                spread = 0.2 if layer.scale else 1.0
+                layer.beta.assign(rng.normal(0, spread, layer.beta.shape))
     model(images, training=True)
     return model
 
