@@ -7,7 +7,8 @@ The networks are those of sparse_inference.py. The library's own benchmark progr
 of this machine (`--cc`), and the Python runtime are timed in turn, round after round, each for `--images`
 images a round; a ratio is the median over the rounds of the ratio within a round, least and largest in
 parentheses. The first image is the whole process of a program that classifies one, from its start to its end;
-of the others, from the import on. Memory is the peak of such a process.
+of the others, from the import on. Memory is the peak of such a process. At the end is what a Python process
+waits for before its first image: the import, and `runtime.load` with the library beside the file and without.
 """
 
 import re
@@ -27,6 +28,19 @@ IMAGES = flags.DEFINE_integer("images", 50, "Images of each in a round.", lower_
 THREAD_COUNTS = flags.DEFINE_list("thread_counts", ["1", "2"], "Numbers of threads.")
 
 
+LOAD = """
+import sys
+import time
+
+start = time.perf_counter()
+from tfprune import runtime
+
+imported = time.perf_counter()
+runtime.load(sys.argv[1], 1, use_library=sys.argv[2] == "with")
+print(imported - start, time.perf_counter() - imported)
+"""
+
+
 def ratios(theirs: list[float], own: list[float]) -> str:
     """Returns how many times as fast `own` is, over rounds."""
     found = [a / b for a, b in zip(theirs, own, strict=True)]
@@ -38,6 +52,17 @@ def process_seconds(command: list[str]) -> float:
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
+
+
+def load_milliseconds(path: Path, library: str) -> tuple[float, float]:
+    """Returns the times of the import and of `runtime.load`, `"with"` or `"without"` the library."""
+    command = [sys.executable, "-c", LOAD, str(path), library]
+    seconds = [
+        tuple(map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))
+        for _ in range(networks.ROUNDS.value)
+    ]
+    imports, loads = zip(*seconds, strict=True)
+    return 1e3 * statistics.median(imports), 1e3 * statistics.median(loads)
 
 
 def peak_bytes(benchmark: str) -> int:
@@ -75,11 +100,11 @@ def measure(sparsity: float, folder: Path) -> None:
     )
     graph = choose_paths(compile_model(model))
     runtime.write_file(graph, folder / "model.tfprune", "float32")
-    library = runtime.compile_library(graph, folder / "c", target, cpu=CPU.value or None)
+    library = runtime.compile_library(folder / "model.tfprune", targets=target, cpu=CPU.value or None)
     built = library.built[0]
     for program in ("example", "benchmark"):
-        source, archive = folder / "c" / f"{program}.c", folder / "c" / target / "libmodel.a"
-        command = [CC.value, "-O2", "-std=c11", "-I", folder / "c", source, archive, "-pthread"]
+        source, archive = library.folder / f"{program}.c", library.folder / target / "libmodel.a"
+        command = [CC.value, "-O2", "-std=c11", "-I", library.folder, source, archive, "-pthread"]
         subprocess.run([*map(str, command), "-o", str(folder / program)], check=True)
 
     size = networks.IMAGE_SIZE.value
@@ -115,6 +140,12 @@ def measure(sparsity: float, folder: Path) -> None:
     for name, milliseconds, peak, size in rows:
         numbers = f"{milliseconds:8.1f} ms   peak {peak / 1e6:7.1f} MB   file {size / 1e6:7.2f} MB"
         print(f"{name:15} first image {numbers}")
+    imported, loaded = load_milliseconds(folder / "model.tfprune", "with")
+    _, compiled = load_milliseconds(folder / "model.tfprune", "without")
+    print(
+        f"import of tfprune.runtime {imported:.0f} ms, load with the library {loaded:.0f} ms,"
+        f" without {compiled:.0f} ms"
+    )
     print(library)
 
 

@@ -7,6 +7,11 @@ planes; results are compared before anything is timed. The contenders take turns
 the rounds of time / llvmlite's time within a round. A turn repeats one layer, so that its weights come from
 the cache. "network" counts each layer as often as ResNet-34 has it.
 
+Then the runtime's kernels alone, in billions of multiply-adds a second: with the layer's own weights; with
+their places moved, so that the vectors of pixels lie at whole cache lines; so that all pixels fit the
+first-level cache; and both, which leaves the arithmetic. What is computed then is another convolution of the
+same size.
+
 The last table has what each costs before its first results in a fresh process that has imported NumPy: a
 kernel for each size of tile, without Numba's on-disk cache. C's compiler runs where the package is built.
 """
@@ -39,6 +44,8 @@ WORKER = flags.DEFINE_string("worker", "", "Internal: what this process is.")
 LAYERS = {(64, 56): 6, (128, 28): 7, (256, 14): 11, (512, 7): 5}  # (channels, side) to how many
 C_COMPILER = shutil.which(os.environ.get("CC", "cc"))
 Kernel = Callable[[], None]
+# float32 numbers, half of a first-level cache of 32 KiB.
+NEAR = 4096
 
 C_HEAD = """
 #include <stdint.h>
@@ -250,6 +257,22 @@ def measure(sparsity: float, peers: list[str]) -> None:
         print(f"{sparsity:<9} {label:12} {microseconds:9.0f} us", *(f"{r:13.2f}" for r in ratios[1:]))
 
 
+def print_limits(sparsity: float) -> None:
+    """Prints the multiply-adds of a second with weights at their own places and at others."""
+    from tfprune.runtime import machine
+
+    cases, lanes = make_cases(sparsity), machine.host().lanes
+    for case, kernel in zip(cases, make_llvmlite(cases), strict=True):
+        own = case.weights.offsets.copy()
+        products = len(own) * case.tiles * case.tile
+        rates = []
+        for places in (own, own // lanes * lanes, own % NEAR, own % NEAR // lanes * lanes):
+            case.weights.offsets[:] = places
+            seconds = min(turn(kernel, 4) for _ in range(5 * ROUNDS.value))
+            rates.append(1e-9 * products / seconds)
+        print(f"{sparsity:<9} {case.name:12}", *(f"{rate:12.1f}" for rate in rates))
+
+
 def turn(kernel: Kernel, calls: int) -> float:
     """Returns the seconds of a call."""
     start = time.perf_counter()
@@ -287,6 +310,10 @@ def main(_: list[str]) -> None:
     print(f"{'sparsity':9} {'layer':12} {'llvmlite':>12}", *(f"{name:>13}" for name in peers[1:]))
     for sparsity in SPARSITIES.value:
         measure(float(sparsity), peers)
+    columns = ("as it is", "whole lines", "near", "both")
+    print(f"\n{'sparsity':9} {'layer':12}", *(f"{column:>12}" for column in columns))
+    for sparsity in SPARSITIES.value:
+        print_limits(float(sparsity))
     print(f"\n{'to the first results of the four layers':42} import  compilation")
     for name in peers:
         command = [sys.executable, __file__, f"--worker={name}"]

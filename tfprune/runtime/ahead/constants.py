@@ -86,16 +86,7 @@ def add_plan(constants: Constants, plan: Plan) -> list[tuple[Kernel, int, list]]
                 kind = "weights" if name in _WEIGHTS else "lists" if name in _LISTS else "tables"
                 kinds.setdefault(argument.index, kind)
     places = [constants.add(array, kinds[index]) for index, array in enumerate(plan.constants)]
-    return [
-        (
-            step.kernel,
-            constants.add_words(
-                [places[a.index] if isinstance(a, Constant) else a for a in step.arguments],
-            ),
-            step.parts,
-        )
-        for step in plan.steps
-    ]
+    return [(step.kernel, constants.add_words(step.numbers(places)), step.parts) for step in plan.steps]
 
 
 def add_rows(

@@ -236,7 +236,17 @@ class Gather(Kernel):
                     place = x if self.side_by_side else e.element(e.pointer("columns"), x, I32)
                     e.store(e.element(line, place), e.at(there, x))
 
-                e.each(e.number(0), e.integer("width"), column)
+                def columns_at_once(index: ir.Value) -> None:
+                    x = b.mul(index, e.number(e.lanes))
+                    e.store(e.load_vector(e.at(line, x)), e.at(there, x))
+
+                width, copied = e.integer("width"), e.number(0)
+                if self.side_by_side and e.lanes > 1:
+                    # Only whole vectors of the row: what is behind it is another's.
+                    vectors = b.sdiv(width, e.number(e.lanes))
+                    e.each(copied, vectors, columns_at_once)
+                    copied = b.mul(vectors, e.number(e.lanes))
+                e.each(copied, width, column)
 
             e.each(e.number(0), e.integer("height"), row)
 

@@ -8,7 +8,7 @@ from tfprune.runtime import machine
 from tfprune.runtime.kernels import program
 from tfprune.runtime.limits import allowed_bytes, require_memory
 from tfprune.runtime.plan import parts
-from tfprune.runtime.plan.plan import Constant, Plan, Step
+from tfprune.runtime.plan.plan import Plan
 
 # What writing and compiling the code takes at most; 90 large kernels took 40 MB.
 _CODE_BYTES, _KERNEL_BYTES = 2**22, 2**19
@@ -37,7 +37,8 @@ class Binding:
         kernels = plan.kernels
         require_memory(_CODE_BYTES + _KERNEL_BYTES * len(kernels), allowed_bytes(None))
         self._code = _compiled(program.assembly(kernels, plan.target.lanes), plan.target)
-        self._arguments = [self._bound(step) for step in plan.steps]
+        addresses = [constant.ctypes.data for constant in plan.constants]
+        self._arguments = [np.array(step.numbers(addresses), np.int64) for step in plan.steps]
         self.run = program.RUN_TYPE(self._code.address(program.RUN))
 
     def prepare(self, arena: np.ndarray) -> None:
@@ -58,17 +59,6 @@ class Binding:
             [kernels[step.kernel] for step in steps],
             self._arguments,
             [tables[step.parts] for step in steps],
-        )
-
-    def _bound(self, step: Step) -> np.ndarray:
-        """Returns a step's arguments, int64, with addresses for constants."""
-        constants = self.plan.constants
-        return np.array(
-            [
-                constants[argument.index].ctypes.data if isinstance(argument, Constant) else argument
-                for argument in step.arguments
-            ],
-            np.int64,
         )
 
 

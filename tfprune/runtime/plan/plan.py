@@ -7,6 +7,7 @@ addresses of the constants; the arena's comes with each call, and in the arena i
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,14 @@ class Step:
     kernel: Kernel
     arguments: tuple[int | Constant, ...]
     parts: Parts
+
+    def numbers(self, places: Sequence[int]) -> list[int]:
+        """Returns the arguments as numbers.
+
+        Args:
+            places: Where each of the plan's constants is, such as its address.
+        """
+        return [places[a.index] if isinstance(a, Constant) else a for a in self.arguments]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,5 @@
 /* Static memory is zero at the start, as the arena must be. On Linux it asks for large pages: with small ones the
-   page faults of the first image take as long as the image. */
+   page faults of the first image take half as long as the image. */
 #ifdef __linux__
 #include <sys/mman.h>
 _Alignas(1 << 21) static unsigned char arena[${NAME}_ARENA_BYTES];
