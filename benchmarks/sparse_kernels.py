@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,13 @@ class Case:
         return planes[:, : self.tiles * self.tile].copy()
 
 
-def make_cases(sparsity: float) -> list[Case]:
-    """Returns the layers with random weights and pixels."""
+def make_cases(sparsity: float, sizes: Iterable[tuple[int, int]] = LAYERS) -> list[Case]:
+    """Returns layers of some (channels, side) with random weights and pixels."""
     from tfprune.runtime import graph, machine
     from tfprune.runtime.plan import arena, layout, packing
 
     rng, target, cases = np.random.default_rng(0), machine.host(), []
-    for channels, side in LAYERS:
+    for channels, side in sizes:
         kernel = np.zeros((3, 3, channels, channels), np.float32)
         kept = max(1, round(kernel.size * (1 - sparsity)))
         kernel.flat[rng.permutation(kernel.size)[:kept]] = rng.normal(0, (kept / channels) ** -0.5, kept)

@@ -1,0 +1,68 @@
+r"""Counts the predictions that 8 bits change: a network's `model.tfprune` beside the network in Keras.
+
+    python benchmarks/int8_predictions.py --data_dir=DIR \
+        --model=saved_models/cifar10_one_shot_95/round_01/model.keras
+
+The first images of the test split; the file with weights of 32, 16 and 8 bits, and with weights of 8 bits
+beside the network that `quantize_aware` makes of it, without training it.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import numpy as np  # noqa: E402
+from absl import app, flags  # noqa: E402
+
+MODEL = flags.DEFINE_string("model", None, "The network, wrapped for pruning or not.", required=True)
+DATASET = flags.DEFINE_string("dataset", "cifar10", "A dataset of tensorflow-datasets.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets has it.")
+IMAGES = flags.DEFINE_integer("images", 1000, "Images of the test split.", lower_bound=1)
+
+
+def main(_: list[str]) -> None:
+    """Prints the table."""
+    import keras
+    import tensorflow_datasets as tfds
+
+    from tfprune import runtime, sparsity
+    from tfprune.export import export_sparse
+    from tfprune.text import text_table
+
+    split = f"test[:{IMAGES.value}]"
+    found = tfds.load(DATASET.value, split=split, data_dir=DATA_DIR.value, batch_size=-1, as_supervised=True)
+    images, labels = tfds.as_numpy(found)
+
+    def predicted(network: keras.Model) -> np.ndarray:
+        return network.predict(images.astype("float32"), verbose=0).argmax(-1)
+
+    model = sparsity.strip_pruning(keras.saving.load_model(MODEL.value, compile=False))
+    exact = predicted(model)
+    aware = sparsity.quantize_aware(model)
+    rounded = predicted(aware)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "model.tfprune"))
+        for name, weights, expected in (
+            ("float32", "float32", exact),
+            ("float16", "float16", exact),
+            ("int8", "int8", exact),
+            ("int8, quantize_aware", "int8", rounded),
+        ):
+            if expected is rounded:
+                model = sparsity.strip_pruning(aware)
+            export_sparse(model, path, weights=weights)
+            classes = runtime.load(path)(images).argmax(-1)
+            equal, right = (classes == expected).mean(), (classes == labels).mean()
+            size = f"{os.path.getsize(path):,}"
+            rows.append((name, size, f"{100 * equal:.1f} %", f"{100 * right:.1f} %"))
+    header = ("weights", "bytes", "predictions as Keras's", "accuracy")
+    print("\n".join(text_table(header, rows)))
+
+
+if __name__ == "__main__":
+    app.run(main)
