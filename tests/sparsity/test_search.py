@@ -185,6 +185,8 @@ def test_kernels_pruned_with_data_are_searched(method):
     by_magnitude = search_sparsities(model, 0.7, images(), **QUICK)
     assert result.starts[0].sparsities == by_magnitude.starts[0].sparsities
     assert result.starts[0].divergence != by_magnitude.starts[0].divergence
+    assert [start.name for start in result.starts] == ["uniform", "erk", "lamp", "global", "errors"]
+    assert result.divergence <= min(start.divergence for start in result.starts)
     report = prune_with_data(model, result.sparsities, images(), method=method, verbose=0)
     assert round(report.sparsity * 580) == 406 == round(0.7 * 580)
 

@@ -52,7 +52,7 @@ class Iterative(Method):
         super().check()
         config = self.config
         if config.search != "none":
-            # Single weights are searched, by their magnitude.
+            # Single weights are searched, by their magnitude or by `method`.
             defaults = ExperimentConfig(config.experiment)
             for name in _NOT_SEARCHED:
                 if getattr(config, name) != (default := getattr(defaults, name)):
@@ -139,6 +139,7 @@ def search(config: ExperimentConfig, model: keras.Model, level: float, current: 
         model,
         level,
         current.batches.plain_inputs(current.number, config.search_images),
+        method="magnitude" if config.method == "score" else config.method,
         generations=config.search_generations,
         seed=config.seed,
         path=folder / SEARCH,

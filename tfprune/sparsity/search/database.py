@@ -11,6 +11,7 @@ from keras import ops
 from tfprune.network.calibration import inputs_of
 from tfprune.network.gram import Product
 from tfprune.network.replay import Stop, replay
+from tfprune.sparsity.error_curves import by_errors
 from tfprune.sparsity.layer_problems import Meter, Target, targets_of
 from tfprune.sparsity.patterns import WEIGHTS
 from tfprune.sparsity.reconstruction import solve
@@ -64,15 +65,29 @@ class Database(PrunedKernels):
         self._numbers = {id(kernel.variable): number for number, kernel in enumerate(kernels)}
         self._biases: dict[int, tuple[keras.Variable, np.ndarray]] = {}
         self._levels: list[list[_Level]] = [[] for _ in kernels]
-        targets = [
+        self._model, self._verbose = model, verbose
+        self._targets = [
             replace(target, pattern=WEIGHTS)
             for target in targets_of(model, None, None, None)
             if id(target.kernel.variable) in self._numbers
         ]
-        batches = inputs_of(model, images, _BATCH)
-        self._meter = Meter(model, targets, len(batches))
-        self._progress = keras.utils.Progbar(len(targets), verbose=verbose, unit_name="kernel")
-        replay(model, batches, self._meter.layers, self._visit, unwrapped)
+        self._batches = inputs_of(model, images, _BATCH)
+        self._meter = Meter(model, self._targets, len(self._batches))
+        self._progress = keras.utils.Progbar(len(self._targets), verbose=verbose, unit_name="kernel")
+        replay(model, self._batches, self._meter.layers, self._visit, unwrapped)
+
+    def by_errors(self, sparsity: float) -> list[int]:
+        """Returns the weights removed from each kernel where the sum of the layers' errors is smallest.
+
+        Args:
+            sparsity: Of all kernels together.
+        """
+        shares = by_errors(self._model, self._targets, sparsity, self._batches, self._verbose)
+        removed = [0] * len(self._kernels)
+        for target, share in zip(self._targets, shares, strict=True):
+            number = self._numbers[id(target.kernel.variable)]
+            removed[number] = round(share * self._kernels[number].size)
+        return removed
 
     @property
     def variables(self) -> list[keras.Variable]:

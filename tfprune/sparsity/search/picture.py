@@ -5,7 +5,7 @@ from typing import Any
 from tfprune.pictures import new_figure, short_name
 
 _SEARCHED = "#0072b2"
-_STARTS = {"uniform": "0.55", "erk": "#009e73", "lamp": "#d55e00", "global": "#cc79a7"}
+_STARTS = {"uniform": "0.55", "erk": "#009e73", "lamp": "#d55e00", "global": "#cc79a7", "errors": "#e69f00"}
 _ROW_INCHES, _FRAME_INCHES, _FEWEST = 0.24, 1.5, 8
 _LONGEST_NAME = 36
 
@@ -52,7 +52,7 @@ def draw(result: Any) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="x", labelsize=8)
     figure.legend(
-        *shares.get_legend_handles_labels(), loc="outside lower left", ncols=5, fontsize=8.5, frameon=False
+        *shares.get_legend_handles_labels(), loc="outside lower left", ncols=6, fontsize=8.5, frameon=False
     )
     return figure
 

@@ -42,7 +42,7 @@ class Start:
     """An allocation that the search started from.
 
     Attributes:
-        name: "uniform", "erk", "lamp" or "global".
+        name: "uniform", "erk", "lamp", "global" or "errors".
         divergence: Its divergence on all images.
         sparsities: Name of a layer -> the share of its weights.
     """

@@ -54,7 +54,8 @@ def search_sparsities(
 
     Evolution over allocations, the removed weights of each kernel, all of which use up the same budget
     (EvoPress, arXiv:2410.14649). The first population are the allocations of a uniform sparsity, of
-    Erdos-Renyi-Kernel, of LAMP and of global magnitude, so that what comes out is on `images` at least as
+    Erdos-Renyi-Kernel, of LAMP and of global magnitude, and with a `method` that of the least sum of the
+    layers' errors, so that what comes out is on `images` at least as
     near to the dense network as the best of these. In each generation most offspring move a little of the
     budget from one kernel of a parent to another; the others take each kernel's share from one of two
     parents. They are selected on one batch of images, the best third of them on more, and the best of those
@@ -146,6 +147,9 @@ def search_sparsities(
     allowed = budget_of(budget, target, model, kernels, input_shape, times, state and state.measured)
     allocations = allowed.allocations(kernels, target)
     starts = starting_allocations(kernels, allocations)
+    if isinstance(pruned, Database):
+        together = sum(starts["uniform"]) / sum(kernel.size for kernel in kernels)
+        starts["errors"] = allocations.settled(pruned.by_errors(float(together)), range(len(kernels)))
     bar = keras.utils.Progbar(generations, verbose=shown, stateful_metrics=["divergence"])
     with candidates.exchanging():
         if state is None:
