@@ -25,7 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from absl import app, flags  # noqa: E402
 
-NAMES = ("magnitude", "magnitude_steep", "lamp", "dst", "dst_unit", "cs", "acdc", "dense")
+NAMES = ("magnitude", "magnitude_layer", "magnitude_steep", "lamp", "dst", "dst_unit", "cs", "acdc", "dense")
 METHODS = flags.DEFINE_list("methods", ["magnitude", "dst", "cs", "acdc"], f"Of {', '.join(NAMES)}.")
 TARGETS = flags.DEFINE_list("targets", ["0.98", "0.984", "0.994"], "Exact sparsities.")
 NETWORK = flags.DEFINE_enum("network", "normalized", ["normalized", "plain"], "With BatchNorm, or without.")
@@ -71,7 +71,7 @@ def pruned(method: str, target: float, steps: int) -> Any:
     if method == "dense":
         return network()
     end = int(RAMP * steps)
-    power = 3 if method in ("magnitude", "lamp") else POWER.value
+    power = 3 if method in ("magnitude", "magnitude_layer", "lamp") else POWER.value
     schedule: Any = sparsity.PolynomialDecay(0.0, target, 0, end, power=power, frequency=FREQUENCY.value)
     options: dict[str, Any] = {}
     if method == "acdc":  # Three phases with masks and three without, an epoch each.
@@ -79,13 +79,14 @@ def pruned(method: str, target: float, steps: int) -> Any:
         schedule = sparsity.AlternatingSparsity(target, max(end - 6 * epoch, 0), end, epoch)
     elif method == "lamp":
         options["score"] = "lamp"
-    elif method != "magnitude" and method != "magnitude_steep":
+    elif not method.startswith("magnitude"):
         options["learning"] = {
             "dst": sparsity.DST("weight"),
             "dst_unit": sparsity.DST("unit"),
             "cs": sparsity.CS(),
         }[method]
-    return sparsity.prune_low_magnitude(network(), schedule, scope="global", **options)
+    scope = "layer" if method == "magnitude_layer" else "global"
+    return sparsity.prune_low_magnitude(network(), schedule, scope=scope, **options)
 
 
 def trained(method: str, target: float, seed: int, data: Any) -> tuple[float, dict[str, float]]:
@@ -110,7 +111,7 @@ def trained(method: str, target: float, seed: int, data: Any) -> tuple[float, di
     if method != "dense":
         masks = sparsity.masks_of(model).values()
         kept, size = sum(int(mask.sum()) for mask in masks), sum(mask.size for mask in masks)
-        if kept != size - round(target * size):
+        if method != "magnitude_layer" and kept != size - round(target * size):
             raise RuntimeError(f"{kept} of {size} weights stay at {target}")
     return 100 * model.evaluate(*test, verbose=0)[1], counted
 
