@@ -61,10 +61,10 @@ class Covariance:
         values -= mean.astype(values.dtype)
         values = values.reshape(-1, values.shape[-1]).astype(self._dtype, copy=False)
         # The product of a matrix with itself takes half the time.
-        whole = self.given == values.shape[-1]
-        self.sums += values.T @ (values if whole else values[:, -self.given :])
+        first = values.shape[-1] - self.given
+        self.sums += values.T @ (values[:, first:] if first else values)
         share = before * (self.count - before) / self.count
-        self.sums += share * step.T @ step[:, -self.given :]
+        self.sums += share * step.T @ step[:, first:]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tfprune.network.gram import Covariance
+
 METHODS = ("constant", "merge", "ridge")
 RIDGE = 1e-3
 """The penalty of "ridge", as a share of the mean variance of the channels that stay.
@@ -32,15 +34,14 @@ class Regression:
     def __init__(self, kept: np.ndarray, positions: int, method: str) -> None:
         self._kept, self._method = kept, method
         self._channels, self._staying = len(kept), int(kept.sum())
-        self._count = 0
-        self._mean = np.zeros((positions, self._channels + self._staying))
         # The products of all values with those of the channels that stay.
-        self._sums = None if method == "constant" else np.zeros((self._mean.shape[1], self._staying))
+        given = 0 if method == "constant" else self._staying
+        self._covariance = Covariance(self._channels + self._staying, given, positions)
 
     @property
     def samples(self) -> int:
         """The number of samples of each channel, those of all positions together."""
-        return self._count * len(self._mean)
+        return self._covariance.samples
 
     @property
     def wanted(self) -> int:
@@ -50,7 +51,7 @@ class Regression:
     @property
     def finite(self) -> bool:
         """Whether all samples are finite."""
-        return bool(np.isfinite(self._mean).all())
+        return bool(np.isfinite(self._covariance.mean).all())
 
     def add(self, wanted: np.ndarray, given: np.ndarray) -> None:
         """Adds samples.
@@ -59,30 +60,21 @@ class Regression:
             wanted: All channels, `[samples, positions, channels]`.
             given: The channels that stay, as they are now.
         """
-        rows = max(1, _CHUNK // self._mean.size)
+        rows = max(1, _CHUNK // self._covariance.mean.size)
         for start in range(0, len(wanted), rows):
             self._add(wanted[start : start + rows], given[start : start + rows])
 
     def _add(self, wanted: np.ndarray, given: np.ndarray) -> None:
         values = np.concatenate([wanted, given], -1).astype(np.float64)
         values[..., : self._channels][..., self._kept] -= values[..., self._channels :]
-        # By the rule of Chan, Golub and LeVeque (1983), which keeps a small variance around a large mean.
-        mean, before = values.mean(0), self._count
-        self._count += len(values)
-        step = mean - self._mean
-        self._mean += step * (len(values) / self._count)
-        if self._sums is not None:
-            values = (values - mean).reshape(-1, values.shape[-1])
-            self._sums += values.T @ values[:, self._channels :]
-            share = before * (self._count - before) / self._count
-            self._sums += share * step.T @ step[:, self._channels :]
+        self._covariance.add(values)
 
     def solve(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the factors, `[channels, staying]`, and the constants, `[positions, channels]`."""
-        missing, given = np.split(self._mean, [self._channels], 1)
+        missing, given = np.split(self._covariance.mean, [self._channels], 1)
         factors = np.zeros((self._channels, self._staying))
-        if self._sums is not None:
-            shared, own = np.split(self._sums / self.samples, [self._channels])
+        if self._covariance.given:
+            shared, own = np.split(self._covariance.sums / self.samples, [self._channels])
             constant = np.diag(own) <= _ROUNDING * (given**2).mean(0)
             own[constant] = own[:, constant] = shared[:, constant] = 0
             if own.any():
