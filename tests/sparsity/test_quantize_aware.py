@@ -87,6 +87,62 @@ def test_trained_weights_are_those_of_the_stripped_model_and_of_the_file(tmp_pat
     np.testing.assert_allclose(load(tmp_path / "model.tfprune")(IMAGES), expected, atol=1e-5)
 
 
+def of_layers(*chain, shape=(6, 6, 3)):
+    return keras.Sequential([keras.Input(shape), *chain, layers.Flatten(), layers.Dense(4)])
+
+
+def with_residual():
+    image = keras.Input((6, 6, 3))
+    one = layers.Conv2D(8, 3, padding="same")(image)
+    two = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(one))
+    sums = layers.BatchNormalization()(layers.Add()([one, two]))
+    return keras.Model(image, layers.Dense(4)(layers.Flatten()(sums)))
+
+
+def with_dead_inputs():
+    """Returns a network whose second convolution loses its largest weights, which take zeros."""
+    first = layers.Conv2D(8, 3, activation="relu")
+    second = layers.Conv2D(8, 3)
+    model = of_layers(first, second)
+    first.kernel.assign(values(first.kernel) * (np.arange(8) > 2))
+    second.kernel.assign(values(second.kernel) * np.where(np.arange(8) > 2, 1, 3)[:, None])
+    return model
+
+
+NETWORKS = {
+    "normalized behind": lambda: of_layers(layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU()),
+    "normalized before": lambda: of_layers(
+        layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization(), layers.Conv2D(8, 3)
+    ),
+    "with a residual": with_residual,
+    "with dead inputs": with_dead_inputs,
+    "transposed": lambda: of_layers(
+        layers.Conv2DTranspose(6, 3, strides=2, padding="same"), layers.BatchNormalization()
+    ),
+    "separable": lambda: of_layers(layers.SeparableConv2D(6, 3, depth_multiplier=2)),
+    "recurrent": lambda: of_layers(layers.Bidirectional(layers.GRU(5)), shape=(7, 3)),
+    "words": lambda: of_layers(layers.Embedding(20, 6, embeddings_initializer="normal"), shape=(7,)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_files_have_what_the_network_computes_with(name, tmp_path):
+    """Whatever the compiler makes of kernels: scaled by normalizations, taken apart, cut."""
+    keras.utils.set_random_seed(0)
+    model = NETWORKS[name]()
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            for variable in layer.weights:
+                sign = -1 if "gamma" in variable.path else 1
+                variable.assign(sign * _rng.uniform(0.3, 2, variable.shape))
+    inputs = _rng.integers(0, 20, (16, *model.input_shape[1:])).astype(np.float32)
+    aware = sparsity.quantize_aware(model)
+    expected = ops.convert_to_numpy(aware(inputs))
+    export_sparse(sparsity.strip_pruning(aware), tmp_path / "model.tfprune", weights="int8")
+    found = load(tmp_path / "model.tfprune")(inputs)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.filterwarnings("ignore:.*gets to 0.75 at step 4")  # The first fit ends before.
 def test_a_schedule_goes_on():
     schedule = sparsity.PolynomialDecay(0.25, 0.75, begin_step=0, end_step=4, frequency=1)

@@ -15,10 +15,10 @@ from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
 def quantize_aware(model: keras.Model) -> keras.Model:
     """Returns a model that computes with weights of 8 bits, to be trained on so, under its masks.
 
-    Every kernel that multiplies is rounded in the forward pass, after its mask, to 127 steps of the largest
-    weight of each output channel, above zero and below. Gradients pass the rounding and reach the exact
-    weights. Zeros stay zeros. Layers that have no masks are wrapped without; biases, normalizations,
-    embedding tables and the values between layers are not rounded.
+    Every kernel, and every table of embeddings, is rounded in the forward pass, after its mask, to 127 steps
+    of the largest weight of each output channel, above zero and below. Gradients pass the rounding and reach
+    the exact weights. Zeros stay zeros. Layers that have no masks are wrapped without; biases,
+    normalizations and the values between layers are not rounded.
 
     ```python
     model = quantize_aware(model)

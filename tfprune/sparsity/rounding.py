@@ -17,14 +17,16 @@ LARGEST_INT8 = 127
 
 
 def rounded_kernels(layer: keras.layers.Layer) -> Iterator[kinds.Kernel]:
-    """Yields the kernels of a layer, and of those inside it, that are rounded: those that multiply.
+    """Yields the kernels of a layer, and of those inside it, that are rounded.
 
-    Kernels that are never pruned, such as depthwise ones, are among them; tables that are looked up are not.
+    They multiply, or are tables that are looked up. Those that are never pruned, such as depthwise ones, are
+    among them.
     """
     found = {id(kernel.variable): kernel for kernel in kinds.prunable(layer)}
     for part in all_layers(layer):
         found.update({id(kernel.variable): kernel for kernel in kinds.kernels(part)})
-    return (kernel for kernel in found.values() if kernel.input_axis is not None)
+    # A variable of a class that is not Keras's may be anything; a table's axis is known.
+    return (kernel for kernel in found.values() if kernel.input_axis is not None or kernel.output_axes)
 
 
 def to_8_bits(kernel: kinds.Kernel, values: Any) -> Any:

@@ -1,0 +1,53 @@
+"""Weights as 8-bit integers: the steps of each channel, and those that it was rounded to before."""
+
+import numpy as np
+import pytest
+
+from tfprune.runtime.integers import channel_scales, to_int8
+
+pytestmark = pytest.mark.one_backend
+
+
+def rounded(kernel):
+    scales = channel_scales(kernel)
+    return to_int8(kernel, scales) * scales
+
+
+def random_kernel(density, shape=(3, 3, 16, 12), seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=shape) * (rng.random(shape) < density)).astype(np.float32)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3, 0.03])
+def test_the_largest_weight_of_a_channel_is_127_steps(density):
+    kernel = random_kernel(density)
+    largest = np.abs(kernel).max(axis=(0, 1, 2))
+    scales = channel_scales(kernel)
+    several = np.count_nonzero(kernel, axis=(0, 1, 2)) > 3
+    assert several.any()
+    np.testing.assert_array_equal(scales[several], largest[several] / np.float32(127))
+    assert (np.abs(rounded(kernel) - kernel) <= scales / 2 * 1.001).all()
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3, 0.03])
+def test_what_was_rounded_is_rounded_to_itself(density):
+    once = rounded(random_kernel(density))
+    np.testing.assert_array_equal(to_int8(once, channel_scales(once)) * channel_scales(once), once)
+
+
+@pytest.mark.parametrize("part", [np.s_[:, :, 3:], np.s_[::2, 1:], np.s_[:1, :1, :2]])
+def test_a_part_of_what_was_rounded_keeps_its_steps(part):
+    """Its largest weight may be fewer than 127 of them."""
+    once = rounded(random_kernel(0.3))[part] * np.linspace(0.1, 3, 12, dtype=np.float32)
+    assert (np.abs(once).max(axis=(0, 1, 2)) < 126.5 * np.abs(channel_scales(once))).any()
+    np.testing.assert_allclose(rounded(once), once, rtol=1e-5)
+
+
+def test_numbers_at_the_ends_of_float32():
+    kernel = np.zeros((1, 1, 3, 4), np.float32)
+    kernel[0, 0, :, 0] = np.finfo(np.float32).max * np.array([1, 0.5, 0.25], np.float32)
+    kernel[0, 0, 0, 1] = np.finfo(np.float32).smallest_subnormal
+    kernel[0, 0, :2, 2] = np.finfo(np.float32).tiny, -np.finfo(np.float32).tiny
+    scales = channel_scales(kernel)
+    assert np.isfinite(scales).all() and (scales > 0).all() and scales[3] == 1
+    assert np.isfinite(rounded(kernel)).all()
