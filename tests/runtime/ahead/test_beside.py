@@ -1,6 +1,7 @@
 """The library beside a `model.tfprune`: used where it fits, and said where it does not."""
 
 import copy
+import dataclasses
 import json
 import pickle
 import warnings
@@ -12,6 +13,7 @@ from tests.support.networks import random_images, random_network
 from tfprune import runtime
 from tfprune.runtime.ahead.loaded import LoadedLibrary
 from tfprune.runtime.ahead.targets import this_machines_target
+from tfprune.runtime.graph import Conv, Graph
 
 HERE = this_machines_target()
 pytestmark = [
@@ -28,6 +30,20 @@ def path(tmp_path):
 
 def description(path):
     return path.with_name("model.tfprune.c") / "model.json"
+
+
+def object_file(path):
+    return description(path).parent / HERE / "model.o"
+
+
+def objects_of_another(path):
+    """The object file of a network whose values have the same shapes."""
+    graph = runtime.read_file(path)
+    at = next(index for index, node in enumerate(graph.nodes) if isinstance(node, Conv))
+    other = dataclasses.replace(graph.nodes[at], kernel=-np.asarray(graph.nodes[at].kernel))
+    nodes = (*graph.nodes[:at], other, *graph.nodes[at + 1 :])
+    runtime.compile_library(Graph(nodes, graph.outputs), path.parent / "other", HERE)
+    return (path.parent / "other" / HERE / "model.o").read_bytes()
 
 
 def change(path, **entries):
@@ -96,7 +112,10 @@ def test_without_one_nothing_is_said(path):
     (lambda path: description(path).write_text("[]"), "must have an object. Received: list"),
     (lambda path: description(path).write_text('{"version": "0.0.1"}'), "that of 0.0.1 differs in built, "),
     (lambda path: change(path, built=[{"target": HERE}]), "must be made anew, .* differs in arena_bytes, "),
-    (lambda path: (description(path).parent / HERE / "model.o").unlink(), "No such file"),
+    (lambda path: object_file(path).unlink(), "No such file"),
+    (lambda path: object_file(path).write_bytes(object_file(path).read_bytes()[:-9]), "model.json describes"),
+    (lambda path: object_file(path).write_bytes(b""), "model.json describes: it is damaged or another's"),
+    (lambda path: object_file(path).write_bytes(objects_of_another(path)), "model.json describes"),
     (lambda path: runtime.write_file(random_network(np.random.default_rng(4)), path), "made of another file"),
     (lambda path: runtime.compile_library(path, targets="thumbv7em"), "a target must be this machine"),
     (lambda path: runtime.compile_library(path, targets=HERE, weights="int8"), "with int8 weights"),

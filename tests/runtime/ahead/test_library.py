@@ -362,7 +362,7 @@ def test_files_of_two_networks_are_told_apart(network, tmp_path):
     runtime.compile_library(network, tmp_path / "one", HERE)
     runtime.compile_library(random_network(np.random.default_rng(9)), tmp_path / "other", HERE)
     shutil.copy(tmp_path / "other" / HERE / "model.o", tmp_path / "one" / HERE / "model.o")
-    with pytest.raises(ValueError, match="must be of one network"):
+    with pytest.raises(ValueError, match="must be the file that model.json describes"):
         LoadedLibrary(tmp_path / "one")
 
 

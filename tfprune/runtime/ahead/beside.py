@@ -11,7 +11,7 @@ from tfprune import __version__
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.front import chooser_name
 from tfprune.runtime.ahead.library import BESIDE, Built
-from tfprune.runtime.ahead.loaded import built_here, read_description
+from tfprune.runtime.ahead.loaded import built_here, load_object, read_description
 from tfprune.runtime.ahead.module import ROWS, STEPS
 from tfprune.runtime.kernels.planes import WAIT
 from tfprune.runtime.kernels.program import GIVE_WAY, RUN_TYPE, STEP_WORDS
@@ -38,8 +38,9 @@ class LibraryBinding:
 
         Raises:
             OSError: The file cannot be read.
+            ValueError: It is another file than the description's.
         """
-        self._code = machine.Loaded((folder / built.target / f"{_NAME}.o").read_bytes())
+        self._code = load_object(folder, built, _NAME)
         index = 0
         if len(built.processors) > 1:
             index = ctypes.CFUNCTYPE(_INT64)(self._code.address(chooser_name(_NAME)))() - 1

@@ -18,7 +18,7 @@ from tfprune.runtime.ahead.front import chooser_name, entries, front, public_nam
 from tfprune.runtime.ahead.module import ROWS, STEPS, Variant, variant
 from tfprune.runtime.ahead.targets import TARGETS, Target, check_targets, this_machines_target
 from tfprune.runtime.errors import GraphError
-from tfprune.runtime.format.file import file_bytes, read_file
+from tfprune.runtime.format.file import UndecodedFile, file_bytes
 from tfprune.runtime.graph import Graph, Output
 from tfprune.runtime.plan.lowering import make_plan
 from tfprune.runtime.plan.plan import Frame
@@ -48,6 +48,7 @@ class Built:
         target: The target's name.
         processors: The processors that it has code for, the best first, by LLVM's names.
         weights: How its weights are stored, one of `WEIGHTS`.
+        object_sha256: The object file's SHA-256, hexadecimal.
         object_bytes: Bytes of the object file.
         code_bytes: Of them, machine code.
         weight_bytes: Of them, values of weights, of all processors together.
@@ -60,6 +61,7 @@ class Built:
     target: str
     processors: tuple[str, ...]
     weights: str
+    object_sha256: str
     object_bytes: int
     code_bytes: int
     weight_bytes: int
@@ -189,8 +191,11 @@ def compile_library(
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
     if folder is None and isinstance(network, Graph):
         raise ValueError("`folder` must be given for a network that is not a file's. Received: folder=None")
-    graph = network if isinstance(network, Graph) else read_file(network)
-    source = "" if isinstance(network, Graph) else hashlib.sha256(Path(network).read_bytes()).hexdigest()
+    if isinstance(network, Graph):
+        graph, source = network, ""
+    else:  # Read once: the file may be replaced meanwhile.
+        file = UndecodedFile(network)
+        graph, source = file.graph(), file.sha256
     folder = Path(f"{os.fspath(network)}{BESIDE}" if folder is None else folder)
     end = only_output(graph)
     checksum = zlib.crc32(file_bytes(graph, "float32"))
@@ -214,6 +219,7 @@ def compile_library(
                 target.name,
                 tuple(machine.cpu for machine in machines),
                 weights or target.weights,
+                hashlib.sha256(code).hexdigest(),
                 len(code),
                 machine.instruction_bytes(code),
                 sums["weights"],

@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -45,15 +46,12 @@ class LoadedLibrary:
         self.processor: str | None = None
         self._shape, self._classes = tuple(described["input_shape"]), described["classes"]
         self._output_shape = tuple(described["output_shape"])
-        self._code = machine.Loaded((folder / self.built.target / f"{name}.o").read_bytes())
+        self._code = load_object(folder, self.built, name)
         self._run = {
             np.dtype(kind): ctypes.CFUNCTYPE(None, *[_POINTER] * 3)(self._code.address(f"{name}_run{suffix}"))
             for kind, suffix in (("float32", ""), ("uint8", "_uint8"))
         }
         self._processor = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER)(self._code.address(f"{name}_processor"))
-        checksum = ctypes.CFUNCTYPE(ctypes.c_uint32)(self._code.address(f"{name}_checksum"))()
-        if checksum != described["checksum"]:
-            raise ValueError(f"{folder}: {name}.o and {name}.json must be of one network")
         self._arena = aligned_zeros(-(-self.built.arena_bytes // 4))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -105,6 +103,27 @@ def read_description(folder: Path, name: str) -> dict[str, Any]:
                 f" {described.get('version')} differs in {', '.join(other)}"
             )
     return described
+
+
+def load_object(folder: Path, built: Built, name: str) -> machine.Loaded:
+    """Loads a target's object file, if it is the one that the description is of.
+
+    What LLVM does with another, or a part of one, it does not say: it may end the process.
+
+    Args:
+        folder: Where the library is.
+        built: The library of this machine's target.
+        name: As of `compile_library`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is another file.
+    """
+    path = folder / built.target / f"{name}.o"
+    code = path.read_bytes()
+    if hashlib.sha256(code).hexdigest() != built.object_sha256:
+        raise ValueError(f"{path} must be the file that {name}.json describes: it is damaged or another's")
+    return machine.Loaded(code)
 
 
 def built_here(described: dict[str, Any]) -> Built:
