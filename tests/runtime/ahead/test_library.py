@@ -180,6 +180,8 @@ def test_the_example_is_compiled_linked_and_run(folder, image, network, language
         source.write_text(text)
         flags = ["-std=c++17", "-Wall", "-Werror"]
     call(compiler, *flags, "-I", folder, source, folder / HERE / "libmodel.a", "-o", program)
+    elsewhere = ["-U__linux__", "-fsyntax-only"]  # A system that is not asked for large pages.
+    call(compiler, *flags, *elsewhere, "-I", folder, source)
     found = outputs_of(call(program, folder / "image.bin"))
     np.testing.assert_array_equal(found, LoadedLibrary(folder)(image)[0])
     assert subprocess.run([program, folder / "model.h"]).returncode == 1  # No image of this size.

@@ -1,16 +1,20 @@
 /* Times ${name}: benchmark [ROUNDS [THREADS]]. Made by tfprune $version.
 
-   Prints the milliseconds of the first image, then the least and the median of the rounds. */
+   Prints the milliseconds of the first image, then the least and the median of the rounds. Threads wait awake:
+   waking one takes as long as a small network. */
 
 #define _DEFAULT_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #include "${name}.h"
 
-#include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#if ${NAME}_THREADS
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#endif
 
 $arena
 static float image[${NAME}_IMAGE_NUMBERS];
@@ -18,16 +22,16 @@ static float output[${NAME}_CLASSES];
 
 #if ${NAME}_THREADS
 static int threads = 1;
-/* Each round's start and end. */
-static pthread_barrier_t start, end;
+/* The rounds that have begun, and the other threads that are done with the last. (macOS has no barriers.) */
+static atomic_uint begun, done;
 
 static void wait_for_others(void) { sched_yield(); }
 
 static void *work(void *number) {
-    for (;;) {
-        pthread_barrier_wait(&start);
+    for (unsigned round = 1;; round++) {
+        while (atomic_load(&begun) != round) sched_yield();
         ${name}_work(arena, (int32_t)(intptr_t)number, threads);
-        pthread_barrier_wait(&end);
+        atomic_fetch_add(&done, 1);
     }
     return NULL;
 }
@@ -37,9 +41,10 @@ static void run(void) {
 #if ${NAME}_THREADS
     if (threads > 1) {
         ${name}_begin(arena, image, wait_for_others);
-        pthread_barrier_wait(&start);
+        atomic_store(&done, 0);
+        atomic_fetch_add(&begun, 1);
         ${name}_work(arena, 0, threads);
-        pthread_barrier_wait(&end);
+        while (atomic_load(&done) != (unsigned)threads - 1) sched_yield();
         ${name}_end(arena, output);
         return;
     }
@@ -64,13 +69,9 @@ int main(int argc, char **argv) {
     threads = argc > 2 ? atoi(argv[2]) : 1;
     if (threads < 1 || threads > ${NAME}_THREADS)
         return fprintf(stderr, "THREADS must be from 1 to %d\n", ${NAME}_THREADS), 1;
-    if (threads > 1) {
-        pthread_barrier_init(&start, NULL, (unsigned)threads);
-        pthread_barrier_init(&end, NULL, (unsigned)threads);
-        for (int i = 1; i < threads; i++) {
-            pthread_t thread;
-            if (pthread_create(&thread, NULL, work, (void *)(intptr_t)i)) return perror("pthread_create"), 1;
-        }
+    for (int i = 1; i < threads; i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, work, (void *)(intptr_t)i)) return perror("pthread_create"), 1;
     }
 #endif
     ask_for_large_pages();
