@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import app, flags  # noqa: E402
 
 NETWORK = flags.DEFINE_string("network", "", "A .keras file of a network of CIFAR-10's classes.")
-MODEL = flags.DEFINE_string("model", "", "A network with ImageNet weights: efficientnet_lite0.")
+MODEL = flags.DEFINE_enum("model", None, ["efficientnet_lite0"], "A network with its ImageNet weights.")
+IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Size of the images for --model.", lower_bound=32)
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where CIFAR-10 is prepared. Empty: TFDS's own folder.")
 IMAGES = flags.DEFINE_integer("images", 512, "Training images to measure on.", lower_bound=2)
 TEST_EXAMPLES = flags.DEFINE_integer("test_examples", 2000, "Test images.", lower_bound=1)
@@ -64,11 +65,11 @@ def build() -> Any:
 
     if not MODEL.value:
         return keras.models.load_model(os.path.expanduser(NETWORK.value), compile=False)
-    from tfprune.models.catalog import Wanted, source_of
+    from tfprune.models.efficientnet_lite import build_efficientnet_lite0
+    from tfprune.models.weights import load_backbone
 
-    source = source_of(MODEL.value)
-    model = source.build(Wanted(classes=1000, input_shape=(224, 224, 3)))
-    source.load_weights(model, "imagenet")
+    model = build_efficientnet_lite0(classes=1000, image_size=IMAGE_SIZE.value)
+    load_backbone(model, "imagenet", include_head=True)
     return model
 
 

@@ -141,7 +141,7 @@ def test_a_pruned_network_of_spoken_words(tmp_path):
         (lambda x: layers.LSTM(3)(x[:, 0], mask=x[:, 0, :, 0] > 0), "without a mask|Greater"),
         (lambda x: layers.LSTM(3)(layers.Masking()(x[:, 0])), r"\(Masking\).*makes a mask of time steps"),
     ],
-    ids=str,
+    ids=("softmax", "cells", "inside", "convolution", "given a mask", "makes a mask"),
 )
 def test_refused(layer, message):
     image = keras.Input(IMAGE)
