@@ -57,6 +57,22 @@ def test_rows_times_matrices_are_the_layers_outputs(name):
     assert np.allclose(np.moveaxis(outputs, 0, 1).reshape(expected.shape), expected, atol=1e-4)
 
 
+def test_a_wide_dense_layer_is_the_sum_of_blocks_of_its_inputs(monkeypatch):
+    monkeypatch.setattr("tfprune.network.gram._WIDEST", 3)
+    random = np.random.default_rng(0)
+    layer, images = layers.Dense(4), random.normal(size=(2, 5, 8)).astype("float32")
+    layer(images)
+    product = product_of(kernels(layer)[0])
+    assert product.shape == (3, 3, 4)
+    values = ops.convert_to_numpy(layer.kernel)
+    matrices = product.matrices(values)
+    assert np.array_equal(product.values(matrices), values)
+    added = random.normal(size=(3, 4)).astype("float32")
+    layer.bias.assign(product.bias(added))
+    outputs = (product.rows(images) @ matrices + added[:, None]).sum(0)
+    assert np.allclose(outputs.reshape(2, 5, 4), ops.convert_to_numpy(layer(images)), atol=1e-4)
+
+
 def test_a_covariance_is_numpys_whatever_the_batches():
     values = np.random.default_rng(0).normal(1000, 1, (50, 1, 4))
     sums = Covariance(4)

@@ -197,12 +197,11 @@ def test_removal_costs_are_those_of_brute_force():
     assert np.allclose(np.sort(costs)[:5], steps)
 
 
-def test_a_refit_is_least_squares_whichever_way_it_is_solved(monkeypatch):
+def test_a_refit_is_least_squares_whichever_way_it_is_solved():
     problem = random_problem(outputs=3)
     mask = np.random.default_rng(1).random((1, 6, 3)) < 0.6
     found = refit(problem, mask)
-    monkeypatch.setattr("tfprune.sparsity.reconstruction._DIRECT", 0)
-    assert np.allclose(refit(problem, mask), found, atol=1e-3)
+    assert np.allclose(refit(problem, mask, direct=0), found, atol=1e-3)
     assert not found[~mask].any()
     slope = problem.gram @ found - problem.cross
     assert np.abs(slope[mask]).max() < 1e-9
@@ -234,8 +233,12 @@ def test_a_sparsity_is_shared_out_by_the_steepest_parts_of_the_errors():
     flat = Curve(np.array([0, 50, 100.0]), np.array([1.0, 0.1, 0.0]))
     steep = Curve(np.array([0, 50, 100.0]), np.array([1.0, 0.9, 0.0]))  # Above its hull, a line.
     shares = share_out([flat, steep, None], [100, 100, 40], 0.5)
-    # The first 50 of the one, then as many of the other.
-    assert shares == pytest.approx([0.49, 0.51, 0.5], abs=0.02)
+    # The first 50 of the one, then as many of the other: one weight of which stays anyway.
+    assert shares == pytest.approx([0.5, 0.5, 0.5])
+    sizes = [100, 100, 43]
+    for share in (0.0, 0.31, 0.777, 0.99):
+        shares = np.array(share_out([flat, steep, None], sizes, share))
+        assert np.round((1 - shares) * sizes).sum() == 243 - round(share * 243)
     assert list(flat.hull().kept) == [0, 50, 100] and list(steep.hull().kept) == [0, 100]
 
 
@@ -246,9 +249,43 @@ def test_a_global_allocation_keeps_the_number_of_weights_and_errs_less():
         before = outputs(model)
         report = prune_with_data(model, 0.7, IMAGES, allocation=allocation, verbose=0)
         assert report.sparsity == pytest.approx(0.7, abs=0.01)
+        total = sum(one.size for one in report.layers)
+        assert allocation != "global" or round(report.sparsity * total) == round(0.7 * total)
         errors[allocation] = sum(one.error_after for one in report.layers)
         assert np.isfinite(outputs(model) - before).all()
     assert errors["global"] < errors["uniform"]
+
+
+def test_a_wide_dense_layer_is_solved_in_blocks_of_inputs_and_a_huge_one_goes_by_magnitude(monkeypatch):
+    def dense():
+        keras.utils.set_random_seed(0)
+        return keras.Sequential([keras.Input((50,)), layers.Dense(20), layers.BatchNormalization()])
+
+    random = np.random.default_rng(0)
+    images = (random.normal(size=(300, 10)) @ random.normal(size=(10, 50))).astype("float32")
+    monkeypatch.setattr("tfprune.network.gram._WIDEST", 12)
+    for allocation in ("uniform", "global"):
+        model = dense()
+        before = ops.convert_to_numpy(model(images))
+        (layer,) = prune_with_data(model, 0.6, images, allocation=allocation, verbose=0).layers
+        assert layer.sparsity == pytest.approx(0.6) and layer.error_after < 0.5 * layer.error_before
+        after = ops.convert_to_numpy(model(images))
+        # Biases take up what all blocks change in the mean.
+        assert np.allclose(after.mean(0), before.mean(0), atol=1e-3)
+        assert ((after - before) ** 2).mean() < 0.5 * before.var()
+    monkeypatch.setattr("tfprune.sparsity.layer_problems._MOST_WEIGHTS", 999)
+    (layer,) = prune_with_data(dense(), 0.6, images, verbose=0).layers
+    assert layer.note == "by magnitude: more than 999 weights" and layer.sparsity == pytest.approx(0.6)
+
+
+def test_curves_of_some_outputs_share_out_much_as_those_of_all(monkeypatch):
+    shares = []
+    for most in (1000, 3):
+        monkeypatch.setattr("tfprune.sparsity.error_curves._OUTPUTS", most)
+        report = prune_with_data(functional(), 0.7, IMAGES, verbose=0)
+        shares.append([layer.sparsity for layer in report.layers])
+    assert shares[0] != shares[1]
+    assert np.allclose(*shares, atol=0.15)
 
 
 def test_errors_leave_the_model_as_it_was():

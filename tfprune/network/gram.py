@@ -19,6 +19,9 @@ from tfprune.network.windows import same_padding
 
 # Numbers of rows that are held at a time, at most.
 _CHUNK = 2**22
+# The inputs of a dense layer that all are multiplied with one another, at most: those of a wider one are in
+# blocks.
+_WIDEST = 4096
 
 
 class Covariance:
@@ -75,7 +78,7 @@ class Product:
         kernel: The kernel.
         source: The layer whose first input the rows are made of: the kernel's, or one that holds it.
         rows: A function from that input to `[groups, rows, inputs]`.
-        split: The kernel's shape with groups apart.
+        split: The kernel's shape with groups apart; perhaps with more inputs, the last, which are zero.
         order: The axes of `split`: groups, inputs, outputs.
         counts: How many of these axes are of groups, inputs and outputs.
         bias: A function from what is to be added to each output, `[groups, outputs]`, to an array of the
@@ -99,13 +102,17 @@ class Product:
 
     def matrices(self, values: np.ndarray) -> np.ndarray:
         """Returns an array of the kernel's shape as `[groups, inputs, outputs]`."""
+        added = math.prod(self.split) - values.size
+        if added:
+            values = np.concatenate([values.ravel(), np.zeros(added, values.dtype)])
         return values.reshape(self.split).transpose(self.order).reshape(self.shape)
 
     def values(self, matrices: np.ndarray) -> np.ndarray:
         """Returns `[groups, inputs, outputs]` as an array of the kernel's shape."""
         sizes = [self.split[axis] for axis in self.order]
         back = matrices.reshape(sizes).transpose(np.argsort(self.order))
-        return np.ascontiguousarray(back).reshape(tuple(self.kernel.variable.shape))
+        shape = tuple(self.kernel.variable.shape)
+        return np.ascontiguousarray(back).ravel()[: math.prod(shape)].reshape(shape)
 
 
 def product_of(kernel: Kernel, holder: keras.layers.Layer | None = None) -> Product | None:
@@ -151,7 +158,9 @@ class Gram:
     def __init__(self, product: Product, limit: int | None = None) -> None:
         groups, inputs, outputs = product.shape
         self._product, self._inputs, self._limit = product, inputs, limit
-        self._parts = [Covariance(inputs + outputs, dtype=np.float32) for _ in range(groups)]
+        # Of outputs with outputs squares alone are needed: a table of a vocabulary is wide.
+        self._parts = [Covariance(outputs + inputs, inputs, dtype=np.float32) for _ in range(groups)]
+        self._squares = [_Squares(outputs) for _ in range(groups)]
 
     def add(self, given: Any, before: Any, matrices: np.ndarray) -> None:
         """Adds a batch.
@@ -166,11 +175,12 @@ class Gram:
         if self._limit is not None and rows.shape[1] > self._limit:
             places = np.linspace(0, rows.shape[1] - 1, self._limit).astype(int)
             rows, wanted = rows[:, places], wanted[:, places]
-        for part, x, x0, matrix in zip(self._parts, rows, wanted, matrices, strict=True):
+        for part, own, x, x0, matrix in zip(self._parts, self._squares, rows, wanted, matrices, strict=True):
             step = max(1, _CHUNK // sum(matrix.shape))
             for start in range(0, len(x), step):
                 y = x0[start : start + step] @ matrix
-                part.add(np.concatenate([x[start : start + step], y], 1)[:, None])
+                part.add(np.concatenate([y, x[start : start + step]], 1)[:, None])
+                own.add(y)
 
     @property
     def samples(self) -> int:
@@ -186,18 +196,38 @@ class Gram:
         Returns:
             float64 `[groups, inputs, inputs]`, `[groups, inputs, outputs]` and `[groups, outputs]`.
         """
-        whole = np.stack([part.sums / max(part.count, 1) for part in self._parts])
+        sums = np.stack([part.sums for part in self._parts])
+        sums /= max(self.samples, 1)
+        energy = np.stack([own.sums / max(self.samples, 1) for own in self._squares])
         if not centred:
-            means = np.stack([part.mean[0] for part in self._parts])
-            whole += means[:, :, None] * means[:, None, :]
-        d = self._inputs
-        return whole[:, :d, :d], whole[:, :d, d:], np.diagonal(whole[:, d:, d:], axis1=1, axis2=2).copy()
+            given, wanted = self.means
+            sums += np.concatenate([wanted, given], 1)[:, :, None] * given[:, None, :]
+            energy += wanted**2
+        cross, gram = np.split(sums, [energy.shape[1]], 1)
+        return gram, cross.transpose(0, 2, 1), energy
 
     @property
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         """The means of X, `[groups, inputs]`, and of Y, `[groups, outputs]`."""
         means = np.stack([part.mean[0] for part in self._parts])
-        return means[:, : self._inputs], means[:, self._inputs :]
+        wanted, given = np.split(means, [means.shape[1] - self._inputs], 1)
+        return given, wanted
+
+
+class _Squares:
+    """Sums of the squares of columns around their means, over batches, as `Covariance` joins them."""
+
+    def __init__(self, columns: int) -> None:
+        self.count, self.mean, self.sums = 0, np.zeros(columns), np.zeros(columns)
+
+    def add(self, values: np.ndarray) -> None:
+        mean, before = values.mean(0, dtype=np.float64), self.count
+        self.count += len(values)
+        step = mean - self.mean
+        self.mean += step * (len(values) / self.count)
+        apart = values - mean.astype(values.dtype)
+        self.sums += np.einsum("ij,ij->j", apart, apart, dtype=np.float64)
+        self.sums += before * len(values) / self.count * step**2
 
 
 def _class_name(layer: keras.layers.Layer) -> str:
@@ -221,8 +251,20 @@ def _dense(kernel: Kernel) -> Product:
     def rows(tensor: Any) -> np.ndarray:
         return _array(tensor).reshape(1, -1, inputs).astype(np.float32, copy=False)
 
-    layer = kernel.layer
-    return Product(kernel, layer, rows, (inputs, outputs), (0, 1), (0, 1, 1), _plain_bias(layer))
+    layer, bias = kernel.layer, _plain_bias(kernel.layer)
+    if inputs <= _WIDEST:
+        return Product(kernel, layer, rows, (inputs, outputs), (0, 1), (0, 1, 1), bias)
+    # As groups, each of which makes its part of the outputs.
+    blocks = -(-inputs // _WIDEST)
+    wide = -(-inputs // blocks)
+
+    def rows_of_blocks(tensor: Any) -> np.ndarray:
+        array = rows(tensor)[0]
+        array = np.pad(array, [(0, 0), (0, blocks * wide - inputs)])
+        return array.reshape(-1, blocks, wide).transpose(1, 0, 2)
+
+    summed = None if bias is None else lambda added: bias(added.sum(0))
+    return Product(kernel, layer, rows_of_blocks, (blocks, wide, outputs), (0, 1, 2), (1, 1, 1), summed)
 
 
 def _last(array: np.ndarray, layer: Any) -> np.ndarray:

@@ -10,12 +10,15 @@ import numpy as np
 from tfprune.network.gram import Product
 from tfprune.network.replay import Stop, replay
 from tfprune.sparsity.layer_problems import Meter, Target
-from tfprune.sparsity.reconstruction import refit, within_reach
+from tfprune.sparsity.patterns import WEIGHTS
+from tfprune.sparsity.reconstruction import Problem, Select, refit, within_reach
 from tfprune.sparsity.selection import kept_count
 from tfprune.sparsity.wrapper import unwrapped
 
 # The shares of a kernel's weights that are tried, each three quarters of the one before it.
 _DENSITIES = tuple(0.75**step for step in range(1, 19))
+# The outputs that a curve is measured with, at most, and the multiplications of a solution that is exact.
+_OUTPUTS, _DIRECT = 256, 2e9
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,36 @@ def by_errors(
 
 def _curve(meter: Meter, stop: Stop, target: Target, product: Product) -> Curve:
     measured = meter.measure(stop, target, product)
-    problem, size = measured.problem, measured.present.size
-    present = int(np.count_nonzero(measured.present))
+    problem, there, select = _some_outputs(measured.problem, measured.present, measured.select)
+    size, present = there.size, int(np.count_nonzero(there))
     kept, errors = [present], [0.0]
     for share in _DENSITIES:
         count = kept_count(size, 1 - share)
-        if count >= kept[-1] or count < min(product.shape[2], size // 2):
+        if count >= kept[-1] or count < min(there.shape[2], size // 2):
             continue
-        mask = within_reach(problem, measured.present, 1 - share, measured.select)
+        mask = within_reach(problem, there, 1 - share, select)
         kept.append(int(np.count_nonzero(mask)))
-        errors.append(problem.error(refit(problem, mask)))
+        errors.append(problem.error(refit(problem, mask, _DIRECT)))
     kept.append(0)
     errors.append(1.0)
+    # Of all outputs what those that were looked at have.
+    whole = np.count_nonzero(measured.present)
+    kept = [round(whole * number / max(present, 1)) for number in kept]
+    kept, errors = zip(*dict(zip(kept, errors, strict=True)).items(), strict=True)
     return Curve(np.array(kept[::-1], float), np.maximum.accumulate(errors)[::-1])
+
+
+def _some_outputs(
+    problem: Problem, present: np.ndarray, select: Select
+) -> tuple[Problem, np.ndarray, Select]:
+    """Returns a layer of few of the outputs, evenly spread, where single weights go."""
+    outputs = present.shape[2]
+    if outputs <= _OUTPUTS or not getattr(select, "is_free", False):
+        return problem, present, select
+    places = np.linspace(0, outputs - 1, _OUTPUTS).round().astype(int)
+    if not present[:, :, places].any():
+        return problem, present, select
+    return problem.of_outputs(places), present[:, :, places], WEIGHTS.select
 
 
 def share_out(curves: Sequence[Curve | None], sizes: Sequence[int], sparsity: float) -> list[float]:
@@ -108,14 +128,16 @@ def share_out(curves: Sequence[Curve | None], sizes: Sequence[int], sparsity: fl
         sparsity: Of all kernels together.
     """
     measured = [number for number, curve in enumerate(curves) if curve is not None]
-    budget = kept_count(sum(sizes[number] for number in measured), sparsity, len(measured))
+    others = sum(kept_count(size, sparsity) for size, curve in zip(sizes, curves, strict=True) if not curve)
     kept = {number: 1.0 for number in measured}  # At least one weight of each.
-    budget -= len(measured)
+    budget = max(kept_count(sum(sizes), sparsity) - others - len(measured), 0)
     parts = []
     for number in measured:
         hull = curves[number].hull()
-        for width, fall in zip(np.diff(hull.kept), -np.diff(hull.errors), strict=True):
-            parts.append((fall / max(width, 1.0), number, width))
+        widths, falls = np.diff(hull.kept), -np.diff(hull.errors)
+        slopes = falls / widths
+        widths[0] -= 1  # The weight that stays anyway.
+        parts += [(slope, number, width) for slope, width in zip(slopes, widths, strict=True)]
     for _, number, width in sorted(parts, key=lambda part: -part[0]):
         taken = min(width, budget)
         kept[number] += taken

@@ -1,5 +1,6 @@
 """The kernels that are pruned with data, and the least squares of each, as images give them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from tfprune.sparsity.reconstruction import Problem, Select, make_problem
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.wrapper import unwrapped
 
+# The weights of a kernel that least squares are made of, at most: some 80 bytes each are in memory.
+_MOST_WEIGHTS = 2**25
 # Rows of a layer's inputs that are looked at, at most, and for each input at least.
 _ROWS, _ROWS_AN_INPUT = 2**14, 16
 
@@ -158,7 +161,7 @@ class Meter:
         # id of the layer to stop at -> it, and the kernels whose inputs are seen there.
         self.stops: dict[int, tuple[keras.layers.Layer, list[tuple[Target, Product | None]]]] = {}
         for target in targets:
-            product = product_of(target.kernel, _holder(target))
+            product = None if _is_huge(target) else product_of(target.kernel, _holder(target))
             source = target.outermost if product is None else product.source
             self.stops.setdefault(id(source), (source, []))[1].append((target, product))
 
@@ -190,6 +193,17 @@ class Meter:
         return Measured(target, product, problem, product.matrices(target.present()), gram.means)
 
 
+def _is_huge(target: Target) -> bool:
+    return math.prod(target.shape) > _MOST_WEIGHTS
+
+
+def why_by_magnitude(target: Target) -> str:
+    """Returns why a kernel has no least squares, for a report."""
+    if _is_huge(target):
+        return f"by magnitude: more than {_MOST_WEIGHTS:,} weights"
+    return "by magnitude: its inputs cannot be seen"
+
+
 def _importance(product: Product, norm: Any) -> np.ndarray | None:
     """Returns the weight of each output's squared error behind its BatchNorm; None without one."""
     if norm is None:
@@ -198,7 +212,9 @@ def _importance(product: Product, norm: Any) -> np.ndarray | None:
     variance = np.asarray(ops.convert_to_numpy(norm.moving_variance), np.float64)
     scale = gamma**2 / (variance + norm.epsilon)
     groups, _, outputs = product.shape
-    return scale.reshape(groups, outputs) if scale.size == groups * outputs else None
+    if scale.size == groups * outputs:
+        return scale.reshape(groups, outputs)
+    return np.tile(scale, (groups, 1)) if scale.size == outputs else None
 
 
 def _select(target: Target, product: Product) -> Callable[[np.ndarray, np.ndarray, float], np.ndarray]:

@@ -12,6 +12,7 @@ Several groups of a kernel are one problem, whose arrays have the group as their
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -59,6 +60,26 @@ class Problem:
     importance: np.ndarray
     undamped: tuple[np.ndarray, np.ndarray]
 
+    @cached_property
+    def drawing(self) -> tuple[np.ndarray, np.ndarray]:
+        """The norms of the inputs, `[groups, inputs, 1]`, and the inverse for `within_reach`."""
+        norms = np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2))[:, :, None]
+        matrix = self.gram / (norms * norms.transpose(0, 2, 1))
+        # Of eigenvalues from the penalty up, which single precision is enough for.
+        return norms, np.linalg.inv((matrix + _PENALTY * np.eye(norms.shape[1])).astype(np.float32))
+
+    def of_outputs(self, places: np.ndarray) -> "Problem":
+        """Returns the problem of some of the outputs."""
+        gram, cross = self.undamped
+        return Problem(
+            self.gram,
+            self.cross[:, :, places],
+            self.energy[:, places],
+            self.weights[:, :, places],
+            self.importance[:, places],
+            (gram, cross[:, :, places]),
+        )
+
     def error(self, weights: np.ndarray) -> float:
         """Returns the mean squared error of the outputs, as a share of their mean square."""
         gram, cross = self.undamped
@@ -93,21 +114,23 @@ def make_problem(
     )
 
 
-def refit(problem: Problem, mask: np.ndarray) -> np.ndarray:
+def refit(problem: Problem, mask: np.ndarray, direct: float = _DIRECT) -> np.ndarray:
     """Returns the weights of the smallest squared error among those that a mask leaves.
 
     Args:
         problem: The layer.
         mask: Booleans `[groups, inputs, outputs]`.
+        direct: Multiplications of a group up to which equations are solved one output at a time, exactly.
     """
-    return np.stack([_refit(*parts) for parts in zip(problem.gram, problem.cross, mask, strict=True)])
+    parts = zip(problem.gram, problem.cross, mask, strict=True)
+    return np.stack([_refit(*part, direct) for part in parts])
 
 
-def _refit(gram: np.ndarray, cross: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _refit(gram: np.ndarray, cross: np.ndarray, mask: np.ndarray, direct: float) -> np.ndarray:
     counts = mask.sum(0, dtype=np.float64)
     if mask.all():
         return np.linalg.solve(gram, cross)
-    if (counts**3).sum() > _DIRECT:
+    if (counts**3).sum() > direct:
         return _conjugate_gradients(gram, cross, mask)
     weights = np.zeros(cross.shape)
     for column in np.flatnonzero(counts):
@@ -200,10 +223,8 @@ def within_reach(problem: Problem, mask: np.ndarray, sparsity: float, select: Se
     The weights of the smallest error, drawn to the nearest that have the pattern, and these drawn to those,
     in turns, while the sparsity rises.
     """
-    gram, scale = problem.gram, np.sqrt(problem.importance)[:, None, :]
-    norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))[:, :, None]
-    matrix = gram / (norms * norms.transpose(0, 2, 1))
-    inverse = np.linalg.inv(matrix + _PENALTY * np.eye(gram.shape[1])).astype(np.float32)
+    scale = np.sqrt(problem.importance)[:, None, :]
+    norms, inverse = problem.drawing
     wanted = (problem.cross / norms * scale).astype(np.float32)
     drawn = (problem.weights * norms * scale).astype(np.float32)
     pull = np.zeros_like(drawn)

@@ -19,7 +19,7 @@ from tfprune.network.replay import Stop, replay
 from tfprune.sparsity.apply import assign_mask
 from tfprune.sparsity.choice import Selection, check_names, first_match
 from tfprune.sparsity.error_curves import by_errors
-from tfprune.sparsity.layer_problems import Meter, Target, targets_of
+from tfprune.sparsity.layer_problems import Meter, Target, targets_of, why_by_magnitude
 from tfprune.sparsity.masks import erk_sparsities
 from tfprune.sparsity.patterns import Groups, Pattern
 from tfprune.sparsity.reconstruction import CHOICES, solve
@@ -301,7 +301,7 @@ class _Run:
             values = target.values()
             mask = target.pattern.select(np.abs(values), target.present(), share)
             self._write(target, mask, values)
-            self._report(target, mask, None, None, "by magnitude: its inputs cannot be seen")
+            self._report(target, mask, None, None, why_by_magnitude(target))
             return
         measured = self._meter.measure(stop, target, product)
         problem = measured.problem
