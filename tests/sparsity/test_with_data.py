@@ -288,6 +288,33 @@ def test_curves_of_some_outputs_share_out_much_as_those_of_all(monkeypatch):
     assert np.allclose(*shares, atol=0.15)
 
 
+class Named(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = layers.Dense(4), layers.Dense(4)
+
+    def call(self, inputs):
+        return {"sum": self.left(inputs["left"]) + self.right(inputs["right"])}
+
+
+def test_a_model_of_its_own_class_takes_named_inputs_at_once_and_in_batches():
+    inputs = {"left": IMAGES[:, 0, 0], "right": IMAGES[:, 0, :, 0]}
+    kernels = []
+    halves = [{name: value[cut] for name, value in inputs.items()} for cut in (slice(16), slice(16, None))]
+    for given in (inputs, iter([(half, None) for half in halves])):
+        keras.utils.set_random_seed(0)
+        model = Named()
+        model(inputs)
+        prune_with_data(model, 0.5, given, verbose=0)
+        kernels.append([ops.convert_to_numpy(kernel.variable) for kernel in prunable(model)])
+    for one, other in zip(*kernels, strict=True):
+        assert np.allclose(one, other, atol=1e-5)
+    found = sparsity.search_sparsities(
+        model, 0.6, inputs, method="wanda", generations=1, offspring=2, population=2, verbose=0
+    )
+    assert set(found.sparsities) == {model.left.name, model.right.name}
+
+
 def test_errors_leave_the_model_as_it_was():
     model = functional()
     before = state(model)

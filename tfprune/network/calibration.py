@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.network.calls import replaced_calls, tensors
-from tfprune.network.graph import all_layers, functional
+from tfprune.network.graph import all_layers, functional, input_structure
 from tfprune.network.kinds import kernels, kind_of
 
 
@@ -143,8 +143,8 @@ def _moments(layer: Any, values: Any) -> tuple[Moments, ...]:
     return tuple(result)
 
 
-def inputs_of(model: keras.layers.Layer, images: Any, batch_size: int) -> list[list[np.ndarray]]:
-    """Returns the inputs of a model in batches: of each batch an array for each input, in the model's order.
+def inputs_of(model: keras.layers.Layer, images: Any, batch_size: int) -> list[Any]:
+    """Returns the inputs of a model in batches, each in the structure that the model is called with.
 
     Args:
         model: A built model. The shapes that a model of a class of its own takes are not known.
@@ -155,18 +155,30 @@ def inputs_of(model: keras.layers.Layer, images: Any, batch_size: int) -> list[l
     Raises:
         ValueError: If the images are fewer, or do not fit the model's inputs.
     """
-    arrays = checked_inputs(model, images)
+    whole = structured_inputs(model, images)
     return [
-        [array[start : start + batch_size] for array in arrays]
-        for start in range(0, len(arrays[0]), batch_size)
+        keras.tree.map_structure(lambda array, start=start: array[start : start + batch_size], whole)
+        for start in range(0, len(keras.tree.flatten(whole)[0]), batch_size)
     ]
 
 
 def checked_inputs(model: keras.layers.Layer, images: Any) -> list[np.ndarray]:
     """Returns the inputs of a model as an array each, in its order; arguments as those of `inputs_of`."""
+    return keras.tree.flatten(structured_inputs(model, images))
+
+
+def structured_inputs(model: keras.layers.Layer, images: Any) -> Any:
+    """Returns the inputs of a model as arrays, in the structure that it is called with.
+
+    That of a model without a graph is the structure of the images, as a list of one the one.
+
+    Args:
+        model, images: As for `inputs_of`.
+    """
     if images is None:
         raise ValueError("`images` must be inputs of the model. Received: images=None")
-    arrays = [np.asarray(ops.convert_to_numpy(one)) for one in keras.tree.flatten(_together(images))]
+    together = _together(images)
+    arrays = [np.asarray(ops.convert_to_numpy(one)) for one in keras.tree.flatten(together)]
     graph = functional(model)
     shapes = [array.shape for array in arrays]
     if graph is not None:
@@ -178,7 +190,11 @@ def checked_inputs(model: keras.layers.Layer, images: Any) -> list[np.ndarray]:
     counts = [len(array) if array.ndim else 0 for array in arrays]
     if not counts or min(counts) < 2 or len(set(counts)) > 1:
         raise ValueError(f"`images` must be two at least, as many for each input. Received: {counts}")
-    return arrays
+    if graph is not None:
+        return keras.tree.pack_sequence_as(input_structure(model), arrays)
+    if len(arrays) == 1 and isinstance(together, (list, tuple)):
+        return arrays[0]
+    return keras.tree.pack_sequence_as(together, arrays)
 
 
 def _together(images: Any) -> Any:
@@ -192,8 +208,9 @@ def _together(images: Any) -> Any:
     batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
     if not batches:
         raise ValueError("`images` must have at least one batch. Received: none")
-    parts = [[ops.convert_to_numpy(one) for one in keras.tree.flatten(batch)] for batch in batches]
-    return [np.concatenate(same) for same in zip(*parts, strict=True)]
+    return keras.tree.map_structure(
+        lambda *same: np.concatenate([ops.convert_to_numpy(one) for one in same]), *batches
+    )
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:

@@ -41,7 +41,7 @@ class Stop:
 
 def replay(
     model: keras.layers.Layer,
-    batches: Sequence[Sequence[np.ndarray]],
+    batches: Sequence[Any],
     watched: Iterable[keras.layers.Layer],
     visit: Callable[[Stop], None],
     inside: Callable[[Any], Any] = lambda operation: operation,
@@ -55,7 +55,7 @@ def replay(
 
     Args:
         model: A built model.
-        batches: Of each batch the inputs, in the order of `keras.tree.flatten`.
+        batches: Of each batch the inputs, in the structure that the model is called with.
         watched: Layers of the model.
         visit: Is called with each stop; may change the variables of its layer.
         inside: Returns the layer in a wrapper that runs it on what it is called with; anything else as it is.
@@ -88,7 +88,7 @@ class _Replay:
     def __init__(
         self,
         model: Any,
-        batches: Sequence[Sequence[np.ndarray]],
+        batches: Sequence[Any],
         watched: Iterable[keras.layers.Layer],
         visit: Callable[[Stop], None],
         inside: Callable[[Any], Any],
@@ -102,12 +102,12 @@ class _Replay:
         self._counts = call_counts(model)
         self._batches = [self._inputs(batch) for batch in batches]
 
-    def _inputs(self, batch: Sequence[np.ndarray]) -> list[Any]:
+    def _inputs(self, batch: Any) -> Any:
         if self._graph is None:
-            return [ops.convert_to_tensor(_as_float(array)) for array in batch]
+            return keras.tree.map_structure(lambda array: ops.convert_to_tensor(_as_float(array)), batch)
         return [
             ops.convert_to_tensor(array, tensor.dtype)
-            for array, tensor in zip(batch, self._graph.inputs, strict=True)
+            for array, tensor in zip(keras.tree.flatten(batch), self._graph.inputs, strict=True)
         ]
 
     def run(self) -> None:
@@ -129,12 +129,7 @@ class _Replay:
 
     def _run_whole(self) -> None:
         """Stops at the layers of a model that has no graph."""
-        structure = getattr(self._model, "_inputs_struct", None)
-        calls = []
-        for batch in self._batches:
-            given = batch[0] if structure is None and len(batch) == 1 else batch
-            call = Invocation(self._model, (given,), {})
-            calls.append((call, call))
+        calls = [(call, call) for call in (Invocation(self._model, (one,), {}) for one in self._batches)]
         self._stop_inside(self._model, calls)
 
     def _call(self, step: Step) -> Sequence[Values]:

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.network.calibration import checked_inputs, kept, variable_scope
+from tfprune.network.calibration import kept, structured_inputs, variable_scope
 from tfprune.network.calls import replaced_calls
-from tfprune.network.graph import all_layers, input_structure
+from tfprune.network.graph import all_layers
 from tfprune.sparsity.search.divergence import DIVERGENCES, Divergence, divergence_of
 from tfprune.sparsity.search.kernels import PrunedKernels
 
@@ -163,11 +163,8 @@ def images_of(model: keras.Model, images: Any) -> Any:
     Raises:
         ValueError: If they are none, not finite, fewer than two, or do not fit the model's inputs.
     """
-    arrays = checked_inputs(model, images)
-    for array in arrays:
+    arrays = structured_inputs(model, images)
+    for array in keras.tree.flatten(arrays):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError("`images` must be finite. Received: NaN or infinity")
-    structure = input_structure(model)
-    if structure is not None:
-        return keras.tree.pack_sequence_as(structure, arrays)
-    return arrays[0] if len(arrays) == 1 else arrays
+    return arrays

@@ -126,7 +126,7 @@ def search_sparsities(
     if method == "magnitude":
         pruned = ByMagnitude(kernels)
     else:
-        pruned = Database(model, kernels, keras.tree.flatten(images), method, method != "wanda", shown)
+        pruned = Database(model, kernels, images, method, method != "wanda", shown)
     candidates = Candidates(model, len(kernels), pruned, images, batch_size, divergence, recalibrate)
     settings = {
         "target": target,
