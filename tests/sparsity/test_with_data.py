@@ -288,6 +288,14 @@ def test_curves_of_some_outputs_share_out_much_as_those_of_all(monkeypatch):
     assert np.allclose(*shares, atol=0.15)
 
 
+def test_entries_of_equal_sparsity_are_not_ranked_together():
+    model = sparsity.prune_low_magnitude(functional(), None, layers="first|head", scope="global")
+    model.layers[1].layer.kernel.assign(100 * model.layers[1].layer.kernel)
+    sparsity.prune_to(model, {"first": 0.5, "head": 0.5})
+    for mask in sparsity.masks_of(model).values():
+        assert mask.mean() == pytest.approx(0.5, abs=0.01)
+
+
 class Named(keras.Model):
     def __init__(self):
         super().__init__()

@@ -288,7 +288,7 @@ def prune_to(
             expressions to fractions: the first that matches a layer's whole name, or the path of a layer or a
             kernel inside it, counts, and what none matches stays as it is.
         scope: "layer", "global" or "erk". Default: the scope that each layer was wrapped with. Layers of the
-            same sparsity and scope reach it together.
+            same entry and scope reach it together.
         gradient_data: Batches of the form (x, y), for scores that need gradients; the model must be
             compiled.
         gradient_batches: The number of batches to use, from the start. Default: all.
@@ -299,7 +299,7 @@ def prune_to(
     """
     if isinstance(sparsity, Mapping):
         sparsity = {name: check_sparsity(f"sparsity[{name!r}]", value) for name, value in sparsity.items()}
-        sparsity_of = first_match("sparsity", sparsity)
+        entry_of = first_match("sparsity", {name: (name, value) for name, value in sparsity.items()})
     else:
         if not isinstance(sparsity, numbers.Real):
             raise ValueError(
@@ -307,7 +307,7 @@ def prune_to(
                 f"Received: sparsity={sparsity!r}"
             )
         sparsity = check_sparsity("sparsity", sparsity)
-        sparsity_of = lambda *paths: sparsity  # noqa: E731
+        entry_of = lambda *paths: ("", sparsity)  # noqa: E731
     if scope is not None:
         check_scope(scope)
     wrappers = pruned_layers(model)
@@ -321,13 +321,14 @@ def prune_to(
     wrappers = [wrapper for wrapper in wrappers if wrapper.masks]
     if not wrappers:
         raise ValueError(f"The model's wrapped layers have nothing to prune. Received: model={model!r}")
-    groups: dict[tuple[str, float], list[Part]] = {}
+    # By scope and entry: entries that happen to have equal sparsities are not ranked together.
+    groups: dict[tuple[str, tuple[str, float]], list[Part]] = {}
     parts = parts_of(wrappers)
     for part in parts:
-        target = sparsity_of(*part.paths)
-        if target is not None:
-            part.rule.check_sparsity(target)
-            groups.setdefault((scope or part.rule.scope, target), []).append(part)
+        entry = entry_of(*part.paths)
+        if entry is not None:
+            part.rule.check_sparsity(entry[1])
+            groups.setdefault((scope or part.rule.scope, entry), []).append(part)
     if isinstance(sparsity, Mapping):
         paths = [path for part in parts for path in part.paths]
         check_names("sparsity", sparsity, paths, "a pruned layer")
@@ -337,7 +338,7 @@ def prune_to(
     ):
         batches = first_batches(gradient_data, 0, gradient_batches)
         gradients = GradientMeter(model, wrappers).measure(batches)
-    for (choice, target), group in groups.items():
+    for (choice, (_, target)), group in groups.items():
         optimizer = getattr(model, "optimizer", None)
         set_sparsity(group, target, choice, optimizer, gradients, model=model, moved=True)
         if choice == "global":
