@@ -274,7 +274,7 @@ def test_values_and_scales_of_8_bits(path, at, value, message):
     write_file(Graph(nodes), path, "int8")
     header, sections = damaged_files.split(path.read_bytes())
     start = conv_of(header)["kernel"]["offset"]
-    assert sections[start : start + 3] == bytes([127, 64, 129])
+    assert sections[start : start + 3] == bytes([127, 63, 130])  # 2 and -4 are 63 and -126 steps
     refuse(
         path,
         damaged_files.join(header, sections[: start + at] + value + sections[start + at + len(value) :]),
