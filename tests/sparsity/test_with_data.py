@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from tfprune import sparsity
 from tfprune.network.kinds import prunable
-from tfprune.sparsity.error_curves import Curve, share_out
+from tfprune.sparsity.error_curves import Curve, _some_outputs, share_out
 from tfprune.sparsity.patterns import WEIGHTS
 from tfprune.sparsity.reconstruction import CHOICES, exchanged, make_problem, refit, removal_costs
 from tfprune.sparsity.with_data import METHODS, prune_with_data
@@ -284,8 +284,11 @@ def test_curves_of_some_outputs_share_out_much_as_those_of_all(monkeypatch):
         monkeypatch.setattr("tfprune.sparsity.error_curves._OUTPUTS", most)
         report = prune_with_data(functional(), 0.7, IMAGES, verbose=0)
         shares.append([layer.sparsity for layer in report.layers])
-    assert shares[0] != shares[1]
     assert np.allclose(*shares, atol=0.15)
+    problem, there = random_problem(outputs=7), np.ones((1, 6, 7), bool)
+    monkeypatch.setattr(weights_alone, "is_free", True, raising=False)
+    some, present, _ = _some_outputs(problem, there, weights_alone)
+    assert np.array_equal(some.cross, problem.cross[:, :, [0, 3, 6]]) and present.shape == (1, 6, 3)
 
 
 def test_entries_of_equal_sparsity_are_not_ranked_together():
