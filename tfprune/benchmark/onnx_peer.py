@@ -8,12 +8,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tfprune.runtime.graph import (
     ACTIVATIONS,
+    CELLS,
     Activation,
     Add,
     Combine,
     Concatenate,
     Constant,
     Conv,
+    Embedding,
     Flatten,
     Gather,
     GlobalPool,
@@ -24,6 +26,7 @@ from tfprune.runtime.graph import (
     Node,
     Normalize,
     Pool,
+    Recurrent,
     nonnegative_values,
 )
 
@@ -114,7 +117,7 @@ class _Writer:
             case GlobalPool():
                 return self.emit(f"Global{'Max' if node.kind == 'max' else 'Average'}Pool", inputs)
             case Add():
-                return self._activate(self._sum(inputs), node)
+                return self._activate(self._sum(inputs), node.activation, node.settings)
             case Multiply():
                 return self.emit("Mul", inputs)
             case Combine():
@@ -132,8 +135,12 @@ class _Writer:
                 return self.emit("Transpose", [self.emit("MatMul", [left, right])], perm=[0, 3, 1, 2])
             case Normalize():
                 return self._normalize(node, inputs[0])
+            case Embedding():
+                return self._embedding(node, inputs[0])
+            case Recurrent():
+                return self._recurrent(node, inputs)
             case Activation():
-                return self._activate(inputs[0], node)
+                return self._activate(inputs[0], node.activation, node.settings)
             case Flatten():
                 rows_first = self.emit("Transpose", inputs, perm=[0, 2, 3, 1])
                 return self.emit("Reshape", [rows_first, self.constant(np.array([0, -1, 1, 1]))])
@@ -158,7 +165,7 @@ class _Writer:
             dilations=list(node.dilation),
             group=node.groups,
         )
-        return self._activate(self._sum([value, *inputs[1:]]), node)
+        return self._activate(self._sum([value, *inputs[1:]]), node.activation, node.settings)
 
     def _pool(self, node: Pool, value: str) -> str:
         window = {"kernel_shape": list(node.size), "strides": list(node.strides)}
@@ -211,9 +218,79 @@ class _Writer:
             total = self.emit("Add", [total, value])
         return total
 
-    def _activate(self, value: str, node: Conv | Add | Activation) -> str:
-        activation = node.activation
-        settings = node.settings or ACTIVATIONS[activation]
+    def _embedding(self, node: Embedding, value: str) -> str:
+        rows = node.kernel.shape[2]
+        numbers = self.emit("Squeeze", [value, self.constant(np.array([2]))])
+        numbers = self.emit("Transpose", [numbers], perm=[0, 2, 1])
+        above = self.emit("GreaterOrEqual", [numbers, self._number(-rows)])
+        known = self.emit("And", [above, self.emit("Less", [numbers, self._number(rows)])])
+        places = self.emit("Where", [known, numbers, self._number(0)])
+        places = self.emit("Cast", [places], to=TensorProto.INT64)
+        made = self.emit("Gather", [self.constant(np.asarray(node.kernel)[0, 0]), places], axis=0)
+        known = self.emit("Unsqueeze", [known, self.constant(np.array([3]))])
+        made = self.emit("Where", [known, made, self._number(np.nan)])
+        return self.emit("Transpose", [made], perm=[0, 3, 1, 2])
+
+    def _recurrent(self, node: Recurrent, inputs: list[str]) -> str:
+        """Adds a cell's steps one by one; ONNX's own cells multiply the signal, and have few activations."""
+        gates, units = len(CELLS[node.cell]), node.units
+        steps = self._shapes[node.inputs[0]][1]
+        kernel, bias = self.constant(np.asarray(node.kernel)[0, 0]), self.constant(node.bias)
+
+        def rows(value: str) -> str:
+            """Returns `[n, channels, 1, columns]` as `[n, columns, channels]`."""
+            flat = self.emit("Squeeze", [value, self.constant(np.array([2]))])
+            return self.emit("Transpose", [flat], perm=[0, 2, 1])
+
+        def opened(value: str) -> str:
+            return self._activate(value, node.gate_activation, node.gate_settings)
+
+        def shown(value: str) -> str:
+            return self._activate(value, node.activation, node.settings)
+
+        first = [rows(value) for value in inputs[1:]]
+        if not first:
+            number = self.emit("Squeeze", [self._batch(), self.constant(np.array([3]))])
+            zeros = self.constant(np.zeros((1, 1, units), np.float32))
+            first = [self.emit("Mul", [number, zeros])] * 2
+        state, memory = first[0], first[-1]
+        made = []
+        for x in self._split(rows(inputs[0]), 1, steps):
+            r = self.emit("Add", [self.emit("MatMul", [state, kernel]), bias])
+            both = self._split(self.emit("Add", [x, r]), 2, gates)
+            if node.cell == "simple":
+                state = shown(both[0])
+            elif node.cell == "lstm":
+                kept = self.emit("Mul", [opened(both[1]), memory])
+                memory = self.emit("Add", [kept, self.emit("Mul", [opened(both[0]), shown(both[2])])])
+                state = self.emit("Mul", [opened(both[3]), shown(memory)])
+            else:
+                update, reset = opened(both[0]), opened(both[1])
+                given, taken = self._split(x, 2, gates)[2], self._split(r, 2, gates)[2]
+                if node.cell == "gru":
+                    taken = self.emit("Mul", [reset, taken])
+                else:
+                    held = self.emit("MatMul", [self.emit("Mul", [reset, state]), kernel])
+                    taken = self._split(self.emit("Add", [held, bias]), 2, gates)[2]
+                new = shown(self.emit("Add", [given, taken]))
+                # The state and the new one, by how far the gate is open.
+                change = self.emit("Mul", [update, self.emit("Sub", [state, new])])
+                state = self.emit("Add", [new, change])
+            made.append(self.emit("Concat", [memory, state], axis=2) if node.memory else state)
+        value = self.emit("Transpose", [self.emit("Concat", made, axis=1)], perm=[0, 2, 1])
+        return self.emit("Unsqueeze", [value, self.constant(np.array([2]))])
+
+    def _split(self, value: str, axis: int, count: int) -> list[str]:
+        """Adds a split into equal parts, and returns their names."""
+        if count == 1:
+            return [value]
+        parts = [f"value_{len(self.nodes)}_{part}" for part in range(count)]
+        name = f"Split_{len(self.nodes)}"
+        self.nodes.append(helper.make_node("Split", [value], parts, name=name, axis=axis))
+        return parts
+
+    def _activate(self, value: str, activation: str, settings: tuple[float, ...]) -> str:
+        settings = settings or ACTIVATIONS[activation]
         match activation:
             case "linear":
                 return value
@@ -278,8 +355,8 @@ class _Writer:
                     "Mul",
                     [self.emit("Mul", [value, self.emit("Add", [erf, self._number(1)])]), self._number(0.5)],
                 )
-            case "softmax":
-                return self.emit("Softmax", [value], axis=1)
+            case "softmax" | "log_softmax":
+                return self.emit("Softmax" if activation == "softmax" else "LogSoftmax", [value], axis=1)
         return self.emit(_PLAIN[activation], [value])
 
     def _clip(self, value: str, least: float, largest: float) -> str:

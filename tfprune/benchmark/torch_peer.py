@@ -8,12 +8,14 @@ from torch.nn import functional
 
 from tfprune.runtime.graph import (
     ACTIVATIONS,
+    CELLS,
     Activation,
     Add,
     Combine,
     Concatenate,
     Constant,
     Conv,
+    Embedding,
     Flatten,
     Gather,
     GlobalPool,
@@ -24,6 +26,7 @@ from tfprune.runtime.graph import (
     Node,
     Normalize,
     Pool,
+    Recurrent,
     nonnegative_values,
 )
 
@@ -49,6 +52,7 @@ _IN_PLACE = {
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "hard_shrink": functional.hardshrink,
     "log": torch.log_,
+    "log_softmax": lambda x: torch.log_softmax(x, dim=1),
     "log_sigmoid": functional.logsigmoid,
     "mish": lambda x: functional.mish(x, inplace=True),
     "reciprocal": torch.reciprocal_,
@@ -173,6 +177,17 @@ def _step(node: Node, input_shape: tuple[int, ...], free_zeros: bool) -> dict[st
                 "centered": node.centered,
                 "epsilon": node.epsilon,
             }
+        case Embedding():
+            return {"op": "embedding", "kernel": torch.from_numpy(np.array(node.kernel)[0, 0])}
+        case Recurrent():
+            return {
+                "op": f"recurrent_{node.cell}",
+                "kernel": torch.from_numpy(np.array(node.kernel)[0, 0]),
+                "bias": torch.from_numpy(node.bias.copy()),
+                "gate_activation": node.gate_activation,
+                "gate_settings": list(node.gate_settings or ACTIVATIONS[node.gate_activation]),
+                "memory": node.memory,
+            }
         case Activation():
             return {"op": "activation"}
         case Flatten():
@@ -279,12 +294,57 @@ def _compute(step: dict[str, Any], inputs: list[torch.Tensor]) -> torch.Tensor:
             variance = groups.square().mean(step["dims"], keepdim=True)
             normal = (groups / torch.sqrt(variance + step["epsilon"])).reshape(value.shape)
             return normal * step["scale"] + step["shift"]
+        case "embedding":
+            numbers, rows = value[:, :, 0].transpose(1, 2), len(step["kernel"])
+            known = (numbers >= -rows) & (numbers < rows)
+            made = step["kernel"][torch.where(known, numbers, 0).long()]
+            return torch.where(known[..., None], made, torch.nan).permute(0, 3, 1, 2)
+        case operation if operation.startswith("recurrent_"):
+            return _recur(step, operation.removeprefix("recurrent_"), inputs)
         case "flatten":
             return value.permute(0, 2, 3, 1).reshape(len(value), -1, 1, 1)
         case "activation":
             value = value.clone(memory_format=torch.preserve_format)
-    activate = _IN_PLACE.get(step["activation"])
-    return value if activate is None else activate(value, *step["settings"])
+    return _activate(value, step["activation"], step["settings"])
+
+
+def _activate(value: torch.Tensor, activation: str, settings: list[float]) -> torch.Tensor:
+    """Returns the activation of a value, which may be overwritten."""
+    activate = _IN_PLACE.get(activation)
+    return value if activate is None else activate(value, *settings)
+
+
+def _recur(step: dict[str, Any], cell: str, inputs: list[torch.Tensor]) -> torch.Tensor:
+    """Returns the states of a cell after each column of a signal, `[n, states, 1, columns]`."""
+    signal, kernel, bias = inputs[0][:, :, 0], step["kernel"], step["bias"]
+    first = [given[:, :, 0, 0] for given in inputs[1:]] or [signal.new_zeros(len(signal), len(kernel))] * 2
+    state, memory, gates = first[0], first[-1], len(CELLS[cell])
+
+    def opened(x: torch.Tensor) -> torch.Tensor:
+        return _activate(x, step["gate_activation"], step["gate_settings"])
+
+    def shown(x: torch.Tensor) -> torch.Tensor:
+        return _activate(x, step["activation"], step["settings"])
+
+    columns = []
+    for x in signal.unbind(2):
+        r = state @ kernel + bias
+        both = (x + r).chunk(gates, dim=1)
+        if cell == "simple":
+            state = shown(both[0])
+        elif cell == "lstm":
+            memory = opened(both[1]) * memory + opened(both[0]) * shown(both[2])
+            state = opened(both[3]) * shown(memory.clone())
+        else:
+            update, reset = opened(both[0]), opened(both[1])
+            given, taken = x.chunk(gates, dim=1)[2], r.chunk(gates, dim=1)[2]
+            if cell == "gru":
+                taken = reset * taken
+            else:
+                taken = ((reset * state) @ kernel + bias).chunk(gates, dim=1)[2]
+            state = update * state + (1 - update) * shown(given + taken)
+        columns.append(torch.cat([memory, state], dim=1) if step["memory"] else state)
+    return torch.stack(columns, dim=2)[:, :, None]
 
 
 def _pad(value: torch.Tensor, step: dict[str, Any], fill: float) -> torch.Tensor:
