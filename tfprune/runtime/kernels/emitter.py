@@ -281,6 +281,30 @@ class KernelEmitter(Emitter):
         integers = self.b.load(pointer, align=1, typ=ir.VectorType(of, self.lanes))
         return self.b.sitofp(integers, self.vector)
 
+    def multiply_picked(
+        self, source: ir.Value, index: ir.Value, index_bits: int, weight: ir.Type, total: ir.Value
+    ) -> ir.Value:
+        """Returns a total plus a vector of weights times the numbers of a source that these are for.
+
+        Args:
+            source: The address of the numbers.
+            index: The place of the vector in the kernel's parameters `values`, the weights, and `indices`,
+                the places of the numbers.
+            index_bits: The bits of an index.
+            weight: The type of a weight.
+            total: A vector.
+        """
+        first, of = self.b.mul(index, self.number(self.lanes)), ir.IntType(index_bits)
+        place = self.at(self.pointer("indices"), first, of)
+        indices = self.b.load(place, align=index_bits // 8, typ=ir.VectorType(of, self.lanes))
+        picked = ir.Constant(self.vector, ir.Undefined)
+        for lane in range(self.lanes):
+            which = ir.Constant(I32, lane)
+            one = self.element(source, self.as_word(self.b.extract_element(indices, which)))
+            picked = self.b.insert_element(picked, one, which)
+        values = self.load_weights(self.at(self.pointer("values"), first, weight), weight)
+        return self.call("llvm.fmuladd", picked, values, total)
+
     def load_weight(self, pointer: ir.Value, of: ir.Type) -> ir.Value:
         """Loads a weight, of 32 bits or of 8, as float32."""
         loaded = self.load(pointer, of)

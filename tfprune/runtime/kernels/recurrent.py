@@ -94,25 +94,14 @@ class Recurrent(Kernel):
         (self._multiply_dense if self.vectors else self._multiply_sparse)(e, state, gates)
 
     def _multiply_sparse(self, e: KernelEmitter, state: ir.Value, gates: range) -> None:
-        b, count = e.b, self._vectors_of_units(e)
-        index_type, weight = ir.IntType(self.index_bits), I8 if self.scaled else F32
-        indices_type = ir.VectorType(index_type, e.lanes)
+        b, count, weight = e.b, self._vectors_of_units(e), I8 if self.scaled else F32
 
         def sums_of(at: ir.Value) -> None:
             start = e.element(e.pointer("starts"), at, I32)
             stop = e.element(e.pointer("starts"), b.add(at, e.number(1)), I32)
 
             def entry(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                first = b.mul(index, e.number(e.lanes))
-                place = e.at(e.pointer("indices"), first, index_type)
-                indices = b.load(place, align=self.index_bits // 8, typ=indices_type)
-                picked = ir.Constant(e.vector, ir.Undefined)
-                for lane in range(e.lanes):
-                    which = ir.Constant(I32, lane)
-                    one = e.element(state, e.as_word(b.extract_element(indices, which)))
-                    picked = b.insert_element(picked, one, which)
-                values = e.load_weights(e.at(e.pointer("values"), first, weight), weight)
-                return [e.call("llvm.fmuladd", picked, values, sums[0])]
+                return [e.multiply_picked(state, index, self.index_bits, weight, sums[0])]
 
             first = b.mul(at, e.number(e.lanes))
             (total,) = e.fold(start, stop, [self._beginning(e, first)], entry)

@@ -92,26 +92,14 @@ class SparseLayer(Kernel):
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
-        b = e.b
-        index, weight = ir.IntType(self.index_bits), I8 if self.scaled else F32
-        indices_type = ir.VectorType(index, e.lanes)
+        b, weight = e.b, I8 if self.scaled else F32
 
         def output(out: ir.Value) -> None:
             start = e.element(e.pointer("starts"), out, I32)
             stop = e.element(e.pointer("starts"), b.add(out, e.number(1)), I32)
 
             def weights(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                at = b.mul(i, e.number(e.lanes))
-                indices = b.load(
-                    e.at(e.pointer("indices"), at, index), align=self.index_bits // 8, typ=indices_type
-                )
-                x = ir.Constant(e.vector, ir.Undefined)
-                for lane in range(e.lanes):
-                    which = ir.Constant(I32, lane)
-                    picked = e.element(e.value("source"), e.as_word(b.extract_element(indices, which)))
-                    x = b.insert_element(x, picked, which)
-                values = e.load_weights(e.at(e.pointer("values"), at, weight), weight)
-                return [e.call("llvm.fmuladd", x, values, sums[0])]
+                return [e.multiply_picked(e.value("source"), i, self.index_bits, weight, sums[0])]
 
             sums = e.fold(start, stop, [e.constant(0)], weights)
             total = e.horizontal(sums[0], b.fadd)
