@@ -1,12 +1,9 @@
 """Runs whose masks are learned in training: exact, and the same to the bit after a stop."""
 
-import signal
-import time
-
 import numpy as np
 import pytest
 
-from tests.support.interrupted_runs import Interrupt, assert_same_rounds, run_until, train
+from tests.support.interrupted_runs import Interrupt, assert_same_rounds, run_until, train, train_killed
 from tfprune import sparsity
 from tfprune.experiments.networks import load_model
 from tfprune.runs.folder import RunFolder
@@ -43,14 +40,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(runs, tmp_path):
     flags = flags_of(runs, method="cs")
     run = runs.run("cs", **flags)
     config = runs.config("cs_killed", **flags)
-    stopped = tmp_path / "stopped"
-    process = train(config, STOP_AT="1,2,3", STOP_FILE=str(stopped))
-    deadline = time.monotonic() + 300
-    while not stopped.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    output, _ = process.communicate()
-    assert stopped.exists(), output
+    train_killed(config, "1,2,3", tmp_path / "stopped")
     process = train(config)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import time
 
 import pytest
 
@@ -15,6 +14,7 @@ from tests.support.interrupted_runs import (
     loss_history,
     run_until,
     train,
+    train_killed,
     without_rounds,
 )
 from tests.support.small_experiments import no_training
@@ -68,14 +68,7 @@ def test_a_killed_process(runs, tmp_path):
     """SIGKILL in the second epoch of a round of the train binary; the same command again."""
     assert runs.continued.round(2).finished
     config = runs.config("killed", **runs.continued_flags)
-    stopped = tmp_path / "stopped"
-    process = train(config, STOP_AT="1,2,3", STOP_FILE=str(stopped))
-    deadline = time.monotonic() + 300
-    while not stopped.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    output, _ = process.communicate()
-    assert stopped.exists(), output
+    process = train_killed(config, "1,2,3", tmp_path / "stopped")
     assert process.returncode == -signal.SIGKILL
     run = RunFolder(config.folder)
     assert read_checkpoint(run.round(1).path).epochs_done == 1

@@ -4,8 +4,10 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -105,3 +107,18 @@ def train(config, preexec_fn=None, **environment):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def train_killed(config, stop_at, stopped):
+    """Trains in a process, ends it by SIGKILL at a step, "ROUND,EPOCH,STEP", and returns it.
+
+    The file `stopped` is written when it gets there.
+    """
+    process = train(config, STOP_AT=stop_at, STOP_FILE=str(stopped))
+    deadline = time.monotonic() + 300
+    while not stopped.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate()
+    assert stopped.exists(), output
+    return process
