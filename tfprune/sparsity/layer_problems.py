@@ -16,6 +16,7 @@ from tfprune.network.graph import Graph, chains, functional
 from tfprune.network.replay import Stop
 from tfprune.sparsity.apply import parts_of, pruned_layers
 from tfprune.sparsity.choice import Choice, Selection
+from tfprune.sparsity.masks import all_finite
 from tfprune.sparsity.patterns import WEIGHTS, Pattern, Weights
 from tfprune.sparsity.prune import layers_of
 from tfprune.sparsity.reconstruction import Problem, Select, make_problem
@@ -66,7 +67,7 @@ class Target:
             ValueError: If one is not finite.
         """
         values = np.asarray(ops.convert_to_numpy(self.kernel.variable), np.float32)
-        if not np.isfinite(values).all():
+        if not all_finite(values):
             raise ValueError(f"Weights must be finite. Received: NaN or infinity in {self.name}")
         return values
 
@@ -144,6 +145,18 @@ class Measured:
     def select(self) -> Select:
         """The selection by the kernel's pattern."""
         return _select(self.target, self.product)
+
+    def bias_for(self, weights: np.ndarray) -> np.ndarray | None:
+        """Returns the bias with which the mean of the outputs stays; None where there is no bias.
+
+        Args:
+            weights: The new weights, `[groups, inputs, outputs]`.
+        """
+        if self.product.bias is None:
+            return None
+        given, wanted = self.means
+        added = self.product.bias(wanted - (given[:, None] @ weights)[:, 0])
+        return ops.convert_to_numpy(self.target.kernel.layer.bias) + added
 
 
 class Meter:

@@ -307,11 +307,9 @@ class _Run:
         problem = measured.problem
         mask, weights = solve(problem, self._method, self._correct, share, measured.present, measured.select)
         self._write(target, product.values(mask), product.values(weights.astype(np.float32)))
-        if self._correct and product.bias is not None:
-            given, wanted = measured.means
-            bias = target.kernel.layer.bias
-            added = product.bias(wanted - (given[:, None] @ weights)[:, 0])
-            bias.assign(ops.convert_to_numpy(bias) + added)
+        bias = measured.bias_for(weights) if self._correct else None
+        if bias is not None:
+            target.kernel.layer.bias.assign(bias)
         as_they_were = problem.error(np.where(mask, problem.weights, 0))
         self._report(target, product.values(mask), as_they_were, problem.error(weights))
 

@@ -135,8 +135,5 @@ class Database(PrunedKernels):
             )
             places = np.flatnonzero(product.values(mask))
             values = product.values(weights.astype(np.float32)).ravel()[places]
-            shifted = None
-            if bias is not None:
-                given, wanted = measured.means
-                shifted = self._biases[number][1] + product.bias(wanted - (given[:, None] @ weights)[:, 0])
+            shifted = None if bias is None else measured.bias_for(weights)
             self._levels[number].append(_Level(size - len(places), places, values, shifted))
