@@ -290,6 +290,7 @@ def test_what_does_not_go_together_is_refused(mlp, options, words):
         (lambda: DST("channel"), "`thresholds` must be one of"),
         (lambda: CS(1.0), "`sharpest` must be above 1"),
         (lambda: CS(initial=0.0), "`initial` must be above 0"),
+        (lambda: CS(initial="low"), "`initial` must be above 0. Received: initial='low'"),
     ],
 )
 def test_arguments_out_of_range(make, words):

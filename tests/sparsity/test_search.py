@@ -328,6 +328,7 @@ def test_images_may_come_in_batches_with_labels():
         ({"seed": -1}, "`seed` must be a whole number, at least 0"),
         ({"layers": layers.Embedding}, "Nothing to search"),
         ({"spare": "missing"}, "Each entry of `spare` must match"),
+        ({"path": "missing/search.json"}, "`path` must be in a folder that is there"),
     ],
 )
 def test_a_bad_argument_is_an_error_that_names_it(changed, message):

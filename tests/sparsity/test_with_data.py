@@ -338,6 +338,7 @@ def test_errors_leave_the_model_as_it_was():
         ({"target_sparsity": 1.0}, "target_sparsity"),
         ({"target_sparsity": {"nothing": 0.5}}, "must match"),
         ({"method": "best"}, "`method` must be one of"),
+        ({"pattern": "2:4"}, "`pattern` must be a `Pattern`"),
         ({"allocation": "global", "pattern": sparsity.MOfN(2, 4)}, "same share of zeros"),
         ({"allocation": "fair"}, "`allocation` must be one of"),
         ({"layers": "norm"}, "Nothing to prune"),

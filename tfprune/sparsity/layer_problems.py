@@ -17,7 +17,7 @@ from tfprune.network.replay import Stop
 from tfprune.sparsity.apply import parts_of, pruned_layers
 from tfprune.sparsity.choice import Choice, Selection
 from tfprune.sparsity.masks import all_finite
-from tfprune.sparsity.patterns import WEIGHTS, Pattern, Weights
+from tfprune.sparsity.patterns import Pattern, Weights, from_arguments
 from tfprune.sparsity.prune import layers_of
 from tfprune.sparsity.reconstruction import Problem, Select, make_problem
 from tfprune.sparsity.rule import Rule
@@ -101,7 +101,7 @@ def targets_of(
             )
             for part in parts_of(wrappers)
         ]
-    choose, pattern = Choice(layers, spare, None), pattern or WEIGHTS
+    choose, pattern = Choice(layers, spare, None), from_arguments(pattern=pattern)
     Rule(None, pattern)
     found: dict[int, Target] = {}
     for layer in layers_of(model):

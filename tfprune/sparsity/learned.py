@@ -8,6 +8,7 @@ and training goes on under them.
 
 import abc
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,10 +158,9 @@ class CS(Learning):
     name = "gate"
 
     def __init__(self, sharpest: float = 200.0, initial: float = 0.05) -> None:
-        if not sharpest > 1 or not math.isfinite(sharpest):
-            raise ValueError(f"`sharpest` must be above 1. Received: sharpest={sharpest}")
-        if not initial > 0 or not math.isfinite(initial):
-            raise ValueError(f"`initial` must be above 0. Received: initial={initial}")
+        for name, value, least in (("sharpest", sharpest, 1), ("initial", initial, 0)):
+            if not isinstance(value, numbers.Real) or not least < value < math.inf:
+                raise ValueError(f"`{name}` must be above {least}. Received: {name}={value!r}")
         self.sharpest, self.initial = float(sharpest), float(initial)
         self.scale = 1.0 + math.exp(-self.initial)
 

@@ -22,7 +22,6 @@ class Candidates:
     Args:
         model: A built model.
         kernels: The number of kernels that are searched.
-        pruned: What is left of them.
         images: Inputs of the model, in its structure, each an array of all examples.
         batch_size: The examples of a batch, at most.
         divergence: One of `DIVERGENCES`, for all outputs; None to choose by the outputs and the loss.
@@ -36,13 +35,11 @@ class Candidates:
         self,
         model: keras.Model,
         kernels: int,
-        pruned: PrunedKernels,
         images: Any,
         batch_size: int,
         divergence: str | None,
         recalibrate: bool,
     ) -> None:
-        self._pruned = pruned
         self._norms = [part for part in all_layers(model) if isinstance(part, layers.BatchNormalization)]
         count = len(keras.tree.flatten(images)[0])
         edges = np.linspace(0, count, -(-count // batch_size) + 1).round().astype(int)
@@ -76,9 +73,14 @@ class Candidates:
         return len(self._batches)
 
     @contextlib.contextmanager
-    def exchanging(self) -> Iterator[None]:
-        """Brings the model's kernels and statistics back at the end of the block."""
-        changed = list(self._pruned.variables)
+    def exchanging(self, pruned: PrunedKernels) -> Iterator[None]:
+        """Brings the model's kernels and statistics back at the end of the block.
+
+        Args:
+            pruned: What is left of the kernels.
+        """
+        self._pruned = pruned
+        changed = list(pruned.variables)
         for norm in self._norms:
             changed += norm.non_trainable_variables
         with kept(list({id(variable): variable for variable in changed}.values())):

@@ -123,11 +123,7 @@ def search_sparsities(
     kernels = searched_kernels(model, layers, spare)
     images = images_of(model, images)
     shown = int(sys.stdout.isatty() if verbose is None else verbose)
-    if method == "magnitude":
-        pruned = ByMagnitude(kernels)
-    else:
-        pruned = Database(model, kernels, images, method, method != "wanda", shown)
-    candidates = Candidates(model, len(kernels), pruned, images, batch_size, divergence, recalibrate)
+    candidates = Candidates(model, len(kernels), images, batch_size, divergence, recalibrate)
     settings = {
         "target": target,
         "budget": budget,
@@ -143,6 +139,10 @@ def search_sparsities(
     }
     file = StateFile(None if path is None else Path(path), settings)
     state = file.read()
+    if method == "magnitude":
+        pruned = ByMagnitude(kernels)
+    else:
+        pruned = Database(model, kernels, images, method, method != "wanda", shown)
     times = Times(model, kernels, pruned, input_shape) if budget == "latency" else None
     allowed = budget_of(budget, target, model, kernels, input_shape, times, state and state.measured)
     allocations = allowed.allocations(kernels, target)
@@ -151,7 +151,7 @@ def search_sparsities(
         together = sum(starts["uniform"]) / sum(kernel.size for kernel in kernels)
         starts["errors"] = allocations.settled(pruned.by_errors(float(together)), range(len(kernels)))
     bar = keras.utils.Progbar(generations, verbose=shown, stateful_metrics=["divergence"])
-    with candidates.exchanging():
+    with candidates.exchanging(pruned):
         if state is None:
             state = _first(starts, candidates, allowed.measured)
         for generation in range(len(state.history), generations + 1):

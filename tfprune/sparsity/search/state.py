@@ -61,8 +61,13 @@ class StateFile:
 
         Raises:
             FileError: If the file is damaged, or of another search.
+            ValueError: If its folder is not there.
         """
-        if self._path is None or not self._path.exists():
+        if self._path is None:
+            return None
+        if not self._path.parent.is_dir():
+            raise ValueError(f"`path` must be in a folder that is there. Received: path={str(self._path)!r}")
+        if not self._path.exists():
             return None
         with reading(self._path, "search of sparsities", "remove it to search anew"):
             content = json_of(self._path)
