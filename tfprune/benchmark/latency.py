@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.benchmark.contenders import DENSE_TFLITE, OURS_NAME
-from tfprune.benchmark.timing import time_rounds
+from tfprune.benchmark.timing import SHORT_TURN_SECONDS, time_rounds
 from tfprune.export.arrays import part_of
 from tfprune.export.formats import all_files
 from tfprune.export.network import Deployable, Network
@@ -16,8 +16,6 @@ from tfprune.export.signature import Signature
 
 _FILES = {"tflite": DENSE_TFLITE, "sparse": OURS_NAME}
 ROUNDS = 31
-# A turn so short is often undisturbed, even on a machine that does other things.
-_TURN_SECONDS = 0.002
 
 
 class Stopwatch:
@@ -51,7 +49,7 @@ class Stopwatch:
             UserError: The runtime cannot run a layer of the model.
         """
         calls = {"whole": self._whole, "other": self._loaded(model)}
-        timed = time_rounds(calls, ROUNDS, least_turn_seconds=_TURN_SECONDS).seconds
+        timed = time_rounds(calls, ROUNDS, least_turn_seconds=SHORT_TURN_SECONDS).seconds
         return min(timed["whole"]), min(timed["other"])
 
     def _loaded(self, model: Any) -> Callable[[], Any]:

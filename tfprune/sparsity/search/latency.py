@@ -15,7 +15,6 @@ from tfprune.sparsity.search.kernels import PrunedKernels, Searched
 
 # The densities whose times are measured; between them times lie on lines.
 MEASURED = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.015, 0.0)
-_ROUNDS, _WHOLE_ROUNDS, _TURN_SECONDS = 9, 31, 0.002
 
 
 class Times:
@@ -79,40 +78,22 @@ class Times:
         Args:
             removed: Name -> the weights removed from each kernel.
         """
-        from tfprune import runtime
-        from tfprune.benchmark.timing import time_rounds
+        # What measures is above this package: it is imported when a time is measured, and not before.
+        from tfprune.benchmark.sparse_latency import network_times
 
-        calls = {}
-        for name, counts in removed.items():
-            model = runtime.Model(self._graph(counts), threads=1)
-            example = {port: np.zeros((1, *shape), np.float32) for port, shape in model.inputs.items()}
-            calls[name] = lambda model=model, example=example: model(example)
-        seconds = time_rounds(
-            calls, _WHOLE_ROUNDS, pause_seconds=0.0, least_turn_seconds=_TURN_SECONDS
-        ).seconds
-        return {name: 1e3 * min(turns) for name, turns in seconds.items()}
+        return network_times({name: self._graph(counts) for name, counts in removed.items()})
 
     def _nodes(self, counts: Sequence[int]) -> list[tuple[str, float]]:
         """Returns the name of each operation of a network, and its time."""
-        from tfprune import runtime
+        from tfprune.benchmark.sparse_latency import operation_times
 
-        graph = self._graph(counts)
-        model = runtime.Model(graph, threads=1)
-        example = {port: np.zeros((1, *shape), np.float32) for port, shape in model.inputs.items()}
-        times = model.time_nodes(example, _ROUNDS)
-        return [
-            (node.name, 1e-3 * min([*(getattr(node, "costs", None) or {}).values()] or [time]))
-            for node, time in zip(graph.nodes, times, strict=True)
-        ]
+        return operation_times(self._graph(counts))
 
     def _graph(self, counts: Sequence[int]) -> Any:
-        # Compilers are above this package: they are imported when a time is measured, and not before.
-        from tfprune.compiler.compile import compile_model
-        from tfprune.compiler.paths import choose_paths
+        from tfprune.benchmark.sparse_latency import compiled
 
         with self._exchanged(counts):
-            graph = compile_model(self._model, shrink=False, sizes=self._sizes)
-        return choose_paths(graph, _ROUNDS)
+            return compiled(self._model, self._sizes)
 
     @contextlib.contextmanager
     def _exchanged(self, counts: Sequence[int]) -> Iterator[None]:
