@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.benchmark.timing import Timings, time_rounds
 from tfprune.export import export_sparse
 from tfprune.export.formats.sparse import Sparse
 from tfprune.export.formats.tflite import CONVERSIONS, TFLite
 from tfprune.export.network import Network
+from tfprune.timing import Timings, time_rounds
 
 TFLITE = TFLite(next(each for each in CONVERSIONS if each.weights == "float32"))
 RUNTIMES = {"TFLite float32": TFLITE, "tfprune": Sparse()}

@@ -55,8 +55,8 @@ def cut_like(model: Any, narrow: Any) -> Any:
     """Returns a network with as many channels in each layer as that of the same name has in a narrow one."""
     import numpy as np
 
+    from tfprune.channels.cut import build_smaller
     from tfprune.channels.groups import Traced
-    from tfprune.structured.cut import build_smaller
 
     traced = Traced(model)
     stays = np.ones(traced.count, bool)
@@ -75,8 +75,8 @@ def rows_of(network: str) -> list[tuple[str, ...]]:
     import numpy as np
     from paired_files import RUNTIMES, time_files, write_files
 
-    from tfprune.benchmark.timing import paired_speedup, summarize
     from tfprune.quiet import native_stderr_captured
+    from tfprune.timing import paired_speedup, summarize
 
     whole, built = build(network, 1.0), build(network, 0.5)
     models = {"whole": whole, "cut": cut_like(whole, built), "built": built}

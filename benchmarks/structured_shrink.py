@@ -112,10 +112,10 @@ def measure(names: list[str]) -> list[tuple[str, ...]]:
     from paired_files import time_files, write_files
 
     from tfprune import structured
-    from tfprune.benchmark.timing import paired_speedup
     from tfprune.network.macs import kernel_uses
     from tfprune.quiet import native_stderr_captured
     from tfprune.sparsity import strip_pruning
+    from tfprune.timing import paired_speedup
 
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
     paths, parts = {}, {}

@@ -103,9 +103,9 @@ def halve(model: Any, images: Any, rng: Any) -> tuple[dict[str, Any], Any, Any]:
     import keras
     import numpy as np
 
+    from tfprune.channels.cut import build_smaller
     from tfprune.channels.groups import Traced
     from tfprune.network.macs import kernel_uses
-    from tfprune.structured.cut import build_smaller
 
     start = time.perf_counter()
     traced = Traced(model)

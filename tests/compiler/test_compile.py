@@ -11,10 +11,10 @@ import pytest
 from keras import layers
 
 from tests.support.compiled_models import assert_same, kinds, randomise
+from tfprune.channels.shrink import ExactCut
 from tfprune.compiler.compile import compile_model
 from tfprune.models.resnet import build_resnet
 from tfprune.runtime import graph as runtime_graph
-from tfprune.structured.shrink import ExactCut
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tfprune.channels.shrink import ExactCut
 from tfprune.export import export_model, format_audit
 from tfprune.export.audit import cut_line
 from tfprune.export.cut import cut_network
@@ -15,7 +16,6 @@ from tfprune.export.signature import Signature
 from tfprune.runtime import read_file
 from tfprune.runtime.graph import Conv
 from tfprune.sparsity import masks_of, prune_low_magnitude, prune_to, set_masks
-from tfprune.structured.shrink import ExactCut
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3)).astype("uint8")
 

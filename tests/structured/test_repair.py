@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from tfprune.channels.cut import build_smaller
 from tfprune.channels.groups import Traced
 from tfprune.sparsity import ConstantSparsity, masks_of, prune_low_magnitude, prune_to
-from tfprune.structured.cut import build_smaller
 from tfprune.structured.plan import plan
 from tfprune.structured.regression import METHODS
 from tfprune.structured.repair import repaired

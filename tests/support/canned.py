@@ -2,7 +2,7 @@
 
 from tfprune.benchmark.contenders import CONTENDERS
 from tfprune.benchmark.measure import setting_record
-from tfprune.benchmark.timing import Timings
+from tfprune.timing import Timings
 
 KINDS = {contender.timing.name: contender.timing.kind for contender in CONTENDERS}
 TITLES = {contender.timing.name: contender.timing.title for contender in CONTENDERS}

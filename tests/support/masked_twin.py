@@ -14,10 +14,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.channels.cut import build_smaller
 from tfprune.channels.groups import Traced
 from tfprune.channels.trace import INSIDE
 from tfprune.network.graph import computed_graph, evaluate
-from tfprune.structured.cut import build_smaller
 
 
 def twin_outputs(traced, stays, inputs):

@@ -11,12 +11,12 @@ import os
 
 import numpy as np
 
-from tfprune.benchmark.timing import describe_failure
 from tfprune.export.arrays import Arrays
 from tfprune.export.formats import all_files
 from tfprune.export.formats.format import Format, Run, Timing
 from tfprune.export.formats.sparse import Sparse
 from tfprune.runtime.graph import Graph
+from tfprune.timing import describe_failure
 
 OURS = Sparse.name
 OURS_NAME = Sparse.timing.name

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tfprune.benchmark.contenders import DENSE_TFLITE, OURS_NAME
-from tfprune.benchmark.timing import SHORT_TURN_SECONDS, time_rounds
 from tfprune.export.arrays import part_of
 from tfprune.export.formats import all_files
 from tfprune.export.network import Deployable, Network
 from tfprune.export.signature import Signature
+from tfprune.timing import SHORT_TURN_SECONDS, time_rounds
 
 _FILES = {"tflite": DENSE_TFLITE, "sparse": OURS_NAME}
 ROUNDS = 31

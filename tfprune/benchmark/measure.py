@@ -25,14 +25,6 @@ from tfprune.benchmark.contenders import (
 from tfprune.benchmark.layers import layer_times
 from tfprune.benchmark.memory import BASELINE, first_run
 from tfprune.benchmark.report import setting_title
-from tfprune.benchmark.timing import (
-    Timings,
-    describe_failure,
-    fastest,
-    paired_speedup,
-    summarize,
-    time_rounds,
-)
 from tfprune.export.arrays import Arrays, by_name, count_of, part_of
 from tfprune.export.formats import all_files
 from tfprune.export.formats.format import Run
@@ -40,6 +32,14 @@ from tfprune.export.sizes import measure_sizes, zstd_installed
 from tfprune.machine import available_cores, processor_name
 from tfprune.runtime.format.file import read_file
 from tfprune.runtime.graph import Graph
+from tfprune.timing import (
+    Timings,
+    describe_failure,
+    fastest,
+    paired_speedup,
+    summarize,
+    time_rounds,
+)
 
 
 @dataclasses.dataclass(frozen=True)

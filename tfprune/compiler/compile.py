@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.channels.shrink import ExactCut
 from tfprune.compiler.draft import Draft
 from tfprune.compiler.fold import fold
 from tfprune.compiler.trace import trace
@@ -15,7 +16,6 @@ from tfprune.network.drafts import Value
 from tfprune.network.graph import computed_graph, output_structure, producer
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Activation, Flatten, Graph, Input, Output
-from tfprune.structured.shrink import ExactCut
 
 
 def compile_model(

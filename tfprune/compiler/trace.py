@@ -9,7 +9,7 @@ from tfprune.errors import UserError
 from tfprune.network.drafts import Value
 from tfprune.network.graph import Step, computed_graph, evaluate
 from tfprune.network.kinds import builtin_layer
-from tfprune.sparsity import PruneLowMagnitude
+from tfprune.network.wrapping import Wrapping
 
 
 def trace(draft: Draft, model: Any, inputs: Sequence[Value], prefix: str = "") -> list[Value]:
@@ -47,7 +47,7 @@ def _outputs(draft: Draft, step: Step, prefix: str) -> list[Value]:
     named = {name: value for name, value in step.kwargs.items() if name != "training"}
     shape = tuple(step.outputs[0].shape)
     call = Call(prefix + operation.name, operation, step.args, shape, named)
-    if isinstance(operation, PruneLowMagnitude):
+    if isinstance(operation, Wrapping):
         raise UserError(
             f"layer {call.name!r} ({type(operation).__name__}) is wrapped for pruning:"
             " take `tfprune.sparsity.strip_pruning(model)` first"

@@ -10,14 +10,14 @@ import numpy as np
 from keras import ops
 
 from tfprune.channels.dead import LayerChannels, SilentChannels
+from tfprune.channels.narrow import NarrowedLayer
+from tfprune.channels.shrink import ExactCut
 from tfprune.export.arrays import Arrays, by_name
 from tfprune.export.audit import compare_outputs
 from tfprune.export.network import Network, in_batches, keras_run, weights_by_name
 from tfprune.export.signature import BATCH_SIZE
 from tfprune.network.graph import computed_graph
 from tfprune.network.macs import kernel_uses, total
-from tfprune.structured.narrow import NarrowedLayer
-from tfprune.structured.shrink import ExactCut
 
 # What rounding may move the outputs by, relative to the largest.
 MAX_DIFFERENCE = 1e-5

@@ -9,12 +9,12 @@ import numpy as np
 
 from tfprune.network.drafts import Value
 from tfprune.network.graph import Step, computed_graph, evaluate, producer
+from tfprune.network.wrapping import unwrapped
 from tfprune.sparse_training.draft import Call, Draft
 from tfprune.sparse_training.errors import UnsupportedError
 from tfprune.sparse_training.graph import Affine, Conv, Graph, Input, Node, Pad, Pool, Shape, Window
 from tfprune.sparse_training.layers import add_call, check_layer, entry_of
 from tfprune.sparsity.apply import pruned_layers
-from tfprune.sparsity.wrapper import unwrapped
 
 _NONE = (0, 0, 0, 0)
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.network import kinds, optimizers, tensorflow_variables
-from tfprune.network.graph import walk
+from tfprune.network.wrapping import wrapping_layers
 from tfprune.sparsity import scores
 from tfprune.sparsity.learned import Learned, excess_of
 from tfprune.sparsity.masks import Ranked, all_finite, check_scores, erk_sparsities, new_masks
@@ -27,8 +27,7 @@ def pruned_layers(model: keras.layers.Layer) -> list[PruneLowMagnitude]:
     """Returns the `PruneLowMagnitude` layers of a model, nested ones too, each once, in order."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"A Keras 3 model or layer is needed. Received: {model!r} of type {type(model)}")
-    layers = walk(model, lambda layer: not isinstance(layer, PruneLowMagnitude))
-    return [layer for layer in layers if isinstance(layer, PruneLowMagnitude)]
+    return [layer for layer in wrapping_layers(model) if isinstance(layer, PruneLowMagnitude)]
 
 
 @dataclass(frozen=True)

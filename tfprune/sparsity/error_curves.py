@@ -9,11 +9,11 @@ import numpy as np
 
 from tfprune.network.gram import Product
 from tfprune.network.replay import Stop, replay
+from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.layer_problems import Meter, Target
 from tfprune.sparsity.patterns import WEIGHTS
 from tfprune.sparsity.reconstruction import Problem, Select, refit, within_reach
 from tfprune.sparsity.selection import kept_count
-from tfprune.sparsity.wrapper import unwrapped
 
 # The shares of a kernel's weights that are tried, each three quarters of the one before it.
 _DENSITIES = tuple(0.75**step for step in range(1, 19))

@@ -14,6 +14,7 @@ from tfprune.network import kinds
 from tfprune.network.gram import Gram, Product, product_of
 from tfprune.network.graph import Graph, chains, functional
 from tfprune.network.replay import Stop
+from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.apply import parts_of, pruned_layers
 from tfprune.sparsity.choice import Choice, Selection
 from tfprune.sparsity.masks import all_finite
@@ -21,7 +22,6 @@ from tfprune.sparsity.patterns import Pattern, Weights, from_arguments
 from tfprune.sparsity.prune import layers_of
 from tfprune.sparsity.reconstruction import Problem, Select, make_problem
 from tfprune.sparsity.rule import Rule
-from tfprune.sparsity.wrapper import unwrapped
 
 # The weights of a kernel that least squares are made of, at most: some 80 bytes each are in memory.
 _MOST_WEIGHTS = 2**25

@@ -9,8 +9,9 @@ from keras import ops
 
 from tfprune.network import kinds
 from tfprune.network.graph import inner_layers, is_graph
+from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.apply import apply_masks, pruned_layers
-from tfprune.sparsity.wrapper import PrunedKernel, unwrapped
+from tfprune.sparsity.wrapper import PrunedKernel
 
 
 def masks_of(model: keras.layers.Layer) -> dict[str, np.ndarray]:

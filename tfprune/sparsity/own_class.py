@@ -8,7 +8,8 @@ from typing import Any
 import keras
 
 from tfprune.network.rebuild import children, rebuild
-from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable, unwrapped
+from tfprune.network.wrapping import unwrapped
+from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
 
 # In a model's configuration: its class, and the wrappers that the class itself does not make.
 _KEY = "prune_low_magnitude"

@@ -8,7 +8,7 @@ import keras
 from keras import layers
 
 from tfprune.network.graph import Graph, functional
-from tfprune.sparsity.wrapper import unwrapped
+from tfprune.network.wrapping import unwrapped
 
 
 class PruningPolicy(abc.ABC):

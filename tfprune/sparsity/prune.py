@@ -11,6 +11,7 @@ import keras
 from tfprune.network import kinds
 from tfprune.network.graph import walk
 from tfprune.network.rebuild import rebuild
+from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.apply import (
     Part,
     apply_masks,
@@ -29,7 +30,7 @@ from tfprune.sparsity.rule import DEFAULT_SCHEDULE, Rule
 from tfprune.sparsity.schedules import check_sparsity
 from tfprune.sparsity.scores import Score
 from tfprune.sparsity.targets import shortfalls, warn_of_erased
-from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable, unwrapped
+from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
 
 
 def prune_low_magnitude(

@@ -16,6 +16,7 @@ from tfprune.network.calibration import Moments, inputs_of
 from tfprune.network.gram import Product
 from tfprune.network.graph import all_layers
 from tfprune.network.replay import Stop, replay
+from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.apply import assign_mask
 from tfprune.sparsity.choice import Selection, check_names, first_match
 from tfprune.sparsity.error_curves import by_errors
@@ -25,7 +26,6 @@ from tfprune.sparsity.patterns import Groups, Pattern
 from tfprune.sparsity.reconstruction import CHOICES, solve
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.schedules import check_sparsity
-from tfprune.sparsity.wrapper import unwrapped
 from tfprune.text import text_table
 
 METHODS = tuple(CHOICES)

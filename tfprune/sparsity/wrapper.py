@@ -16,6 +16,7 @@ from keras import ops
 from tfprune.network import kinds
 from tfprune.network.calls import asked_to_train, forget_losses, show_signature
 from tfprune.network.graph import hand_on_input_shape, is_built
+from tfprune.network.wrapping import Wrapping
 from tfprune.sparsity.learned import Learned, make_learned
 from tfprune.sparsity.patterns import Blocks, MOfN, Pattern, from_arguments
 from tfprune.sparsity.rounding import rounded_kernels, to_8_bits
@@ -52,7 +53,7 @@ def one_mask_a_variable() -> Iterator[None]:
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class PruneLowMagnitude(keras.layers.Wrapper):
+class PruneLowMagnitude(Wrapping):
     """A layer that runs `layer` with masked values of its prunable variables.
 
     The wrapper owns a mask for each prunable variable: a non-trainable boolean variable of the same shape,
@@ -206,6 +207,11 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     @updater.setter
     def updater(self, pruner: Any) -> None:
         self._updater = None if pruner is None else weakref.ref(pruner)
+
+    @property
+    def in_fit(self) -> bool:
+        """Whether a `fit` is under way, in which the model's variables may lag behind."""
+        return self.updater is not None and self.updater.fits
 
     @property
     def steps_taken(self) -> int:
@@ -577,11 +583,6 @@ def measured(wrappers: Sequence[PruneLowMagnitude]) -> Iterator[None]:
     finally:
         for wrapper in wrappers:
             wrapper.measured = False
-
-
-def unwrapped(layer: Any) -> Any:
-    """Returns the layer inside a wrapper; anything else as it is."""
-    return layer.layer if isinstance(layer, PruneLowMagnitude) else layer
 
 
 def description(layer: keras.layers.Layer, paths: tuple[str, ...]) -> str:

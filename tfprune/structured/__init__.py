@@ -3,9 +3,9 @@
 import tfprune.backend  # noqa: F401  (before the modules that import Keras)
 from tfprune.channels.groups import ChannelGroup, channel_groups
 from tfprune.channels.labels import Channels
+from tfprune.channels.shrink import DeadChannels, dead_channels, shrink
 from tfprune.channels.trace import Call, TracesChannels
 from tfprune.structured.plan import Plan, PlannedGroup, plan
-from tfprune.structured.shrink import DeadChannels, dead_channels, shrink
 
 __all__ = [
     "Call",

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.channels.cut import build_smaller
 from tfprune.channels.groups import Traced
-from tfprune.structured.cut import build_smaller
 from tfprune.structured.order import Order
 
 Seconds = Callable[[keras.Model], float]
@@ -32,7 +32,7 @@ def pair_of(model: keras.Model, runtime: str | Seconds, input_shape: Any) -> Cal
             f"`runtime` must be one of {list(RUNTIMES)} or a function from a model to seconds. "
             f"Received: runtime={runtime!r}"
         )
-    # Exporting cuts what is dead, by this package: it is imported when a time is measured, and not before.
+    # The runtimes are extras: whoever measures no time does without.
     from tfprune.benchmark.latency import Stopwatch
 
     return Stopwatch(model, runtime, input_shape).seconds

@@ -9,11 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.channels.cut import build_smaller, check_no_fit
 from tfprune.channels.groups import Traced
 from tfprune.pictures import write_picture
 from tfprune.sparsity.gradients import GradientData
 from tfprune.structured.costs import Costs, PlannedGroup, Size
-from tfprune.structured.cut import build_smaller, check_no_fit
 from tfprune.structured.importance import ChannelScore, Importance
 from tfprune.structured.latency import Seconds, fast_enough, pair_of
 from tfprune.structured.order import SCOPES, Order, kept_sets

@@ -13,15 +13,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.channels.cut import Builder
 from tfprune.channels.groups import Traced
 from tfprune.network.calibration import Moments, checked_inputs
 from tfprune.network.calls import replaced_calls, tensors
 from tfprune.network.graph import Step, computed_graph, evaluate
 from tfprune.network.kinds import builtin_layer
 from tfprune.network.replay import Invocation, Values, filled, uses
-from tfprune.structured.cut import Builder
+from tfprune.network.wrapping import unwrapped
 from tfprune.structured.regression import CHANNELS_A_SAMPLE, METHODS, Regression
-from tfprune.structured.takers import Taker, inside, takers
+from tfprune.structured.takers import Taker, takers
 
 _BATCH = 32
 
@@ -270,7 +271,7 @@ class _Invocation(Invocation):
 
     def features(self, wanted: list[Taker]) -> list[np.ndarray]:
         """Returns the features that takers in it are given."""
-        found: dict[int, Any] = {id(inside(self.operation)): self.first}
+        found: dict[int, Any] = {id(unwrapped(self.operation)): self.first}
 
         def seen(layer: keras.layers.Layer, call: Callable) -> Callable:
             def run(*args: Any, **kwargs: Any) -> Any:

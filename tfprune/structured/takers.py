@@ -16,7 +16,7 @@ from tfprune.channels.rules.kernels import BIASED
 from tfprune.channels.trace import INSIDE, Slice
 from tfprune.network.graph import all_layers
 from tfprune.network.kinds import builtin_layer, kernels
-from tfprune.sparsity import PruneLowMagnitude
+from tfprune.network.wrapping import unwrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def takers(traced: Traced, operation: Any) -> list[Taker]:
     inputs, of Keras's own classes. A recurrent kernel is none, since what it takes stays inside a loop; nor
     is that of a depthwise or a grouped convolution, which does not add up all channels.
     """
-    found, holder = [], inside(operation)
+    found, holder = [], unwrapped(operation)
     for one in _slices(traced, operation):
         owner = _owner(one) if one.role == "takes" else None
         make = _MAKERS.get(builtin_layer(owner) or "")
@@ -100,11 +100,6 @@ def _slices(traced: Traced, operation: Any) -> Iterator[Slice]:
         yield from cut.slices
         for step in cut.held.values():
             yield from _slices(traced, step.operation)
-
-
-def inside(operation: Any) -> Any:
-    """Returns the layer in a pruning wrapper; any other operation itself."""
-    return operation.layer if isinstance(operation, PruneLowMagnitude) else operation
 
 
 def _owner(one: Slice) -> keras.layers.Layer | None:

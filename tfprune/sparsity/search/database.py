@@ -11,12 +11,12 @@ from keras import ops
 from tfprune.network.calibration import inputs_of
 from tfprune.network.gram import Product
 from tfprune.network.replay import Stop, replay
+from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.error_curves import by_errors
 from tfprune.sparsity.layer_problems import Meter, Target, targets_of
 from tfprune.sparsity.patterns import WEIGHTS
 from tfprune.sparsity.reconstruction import solve
 from tfprune.sparsity.search.kernels import ByMagnitude, PrunedKernels, Searched, Values, removal_order
-from tfprune.sparsity.wrapper import unwrapped
 
 # The shares of a kernel's weights that are solved for.
 _DENSITIES = tuple(0.7**step for step in range(1, 15))

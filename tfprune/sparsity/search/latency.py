@@ -78,19 +78,19 @@ class Times:
         Args:
             removed: Name -> the weights removed from each kernel.
         """
-        # What measures is above this package: it is imported when a time is measured, and not before.
-        from tfprune.benchmark.sparse_latency import network_times
+        # The runtime is an extra: whoever measures no time does without.
+        from tfprune.compiler.latency import network_times
 
         return network_times({name: self._graph(counts) for name, counts in removed.items()})
 
     def _nodes(self, counts: Sequence[int]) -> list[tuple[str, float]]:
         """Returns the name of each operation of a network, and its time."""
-        from tfprune.benchmark.sparse_latency import operation_times
+        from tfprune.compiler.latency import operation_times
 
         return operation_times(self._graph(counts))
 
     def _graph(self, counts: Sequence[int]) -> Any:
-        from tfprune.benchmark.sparse_latency import compiled
+        from tfprune.compiler.latency import compiled
 
         with self._exchanged(counts):
             return compiled(self._model, self._sizes)

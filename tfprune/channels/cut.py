@@ -12,6 +12,7 @@ from keras import ops
 from tfprune.channels.groups import Traced
 from tfprune.channels.joins import Join
 from tfprune.channels.labels import Channels
+from tfprune.channels.narrow import Narrowing
 from tfprune.channels.trace import Cut, Kept, Slice
 from tfprune.network.arithmetic import with_constant
 from tfprune.network.copying import classes_and_functions_of
@@ -27,8 +28,7 @@ from tfprune.network.graph import (
 )
 from tfprune.network.rebuild import hold
 from tfprune.network.state import copy_state
-from tfprune.sparsity import PruneLowMagnitude, pruned_layers
-from tfprune.structured.narrow import Narrowing
+from tfprune.network.wrapping import Wrapping, unwrapped, wrapping_layers
 
 Values = Mapping[int, np.ndarray]
 
@@ -61,8 +61,8 @@ def build_smaller(
 
 def check_no_fit(model: keras.Model) -> None:
     """Checks that no training of a wrapped model is under way."""
-    for layer in pruned_layers(model):
-        if layer.updater is not None and layer.updater.fits:
+    for layer in wrapping_layers(model):
+        if layer.in_fit:
             raise ValueError(
                 "`model` must not be in the middle of a `fit`: cut it between two fits. "
                 f"Received: model={model!r}, layer {layer.layer.name!r} of which is being trained"
@@ -246,8 +246,7 @@ class Builder:
         changes = {name: value(self._kept) for name, value in cut.config.items()}
         if not isinstance(operation, keras.layers.Layer):
             return _from_config(operation, changes) if changes else operation
-        wrapped = isinstance(operation, PruneLowMagnitude)
-        layer = operation.layer if wrapped else operation
+        wrapped, layer = isinstance(operation, Wrapping), unwrapped(operation)
         held = {
             name: self._made(step.operation, [(None, *self._size(one)) for one in step.inputs])
             for name, step in cut.held.items()
@@ -276,10 +275,10 @@ class Builder:
 
     def _copy(self, old: Any, new: Any) -> None:
         """Gives a layer the weights that stay."""
-        inner = old.layer if isinstance(old, PruneLowMagnitude) else old
+        inner = unwrapped(old)
         weights = list(new.weights)
         if id(inner) in self._biases:
-            bias = (new.layer if isinstance(new, PruneLowMagnitude) else new).bias
+            bias = unwrapped(new).bias
             weights = [weight for weight in weights if weight is not bias]
             bias.assign(self._bias(inner) if self.narrowing is None else self.narrowing.bias(inner))
         for ours, theirs in zip(old.weights, weights, strict=True):

@@ -1,6 +1,6 @@
 import pytest
 
-from tfprune.benchmark.timing import (
+from tfprune.timing import (
     WARM_UP_CALLS,
     Summary,
     describe_failure,

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from tfprune import runtime
-from tfprune.benchmark.timing import SHORT_TURN_SECONDS, time_rounds
 from tfprune.compiler.compile import compile_model
 from tfprune.compiler.paths import choose_paths
 from tfprune.runtime.graph import Graph
+from tfprune.timing import SHORT_TURN_SECONDS, time_rounds
 
 _ROUNDS, _WHOLE_ROUNDS = 9, 31
 

@@ -6,11 +6,11 @@ from functools import cached_property
 import keras
 import numpy as np
 
+from tfprune.channels.cut import Builder
 from tfprune.channels.dead import Dead, LayerChannels, SilentChannels
 from tfprune.channels.groups import Traced
-from tfprune.sparsity import pruned_layers
-from tfprune.structured.cut import Builder
-from tfprune.structured.narrow import NarrowedLayer
+from tfprune.channels.narrow import NarrowedLayer
+from tfprune.network.wrapping import wrapping_layers
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ExactCut:
     def __init__(self, model: keras.Model, *, narrow: bool = True) -> None:
         self._traced = Traced(model)
         self._dead = dead = Dead(self._traced)
-        narrowed = self._traced if narrow and not pruned_layers(model) else None
+        narrowed = self._traced if narrow and not wrapping_layers(model) else None
         self._builder = Builder(
             self._traced.trace.cuts, dead.kept, dead.edits, dead.biases, dead.joins, dead.needed, narrowed
         )
