@@ -29,8 +29,8 @@ from keras import layers  # noqa: E402
 
 from tfprune import sparsity  # noqa: E402
 from tfprune.benchmark.latency import loaded  # noqa: E402
-from tfprune.benchmark.timing import paired_speedup, summarize, time_rounds  # noqa: E402
 from tfprune.text import text_table  # noqa: E402
+from tfprune.timing import paired_speedup, summarize, time_rounds  # noqa: E402
 
 SPARSITIES = flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Of every kernel but the head's.")
 ROUNDS = flags.DEFINE_integer("rounds", 31, "How often each is timed.", lower_bound=1)
