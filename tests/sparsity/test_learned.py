@@ -7,10 +7,12 @@ from keras import ops
 
 from tfprune import sparsity
 from tfprune.network.kinds import Kernel
+from tfprune.network.optimizers import averages
 from tfprune.sparsity import CS, DST, AlternatingSparsity, PolynomialDecay, Pruner, UpdatePruningStep
 from tfprune.sparsity.apply import parts_of
 from tfprune.sparsity.learned import make_learned
 from tfprune.sparsity.targets import late
+from tfprune.structured import shrink
 
 METHODS = [DST(), DST("layer"), DST("weight"), CS(50.0)]
 IDS = ["DST_unit", "DST_layer", "DST_weight", "CS"]
@@ -246,6 +248,140 @@ def test_stripping_before_the_end_fixes_what_stays_at_present(problem):
     np.testing.assert_allclose(stripped.predict(x[:8], verbose=0), outputs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", METHODS, ids=IDS)
+def test_before_anything_is_learned_nothing_is_fixed_or_lost(problem, method):
+    dense, x, _ = problem(None, None)
+    dense = sparsity.strip_pruning(dense)
+    before = dense.predict(x[:8], verbose=0)
+    for make in (sparsity.strip_pruning, lambda model: sparsity.prune_low_magnitude(model, None)):
+        model = make(sparsity.prune_low_magnitude(dense, ramp(), learning=method))
+        np.testing.assert_allclose(model.predict(x[:8], verbose=0), before, rtol=1e-5, atol=1e-6)
+    assert all(mask.all() for mask in sparsity.masks_of(model).values())
+
+
+@pytest.fixture
+def halfway(problem):
+    """A function that returns a network whose masks are learned by a method, before the schedule's end."""
+
+    def make(method):
+        model, x, y = problem(method, ramp(end=60))
+        model.fit(x, y, epochs=4, verbose=0, callbacks=[UpdatePruningStep()])
+        assert all(learned.is_open() for learned in learned_of(model))
+        return model, x, y
+
+    return make
+
+
+@pytest.mark.parametrize("method", [DST("weight"), CS(50.0)], ids=["DST", "CS"])
+def test_pruning_at_once_ranks_by_what_was_learned_and_ends_it(halfway, method):
+    model, x, y = halfway(method)
+    ranks = [
+        method.margin(value(part.variable), value(part.learned.parameter))
+        for part in parts_of(sparsity.pruned_layers(model))
+    ]
+    sparsity.prune_to(model, 0.5)
+    masks = list(sparsity.masks_of(model).values())
+    assert sum(map(np.count_nonzero, masks)) == 140
+    kept, gone = (
+        np.concatenate([rank[mask == stays] for rank, mask in zip(ranks, masks, strict=True)])
+        for stays in (True, False)
+    )
+    assert kept.min() >= gone.max()
+    model.fit(x, y, epochs=8, initial_epoch=4, verbose=0, callbacks=[UpdatePruningStep()])
+    assert sum(map(np.count_nonzero, sparsity.masks_of(model).values())) == 56
+    stripped = sparsity.strip_pruning(model)
+    assert sum(np.count_nonzero(value(layer.kernel)) for layer in stripped.layers) == 56
+
+
+def test_wrapped_anew_what_stays_at_present_stays(halfway):
+    model, x, _ = halfway(DST("weight"))
+    share, outputs = density(model), model.predict(x[:8], verbose=0)
+    for make in (sparsity.quantize_aware, lambda model: sparsity.prune_low_magnitude(model, None)):
+        again = make(model)
+        assert not any(learned_of(again))
+        assert np.mean(np.concatenate([m.ravel() for m in sparsity.masks_of(again).values()])) == share
+        assert sparsity.pruned_layers(again)[0].steps_taken == 32
+    np.testing.assert_allclose(again.predict(x[:8], verbose=0), outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_what_needs_masks_refuses_a_model_that_still_learns_them(halfway):
+    model, x, y = halfway(DST())
+    for call in (
+        lambda: sparsity.prune_with_data(model, 0.9, x[:32], verbose=0),
+        lambda: sparsity.search_sparsities(model, 0.9, x[:32], verbose=0),
+        lambda: shrink(model),
+    ):
+        with pytest.raises(ValueError, match="masks that are still learned.*layer 'first'"):
+            call()
+    model.fit(x, y, epochs=8, initial_epoch=4, verbose=0, callbacks=[UpdatePruningStep()])
+    masks = sparsity.masks_of(model)
+    masks["first/kernel"][:, :3] = False
+    sparsity.set_masks(model, masks)
+    smaller = shrink(model)
+    assert smaller.layers[0].layer.units <= 17
+    np.testing.assert_allclose(smaller.predict(x[:8]), model.predict(x[:8]), rtol=1e-5, atol=1e-6)
+
+
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first = keras.layers.Dense(20, activation="relu")
+        self.second = keras.layers.Dense(4)
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_compiled_model_of_a_class_of_its_own_learns_with_a_fresh_optimizer(problem):
+    _, x, y = problem(None)
+    model = Own()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(x, y, verbose=0)
+    optimizer = model.optimizer
+    sparsity.prune_low_magnitude(model, None)
+    assert model.optimizer is optimizer
+    sparsity.prune_low_magnitude(model, ramp(), scope="global", learning=CS(50.0))
+    model.fit(x, y, epochs=6, verbose=0, callbacks=[UpdatePruningStep()])
+    assert sum(map(np.count_nonzero, sparsity.masks_of(model).values())) == 56
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+    sparsity.strip_pruning(model)
+    model.fit(x, y, verbose=0)
+    assert len(model.trainable_variables) == 4
+
+
+def test_moving_averages_of_the_weights_follow_their_factors():
+    learned = alone(CS(50.0, initial=1.0))
+    variable, average = keras.Variable(np.ones((3, 4), "float32")), keras.Variable(np.full((3, 4), 2.0))
+    gates = np.linspace(-1, 1, 12).reshape(3, 4)
+    learned.parameter.assign(gates)
+    learned.sharpness.assign(2.0)
+    learned.fix(variable, [average])
+    factors = (1 + np.exp(-1.0)) * np.where(gates > 0, 1 / (1 + np.exp(-2.0 * gates)), 1)
+    np.testing.assert_allclose(value(variable), factors, rtol=1e-5)
+    np.testing.assert_allclose(value(average), 2 * factors, rtol=1e-5)
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True)
+    optimizer.build([variable])
+    assert len(averages(optimizer, variable)) == 1
+    assert averages(keras.optimizers.SGD(0.1), variable) == averages(None, variable) == []
+
+
+def test_a_penalty_that_has_no_effect_is_told(problem):
+    model, x, y = problem(CS(50.0))
+    for learned in learned_of(model):
+        learned.parameter.regularizer = None  # As in a loop of one's own that leaves out `model.losses`.
+    with pytest.warns(UserWarning, match="What was learned keeps .* in layer 'first'.* and others"):
+        model.fit(x, y, epochs=6, verbose=0, callbacks=[UpdatePruningStep()])
+    assert sum(map(np.count_nonzero, sparsity.masks_of(model).values())) == 56
+
+
+@pytest.mark.parametrize("inner, outer", [(None, CS()), (CS(), None)])
+def test_wrappers_inside_layers_learn_only_by_themselves(inner, outer):
+    dense = sparsity.prune_low_magnitude(keras.layers.Dense(5), ramp(), learning=inner)
+    model = keras.Sequential([keras.Input((3, 4)), keras.layers.TimeDistributed(dense, name="each")])
+    with pytest.raises(ValueError, match="`learning` needs a wrapper around layer 'each'"):
+        sparsity.prune_low_magnitude(model, ramp(), learning=outer)
+
+
 def test_masks_that_are_there_stay(problem):
     model, x, y = problem(None)
     sparsity.prune_to(model, 0.5)
@@ -272,6 +408,11 @@ def test_layers_that_share_a_kernel_share_what_is_learned():
         ({"learning": "dst"}, "`learning` must be None"),
         ({"learning": DST(), "pruning_schedule": None}, "needs a schedule that rises"),
         ({"learning": DST(), "pruning_schedule": sparsity.ConstantSparsity(0.5, 0)}, "needs a schedule"),
+        (
+            {"learning": DST(), "pruning_schedule": PolynomialDecay(0.0, 0.5, 3, 3)},
+            "`end_step` must be above",
+        ),
+        ({"learning": DST(), "pruning_schedule": sparsity.ByEpoch(0.5, 1)}, "`epoch` must be above its `beg"),
         ({"learning": DST(), "granularity": "channel"}, "single weights"),
         ({"learning": DST(), "score": "lamp"}, "`score` must be 'magnitude'"),
         ({"learning": DST(), "regrowth": sparsity.SET()}, "`regrowth`"),
@@ -298,9 +439,10 @@ def test_arguments_out_of_range(make, words):
         make()
 
 
-def test_frozen_layers_cannot_learn(problem):
+@pytest.mark.parametrize("frozen", [lambda wrapper: wrapper, lambda wrapper: wrapper.layer])
+def test_frozen_layers_cannot_learn(problem, frozen):
     model, x, y = problem(DST())
-    model.layers[0].trainable = False
+    frozen(model.layers[0]).trainable = False
     with pytest.raises(ValueError, match="must be trainable"):
         model.fit(x, y, verbose=0, callbacks=[UpdatePruningStep()])
 

@@ -28,7 +28,7 @@ from tfprune.network.graph import (
 )
 from tfprune.network.rebuild import hold
 from tfprune.network.state import copy_state
-from tfprune.network.wrapping import Wrapping, unwrapped, wrapping_layers
+from tfprune.network.wrapping import Wrapping, check_fixed, unwrapped, wrapping_layers
 
 Values = Mapping[int, np.ndarray]
 
@@ -54,13 +54,14 @@ def build_smaller(
         A functional model, or a Sequential one, of the same names, not compiled.
 
     Raises:
-        ValueError: If a `fit` of the wrapped model is under way.
+        ValueError: If a `fit` of the wrapped model is under way, or its masks are still learned.
     """
     return Builder(cuts, kept, edits or {}, biases or {}).model(model)
 
 
-def check_no_fit(model: keras.Model) -> None:
-    """Checks that no training of a wrapped model is under way."""
+def check_at_rest(model: keras.Model) -> None:
+    """Checks that no training of a wrapped model is under way, and that no mask is still learned."""
+    check_fixed(model)
     for layer in wrapping_layers(model):
         if layer.in_fit:
             raise ValueError(
@@ -114,7 +115,7 @@ class Builder:
 
     def model(self, model: keras.Model) -> keras.Model:
         """Returns the smaller model, with its weights and what else its layers have learned."""
-        check_no_fit(model)
+        check_at_rest(model)
         with classes_and_functions_of(model):
             made = self._graph(model, [tensor.shape for tensor in model.inputs])
         for old, new in self._layers:
@@ -281,7 +282,9 @@ class Builder:
             bias = unwrapped(new).bias
             weights = [weight for weight in weights if weight is not bias]
             bias.assign(self._bias(inner) if self.narrowing is None else self.narrowing.bias(inner))
-        for ours, theirs in zip(old.weights, weights, strict=True):
+        learned = {id(variable) for variable in (old.learned_variables if isinstance(old, Wrapping) else ())}
+        copied = [weight for weight in old.weights if id(weight) not in learned]
+        for ours, theirs in zip(copied, weights, strict=True):
             values = self._edits.get(id(ours))
             values = self.part(ours, ops.convert_to_numpy(ours) if values is None else values)
             if values.shape != tuple(theirs.shape):

@@ -38,6 +38,26 @@ def slots(optimizer: Any, variable: keras.Variable) -> Iterator[keras.Variable]:
                     yield slot
 
 
+def averages(optimizer: Any, variable: keras.Variable) -> list[keras.Variable]:
+    """Returns the moving averages of a trainable variable, which an optimizer writes to it in the end.
+
+    Args:
+        optimizer: As for `slots`.
+        variable: The trainable variable.
+    """
+    found = [each for inner in getattr(optimizer, "optimizers", []) for each in averages(inner, variable)]
+    if hasattr(optimizer, "inner_optimizer"):
+        found += averages(optimizer.inner_optimizer, variable)
+    kept = getattr(optimizer, "_model_variables_moving_average", None) or []
+    places = zip(getattr(optimizer, "_trainable_variables", []), kept, strict=False)
+    return found + [average for other, average in places if other is variable]
+
+
+def fresh(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns an optimizer with the same arguments that is not built."""
+    return public_class(optimizer).from_config(optimizer.get_config())
+
+
 def place_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     """Returns the place of a variable among the trainable variables of an optimizer.
 

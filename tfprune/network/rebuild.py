@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfprune.network.graph import Step, evaluate, functional, inner_layers, is_graph
+from tfprune.network.optimizers import fresh
 
 Replace = Callable[[Any], Any]
 
@@ -33,7 +34,9 @@ def rebuild(
 
     A model of Keras's own classes, functional or Sequential, is made anew around the same layers, and
     compiled as it was. A model of any other class may consist of more than its graph: it is changed in
-    place, its graph if it has one, its attributes, and the lists, tuples and dictionaries among them.
+    place, its graph if it has one, its attributes, and the lists, tuples and dictionaries among them. It
+    keeps its optimizer, or has a fresh one with the same arguments if other variables are trained than
+    before.
 
     Args:
         model: The model.
@@ -51,11 +54,18 @@ def rebuild(
                 clone.compile_from_config(layer.get_compile_config())
             clone._trainable = layer._trainable  # The flag of the model itself: its layers have their own.
             return clone
+        trained = _trained(layer)
         _InPlace(layer, replaced).rebuild()
+        if layer.compiled and getattr(layer.optimizer, "built", False) and _trained(layer) != trained:
+            layer.optimizer = fresh(layer.optimizer)
         changed(layer)
         return layer
 
     return replaced(model)
+
+
+def _trained(model: keras.Model) -> set[int]:
+    return {id(variable) for variable in model.trainable_variables}
 
 
 def hold(wrapper: keras.layers.Layer, name: str, layer: keras.layers.Layer) -> None:

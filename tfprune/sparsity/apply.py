@@ -102,10 +102,12 @@ def set_sparsity(
     model: keras.layers.Layer,
     moved: bool = False,
 ) -> None:
-    """Updates masks to `sparsity` and zeroes what they remove.
+    """Updates masks to `sparsity` and zeroes what they remove. Where masks are learned, that ends.
 
-    All weights and scores are checked before the first mask changes. Each mask is assigned as it is made, so
-    that beside the model there are only a few arrays of the size of one variable.
+    Weights whose masks are learned are ranked by what was learned, and with them those of the same call
+    whose masks were learned before. All weights and scores are checked before the first mask changes. Each
+    mask is assigned as it is made, so that beside the model there are only a few arrays of the size of one
+    variable.
 
     Args:
         parts: The variables; with `scope` "global" or "erk" they reach the sparsity together.
@@ -131,7 +133,13 @@ def set_sparsity(
         )
         standing = channel_standing(model, kept)
     ranked = _ranked(parts, gradients, standing=standing)
+    if learns(parts):
+        ranked = [
+            each if part.learned is None else _LearnedRanked(part, None, scores.magnitude, 1.0)
+            for part, each in zip(parts, ranked, strict=True)
+        ]
     _change(ranked, new_masks(ranked, sparsity, scope), optimizer, moved)
+    _fix(parts, optimizer)
 
 
 def prune_by_magnitude(parts: Sequence[Part], sparsity: float, scope: str) -> None:
@@ -191,13 +199,11 @@ def learn(parts: Sequence[Part], sparsity: float, scope: str, progress: float) -
     """Steers the learning of masks towards a sparsity; no mask changes.
 
     Args:
-        parts: The variables, of layers that have the same `Rule` with a `learning`; those whose masks are
-            fixed are passed over.
+        parts: The variables, of layers that have the same `Rule` with a `learning`; some masks may be fixed.
         sparsity, scope: As for `set_sparsity`.
         progress: The fraction of the schedule that is over, in [0, 1].
     """
-    parts = [part for part in parts if part.learned.is_open()]
-    kept = [part.learned.kept(part.variable, part.mask) for part in parts]
+    kept = [kept_weights(part) for part in parts]
     sizes = [math.prod(part.shape) for part in parts]
     if scope == "global":
         excess = [excess_of(sum(kept), sum(sizes), sparsity)] * len(parts)
@@ -206,37 +212,55 @@ def learn(parts: Sequence[Part], sparsity: float, scope: str, progress: float) -
         targets = erk_sparsities(shapes, sparsity) if scope == "erk" else [sparsity] * len(parts)
         excess = [excess_of(*each) for each in zip(kept, sizes, targets, strict=True)]
     for part, value in zip(parts, excess, strict=True):
-        part.learned.steer(value, progress)
+        if learns([part]):
+            part.learned.steer(value, progress)
 
 
-def fix_learned(parts: Sequence[Part], sparsity: float, scope: str, optimizer: Any = None) -> None:
-    """Ends the learning of masks: ranks the weights by what was learned, and prunes them to a sparsity.
+def learns(parts: Iterable[Part]) -> bool:
+    """Returns whether a mask is still learned."""
+    return any(part.learned is not None and part.learned.is_open() for part in parts)
 
-    Args:
-        parts, sparsity, scope, optimizer: As for `set_sparsity`.
 
-    Raises:
-        ValueError: On weights that are NaN or infinite; the message names the layer.
-    """
-    parts = [part for part in parts if part.learned.is_open()]
-    ranked = [_LearnedRanked(part, None, scores.magnitude, 1.0) for part in parts]
-    _change(ranked, new_masks(ranked, sparsity, scope), optimizer)
-    for part in parts:
-        part.learned.fix(part.variable)
+def kept_weights(part: Part) -> int:
+    """Returns how many weights of a variable stay: in its mask or, while that is learned, at present."""
+    if learns([part]):
+        return part.learned.kept(part.variable, part.mask)
+    return int(np.count_nonzero(read(part.mask)))
 
 
 def settle_learned(layers: Iterable[PruneLowMagnitude]) -> None:
     """Ends the learning of masks before its time: what stays at present by what was learned, stays."""
     for part in parts_of(layer for layer in layers if layer.masks):
-        if part.learned is not None and part.learned.is_open():
-            ranked = _LearnedRanked(part, None, scores.magnitude, 1.0)
-            kept = max(part.learned.kept(part.variable, part.mask), 1)
-            _change(
-                [ranked],
-                [keep_largest(ranked.scores().ravel(), kept, ranked.mask().ravel()).reshape(part.shape)],
-                None,
-            )
-            part.learned.fix(part.variable)
+        if learns([part]):
+            if part.learned.has_begun():
+                ranked = _LearnedRanked(part, None, scores.magnitude, 1.0)
+                kept = max(kept_weights(part), 1)
+                mask = keep_largest(ranked.scores().ravel(), kept, ranked.mask().ravel())
+                _change([ranked], [mask.reshape(part.shape)], None)
+            _fix([part], None)
+
+
+def hand_on_masks(again: Iterable[tuple[PruneLowMagnitude, PruneLowMagnitude]]) -> None:
+    """Gives wrappers the masks and the step of built ones whose layers they wrap anew.
+
+    Masks that are still learned are fixed as they stand.
+
+    Args:
+        again: The wrappers that were there, each with the new one, which has its kernels and perhaps more.
+    """
+    again = list(again)
+    settle_learned(old for old, _ in again)
+    for old, new in again:
+        masks = {id(kernel.variable): mask for kernel, mask in new.pruned}
+        for kernel, mask in old.pruned:
+            masks[id(kernel.variable)].assign(mask)
+        new.store_step(old.steps_taken)
+
+
+def _fix(parts: Iterable[Part], optimizer: Any) -> None:
+    for part in parts:
+        if part.learned is not None:
+            part.learned.fix(part.variable, optimizers.averages(optimizer, part.variable))
 
 
 def _moved(ranked: "_Ranked", share: float, step: int) -> np.ndarray:

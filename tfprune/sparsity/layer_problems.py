@@ -14,7 +14,7 @@ from tfprune.network import kinds
 from tfprune.network.gram import Gram, Product, product_of
 from tfprune.network.graph import Graph, chains, functional
 from tfprune.network.replay import Stop
-from tfprune.network.wrapping import unwrapped
+from tfprune.network.wrapping import check_fixed, unwrapped
 from tfprune.sparsity.apply import parts_of, pruned_layers
 from tfprune.sparsity.choice import Choice, Selection
 from tfprune.sparsity.masks import all_finite
@@ -88,6 +88,7 @@ def targets_of(
         ValueError: If there are none, or arguments for the one kind are given with the other.
     """
     wrappers = pruned_layers(model)
+    check_fixed(model)
     if wrappers:
         if pattern is not None or layers is not None or spare is not None:
             raise ValueError(

@@ -9,6 +9,7 @@ and training goes on under them.
 import abc
 import math
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class Learning(abc.ABC):
     Attributes:
         name: What the trainable variable is, in its name.
         initial: The trainable variable's first value.
-        scale: By what a weight that stays is multiplied once the masks are fixed.
+        scale: The factor of a weight that surely stays.
     """
 
     name: str
@@ -145,7 +146,7 @@ class CS(Learning):
 
     A weight is multiplied by `sigmoid(beta * s) / sigmoid(initial)`, with an s of its own. beta rises from 1
     to `sharpest` as a power of the schedule's progress. The penalty is the sum of `sigmoid(beta * s)`. The
-    last ranking is by s, and the weights that stay are then divided by `sigmoid(initial)`, as they were.
+    last ranking is by s; the weights that stay are then multiplied by their factors, for good.
 
     Args:
         sharpest: beta at the end of the schedule, above 1.
@@ -207,6 +208,11 @@ class Learned:
     sharpness: keras.Variable
     open: keras.Variable
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Returns all of them."""
+        return [self.parameter, self.strength, self.excess, self.sharpness, self.open]
+
     def masked(self, value: Any) -> Any:
         """Returns weights times their factors while the mask is learned; later the weights."""
         weight = ops.cast(value, self.parameter.dtype)
@@ -216,6 +222,10 @@ class Learned:
     def is_open(self) -> bool:
         """Returns whether the mask is still learned."""
         return bool(ops.convert_to_numpy(self.open.value) > 0)
+
+    def has_begun(self) -> bool:
+        """Returns whether anything was learned."""
+        return bool(ops.convert_to_numpy(ops.any(self.parameter.value != self.method.initial)))
 
     def kept(self, variable: keras.Variable, mask: keras.Variable) -> int:
         """Returns how many weights of a mask stay at present by what is learned."""
@@ -237,10 +247,22 @@ class Learned:
         self.excess.assign(excess)
         self.sharpness.assign(self.method.sharpness(progress))
 
-    def fix(self, variable: keras.Variable) -> None:
-        """Ends the learning: from now on the mask alone decides."""
+    def fix(self, variable: keras.Variable, averages: Iterable[keras.Variable] = ()) -> None:
+        """Ends the learning: from now on the mask alone decides.
+
+        The weights become what the layer computes with: themselves times their factors. One that stays in the
+        mask though its factor is next to zero comes back whole, times `scale`.
+
+        Args:
+            variable: The weights.
+            averages: Variables of their moving averages, which become smaller or larger with them.
+        """
         if self.is_open():
-            variable.assign(variable.value * self.method.scale)
+            weight, parameter = ops.cast(variable.value, self.parameter.dtype), self.parameter.value
+            factor = self.method.factor(weight, parameter, self.sharpness.value)
+            factor = ops.where(self.method.margin(weight, parameter) > 0, factor, self.method.scale)
+            for each in (variable, *averages):
+                each.assign(ops.cast(each.value, self.parameter.dtype) * factor)
             self.strength.assign(0.0)
             self.open.assign(0.0)
 

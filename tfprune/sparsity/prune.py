@@ -15,6 +15,7 @@ from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.apply import (
     Part,
     apply_masks,
+    hand_on_masks,
     parts_of,
     pruned_layers,
     set_sparsity,
@@ -60,7 +61,8 @@ def prune_low_magnitude(
     The call is that of `tfmot.sparsity.keras.prune_low_magnitude`. The result shares its variables with
     `to_prune`: pruning the one changes the other. A model is compiled if `to_prune` was, with the same
     settings and a fresh optimizer. A model of a class of its own is wrapped in place, and returned: its
-    class, methods and attributes are as they were, and so is its optimizer.
+    class, methods and attributes are as they were, and so is its optimizer, but for `learning`, which trains
+    more variables and has a fresh one.
 
     ```python
     model = prune_low_magnitude(model, PolynomialDecay(0.0, 0.9, begin_step=0, end_step=2000))
@@ -102,7 +104,8 @@ def prune_low_magnitude(
         regrowth: None, or a method that moves a fixed number of weights about: `SET()` or `RigL()`.
         learning: None, or a method that learns the masks: `DST()` or `CS()`. All weights stay until the
             schedule's last step, where the masks come to be, exact. Then as ever. A wrapper that is there
-            already begins to learn anew, on the weights that its masks keep.
+            already begins to learn anew, on the weights that its masks keep; masks that it still learns are
+            fixed as they stand first.
         pattern: A `Pattern` (`patterns.py`), such as `Blocks((4, 4))`, `MOfN(2, 4)` or one of your own, in
             the place of `block_size`, `block_pooling_type`, `sparsity_m_by_n` and `granularity`.
         min_density: With `scope="global"`: the fraction of each tensor's groups that stays whatever their
@@ -164,6 +167,7 @@ def prune_low_magnitude(
     }
     notices = Notices()
     fresh: list[PruneLowMagnitude] = []
+    rewrapped: list[tuple[PruneLowMagnitude, PruneLowMagnitude]] = []
     # A clone function may wrap every layer: one that has nothing to prune gets a wrapper without masks.
     alone = unwrapped(to_prune)
     if not isinstance(alone, keras.layers.Layer) or not kinds.is_known(alone):
@@ -194,6 +198,12 @@ def prune_low_magnitude(
         matched.append(inner.name)
         inside = pruned_layers(inner)
         if inside:  # Such as `TimeDistributed(prune_low_magnitude(...))`: its masks are there already.
+            if learning is not None or any(wrapper.learned_variables for wrapper in inside):
+                raise ValueError(
+                    f"`learning` needs a wrapper around layer {inner.name!r}, in which layers are wrapped "
+                    "already: wrap it instead, as in `prune_low_magnitude(TimeDistributed(...))`. "
+                    f"Received: learning={learning!r}"
+                )
             for wrapper in inside:
                 wrapper.rules = [rule_of(_schedule_inside(wrapper, chosen))]
             return layer
@@ -214,10 +224,7 @@ def prune_low_magnitude(
             **own,
         )
         if again and layer.built:
-            new = {id(kernel.variable): mask for kernel, mask in wrapper.pruned}
-            for kernel, mask in layer.pruned:
-                new[id(kernel.variable)].assign(mask)
-            wrapper.pruning_step.assign(layer.pruning_step)
+            rewrapped.append((layer, wrapper))
         elif keep_zeros is not False and wrapper.built:
             fresh.append(wrapper)
         return wrapper
@@ -245,6 +252,7 @@ def prune_low_magnitude(
                 "`to_prune` must be a Keras 3 model, a layer or a list of layers. "
                 f"Received: to_prune={to_prune!r} of type {type(to_prune)}"
             )
+    hand_on_masks(rewrapped)
     anything = layers is spare is None and not spare_ends and not notices.frozen
     if not matched and pruning_policy is not None:
         warnings.warn(
@@ -281,7 +289,8 @@ def prune_to(
     """Prunes a wrapped model at once to `sparsity`, without training.
 
     Updates the masks of all `PruneLowMagnitude` layers in place and zeroes the removed weights and, if
-    the model is compiled, the optimizer's slots for them. Masks that already remove more are kept.
+    the model is compiled, the optimizer's slots for them. Masks that already remove more are kept. Masks that
+    are still learned are fixed: weights are ranked by what was learned.
 
     Args:
         model: A model or layer that went through `prune_low_magnitude`.

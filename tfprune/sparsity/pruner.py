@@ -11,8 +11,8 @@ from tfprune.network.fitting import bring_up_to_date
 from tfprune.sparsity.apply import (
     Part,
     apply_masks,
-    fix_learned,
     learn,
+    learns,
     let_return,
     pruned_layers,
     pruned_together,
@@ -22,7 +22,7 @@ from tfprune.sparsity.apply import (
 from tfprune.sparsity.fit_report import FitReport, act_before
 from tfprune.sparsity.gradients import GradientData, GradientMeter, first_batches
 from tfprune.sparsity.schedules import ByEpoch, falls, last_due
-from tfprune.sparsity.targets import shortfalls, target_of, warn_of_erased
+from tfprune.sparsity.targets import shortfalls, target_of, warn_of_erased, warn_of_unlearned
 from tfprune.sparsity.wrapper import PruneLowMagnitude
 
 
@@ -90,7 +90,7 @@ class Pruner:
             )
         self._group_layers()
         _check_gradient_data(self._groups, gradient_data, gradient_batches)
-        _check_learning(self._groups)
+        _check_learning(self._groups, model)
         self._gradient_data, self._gradient_batches = gradient_data, gradient_batches
         self._meter: GradientMeter | None = None
         # In `fit` whether the callback saw the batch that comes, None in other loops.
@@ -233,21 +233,21 @@ class Pruner:
         for key, sparsity in due.items():
             parts = self._groups[key]
             rule = parts[0].rule
-            if rule.learning is not None:
-                schedule = rule.pruning_schedule
-                if until < schedule.end_step:
-                    begin = schedule.begin_step
-                    learn(parts, sparsity, rule.scope, (until - begin) / max(schedule.end_step - begin, 1))
-                else:
-                    fix_learned(parts, sparsity, rule.scope, self._trainer())
+            learning = learns(parts)
+            schedule = rule.pruning_schedule
+            if learning and until < schedule.end_step:
+                begin = schedule.begin_step
+                learn(parts, sparsity, rule.scope, (until - begin) / (schedule.end_step - begin))
             elif rule.regrowth is not None:
                 regrow(parts, sparsity, rule.scope, until, self._trainer(), gradients)
             else:
-                if falls(rule.pruning_schedule):
+                if falls(schedule):
                     let_return(parts, sparsity)
+                if learning:
+                    warn_of_unlearned(parts, sparsity)
                 set_sparsity(parts, sparsity, rule.scope, self._trainer(), gradients, model=self._model)
             if rule.scope == "global" and key not in self._arrived:
-                target = target_of(rule.pruning_schedule)
+                target = target_of(schedule)
                 if target is not None and sparsity >= target:
                     self._arrived.add(key)
                     warn_of_erased(parts)
@@ -546,14 +546,15 @@ def _check_steps(steps: int) -> int:
     return int(steps)
 
 
-def _check_learning(groups: dict[str, list[Part]]) -> None:
-    """Checks that what is to be learned is trained."""
+def _check_learning(groups: dict[str, list[Part]], model: keras.layers.Layer) -> None:
+    """Checks that what is to be learned is trained, and the weights too."""
+    trained = {id(variable) for variable in model.trainable_variables}
     for parts in groups.values():
         for part in parts:
-            learned = part.learned
-            if learned is not None and learned.is_open() and not learned.parameter.trainable:
+            if learns([part]) and not {id(part.variable), id(part.learned.parameter)} <= trained:
                 raise ValueError(
-                    "A layer whose mask is learned must be trainable. "
+                    "A layer whose mask is learned must be trainable: train it, or leave it out, as "
+                    "`prune_low_magnitude(prune_frozen=False)` does. "
                     f"Received: trainable=False, for {part.name}"
                 )
 

@@ -6,7 +6,7 @@ import keras
 
 from tfprune.network.graph import is_built
 from tfprune.network.rebuild import rebuild
-from tfprune.sparsity.apply import pruned_layers
+from tfprune.sparsity.apply import hand_on_masks, pruned_layers
 from tfprune.sparsity.own_class import take_up_class
 from tfprune.sparsity.rounding import rounded_kernels
 from tfprune.sparsity.wrapper import PruneLowMagnitude, one_mask_a_variable
@@ -34,7 +34,7 @@ def quantize_aware(model: keras.Model) -> keras.Model:
 
     Args:
         model: A built model, wrapped by `prune_low_magnitude` or not. Layers that are wrapped keep their
-            masks and their schedules.
+            masks and their schedules; masks that are still learned are fixed as they stand.
 
     Raises:
         ValueError: If `model` is no built model, or has no kernels.
@@ -42,24 +42,20 @@ def quantize_aware(model: keras.Model) -> keras.Model:
     if not isinstance(model, keras.Model) or not is_built(model):
         raise ValueError(f"`model` must be a built Keras 3 model. Received: model={model!r}")
     found: list[keras.layers.Layer] = []
+    again: list[tuple[PruneLowMagnitude, PruneLowMagnitude]] = []
 
     @functools.cache  # A layer met twice gets one wrapper.
     def rounding(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, PruneLowMagnitude):
             wrapper = layer.around(layer.layer)
-            for (_, new), (_, mask) in zip(wrapper.pruned, layer.pruned, strict=True):
-                new.assign(mask)
-            wrapper.store_step(layer.steps_taken)
+            again.append((layer, wrapper))
         elif inside := pruned_layers(layer):  # Such as `TimeDistributed(prune_low_magnitude(...))`.
-            for wrapper in inside:
-                wrapper.in_8_bits = True
             found.extend(inside)
             return layer
         elif any(rounded_kernels(layer)):
             wrapper = PruneLowMagnitude(layer, None, kernels=())
         else:
             return layer
-        wrapper.in_8_bits = True
         found.append(wrapper)
         return wrapper
 
@@ -67,4 +63,7 @@ def quantize_aware(model: keras.Model) -> keras.Model:
         result = rebuild(model, rounding, take_up_class)
     if not found:
         raise ValueError(f"`model` must have a kernel to round. Received: model={model!r}")
+    hand_on_masks(again)
+    for wrapper in found:
+        wrapper.in_8_bits = True
     return result

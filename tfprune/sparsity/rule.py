@@ -133,6 +133,13 @@ class Rule:
                 "`PolynomialDecay`, `GeometricDecay` or `ByEpoch`. "
                 f"Received: pruning_schedule={schedule!r}"
             )
+        names = ("begin_epoch", "epoch") if isinstance(schedule, ByEpoch) else ("begin_step", "end_step")
+        begin, end = (getattr(schedule, name) for name in names)
+        if begin >= end:
+            raise ValueError(
+                f"`learning` needs time: the schedule's `{names[1]}` must be above its `{names[0]}`. "
+                f"Received: pruning_schedule={schedule!r}"
+            )
 
     def check_sparsity(self, sparsity: float) -> None:
         """Checks that the pattern can reach a sparsity.

@@ -1,5 +1,6 @@
 """The sparsity that a schedule is going to, and the layers whose masks are not there."""
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.sparsity.apply import Part, prune_by_magnitude, pruned_together, read
+from tfprune.sparsity.apply import Part, kept_weights, prune_by_magnitude, pruned_together, read
 from tfprune.sparsity.masks import have_reached, would_reach
 from tfprune.sparsity.schedules import falls, last_due
 from tfprune.sparsity.wrapper import PruneLowMagnitude
@@ -44,7 +45,8 @@ class Shortfall:
     Attributes:
         schedule: The schedule.
         target: The sparsity that the schedule ends at.
-        sparsity: The fraction of zeros in the layers' masks.
+        sparsity: The fraction of zeros in the layers' masks; where those are learned, of what is removed at
+            present.
         layers: The layers' names.
     """
 
@@ -87,7 +89,7 @@ def shortfalls(layers: Iterable[PruneLowMagnitude]) -> list[Shortfall]:
         masks = [read(part.mask) for part in parts]
         if not have_reached(masks, [part.pattern for part in parts], target, rule.scope):
             names = tuple(dict.fromkeys(map(_owner, parts)))
-            found.append(Shortfall(rule.pruning_schedule, target, _sparsity(masks), names))
+            found.append(Shortfall(rule.pruning_schedule, target, _sparsity(parts), names))
     return found
 
 
@@ -134,7 +136,7 @@ def warn_of_erased(parts: Sequence[Part]) -> None:
         parts: Variables that were ranked together.
     """
     masks = [read(part.mask) for part in parts]
-    density = 1.0 - _sparsity(masks)
+    density = 1.0 - _sparsity(parts)
     for part, mask in zip(parts, masks, strict=True):
         kept, share = np.count_nonzero(mask), density * mask.size
         group = part.pattern.largest_group(mask.shape)
@@ -149,5 +151,27 @@ def warn_of_erased(parts: Sequence[Part]) -> None:
             )
 
 
-def _sparsity(masks: list[np.ndarray]) -> float:
-    return 1.0 - sum(map(np.count_nonzero, masks)) / sum(mask.size for mask in masks)
+# What was learned has left the choice to the ranking if it keeps so many times the weights that stay.
+_UNLEARNED = 2.0
+
+
+def warn_of_unlearned(parts: Sequence[Part], sparsity: float) -> None:
+    """Warns where the last ranking, and not what was learned, is going to remove most of the weights.
+
+    Args:
+        parts: The variables, of layers that are pruned together, whose masks are to be fixed.
+        sparsity: In [0, 1).
+    """
+    density = 1.0 - _sparsity(parts)
+    if density > _UNLEARNED * (1.0 - sparsity):
+        warnings.warn(
+            f"What was learned keeps {density:.3g} of the weights, in {parts[0].name}"
+            f"{' and others' if len(parts) > 1 else ''}, where the schedule ends at {1.0 - sparsity:.3g}: a "
+            "ranking at once removes the difference. Learn for more steps, with more updates, or with a "
+            "larger learning rate. A loop of your own adds `model.losses`, the penalty, to its loss.",
+            stacklevel=3,
+        )
+
+
+def _sparsity(parts: Sequence[Part]) -> float:
+    return 1.0 - sum(map(kept_weights, parts)) / sum(math.prod(part.shape) for part in parts)

@@ -251,6 +251,16 @@ class PruneLowMagnitude(Wrapping):
         return list(rounded_kernels(self.layer)) if self.in_8_bits else []
 
     @property
+    def learns(self) -> bool:
+        """Returns whether a mask is still learned."""
+        return any(learned is not None and learned.is_open() for learned in self.learned)
+
+    @property
+    def learned_variables(self) -> list[keras.Variable]:
+        """Returns the variables by which the masks are learned."""
+        return [variable for learned in self.learned if learned is not None for variable in learned.variables]
+
+    @property
     def prunable_variables(self) -> list[keras.Variable]:
         """Returns the inner layer's prunable variables, in the order of `masks`."""
         return [kernel.variable for kernel in self._kernels]
@@ -536,7 +546,10 @@ class PruneLowMagnitude(Wrapping):
         return {**config, **arguments, "pruning_schedule": schedule, **own}
 
     def around(self, layer: keras.layers.Layer) -> "PruneLowMagnitude":
-        """Returns a wrapper with the same arguments around another layer; its masks and its step are new."""
+        """Returns a wrapper with the same arguments around another layer; its masks and its step are new.
+
+        It does not learn its masks: where this one does, that has to be at its end.
+        """
         schedules = None
         if len(self.rules) > 1:
             schedules = [rule.pruning_schedule for rule in self.rules]
@@ -544,7 +557,7 @@ class PruneLowMagnitude(Wrapping):
         del config["trainable"]  # The inner layer has its own.
         own = {"kernels": self.kernels, "schedules": schedules, "seed": self.seed}
         own["in_8_bits"] = self.in_8_bits
-        return type(self)(layer, **self.rule.arguments(), **own, **config)
+        return type(self)(layer, **{**self.rule.arguments(), "learning": None}, **own, **config)
 
     def trace_channels(self, call: Any) -> Any:
         """Returns the channels of the inner layer's outputs, as `channels.trace.TracesChannels` says."""

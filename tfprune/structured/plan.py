@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.channels.cut import build_smaller, check_no_fit
+from tfprune.channels.cut import build_smaller, check_at_rest
 from tfprune.channels.groups import Traced
 from tfprune.pictures import write_picture
 from tfprune.sparsity.gradients import GradientData
@@ -162,7 +162,7 @@ def plan(
 
     Raises:
         ValueError: If an argument is out of its range, `keep` matches nothing, the budget cannot be reached,
-            or a `fit` of the wrapped model is under way.
+            a `fit` of the wrapped model is under way, or its masks are still learned.
         UserError: If the network cannot be converted to be measured.
     """
     unit, fraction = _budget(params=params, macs=macs, latency=latency)
@@ -171,7 +171,7 @@ def plan(
     if isinstance(round_to, bool) or not isinstance(round_to, (int, np.integer)) or round_to < 1:
         raise ValueError(f"`round_to` must be a whole number of at least 1. Received: round_to={round_to!r}")
     traced = Traced(model)
-    check_no_fit(model)
+    check_at_rest(model)
     kept = kept_sets(traced, keep)
     costs = Costs(traced, input_shape)
     whole = costs.size(np.ones(traced.count, bool))

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfprune.network.graph import inner_layers, walk
+from tfprune.network.wrapping import check_fixed
 from tfprune.sparsity.apply import parts_of, pruned_layers, read
 from tfprune.sparsity.choice import Choice, Selection, check_names, names_in
 from tfprune.sparsity.masks import all_finite
@@ -52,11 +53,12 @@ def searched_kernels(model: keras.layers.Layer, layers: Selection, spare: Select
     as in `prune_low_magnitude`.
 
     Raises:
-        ValueError: If there is none, if a choice is given for a wrapped model, if two have one name, if a
-            weight is not finite, or if weights go in groups.
+        ValueError: If there is none, if a choice is given for a wrapped model or its masks are still learned,
+            if two have one name, if a weight is not finite, or if weights go in groups.
     """
     models = _models_around(model)
     wrappers = pruned_layers(model)
+    check_fixed(model)
     if wrappers:
         if layers is not None or spare is not None:
             raise ValueError(
