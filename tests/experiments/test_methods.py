@@ -99,7 +99,7 @@ def test_acdc_has_phases_that_end_without_masks_and_begins_dense():
         ({"regime": "gradual", "method": "cs", "score": "lamp"}, "--score=lamp: must be magnitude with"),
         ({"regime": "gradual", "method": "dst", "granularity": "channel"}, "--granularity=channel: must be"),
         ({"regime": "gradual", "method": "dst", "block_size": (2, 2)}, "--block_size=2,2: must be 1,1 with"),
-        ({"regime": "gradual", "method": "acdc"}, "--schedule=polynomial: must be constant for"),
+        ({"regime": "gradual", "method": "acdc"}, "polynomial: must be constant with --method=acdc"),
     ],
 )
 def test_what_learned_masks_exclude(flags, message):

@@ -500,6 +500,7 @@ def test_sparsities_are_searched_from_where_a_search_was(runs, monkeypatch):
     for number, target in ((1, 0.5), (2, 0.75)):
         folder = run.round(number)
         search = json.loads((folder.path / "search.json").read_text())
+        assert (folder.path / "search.png").read_bytes()[1:4] == b"PNG"
         assert search["settings"]["target"] == pytest.approx(target) and len(search["history"]) == 3
         result = folder.read_result()
         weights, zeros = (

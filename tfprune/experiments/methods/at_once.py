@@ -12,7 +12,7 @@ from tfprune.experiments.pruning import check_method, rising
 from tfprune.files import make_folder
 from tfprune.network.graph import functional
 from tfprune.runs.config import ExperimentConfig
-from tfprune.runs.folder import SEARCH, RunFolder
+from tfprune.runs.folder import SEARCH, SEARCH_PICTURE, RunFolder
 from tfprune.settings import to_text
 from tfprune.sparsity.with_data import METHODS
 from tfprune.training.fit import compile_for_training
@@ -122,7 +122,7 @@ class OneShot(Iterative):
 def search(config: ExperimentConfig, model: keras.Model, level: float, current: Round) -> dict[str, float]:
     """Searches the sparsities of a round's layers, from where an interrupted search was.
 
-    The search is kept in the round's folder, `search.json`.
+    The search is kept in the round's folder, `search.json`, and drawn beside it, `search.png`.
 
     Args:
         config: The experiment.
@@ -144,6 +144,7 @@ def search(config: ExperimentConfig, model: keras.Model, level: float, current: 
         seed=config.seed,
         path=folder / SEARCH,
     )
+    found.plot(folder / SEARCH_PICTURE)
     return {re.escape(name): share for name, share in found.sparsities.items()}
 
 

@@ -39,6 +39,10 @@ class Alternating(Gradual):
 
     schedules: ClassVar[tuple[str, ...]] = ("constant",)
 
+    def _check_schedule(self) -> None:
+        if self.config.schedule not in self.schedules:
+            self.config.refuse("schedule", f"must be constant with {self.config.flag('method')}")
+
     def ramp(self, start: float, target: float, end_step: int) -> PruningSchedule:
         """Returns the schedule whose phases end at a step.
 
