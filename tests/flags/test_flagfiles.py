@@ -158,7 +158,7 @@ def test_a_value_of_another_kind_names_its_flag(defined, argument):
 
 
 def test_the_promised_experiments_are_there():
-    demos = {"demo_dense", "demo_one_shot", "demo_iterative"}
+    demos = {"demo_dense", "demo_one_shot", "demo_iterative", "demo_genetic"}
     assert demos | {"cifar10_gradual_95", "cifar10_rigl_95"} <= set(EXPERIMENTS)
     sections = {(config_of(name).paper_section, config_of(name).dataset) for name in EXPERIMENTS}
     studied = {key for key in sections if key[0]}

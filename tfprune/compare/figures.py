@@ -36,9 +36,9 @@ _OF_KERNELS, _OF_ALL = "sparsity of the pruned kernels", "share of the weights r
 _SPARSITY_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _LEAST_SHARE = 1e-4  # The bottom of the axis of the share of weights left.
 _SERIES = 8
-_SHAPES = {"one_shot": "o", "iterative": "s", "gradual": "^", "sparse": "D"}
+_SHAPES = {"one_shot": "o", "iterative": "s", "gradual": "^", "sparse": "D", "genetic": "v"}
 _TRANSFER_SHAPE = "P"
-_SIGNS = {"o": "●○", "s": "■□", "^": "▲△", "D": "◆◇", "P": "✚✚"}
+_SIGNS = {"o": "●○", "s": "■□", "^": "▲△", "D": "◆◇", "v": "▼▽", "P": "✚✚"}
 
 
 @dataclasses.dataclass(frozen=True)

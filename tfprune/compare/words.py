@@ -29,6 +29,7 @@ _REGIMES = {
     "iterative": "iterative",
     "gradual": "gradual, while training",
     "sparse": "sparse from the start",
+    "genetic": "genetic algorithm",
 }
 _CUTS = {
     "one_shot": "channels cut at once",
@@ -264,7 +265,7 @@ def recipe(experiment: Experiment, among: Sequence[Experiment]) -> str:
     facts = [kind(experiment.first)]
     if config.regime == "sparse":
         facts[0] += f" ({config.regrowth})"
-    if config.regime != "dense":
+    if config.regime not in ("dense", "genetic"):
         scope = config.channel_scope if config.prune == "channels" else config.scope
         facts.append(f"scope {scope}")
     if config.regime == "gradual":

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from keras import tree
 
 from tfprune.data import datasets
 from tfprune.data.pipeline import test_batches, train_batches
@@ -136,6 +137,31 @@ class Batches:
             epochs=1,
         )
         return next(batches.take(1).as_numpy_iterator())[0]
+
+    def parted(self, number: int, parts: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Returns all training examples, not augmented and in memory, in two parts.
+
+        Args:
+            number: The round, which shuffles them in its own way.
+            parts: One of so many parts is the second one.
+
+        Returns:
+            Inputs and labels, and weights of examples if there are any, of the first part and of the second.
+        """
+        train = self.dataset.train
+        batches = train_batches(
+            train,
+            image_size=self.dataset.image_size,
+            batch_size=len(train),
+            seed=self._seed((number, 0, 3)),
+            epochs=1,
+        )
+        examples, cut = next(batches.take(1).as_numpy_iterator()), len(train) - len(train) // parts
+        first, second = (
+            tree.map_structure(lambda values, rows=rows: values[rows], examples)
+            for rows in (slice(cut), slice(cut, None))
+        )
+        return first, second
 
     def steps(self, number: int) -> int:
         """Returns the number of training steps of a round."""

@@ -76,7 +76,8 @@ class Rounds:
         task = self._task_of(model)
         check_teacher(config, self._teacher, task)
         sizes = self._sizes_of_start(0, model)
-        self._method.check_start(model, Round(1, masks_sparsity(model), *sizes, batches, task))
+        first = Round(1, masks_sparsity(model), *sizes, batches, task, self._log)
+        self._method.check_start(model, first)
         if is_own(config):
             try_out(config, model, task, batches)
         compile_for_training(model, config.settings(0), task.goal)
@@ -217,7 +218,14 @@ class Rounds:
         """Describes a round, and its network, to the method; `dense` has no round before to be asked for."""
         sizes = self._sizes_of_start(number, model)
         start = self._run.round(0).read_result().sparsity if number else 0.0
-        return Round(number, start, *sizes, self._batches, self._task_of(model))
+        return Round(
+            number,
+            start,
+            *sizes,
+            self._batches,
+            self._task_of(model),
+            lambda text: self._log(f"round {number} of {self.config.last_round}: {text}"),
+        )
 
     def _sizes_of_start(self, number: int, model: keras.Model) -> tuple[NetworkSize, NetworkSize]:
         """Returns the size of round 0's network, and what it was before any channel was cut.

@@ -33,7 +33,7 @@ from tfprune.settings import (
 )
 from tfprune.training.settings import EPOCHS, MIXED_PRECISION, TrainingSettings
 
-REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse")
+REGIMES = ("dense", "one_shot", "iterative", "gradual", "sparse", "genetic")
 SCHEDULES = ("constant", "polynomial", "geometric")
 PRUNING_ENGINES = ("tfprune", "tfmot")
 SEARCHES = ("none", "evolve")
@@ -103,6 +103,8 @@ _M_BY_N = Rule(
 )
 
 _PRUNING = (With("regime", tuple(regime for regime in REGIMES if regime != "dense")),)
+_RANKING = (With("regime", tuple(regime for regime in REGIMES if regime not in ("dense", "genetic"))),)
+_GENETIC = (With("regime", ("genetic",)),)
 _CUTTING_REGIMES = ("one_shot", "iterative", "gradual")
 _CHANNELS = (With("prune", ("channels",)),)
 _LEFT = Rule("0 or in (0, 1)", lambda share: 0.0 <= share < 1.0)
@@ -240,7 +242,9 @@ class ExperimentConfig:
         "dense",
         "dense: trains; a pruned start keeps its masks. one_shot: prunes once, then trains. iterative: "
         "prunes and trains --rounds times. gradual: prunes while it trains. sparse: trains with random masks "
-        "that move by --regrowth.",
+        "that move by --regrowth. genetic: masks evolve in a population of copies, each trained by itself "
+        "and judged by its loss and its weights (Whitley, 1990), and the best one trains on; for small "
+        "networks.",
         group="pruning",
         choices=REGIMES,
     )
@@ -266,7 +270,7 @@ class ExperimentConfig:
         "Fraction of the prunable weights that are zero at the end.",
         group="pruning",
         rule=SPARSITY,
-        only_with=_PRUNING,
+        only_with=_RANKING,
         unless=_CHANNELS,
     )
     power: float = setting(
@@ -305,7 +309,7 @@ class ExperimentConfig:
         group="pruning",
         choices=SCOPES,
         words=lambda scope: f"scope {scope}",
-        only_with=_PRUNING,
+        only_with=_RANKING,
         unless=_CHANNELS,
     )
     prune_layers: str = setting(
@@ -370,7 +374,7 @@ class ExperimentConfig:
         group="pruning",
         choices=SCORES,
         paper="magnitude",
-        only_with=_PRUNING,
+        only_with=_RANKING,
         unless=_CHANNELS,
     )
     gradient_batches: int = setting(
@@ -391,7 +395,7 @@ class ExperimentConfig:
         choices=GRANULARITIES,
         paper="weight",
         words=lambda granularity: f"whole {granularity}s",
-        only_with=_PRUNING,
+        only_with=_RANKING,
         unless=_CHANNELS,
     )
     block_size: tuple[int, ...] = setting(
@@ -401,7 +405,7 @@ class ExperimentConfig:
         rule=_BLOCK,
         paper=(1, 1),
         words=lambda block: f"blocks of {'x'.join(map(str, block))}",
-        only_with=_PRUNING,
+        only_with=_RANKING,
         unless=_CHANNELS,
     )
     block_pooling_type: str = setting(
@@ -418,7 +422,7 @@ class ExperimentConfig:
         rule=_M_BY_N,
         paper=(),
         words=lambda pair: f"{' of '.join(map(str, pair))} weights zero",
-        only_with=_PRUNING,
+        only_with=_RANKING,
         unless=_CHANNELS,
     )
     regrowth: str = setting(
@@ -461,6 +465,34 @@ class ExperimentConfig:
         group="pruning",
         rule=AT_LEAST_1,
         only_with=_SEARCHING,
+    )
+    population: int = setting(
+        8,
+        "Copies that --regime=genetic has at a time.",
+        group="pruning",
+        rule=Rule("at least 2", lambda count: count >= 2),
+        only_with=_GENETIC,
+    )
+    children: int = setting(
+        40,
+        "Copies that it tries after the first population.",
+        group="pruning",
+        rule=AT_LEAST_0,
+        only_with=_GENETIC,
+    )
+    copy_steps: int = setting(
+        40,
+        "Training steps of each of its copies, and as many times the removed share again.",
+        group="pruning",
+        rule=AT_LEAST_1,
+        only_with=_GENETIC,
+    )
+    weight_price: float = setting(
+        1.0,
+        "The loss that its copies pay for all weights; in proportion for those that stay.",
+        group="pruning",
+        rule=AT_LEAST_0,
+        only_with=_GENETIC,
     )
     batchnorm_after_pruning: str = setting(
         "keep",
@@ -563,7 +595,7 @@ class ExperimentConfig:
         group="pruning",
         choices=PRUNING_ENGINES,
         words=lambda engine: f"pruned by {engine}",
-        only_with=_PRUNING,
+        only_with=_RANKING,
         unless=_CHANNELS,
     )
 

@@ -2,8 +2,8 @@
 
 `saved_models/<experiment>/flags.txt`, then a folder a round: `round_00/` with `model.keras` (pruning
 wrappers and masks inside), `history.csv`, `tensorboard/`, `search.json` and `search.png` where sparsities
-were searched, and `result.json`, which is written last: a round is finished if and only if it is there and
-the network is the one that it is of.
+were searched, `population.npz` where masks were evolved, and `result.json`, which is written last: a round is
+finished if and only if it is there and the network is the one that it is of.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from tfprune.text import did_you_mean
 MODEL = "model.keras"
 RESULT = "result.json"
 SEARCH, SEARCH_PICTURE = "search.json", "search.png"
+POPULATION = "population.npz"
 _FLAGS_ADVICE = "write it again, one --name=value a line, as `config` in a round's result.json has them"
 
 

@@ -30,6 +30,7 @@ class Round:
         whole: Of that network before any channel was cut.
         batches: The experiment's.
         task: What the network is trained for.
+        log: Receives a line for each thing done in the round.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Round:
     whole: NetworkSize
     batches: Batches
     task: Task
+    log: Callable[[str], None]
 
     @property
     def steps(self) -> int:

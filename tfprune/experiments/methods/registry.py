@@ -5,6 +5,7 @@ from tfprune.experiments.methods.at_once import Iterative, OneShot
 from tfprune.experiments.methods.by_steps import Gradual, Sparse
 from tfprune.experiments.methods.channels import CutInRounds, CutOnce, CutWhileTraining
 from tfprune.experiments.methods.dense import Dense
+from tfprune.experiments.methods.genetic import Genetic
 from tfprune.experiments.methods.learned import Alternating, Learned
 from tfprune.experiments.methods.method import Method
 from tfprune.experiments.tfmot.method import Tfmot
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "iterative": Iterative,
     "gradual": Gradual,
     "sparse": Sparse,
+    "genetic": Genetic,
 }
 # By --method, for --regime=gradual; by the regime alone for the others.
 LEARNING: dict[str, type[Method]] = {"dst": Learned, "cs": Learned, "acdc": Alternating}
