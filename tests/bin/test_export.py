@@ -46,6 +46,8 @@ def run_export(runs, monkeypatch, capsys):
             "data_dir": "",
             "formats": ["keras", "saved_model", "tflite", "sparse"],
             "sparse_weights": "float16",
+            "sparse_values": "float32",
+            "calibration": "",
             "targets": ["x86_64-linux"],
             "cpu": "",
             "shrink": True,

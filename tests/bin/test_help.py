@@ -42,6 +42,8 @@ BENCHMARK = ["rounds", "batch_sizes", "threads", "contenders", "headline", "laye
                 "export_dir",
                 "formats",
                 "sparse_weights",
+                "sparse_values",
+                "calibration",
                 "targets",
                 "cpu",
                 "shrink",

@@ -395,6 +395,13 @@ def test_mixed_precision_and_compiled_models_are_exported_as_plain_float32(image
         ({"formats": ("tflite", "onnx")}, "`formats` must name some of .*onnx"),
         ({"formats": ()}, "`formats` must name some of"),
         ({"sparse_weights": "int4"}, "`sparse_weights` must be one of .*'int4'"),
+        ({"sparse_values": "int4"}, "`sparse_values` must be one of .*'int4'"),
+        ({"sparse_values": "int8", "sparse_weights": "int8"}, "must be with `calibration` images.*=None"),
+        ({"calibration": np.ones((1, 16, 16, 3))}, "images only so. Received: sparse_values='float32'"),
+        (
+            {"calibration": np.ones((1, 16, 16, 3)), "sparse_values": "int8"},
+            "with `sparse_weights=\"int8\"`.*sparse_weights='float16'",
+        ),
         ({"masks": {"conv9": np.ones((3, 3, 32, 64))}}, "Received: 'conv9'"),
         ({"masks": {"conv1": np.ones((3, 3))}}, r"mask of 'conv1' must have the shape"),
         ({"masks": {"conv1": np.full((3, 3, 32, 64), 0.5)}}, "only 0 and 1.*'conv1'"),
@@ -406,6 +413,27 @@ def test_bad_arguments(network, images, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         export_model(model, out_dir=str(tmp_path), **arguments)
     assert not os.listdir(tmp_path)
+
+
+def test_values_of_8_bits(network, images, tmp_path):
+    """Their steps are those of the calibration images; those that do not fit are refused before any file."""
+    model, masks = network
+    arguments = {
+        "masks": masks,
+        "inputs": images,
+        "formats": ("sparse",),
+        "sparse_weights": "int8",
+        "sparse_values": "int8",
+    }
+    with pytest.raises(UserError, match="`calibration` does not fit the network"):
+        export_model(model, str(tmp_path), calibration=images[:, :8], **arguments)
+    assert not os.listdir(tmp_path)
+    audit = export_model(model, str(tmp_path), calibration=images[:32], **arguments, progress=quietly)
+    entry = audit["artifacts"]["model.tfprune"]
+    read = runtime.read_file(tmp_path / "model.tfprune")
+    paths = [node.path for node in read.nodes if isinstance(node, Conv)]
+    assert (entry["int8_convolutions"], entry["convolutions"]) == (paths.count("int8"), len(paths))
+    assert entry["passed"] and entry["weights"] == "int8"
 
 
 def test_other_backends_are_refused(network, images, tmp_path, monkeypatch):

@@ -232,6 +232,7 @@ def test_a_graph_of_version_1_is_written_as_such(path):
     assert version_of(one_conv(kernel, activation="leaky_relu", settings=(0.1,))) == 2
     assert version_of(one_conv(kernel, activation="mish")) == 2
     assert version_of(one_conv(kernel), "int8") == 2
+    assert version_of(random_network(np.random.default_rng(0), version=3)) == 3
 
 
 def test_several_inputs_and_outputs_are_kept(path):

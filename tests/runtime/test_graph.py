@@ -1,6 +1,7 @@
 """Each rule of the graph, broken once."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from tfprune.runtime.graph import (
     Normalize,
     Output,
     Pool,
+    Quantize,
     Recurrent,
 )
 from tfprune.runtime.sparse_array import SparseArray
@@ -99,7 +101,7 @@ def test_shapes(case):
 
 def test_random_networks_are_valid_and_cover_all():
     for seed in range(20):
-        graph = random_network(np.random.default_rng(seed))
+        graph = random_network(np.random.default_rng(seed), version=3)
         assert graph.shapes()[-1][:2] == (1, 1)
         assert {type(node) for node in graph.nodes} == set(NODE_TYPES.values())
 
@@ -114,6 +116,10 @@ def pool(**changes):
 
 def norm(**changes):
     return [dataclasses.replace(NORM, **changes)]
+
+
+def steps(step, **changes):
+    return [Quantize("steps", (0,), step), dataclasses.replace(CONV, inputs=(1,), path="int8", **changes)]
 
 
 def recur(**changes):
@@ -240,6 +246,17 @@ WRONG = {
     "perhaps memory": (recur(memory=1), "`memory`"),
     "a cell's path": (recur(path="fast"), "one of sparse, dense"),
     "a cell's costs": (recur(costs={"dense": -1.0}), "`costs`"),
+    "no step": ([Quantize("steps", (0,), 0.0)], r"float32 from 2\*\*-40 to 2\*\*40. Received: 0.0"),
+    "a step of another kind": ([Quantize("steps", (0,), 1)], "`step`"),
+    "a step beyond float32": ([Quantize("steps", (0,), 0.1)], "`step`"),
+    "too large a step": ([Quantize("steps", (0,), 2.0**41)], "`step`"),
+    "steps of two": ([Quantize("steps", (0, 0), 1.0)], "takes 1 inputs"),
+    "whole numbers of float32": (conv(path="int8"), "on the path 'int8' its input must be a Quantize"),
+    "whole numbers of a vector": (
+        steps(0.5, kernel=ones(6, 5, 2, 4)),
+        "on the path 'int8' its values must have several pixels",
+    ),
+    "a cell of whole numbers": (recur(path="int8"), "one of sparse, dense"),
     "too large a value": (
         conv(kernel=ones(1, 1, 2, 1), bias=ones(1), padding=(2**15,) * 4),
         "more than 2147483647 numbers",
@@ -253,6 +270,17 @@ def test_a_broken_rule_is_an_error_that_names_the_node(case):
     with pytest.raises(GraphError, match=message) as error:
         last_shape(*nodes)
     assert str(error.value).startswith(f"{type(nodes[-1]).__name__} {nodes[-1].name!r}: ")
+
+
+def test_a_sum_of_whole_numbers_fits_32_bits():
+    image = dataclasses.replace(IMAGE, shape=(9, 9, 5), scale=ones(5), shift=ones(5))
+    padding, bias = (60,) * 4, ones(1)
+    for rows, refused in ((115, False), (116, True)):
+        kernel = SparseArray((rows, 115, 5, 1), np.zeros(0, np.int64), ones(0))
+        conv = Conv("conv", (1,), kernel, bias, padding=padding, path="int8")
+        graph = Graph((image, Quantize("steps", (0,), 0.5), conv, GlobalPool("end", (2,), "max")))
+        with pytest.raises(GraphError, match="66311 products. Received: 66700") if refused else nullcontext():
+            graph.shapes()
 
 
 WRONG_IMAGES = {

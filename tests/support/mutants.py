@@ -20,7 +20,7 @@ import numpy as np
 from tests.support import damaged_files
 from tests.support.networks import random_network, several_ends
 from tfprune import runtime
-from tfprune.runtime.graph import ACTIVATIONS, COMBINATIONS, NORMALIZED, Graph, Input
+from tfprune.runtime.graph import ACTIVATIONS, COMBINATIONS, NORMALIZED, PATHS, Graph, Input
 from tfprune.runtime.machine import host
 
 # What a load may take: a limit on the network's memory; address space above what is mapped at the start;
@@ -105,7 +105,7 @@ def alter_number(nodes: list, rng: random.Random) -> None:
 
 def alter_choice(nodes: list, rng: random.Random) -> None:
     node = any_node(nodes, rng)
-    choices = {"activation": tuple(ACTIVATIONS), "path": ("sparse", "dense"), "kind": ("max", "average")}
+    choices = {"activation": tuple(ACTIVATIONS), "path": PATHS, "kind": ("max", "average")}
     choices |= {
         "operation": COMBINATIONS,
         "over": NORMALIZED,
@@ -114,6 +114,20 @@ def alter_choice(nodes: list, rng: random.Random) -> None:
     }
     for key in choices.keys() & node.keys():
         node[key] = rng.choice(choices[key])
+
+
+def alter_steps(nodes: list, rng: random.Random) -> None:
+    """A `Quantize` of other steps; or a convolution that is told to read one, or given one to read."""
+    node = any_node(nodes, rng, "Quantize")
+    if node and rng.random() < 0.5:
+        node["step"] = rng.choice((0.0, -1.0, 0.1, 2.0**-40, 2.0**40, 2.0**41, 1e-320, 1e300, 1, True, "1"))
+        return
+    at = rng.randrange(1, len(nodes))
+    if nodes[at]["type"] == "Conv":
+        source = nodes[at]["inputs"][0]
+        new = {"type": "Quantize", "name": "steps", "inputs": [source], "step": 2.0 ** rng.randrange(-12, 4)}
+        insert(nodes, at, [new])
+        nodes[at + 1]["inputs"][0], nodes[at + 1]["path"] = at, rng.choice(PATHS)
 
 
 def alter_settings(nodes: list, rng: random.Random) -> None:
@@ -283,6 +297,7 @@ ALTERATIONS = (
     alter_number,
     alter_choice,
     alter_settings,
+    alter_steps,
     alter_array,
     empty_kernel,
     widen,
@@ -318,7 +333,8 @@ def mutant(files: list[bytes], rng: random.Random) -> bytes:
 def sound_files(folder: pathlib.Path) -> list[bytes]:
     path = folder / "sound.tfprune"
     for seed in range(6):
-        runtime.write_file(random_network(np.random.default_rng(seed), extra=seed), path)
+        network = random_network(np.random.default_rng(seed), extra=seed, version=2 + seed % 2)
+        runtime.write_file(network, path)
         yield path.read_bytes()
     runtime.write_file(several_ends(np.random.default_rng(6)), path)
     yield path.read_bytes()

@@ -24,6 +24,7 @@ from tfprune.runtime.graph import (
     Normalize,
     Output,
     Pool,
+    Quantize,
     Recurrent,
     Shape,
 )
@@ -63,7 +64,8 @@ def random_network(
         extra: Random operations besides one of each kind.
         sparsity: Of every kernel; `None`: another one for each.
         largest: The largest height and width of the image.
-        version: That of a file that may hold it, or a later one.
+        version: That of a file that may hold it, or a later one. From 3 on some values have 8 bits, and their
+            rounding, which is not continuous, makes results of other orders of summation differ.
     """
     return _Builder(rng, sparsity, largest, version).build(extra)
 
@@ -123,6 +125,8 @@ class _Builder:
                 self.recurrent,
                 self.embedding,
             ]
+        if self.version > 2:
+            kinds += [self.eight_bits, self.eight_bits]
         kinds += [kinds[self.rng.integers(len(kinds))] for _ in range(extra)]
         for index in self.rng.permutation(len(kinds)):
             kinds[index]()
@@ -253,6 +257,33 @@ class _Builder:
                 path=self.choice("sparse", "dense"),
             )
         )
+
+    def eight_bits(self) -> None:
+        """Convolutions of whole numbers, one behind another, the last with a residual; and their sum."""
+        source = self.any()
+        if self.shapes[source][:2] == (1, 1):
+            source = 0
+        steps = self.append(Quantize(self.name("steps"), (source,), 1 / 64))
+        for activation in ("relu", "relu6"):
+            channels = self.shapes[steps][2]
+            groups = self.choice(*(g for g in range(1, channels + 1) if channels % g == 0))
+            filters = groups * self.pick(1, 3)
+            size, stride = self.pick(1, 3), 2 if min(self.shapes[steps][:2]) > 4 and self.pick(0, 1) else 1
+            kernel, bias = self.kernel(size, size, channels // groups, filters), self.bias(filters)
+            options = {
+                "groups": groups,
+                "padding": (size // 2,) * 4,
+                "strides": (stride, stride),
+                "path": "int8",
+            }
+            conv = Conv(self.name("whole"), (steps,), kernel, bias, activation=activation, **options)
+            steps = self.append(Quantize(self.name("steps"), (self.append(conv),), 1 / 32))
+        channels = self.shapes[steps][2]
+        kernel, bias = self.kernel(1, 1, channels, channels), self.bias(channels)
+        residual = self.choice(steps, steps - 1)
+        self.append(Conv(self.name("whole"), (steps, residual), kernel, bias, path="int8", **self.function()))
+        if self.pick(0, 1):
+            self.append(Add(self.name("add"), (steps, len(self.nodes) - 1)))
 
     def pool(self) -> None:
         source = self.any()

@@ -26,6 +26,7 @@ from tfprune.runtime.graph import (
     Node,
     Normalize,
     Pool,
+    Quantize,
     Recurrent,
     nonnegative_values,
 )
@@ -116,6 +117,8 @@ class _Writer:
                 return self._pool(node, inputs[0])
             case GlobalPool():
                 return self.emit(f"Global{'Max' if node.kind == 'max' else 'Average'}Pool", inputs)
+            case Quantize():  # Peers compute in float32.
+                return inputs[0]
             case Add():
                 return self._activate(self._sum(inputs), node.activation, node.settings)
             case Multiply():

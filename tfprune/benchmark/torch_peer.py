@@ -26,6 +26,7 @@ from tfprune.runtime.graph import (
     Node,
     Normalize,
     Pool,
+    Quantize,
     Recurrent,
     nonnegative_values,
 )
@@ -188,7 +189,7 @@ def _step(node: Node, input_shape: tuple[int, ...], free_zeros: bool) -> dict[st
                 "gate_settings": list(node.gate_settings or ACTIVATIONS[node.gate_activation]),
                 "memory": node.memory,
             }
-        case Activation():
+        case Activation() | Quantize():  # Peers compute in float32.
             return {"op": "activation"}
         case Flatten():
             return {"op": "flatten"}

@@ -28,13 +28,14 @@ from tfprune.bin.flags import define_settings
 from tfprune.bin.main import run_main
 from tfprune.bin.tensorflow_start import start_tensorflow
 from tfprune.errors import UserError, blame_flag
-from tfprune.export.names import DEFAULT_FORMATS, FORMATS, SPARSE_WEIGHTS, TARGETS
+from tfprune.export.names import DEFAULT_FORMATS, FORMATS, SPARSE_VALUES, SPARSE_WEIGHTS, TARGETS
 from tfprune.named import import_module_of
 from tfprune.reading import json_of, reading
 from tfprune.runs.config import PATH
 from tfprune.runs.folder import find_round
 from tfprune.settings import AT_LEAST_1, Rule, With, setting
 
+_CALIBRATION_IMAGES = 512
 _OF_A_FILE = (With("model"),)
 _OF_A_RUN = (With("experiment"),)
 _OF_C = (With("formats", ("c",)),)
@@ -102,6 +103,23 @@ class Flags(FinishedRun):
         choices=SPARSE_WEIGHTS,
         only_with=(With("formats", ("sparse",)),),
     )
+    sparse_values: str = setting(
+        SPARSE_VALUES[0],
+        "How model.tfprune has its values between the operations; int8: where convolutions are faster so on "
+        "this machine.",
+        group="export",
+        choices=SPARSE_VALUES,
+        only_with=(With("formats", ("sparse",)), With("sparse_weights", ("int8",))),
+    )
+    calibration: str = setting(
+        "",
+        "Images by which values of 8 bits have their steps, as of --inputs. Of a run: its first 512 training "
+        "examples.",
+        group="model",
+        role="place",
+        rule=PATH,
+        only_with=(With("model"), With("sparse_values", ("int8",))),
+    )
     targets: tuple[str, ...] = setting(
         TARGETS[:1],
         "What the C library is for.",
@@ -139,6 +157,7 @@ class _Source(NamedTuple):
         folder: Where its files go.
         model: A function that returns it; TensorFlow is there by then.
         inputs: A function that returns the examples of the audit, or None.
+        calibration: A function that returns the images of values of 8 bits.
         dense: The export of the dense network, if there is one.
     """
 
@@ -146,6 +165,7 @@ class _Source(NamedTuple):
     folder: Path
     model: Callable[[], Any]
     inputs: Callable[[], Any]
+    calibration: Callable[[], Any]
     dense: Path | None
 
 
@@ -166,6 +186,8 @@ def main() -> None:
         inputs=inputs,
         formats=values.formats if values["formats"].present else None,
         sparse_weights=values.sparse_weights,
+        sparse_values=values.sparse_values,
+        calibration=source.calibration() if values.sparse_values == "int8" else None,
         targets=values.targets,
         cpu=values.cpu or None,
         shrink=values.shrink,
@@ -179,7 +201,7 @@ def _of_run(values: Any) -> _Source:
     """Returns a finished round's network, on the first of its run's test examples."""
     run, found = find_round(values.output_dir, values.experiment, "experiment")
     _start()
-    from tfprune.data.pipeline import first_test_inputs
+    from tfprune.data.pipeline import first_test_inputs, first_training_inputs
     from tfprune.experiments.deployment import dense_ancestor
     from tfprune.experiments.evaluate import load_run_data
     from tfprune.experiments.networks import load_model
@@ -190,6 +212,7 @@ def _of_run(values: Any) -> _Source:
         run.export_folder(found.number),
         lambda: load_model(found),
         lambda: first_test_inputs(load_run_data(run, values.data_dir)[1], values.audit_images),
+        lambda: first_training_inputs(load_run_data(run, values.data_dir)[1], _CALIBRATION_IMAGES),
         ancestor / "export" if ancestor else None,
     )
 
@@ -207,10 +230,12 @@ def _of_file(values: Any) -> _Source:
     dense = Path(values.dense_export) if values.dense_export else None
     if dense and not (dense / "export.json").is_file():
         raise UserError(f"--dense_export={values.dense_export}: must be a folder with an export.json")
-    inputs = None
-    if values.inputs:
-        with reading(values.inputs, "array, or file of arrays", "write it with np.save or np.savez"):
-            inputs = _arrays(values.inputs)
+    if values.sparse_values == "int8" and not values.calibration:
+        raise UserError("--calibration must be given with --sparse_values=int8 and --model. Received: none")
+    given = {}
+    for path_of in filter(None, (values.inputs, values.calibration)):
+        with reading(path_of, "array, or file of arrays", "write it with np.save or np.savez"):
+            given[path_of] = _arrays(path_of)
     _start()
     for name in values.modules:
         with blame_flag("modules", name):
@@ -225,7 +250,8 @@ def _of_file(values: Any) -> _Source:
         )
         return load_network(path, advice)
 
-    return _Source(values.model, folder, model, lambda: inputs, dense)
+    inputs, calibration = (lambda: given.get(values.inputs)), (lambda: given.get(values.calibration))
+    return _Source(values.model, folder, model, inputs, calibration, dense)
 
 
 def _arrays(path: str) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfprune.channels.shrink import ExactCut
 from tfprune.compiler.draft import Draft
+from tfprune.compiler.eight_bits import with_values_of_8_bits
 from tfprune.compiler.fold import fold
 from tfprune.compiler.trace import trace
 from tfprune.errors import UserError
@@ -17,9 +18,16 @@ from tfprune.network.graph import computed_graph, output_structure, producer
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Activation, Flatten, Graph, Input, Output
 
+VALUES = ("float32", "int8")
+
 
 def compile_model(
-    model: keras.Model, *, shrink: bool = True, sizes: Mapping[str, Sequence[int]] | None = None
+    model: keras.Model,
+    *,
+    shrink: bool = True,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+    values: str = VALUES[0],
+    calibration: Any = None,
 ) -> Graph:
     """Compiles a Keras model into the graph that the sparse runtime runs at inference.
 
@@ -47,6 +55,11 @@ def compile_model(
         shrink: Whether to cut them. Without, the nodes have the layers' shapes.
         sizes: Name of an input -> the shape of one example, where the model leaves it open, such as
             `{"image": (224, 224, 3)}`. A graph is for one size.
+        values: How values lie between the operations: `"float32"`; or `"int8"`: convolutions read values of 8
+            bits wherever these cannot be below zero, behind ReLU mostly, and multiply whole numbers
+            (`tfprune.compiler.eight_bits`). `choose_paths` then leaves those that are faster so.
+        calibration: Images like those that the network will see, `[n, ...]` as it takes them, whose values
+            tell how large the steps of 8 bits are; needed by `values="int8"`, of which a few hundred do.
 
     Returns:
         The graph. Its nodes have the names of the Keras layers, with the path, joined with `/`, for those of
@@ -55,9 +68,11 @@ def compile_model(
         them, or their keys.
 
     Raises:
-        UserError: The runtime cannot run a layer, the model has other inputs or outputs, or a size is open or
-            does not fit.
+        UserError: The runtime cannot run a layer, the model has other inputs or outputs, a size is open or
+            does not fit, or the `calibration` images do not.
+        ValueError: `values` is neither, or there are `calibration` images for one, or none for the other.
     """
+    check_values(values, calibration)
     functional = computed_graph(model)
     if functional is None:
         name = getattr(model, "name", model)
@@ -79,7 +94,23 @@ def compile_model(
         graph.shapes()
     except GraphError as error:  # For example, folding made a weight infinite.
         raise _refuse_model(functional, str(error)) from error
-    return graph
+    return graph if calibration is None else with_values_of_8_bits(graph, calibration)
+
+
+def check_values(values: str, calibration: Any) -> None:
+    """Refuses what `compile_model` does of the two.
+
+    Raises:
+        ValueError: They do not go together.
+    """
+    if values not in VALUES:
+        raise ValueError(f"`values` must be one of {', '.join(VALUES)}. Received: values={values!r}")
+    if (values == "int8") != (calibration is not None):
+        given = "None" if calibration is None else type(calibration).__name__
+        raise ValueError(
+            '`calibration` must be images for values="int8", and None for values="float32".'
+            f" Received: values={values!r}, calibration={given}"
+        )
 
 
 def _shrunk(model: keras.Model) -> keras.Model:

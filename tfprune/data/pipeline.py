@@ -161,8 +161,24 @@ def first_test_inputs(dataset: Dataset, count: int) -> Any:
     Returns:
         An array, or a dict or tuple of arrays, with the examples along the first axis.
     """
-    count = min(count, len(dataset.test))
-    batches = test_batches(dataset.test, image_size=dataset.image_size, batch_size=count)
+    return _first_inputs(dataset.test, dataset.image_size, count)
+
+
+def first_training_inputs(dataset: Dataset, count: int) -> Any:
+    """Returns the first inputs of the training split, not augmented, as those of the test split.
+
+    Args:
+        dataset: The data.
+        count: As of `first_test_inputs`.
+
+    Returns:
+        As `first_test_inputs`.
+    """
+    return _first_inputs(dataset.train, dataset.image_size, count)
+
+
+def _first_inputs(split: Split | Stream, image_size: int, count: int) -> Any:
+    batches = test_batches(split, image_size=image_size, batch_size=min(count, len(split)))
     return next(batches.as_numpy_iterator())[0]
 
 

@@ -50,6 +50,8 @@ def export_model(
     masks: Mapping[str, np.ndarray] | None = None,
     formats: Sequence[str] | None = None,
     sparse_weights: str = "float16",
+    sparse_values: str = "float32",
+    calibration: Any = None,
     targets: Sequence[str] = ("x86_64-linux",),
     cpu: str | None = None,
     shrink: bool = True,
@@ -103,7 +105,8 @@ def export_model(
       shows what the zeros alone gain. Where there are several outputs, the measures are the worst of
       them, and `outputs` has those of each. `saved_model` also has `variables_bytes` and
       `stored_to_weights_bytes` (1 when each weight is stored once), a TFLite file that takes a fixed number
-      of examples `examples_a_call`;
+      of examples `examples_a_call`, a `model.tfprune` with `sparse_values="int8"` how many of its
+      `convolutions` read values of 8 bits, `int8_convolutions`;
     - `left_out`: name of an artifact that could not be made -> why.
 
     Args:
@@ -119,8 +122,13 @@ def export_model(
             library that can hold the model; `left_out` has the others. Artifacts of other formats from an
             earlier export are removed.
         sparse_weights: How `model.tfprune` stores its weights: `"float16"`, `"float32"`, or `"int8"` with a
-            scale for each output channel, which C libraries of all targets then do as well. Either way it
-            computes in float32.
+            scale for each output channel, which C libraries of all targets then do as well. Either way they
+            compute in float32.
+        sparse_values: How `model.tfprune` has its values: `"float32"`; or, with `sparse_weights="int8"`,
+            `"int8"`: in 8 bits where its convolutions are faster so on this machine (`compile_model`).
+        calibration: Images like those that the network will see, by which values of 8 bits have their
+            steps; needed by `sparse_values="int8"` alone. A few hundred do; those of the audit should be
+            others.
         targets: What the C library is for, as of `tfprune.runtime.compile_library`.
         cpu: The processor of its one target, as there.
         shrink: Whether channels that change no output are cut before the files are written, exactly
@@ -141,7 +149,7 @@ def export_model(
     folder = Path(out_dir)
     _check_path(folder)
     work = folder / _UNFINISHED
-    options = Options(sparse_weights, tuple(targets), cpu)
+    options = Options(sparse_weights, tuple(targets), cpu, sparse_values, calibration)
     files = chosen_files(default_names() if formats is None else formats, options)
     deployable = Deployable(model, inputs)
     signature = Signature(deployable.model, inputs)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.runtime.errors import GraphError
+from tfprune.runtime.integers import LARGEST_INT8
 from tfprune.runtime.sparse_array import SparseArray
 
 Shape = tuple[int, int, int]  # height, width, channels
@@ -79,7 +80,9 @@ _NONNEGATIVE = (
     "square",
     "rsqrt",
 )
-PATHS = ("sparse", "dense")
+FLOAT_PATHS = ("sparse", "dense")
+INTEGER_PATH = "int8"
+PATHS = (*FLOAT_PATHS, INTEGER_PATH)
 # The gates of a recurrent cell, in the order of its kernel's columns, which is Keras's.
 CELLS = {
     "simple": ("state",),
@@ -89,6 +92,10 @@ CELLS = {
 }
 COMBINATIONS = ("add", "multiply", "maximum", "minimum")
 NORMALIZED = ("pixel", "image")
+# The most steps of a value of 8 bits, and how small and large a step may be: so that quotients of two, and
+# products with weights' scales, are far from the ends of float32.
+LARGEST_UINT8 = 255
+STEPS = (2.0**-40, 2.0**40)
 # Offsets within a value are 32-bit numbers in the kernels.
 MAX_VALUES = 2**31 - 1
 # Far more than any network's: a small file must not be able to ask for much time or memory.
@@ -96,6 +103,8 @@ MAX_NODES = 2**14
 MAX_INPUTS = 2**15  # of all nodes together
 MAX_WINDOW = 2**14
 MAX_PHASE_PLANES = 2**20  # of all strided convolutions together
+# Their sum, and that of their absolute values, stays within 32 bits.
+MAX_PRODUCTS = MAX_VALUES // (LARGEST_UINT8 * LARGEST_INT8)
 MAX_AXES = 8  # of what a caller gives or gets
 
 
@@ -202,7 +211,9 @@ class Conv(Node):
         activation: One of `ACTIVATIONS`.
         settings: The activation's; none: its defaults.
         path: `"sparse"` goes through lists of the weights that are not zero, `"dense"` through blocks of
-            output channels that share what they read.
+            output channels that share what they read. `"int8"` goes through lists and multiplies whole
+            numbers: the steps of its input, a `Quantize`, by weights that are rounded to 8 bits
+            (`integers.channel_scales`); their sums are exact. It is for values of several pixels.
         costs: Microseconds of each path, where they were measured: path to microseconds.
     """
 
@@ -227,7 +238,7 @@ class Conv(Node):
         _check_numbers(self, "padding", self.padding, 4, 0)
         _check_numbers(self, "groups", (self.groups,), 1, 1)
         _check_activation(self, self.activation, self.settings)
-        _check_path(self)
+        _check_path(self, PATHS)
         if np.ndim(self.kernel) != 4 or 0 in np.shape(self.kernel):
             raise self.refuse(f"`kernel` must have 4 axes, none empty. Received: {np.shape(self.kernel)}")
         rows, columns, inner, filters = np.shape(self.kernel)
@@ -560,7 +571,7 @@ class Recurrent(Node):
                 raise self.refuse(f"its activations must be computed value by value. Received: {name}")
         if not isinstance(self.memory, bool) or self.memory and self.states == 1:
             raise self.refuse(f"`memory` must be false, or true of an LSTM. Received: {self.memory!r}")
-        _check_path(self)
+        _check_path(self, FLOAT_PATHS)
         if shapes[0][0] != 1 or shapes[0][2] != width:
             raise self.refuse(f"its signal must be [1, time, {width}]. Received: {shapes[0]}")
         if any(tuple(shape) != (1, 1, units) for shape in shapes[1:]):
@@ -629,6 +640,29 @@ class Activation(Node):
 
 
 @dataclasses.dataclass(frozen=True)
+class Quantize(Node):
+    """A value rounded to whole steps of 8 bits, from 0 to 255: `step * clip(round(x / step), 0, 255)`.
+
+    Halves go to the even neighbour. The product of x and the nearest float32 to 1 / `step` is rounded; where
+    the only reader of a convolution's value is such a node, the convolution's own factors have 1 / `step`
+    in them. Convolutions on the path `"int8"` read the steps, all else reads the products.
+
+    Attributes:
+        step: Of float32, from 2**-40 to 2**40.
+    """
+
+    step: float
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Node`."""
+        _check_count(self, shapes, 1)
+        right = isinstance(self.step, float) and STEPS[0] <= self.step <= STEPS[1]
+        if not right or float(np.float32(self.step)) != self.step:
+            raise self.refuse(f"`step` must be a float32 from 2**-40 to 2**40. Received: {self.step!r}")
+        return shapes[0]
+
+
+@dataclasses.dataclass(frozen=True)
 class Flatten(Node):
     """A vector of all values, in the order of Keras's `Flatten`: rows, columns, channels."""
 
@@ -670,6 +704,11 @@ class Graph:
         """Returns the images that the network takes."""
         return tuple(itertools.takewhile(lambda node: isinstance(node, Input), self.nodes))
 
+    @property
+    def has_integers(self) -> bool:
+        """Returns whether convolutions multiply whole numbers."""
+        return any(isinstance(node, Conv) and node.path == INTEGER_PATH for node in self.nodes)
+
     def results(self, shapes: Sequence[Shape]) -> tuple[Output, ...]:
         """Returns the network's results, at least one.
 
@@ -706,6 +745,8 @@ class Graph:
             if math.prod(shape) > MAX_VALUES:
                 raise node.refuse(f"its value {shape} has more than {MAX_VALUES} numbers")
             shapes.append(shape)
+            if isinstance(node, Conv) and node.path == INTEGER_PATH:
+                self._check_integers(node, shapes[node.inputs[0]], shape)
             if isinstance(node, Conv) and max(node.strides) > 1 and shape[:2] != (1, 1):
                 read = (node.inputs[0], *node.strides)
                 if read not in split:
@@ -718,6 +759,18 @@ class Graph:
                     )
         self._check_ends(shapes)
         return shapes
+
+    def _check_integers(self, node: Conv, source: Shape, shape: Shape) -> None:
+        """Raises a GraphError unless a convolution can be computed by whole numbers."""
+        if not isinstance(self.nodes[node.inputs[0]], Quantize):
+            raise node.refuse(f"on the path {INTEGER_PATH!r} its input must be a Quantize")
+        if (1, 1) in (source[:2], shape[:2]):
+            raise node.refuse(f"on the path {INTEGER_PATH!r} its values must have several pixels")
+        products = math.prod(np.shape(node.kernel)[:3])
+        if products > MAX_PRODUCTS:
+            raise node.refuse(
+                f"on the path {INTEGER_PATH!r} a sum may have {MAX_PRODUCTS} products. Received: {products}"
+            )
 
     def _check_ends(self, shapes: Sequence[Shape]) -> None:
         """Raises a GraphError unless the names of inputs and outputs differ, and the outputs are vectors."""
@@ -764,6 +817,8 @@ def nonnegative_values(graph: Graph) -> list[bool]:
                 | MatMul()
             ):
                 known.append(all(known[source] for source in node.inputs))
+            case Quantize():
+                known.append(True)
             case Constant(value=value):
                 known.append(bool((value >= 0).all()))
             case _:
@@ -851,11 +906,11 @@ def _check_activation(node: Node, activation: str, settings: tuple[float, ...]) 
         raise node.refuse(f"`settings` of {activation} must be {count} float32 numbers. Received: {settings}")
 
 
-def _check_path(node: Conv | Recurrent) -> None:
-    """Raises a GraphError unless a node's path is known, and its costs are times of such."""
-    _check_choice(node, "path", node.path, PATHS)
+def _check_path(node: Conv | Recurrent, paths: Sequence[str]) -> None:
+    """Raises a GraphError unless a node's path is one of its kind's, and its costs are times of such."""
+    _check_choice(node, "path", node.path, paths)
     for name, cost in node.costs.items():
-        _check_choice(node, "costs", name, PATHS)
+        _check_choice(node, "costs", name, paths)
         if not isinstance(cost, numbers.Real) or not 0 <= cost < math.inf:
             raise node.refuse(f"`costs` must be microseconds of at least 0. Received: {name}={cost!r}")
 

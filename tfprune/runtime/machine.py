@@ -66,6 +66,11 @@ class Machine:
     l1_bytes: int = _DEFAULT_L1_BYTES
 
     @property
+    def dot_products(self) -> bool:
+        """Returns whether one instruction multiplies 64 pairs of 8 bits and adds four neighbours each."""
+        return self.lanes == 16 and "+avx512vnni" in self.features.split(",")
+
+    @property
     def word_bits(self) -> int:
         """Returns the bits of an address, which whole numbers in registers have as well."""
         return 32 if self.triple.startswith(_OF_32_BITS) else 64

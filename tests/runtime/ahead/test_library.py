@@ -15,7 +15,17 @@ from tfprune import runtime
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.loaded import LoadedLibrary
 from tfprune.runtime.ahead.targets import TARGETS, this_machines_target
-from tfprune.runtime.graph import CELLS, PATHS, Conv, Flatten, GlobalPool, Graph, Input, Recurrent
+from tfprune.runtime.graph import (
+    CELLS,
+    FLOAT_PATHS,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Graph,
+    Input,
+    Quantize,
+    Recurrent,
+)
 from tfprune.runtime.model import Model
 from tfprune.runtime.plan.lowering import make_plan
 
@@ -272,6 +282,71 @@ def test_other_processors_agree(folder, image, network, target, tmp_path):
     close(outputs_of(call(*runner, tmp_path / "example", folder / "image.bin")), network, image, target)
 
 
+@pytest.fixture(scope="module")
+def whole_numbers():
+    """A network that is exact: three convolutions of whole numbers, in parts of all widths."""
+    rng = np.random.default_rng(4)
+
+    def conv(name, inputs, channels, filters, **options):
+        kernel, bias = random_kernel(rng, (3, 3, channels, filters), 0.5), rng.normal(0, 0.3, filters)
+        padding = {"padding": (1, 1, 1, 1), "activation": "relu", "path": "int8"}
+        return Conv(name, inputs, kernel, bias.astype(np.float32), **padding | options)
+
+    image = Input("image", (), (9, 11, 3), np.full(3, 1 / 255, np.float32), np.zeros(3, np.float32))
+    nodes = (
+        image,
+        Quantize("steps", (0,), float(np.float32(1 / 255))),
+        conv("first", (1,), 3, 8),
+        Quantize("steps of the first", (2,), 2.0**-6),
+        conv("second", (3, 3), 8, 8),
+        Quantize("steps of the second", (4,), 2.0**-5),
+        conv("third", (5,), 8, 4, strides=(2, 2), activation="linear"),
+        Flatten("flat", (6,)),
+    )
+    return Graph(nodes)
+
+
+@pytest.fixture(scope="module")
+def whole_numbers_in_c(whole_numbers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    runtime.compile_library(whole_numbers, folder, list(CROSS))
+    random_images(np.random.default_rng(1), whole_numbers, 1, "uint8").tofile(folder / "image.bin")
+    return folder
+
+
+@pytest.mark.parametrize("target", CROSS)
+def test_whole_numbers_are_equal_on_other_processors(whole_numbers, whole_numbers_in_c, target, tmp_path):
+    compiler, runner = CROSS[target]
+    need(compiler[0], runner[0])
+    folder, library = whole_numbers_in_c, whole_numbers_in_c / target / "libmodel.a"
+    flags = [flag for flag in C_FLAGS if flag != "-Werror"]
+    call(*compiler, *flags, "-I", folder, folder / "example.c", library, "-o", tmp_path / "example")
+    found = outputs_of(call(*runner, tmp_path / "example", folder / "image.bin"))
+    image = random_images(np.random.default_rng(1), whole_numbers, 1, "uint8")
+    expected = Model(whole_numbers, 1)(image)[0]
+    assert len(np.unique(expected)) > 50
+    np.testing.assert_array_equal(found, expected)
+
+
+@needs_here
+def test_whole_numbers_to_the_bit_as_in_python(tmp_path):
+    """By the processor that the library chooses; with all weights of 8 bits, or these only."""
+    rng = np.random.default_rng(0)
+    graph = random_network(rng, extra=0, version=3)
+    images = random_images(rng, graph, 2)
+    (built,) = runtime.compile_library(graph, tmp_path, HERE).built
+    assert set(TARGETS[HERE].integer_variants) == set() or built.processors[0] == "icelake-client"
+    library = LoadedLibrary(tmp_path)
+    found = library(images)
+    machines = TARGETS[HERE].machines(integers=True)
+    (chosen,) = [own for own in machines if own.cpu == library.processor]
+    assert chosen.dot_products == machine.host().dot_products
+    np.testing.assert_array_equal(found, Model(graph, 1, target=chosen)(images))
+    runtime.compile_library(graph, tmp_path, HERE, weights="int8")
+    compact = Model.from_plan(make_plan(graph, chosen, compact=True), 1)
+    np.testing.assert_array_equal(LoadedLibrary(tmp_path)(images), compact(images))
+
+
 def test_webassembly_agrees(folder, image, network, tmp_path):
     need("wasm-ld", "node")
     arena = json.loads((folder / "model.json").read_text())["built"]
@@ -411,7 +486,7 @@ def test_a_library_for_others_is_not_run_here(network, tmp_path):
 
 @needs_here
 @pytest.mark.parametrize("weights", ["float32", "int8"])
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", FLOAT_PATHS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_recurrent_cells(cell, path, weights, tmp_path):
     """Along 100 columns, to the bit as in Python."""

@@ -12,7 +12,7 @@ from tfprune.export.formats.keras_file import KerasFile
 from tfprune.export.formats.saved_model import SavedModel
 from tfprune.export.formats.sparse import Sparse
 from tfprune.export.formats.tflite import TFLite
-from tfprune.export.names import SPARSE_WEIGHTS, Options
+from tfprune.export.names import SPARSE_VALUES, SPARSE_WEIGHTS, Options
 
 FORMATS: tuple[type[Format], ...] = (KerasFile, SavedModel, TFLite, Sparse, CLibrary)
 
@@ -53,5 +53,18 @@ def chosen_files(formats: Sequence[str], options: Options | None = None) -> list
         raise ValueError(
             f"`sparse_weights` must be one of {SPARSE_WEIGHTS}."
             f" Received: sparse_weights={options.sparse_weights!r}"
+        )
+    if options.sparse_values not in SPARSE_VALUES:
+        raise ValueError(
+            f"`sparse_values` must be one of {SPARSE_VALUES}."
+            f" Received: sparse_values={options.sparse_values!r}"
+        )
+    in_8_bits = options.sparse_values == "int8"
+    if in_8_bits != (options.calibration is not None) or in_8_bits and options.sparse_weights != "int8":
+        given = None if options.calibration is None else type(options.calibration).__name__
+        raise ValueError(
+            '`sparse_values="int8"` must be with `calibration` images and with `sparse_weights="int8"`, and'
+            f" images only so. Received: sparse_values={options.sparse_values!r}, calibration={given},"
+            f" sparse_weights={options.sparse_weights!r}"
         )
     return [file for file in all_files(options) if file.group in formats and file.is_asked()]

@@ -111,7 +111,7 @@ class CLibrary(Format):
         for target in find_targets(self.targets):
             with open(os.path.join(path, target.name, "model.o"), "rb") as file:
                 code = file.read()
-            for processor in target.machines(self.cpu):
+            for processor in target.machines(self.cpu, graph.has_integers):
                 for layer in _missing(graph, processor, code, self.weights):
                     raise RuntimeError(f"{target.name}/model.o: the weights of {layer} are not the network's")
         return kernels_of(graph, network)
@@ -130,11 +130,11 @@ class CLibrary(Format):
 def _missing(graph: "Graph", processor: Any, code: bytes, weights: str) -> list[str]:
     """Returns the layers whose weights are not in a file, neither as lists nor as the dense path has them."""
     from tfprune.compiler.paths import on_path
-    from tfprune.runtime.graph import PATHS
+    from tfprune.runtime.graph import FLOAT_PATHS
     from tfprune.runtime.plan.lowering import make_plan
 
     found: dict[int, bool] = {}
-    for way in PATHS:
+    for way in FLOAT_PATHS:
         plan = make_plan(on_path(graph, way), processor, compact=weights == "int8")
         for step in plan.steps:
             for name, argument in zip(step.kernel.parameters, step.arguments, strict=True):

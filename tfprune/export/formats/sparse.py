@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,36 +20,48 @@ class Sparse(Format):
     """A `model.tfprune`, which `tfprune.runtime.load` reads.
 
     Args:
-        weights: How its weights are stored, one of `SPARSE_WEIGHTS`. Either way it computes in float32.
+        weights: How its weights are stored, one of `SPARSE_WEIGHTS`. Either way it computes in
+            float32, unless its values are of 8 bits.
+        calibration: Images by which its values are of 8 bits where that is faster; None: float32.
     """
 
     group = "sparse"
     name = "model.tfprune"
     timing = Timing("tfprune", "tfprune sparse", "sparse", ("llvmlite",), "llvmlite")
 
-    def __init__(self, weights: str = SPARSE_WEIGHTS[0]) -> None:
-        """Keeps how the weights are stored."""
-        self.weights = weights
+    def __init__(self, weights: str = SPARSE_WEIGHTS[0], calibration: Any = None) -> None:
+        """Keeps how weights and values are stored."""
+        self.weights, self._calibration = weights, calibration
+        self._graph: Graph | None = None
 
     @classmethod
     def files(cls, options: Options) -> Sequence[Format]:
         """Returns the one file."""
-        return [cls(options.sparse_weights)]
+        return [cls(options.sparse_weights, options.calibration)]
 
     def source(self, network: "Network") -> "Network":
         """Returns the network with no convolution narrowed: lists of weights pass over all zeros anyway."""
         return network.wide
 
     def check(self, network: "Network") -> None:
-        """Refuses a layer that the sparse runtime cannot run."""
-        network.compiled()
+        """Refuses a layer that the sparse runtime cannot run, and images that do not fit."""
+        self._compiled(network)
 
     def write(self, network: "Network", path: str) -> None:
-        """Chooses each convolution's path by measuring both, and writes the graph."""
+        """Chooses each convolution's path by measuring all, and writes the graph."""
         from tfprune.compiler.paths import choose_paths
         from tfprune.runtime import write_file
 
-        write_file(choose_paths(network.compiled()), path, self.weights)
+        write_file(choose_paths(self._compiled(network)), path, self.weights)
+
+    def _compiled(self, network: "Network") -> "Graph":
+        from tfprune.compiler.eight_bits import with_values_of_8_bits
+
+        if self._calibration is None:
+            return network.compiled()
+        if self._graph is None:
+            self._graph = with_values_of_8_bits(network.compiled(), self._calibration)
+        return self._graph
 
     def load(self, path: str, threads: int | None = None) -> Run:
         """Loads the file in the sparse runtime."""
@@ -68,6 +80,16 @@ class Sparse(Format):
 
         weights = "int8" if "int8" in stored_types(path) else "float16"
         return type(self)(weights).largest_difference
+
+    def findings(self, path: str, network: "Network") -> tuple[dict[str, Any], list[str]]:
+        """Says how many of the convolutions read values of 8 bits, where these were asked for."""
+        from tfprune.runtime import read_file
+        from tfprune.runtime.graph import INTEGER_PATH, Conv
+
+        if self._calibration is None:
+            return {}, []
+        paths = [node.path for node in read_file(path).nodes if isinstance(node, Conv)]
+        return {"int8_convolutions": paths.count(INTEGER_PATH), "convolutions": len(paths)}, []
 
     def kernels(self, path: str, network: "Network") -> dict[str, list[np.ndarray]]:
         """Takes the kernels of the convolutions with the layers' names."""
@@ -116,6 +138,8 @@ def export_sparse(
     weights: str = "float16",
     *,
     sizes: Mapping[str, Sequence[int]] | None = None,
+    values: str = "float32",
+    calibration: Any = None,
 ) -> None:
     """Writes a network as a `model.tfprune`, for `tfprune.runtime.load`.
 
@@ -135,13 +159,18 @@ def export_sparse(
         weights: How kernels are stored: `"float16"`, `"float32"`, or `"int8"` with a scale for each output
             channel. Computed is in float32 either way.
         sizes: As of `compile_model`: the sizes that the model leaves open. A file is for one size.
+        values: As of `compile_model`: `"float32"`; or `"int8"`: in 8 bits where that is faster on this
+            machine. What was chosen is in the file, so that results are of the same steps on every machine.
+        calibration: As of `compile_model`: images, for `values="int8"`.
 
     Raises:
-        UserError: The runtime cannot run a layer; the message names it.
-        ValueError: `weights` is neither.
+        UserError: The runtime cannot run a layer; the message names it. Or the `calibration` images do not
+            fit.
+        ValueError: `weights` is neither, or `values` and `calibration` do not go together.
     """
     from tfprune.compiler.compile import compile_model
     from tfprune.compiler.paths import choose_paths
     from tfprune.runtime import write_file
 
-    write_file(choose_paths(compile_model(model, sizes=sizes)), path, weights)
+    graph = compile_model(model, sizes=sizes, values=values, calibration=calibration)
+    write_file(choose_paths(graph), path, weights)

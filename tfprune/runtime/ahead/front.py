@@ -28,8 +28,18 @@ _V3 = (
     _Bit(0x80000001, 2, 5),
 )
 _V4 = (*_V3, *(_Bit(7, 1, number) for number in (16, 17, 28, 30, 31)))
+# SHA, IFMA; VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ: all that LLVM may use for Ice Lake.
+_ICE_LAKE = (
+    *_V4,
+    *(_Bit(7, 1, number) for number in (21, 29)),
+    *(_Bit(7, 2, number) for number in (1, 6, 8, 9, 10, 11, 12, 14)),
+)
 # And the registers that the operating system must save for them, XGETBV's bits.
-_LEVELS = {"x86-64-v3": (_V3, 0x06), "x86-64-v4": (_V4, 0xE6)}
+_LEVELS = {
+    "x86-64-v3": (_V3, 0x06),
+    "x86-64-v4": (_V4, 0xE6),
+    "icelake-client": (_ICE_LAKE, 0xE6),
+}
 
 
 def front(name: str, variants: Sequence[tuple[str, Machine]], checksum: int, threads: bool) -> str:

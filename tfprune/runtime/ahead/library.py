@@ -266,7 +266,7 @@ def _compile(
     graph: Graph, target: Target, cpu: str | None, weights: str, name: str, threads: int, checksum: int
 ) -> tuple[bytes, list[Variant], list[machine.Machine]]:
     """Returns a target's object file, its modules, and its processors."""
-    machines = target.machines(cpu)
+    machines = target.machines(cpu, graph.has_integers)
     prefixes = [f"{name}_{index}" for index in range(len(machines))]
     share = threads if target.threads else 0
     variants = [

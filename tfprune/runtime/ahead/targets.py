@@ -17,6 +17,7 @@ class Target:
         triple: LLVM's target triple.
         variants: The processors that the library has code for unless another is asked for, each LLVM's name
             and its instruction sets; the best first. With several, the library chooses at the first call.
+        integer_variants: Better ones, for networks whose convolutions multiply whole numbers.
         macros: The condition by which a C compiler for the target is known.
         threads: Whether several threads can share an image.
         tight: Whether memory for values is scarcer than time.
@@ -33,18 +34,22 @@ class Target:
     tight: bool = False
     weights: str = "float32"
     position_independent: bool = True
+    integer_variants: tuple[tuple[str, str], ...] = ()
 
-    def machines(self, cpu: str | None = None) -> list[Machine]:
+    def machines(self, cpu: str | None = None, integers: bool = False) -> list[Machine]:
         """Returns the machines that the library has code for, the best first.
 
         Args:
             cpu: A processor by LLVM's name, perhaps with instruction sets behind a comma, such as
                 `"cortex-a53"` or `"generic,+dotprod"`; None for the target's own variants.
+            integers: Whether convolutions of the network multiply whole numbers.
 
         Raises:
             ValueError: `cpu` is not written so.
         """
         variants = self.variants if cpu is None else (_split(cpu),)
+        if cpu is None and integers:
+            variants = (*self.integer_variants, *variants)
         return [machine(self.triple, name, features) for name, features in variants]
 
 
@@ -54,13 +59,28 @@ _X86_64 = (
     ("x86-64-v3", "+avx2,+fma"),
     ("x86-64", ""),
 )
+_X86_64_INTEGERS = (("icelake-client", "+avx2,+fma,+avx512f,+avx512vl,+avx512bw,+avx512vbmi,+avx512vnni"),)
 _ARM_64 = (("generic", "+neon"),)
 _IS_X86_64, _IS_ARM_64 = "defined(__x86_64__)", "defined(__aarch64__)"
 TARGETS = {
     target.name: target
     for target in (
-        Target("x86_64-linux", "Linux on x86-64", "x86_64-unknown-linux-gnu", _X86_64, _IS_X86_64),
-        Target("x86_64-apple", "macOS on x86-64", "x86_64-apple-macosx11.0.0", _X86_64, _IS_X86_64),
+        Target(
+            "x86_64-linux",
+            "Linux on x86-64",
+            "x86_64-unknown-linux-gnu",
+            _X86_64,
+            _IS_X86_64,
+            integer_variants=_X86_64_INTEGERS,
+        ),
+        Target(
+            "x86_64-apple",
+            "macOS on x86-64",
+            "x86_64-apple-macosx11.0.0",
+            _X86_64,
+            _IS_X86_64,
+            integer_variants=_X86_64_INTEGERS,
+        ),
         Target(
             "aarch64-linux",
             "Linux on 64-bit Arm",

@@ -28,11 +28,11 @@ from tfprune.runtime.format.sections import (
     decode_array,
     encode_array,
 )
-from tfprune.runtime.graph import Graph, Node
+from tfprune.runtime.graph import INTEGER_PATH, Graph, Node
 from tfprune.runtime.limits import allowed_bytes, require_memory
 
 # The last version, of which this reads all. A file is of the first that can hold it.
-FILE_VERSION = 2
+FILE_VERSION = 3
 MAGIC = b"TFPRUNE\0"
 # Magic, version, the header's bytes, the file's bytes; behind them the checksum.
 _PREFIX = struct.Struct("<8sIIQ")
@@ -52,7 +52,8 @@ def write_file(graph: Graph, path: str | os.PathLike[str], weights: str = "float
         graph: The graph.
         path: The file; replaced if it exists.
         weights: `"float16"`, `"float32"` or `"int8"`, the type that the convolutions' kernels are stored in.
-            int8 is symmetric, with a scale for each output channel. A kernel that float16 cannot hold stays
+            int8 is symmetric, with a scale for each output channel; those on the path `"int8"`, which
+            computes with such weights, are stored so always. A kernel that float16 cannot hold stays
             float32: values above 65504, or a rounding error above 2**-10 of the largest absolute value.
             Everything else is float32 always.
 
@@ -149,8 +150,9 @@ def file_bytes(graph: Graph, weights: str) -> bytes:
     sections = bytearray()
     arrays: list[StoredArray] = []
 
-    def store(array: np.ndarray) -> StoredArray:
-        stored, section = encode_array(array, weights, aligned(len(sections)))
+    def store(node: Node, array: np.ndarray) -> StoredArray:
+        kind = SCALED if getattr(node, "path", None) == INTEGER_PATH else weights
+        stored, section = encode_array(array, kind, aligned(len(sections)))
         sections.extend(bytes(stored.offset - len(sections)) + section)
         arrays.append(stored)
         return stored
@@ -158,7 +160,7 @@ def file_bytes(graph: Graph, weights: str) -> bytes:
     header = header_text(graph, store).encode()
     if len(header) > MAX_HEADER_BYTES:
         raise ValueError(f"a file's header may have {MAX_HEADER_BYTES} bytes. Received: {len(header)}")
-    version = 2 if any(array.dtype == SCALED for array in arrays) else version_of(graph)
+    version = max(version_of(graph), 2 if any(array.dtype == SCALED for array in arrays) else 1)
     if version > 1:
         header = deflate(header, repeats=True)
     # The limit of the sparse arrays is the reader's.

@@ -40,6 +40,7 @@ from tfprune.runtime.graph import (
     Normalize,
     Output,
     Pool,
+    Quantize,
     Recurrent,
 )
 
@@ -47,29 +48,34 @@ from tfprune.runtime.graph import (
 _FIRST_TYPES = (Input, Conv, Pool, GlobalPool, Add, Multiply, Concatenate, Activation, Flatten)
 NODE_TYPES: dict[str, type[Node]] = {
     node_type.__name__: node_type
-    for node_type in (*_FIRST_TYPES, Constant, Combine, Embedding, Gather, MatMul, Normalize, Recurrent)
+    for node_type in (
+        *_FIRST_TYPES,
+        *(Constant, Combine, Embedding, Gather, MatMul, Normalize, Recurrent),
+        Quantize,
+    )
 }
 _FIRST_ACTIVATIONS = tuple(ACTIVATIONS)[:12]
 # No count or offset of a real file has more digits, and longer numbers only cost time.
 MAX_DIGITS = 15
 
 
-def header_text(graph: Graph, store: Callable[[np.ndarray], StoredArray]) -> str:
+def header_text(graph: Graph, store: Callable[[Node, np.ndarray], StoredArray]) -> str:
     """Writes a graph as JSON.
 
     Args:
         graph: A valid graph.
-        store: Called once with each array, in the order of the header; returns the array's description.
+        store: Called once with each array and its node, in the order of the header; returns the array's
+            description.
 
     Returns:
         The header.
     """
     nodes = []
     for node in graph.nodes:
-        nodes.append({"type": type(node).__name__, **_encode_object(node, store)})
+        nodes.append({"type": type(node).__name__, **_encode_object(node, functools.partial(store, node))})
     header = {"nodes": nodes}
     if graph.outputs:
-        header["outputs"] = [_encode_object(output, store) for output in graph.outputs]
+        header["outputs"] = [_encode_object(output, _no_array) for output in graph.outputs]
     return json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -79,6 +85,8 @@ def version_of(graph: Graph) -> int:
     Args:
         graph: A valid graph.
     """
+    if any(isinstance(node, Quantize) for node in graph.nodes):
+        return 3
     if graph.outputs or len(graph.inputs) > 1:
         return 2
     for node, shape in zip(graph.nodes, graph.shapes(), strict=True):
@@ -153,6 +161,10 @@ def _at_defaults(node: Node | Output | StoredArray) -> set[str]:
 @functools.cache
 def _is_array(hint: Any) -> bool:
     return np.ndarray in (hint, *typing.get_args(hint))
+
+
+def _no_array(array: np.ndarray) -> StoredArray:
+    raise TypeError(f"only nodes have arrays. Received: {array.shape}")
 
 
 def _encode_object(

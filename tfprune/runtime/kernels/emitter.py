@@ -35,6 +35,7 @@ class Emitter:
 
     Attributes:
         word: The type of whole numbers, the module's.
+        numbers: The type of a value's numbers: float32, or bytes within `of_numbers`.
     """
 
     def __init__(self, function: ir.Function) -> None:
@@ -44,7 +45,7 @@ class Emitter:
             function: Without a body.
         """
         self.function = function
-        self.word = function.module.word
+        self.word, self.numbers = function.module.word, F32
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
 
     # Numbers and addresses
@@ -57,9 +58,9 @@ class Emitter:
         """Returns the integer a * b + c."""
         return self.b.add(self.b.mul(a, b), c)
 
-    def at(self, pointer: ir.Value, index: ir.Value, of: ir.Type = F32) -> ir.Value:
+    def at(self, pointer: ir.Value, index: ir.Value, of: ir.Type | None = None) -> ir.Value:
         """Returns the address of an element."""
-        return self.b.gep(pointer, [index], inbounds=True, source_etype=of)
+        return self.b.gep(pointer, [index], inbounds=True, source_etype=of or self.numbers)
 
     def load(self, pointer: ir.Value, of: ir.Type) -> ir.Value:
         """Loads a scalar."""
@@ -67,8 +68,9 @@ class Emitter:
             pointer, align=of.width // 8 if isinstance(of, ir.IntType) else FLOAT_BYTES, typ=of
         )
 
-    def element(self, pointer: ir.Value, index: ir.Value, of: ir.Type = F32) -> ir.Value:
+    def element(self, pointer: ir.Value, index: ir.Value, of: ir.Type | None = None) -> ir.Value:
         """Loads an element; one of 32 or 64 bits as a whole number."""
+        of = of or self.numbers
         loaded = self.load(self.at(pointer, index, of), of)
         return self.as_word(loaded) if of in (I32, I64) else loaded
 
@@ -85,8 +87,9 @@ class Emitter:
         return self.b.inttoptr(place, POINTER) if constants is None else self.at(constants, place, I8)
 
     def store(self, value: ir.Value, pointer: ir.Value) -> None:
-        """Stores a float32 scalar or vector, aligned as a float32."""
-        self.b.store(value, pointer, align=FLOAT_BYTES)
+        """Stores a scalar or vector, of float32 or bytes, aligned as one of its numbers."""
+        of = value.type.element if isinstance(value.type, ir.VectorType) else value.type
+        self.b.store(value, pointer, align=1 if of == I8 else FLOAT_BYTES)
 
     def store_past_caches(self, value: ir.Value, pointer: ir.Value) -> None:
         """Stores a vector, aligned as a whole, that is not needed soon: its cache line is not read first."""
@@ -252,7 +255,7 @@ class KernelEmitter(Emitter):
 
     def value(self, name: str) -> ir.Value:
         """Returns the address of a parameter that is an offset into the arena, counted in float32."""
-        return self.at(self.arena, self._parameters[name])
+        return self.at(self.arena, self._parameters[name], F32)
 
     def part(self, index: int) -> ir.Value:
         """Returns a number of the part that is to be done."""
@@ -268,11 +271,32 @@ class KernelEmitter(Emitter):
         yield
         self.lanes, self.vector = before
 
+    @contextlib.contextmanager
+    def of_numbers(self, of: ir.Type) -> Iterator[None]:
+        """Lets addresses and vectors that are emitted within be of bytes, or of float32."""
+        before = self.numbers, self.vector
+        self.numbers, self.vector = of, ir.VectorType(of, self.lanes)
+        yield
+        self.numbers, self.vector = before
+
     def load_vector(self, pointer: ir.Value, offset: int = 0) -> ir.Value:
-        """Loads a vector from any float32's address, a constant number of elements further on."""
+        """Loads a vector from any number's address, a constant number of elements further on."""
         if offset:
             pointer = self.at(pointer, self.number(offset))
-        return self.b.load(pointer, align=FLOAT_BYTES, typ=self.vector)
+        return self.b.load(pointer, align=1 if self.numbers == I8 else FLOAT_BYTES, typ=self.vector)
+
+    def load_bytes(self, pointer: ir.Value, offset: int = 0, lanes: int | None = None) -> ir.Value:
+        """Loads a vector of bytes, a constant number of bytes further on."""
+        of = ir.VectorType(I8, lanes or self.lanes)
+        return self.b.load(self.at(pointer, self.number(offset), I8), align=1, typ=of)
+
+    def round_steps(self, steps: ir.Value, largest: ir.Value) -> ir.Value:
+        """Returns the nearest whole numbers from 0 to a largest, 255 at most, in the lowest 8 of 32 bits."""
+        # The sum has them in its lowest bits.
+        steps = self.b.fadd(
+            self.maximum(self.minimum(steps, largest), self.constant(0)), self.constant(2.0**23)
+        )
+        return self.b.bitcast(steps, ir.VectorType(I32, self.lanes))
 
     def load_weights(self, pointer: ir.Value, of: ir.Type) -> ir.Value:
         """Loads a vector of weights, of 32 bits or of 8, as float32."""
@@ -327,8 +351,8 @@ class KernelEmitter(Emitter):
         return self.b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, self.lanes), picked))
 
     def keep(self, vector: ir.Value, mask: ir.Value) -> ir.Value:
-        """Zeroes the lanes whose mask (a float32 vector of all-one or all-zero bits) is zero."""
-        bits = ir.VectorType(I32, self.lanes)
+        """Zeroes the lanes whose mask (a vector of all-one or all-zero bits) is zero."""
+        bits = ir.VectorType(I8 if self.numbers == I8 else I32, self.lanes)
         return self.b.bitcast(
             self.b.and_(self.b.bitcast(vector, bits), self.b.bitcast(mask, bits)), self.vector
         )

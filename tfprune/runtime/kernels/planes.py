@@ -126,9 +126,14 @@ class Split(Kernel):
         "masks",
     )
     stride: int
+    in_bytes: bool = False
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
+        with e.of_numbers(I8 if self.in_bytes else F32):
+            self._write(e)
+
+    def _write(self, e: KernelEmitter) -> None:
         b = e.b
 
         def plane(index: ir.Value) -> None:

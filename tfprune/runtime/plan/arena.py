@@ -48,21 +48,24 @@ class Arena:
         self._taken: dict[int, tuple[object, int]] = {}
         self._regions: dict[int, Region] = {}
 
-    def planes(self, geometry: Geometry, channels: int, pixels: object) -> int:
+    def planes(self, geometry: Geometry, channels: int, pixels: object, in_bytes: bool = False) -> int:
         """Takes a place for a value of planes.
 
         Args:
             geometry: The geometry of the planes.
             channels: The number of planes. The dense convolution writes them in whole groups.
             pixels: Tells apart values of the same geometry that have their pixels at different positions.
+            in_bytes: Whether a pixel takes a byte.
 
         Returns:
             The offset of the first plane's first pixel.
         """
         channels = _round_up(channels, DENSE_GROUP)
-        front = _round_up(geometry.front, ALIGNMENT)
-        size = front + channels * geometry.plane + geometry.back
-        return self._take((geometry, pixels), channels, front, size)
+        front, behind = geometry.front, channels * geometry.plane + geometry.back
+        if in_bytes:
+            front, behind = -(-front // 4), -(-behind // 4)
+        front = _round_up(front, ALIGNMENT)
+        return self._take((geometry, pixels, in_bytes), channels, front, front + behind)
 
     def vector(self, size: int) -> int:
         """Takes a place for a vector.
@@ -163,6 +166,19 @@ def mask_of(geometry: Geometry, shape: Shape) -> np.ndarray:
     flat, pixels = _as_rows(geometry, shape)
     pixels.view(np.int32)[:] = -1
     return flat
+
+
+def mask_of_bytes(geometry: Geometry, shape: Shape) -> np.ndarray:
+    """Returns a plane with 255 where there is a pixel, zero elsewhere.
+
+    Args:
+        geometry: As of `mask_of`.
+        shape: As of `mask_of`.
+
+    Returns:
+        uint8 `[plane + slack]`.
+    """
+    return (mask_of(geometry, shape).view(np.int32) != 0).astype(np.uint8) * np.uint8(255)
 
 
 def inverse_counts_of(geometry: Geometry, rows: Sequence[int], columns: Sequence[int]) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from tfprune.runtime.graph import ACROSS_CHANNELS, Conv
+from tfprune.runtime.graph import ACROSS_CHANNELS, INTEGER_PATH, LARGEST, LARGEST_UINT8, Conv
 from tfprune.runtime.integers import channel_scales, to_int8
 from tfprune.runtime.kernels import convolution, planes, vectors
+from tfprune.runtime.kernels.integer_convolution import IntegerConvolution
 from tfprune.runtime.plan.arena import Table, aligned_zeros
 from tfprune.runtime.plan.copies import make_flat
 from tfprune.runtime.plan.layout import (
@@ -12,14 +13,15 @@ from tfprune.runtime.plan.layout import (
     Value,
     check_reach,
     dense_tiles,
+    integer_tiles,
     is_vector,
     phase_shape,
     reads,
     sparse_tiles,
 )
-from tfprune.runtime.plan.packing import Weights, narrowed, pack, pack_vector_rows
+from tfprune.runtime.plan.packing import Weights, narrowed, pack, pack_fours, pack_vector_rows
 from tfprune.runtime.plan.parts import Even, TilesOrGroups
-from tfprune.runtime.plan.planner import Planner
+from tfprune.runtime.plan.planner import LARGEST_ACTIVATED, Planner, float_bits
 from tfprune.runtime.sparse_array import nonzeros
 
 # Vectors of outputs that a dense layer computes at a time.
@@ -39,7 +41,7 @@ def lower_conv(planner: Planner, index: int, node: Conv) -> None:
     read = reads(node)
     if read.is_split and not planner.has_place(read):
         _add_split(planner, read, node)
-    _add_convolution(planner, target, read, node)
+    (_add_integers if node.path == INTEGER_PATH else _add_convolution)(planner, target, read, node)
 
 
 def _add_convolution(planner: Planner, target: Value, source: Value, node: Conv) -> None:
@@ -92,7 +94,7 @@ def _group_costs(weights: Weights) -> tuple[int, ...]:
 
 
 def _add_split(planner: Planner, phases: Value, node: Conv) -> None:
-    source, (down, right) = Value(phases.node), phases.strides
+    source, (down, right) = phases.plain, phases.strides
     height, width, channels = planner.shape(source)
     from_, to = planner.geometry(source), planner.geometry(phases)
     lanes = planner.target.lanes
@@ -107,7 +109,7 @@ def _add_split(planner: Planner, phases: Value, node: Conv) -> None:
     last_row = int((first + (rows - 1) * down * from_.pitch)[rows > 0].max())
     check_reach(node, from_, channels, 0, last_row + count * lanes * right - 1)
     planner.add(
-        planes.Split(stride=right),
+        planes.Split(right, in_bytes=phases.in_bytes),
         {
             "source": planner.place(source),
             "target": planner.place(phases),
@@ -116,10 +118,76 @@ def _add_split(planner: Planner, phases: Value, node: Conv) -> None:
             "row_step": down * from_.pitch,
             "vectors": count,
             "table": table.astype(np.int32),
-            "masks": masks.view(np.float32),
+            "masks": masks.astype(np.int8) if phases.in_bytes else masks.view(np.float32),
         },
         Even(len(table)),
     )
+
+
+def _add_integers(planner: Planner, target: Value, source: Value, node: Conv) -> None:
+    """Adds the step of a convolution of whole numbers, with that of the `Quantize` behind it where it can."""
+    rounded = planner.steps_of(target.node)
+    written = target if rounded is None else Value(rounded, in_bytes=True)
+    from_, to = planner.geometry(source), planner.geometry(target)
+    tiles = integer_tiles(to, planner.target)
+    tile = tiles.vectors * planner.target.lanes
+    weights = pack_fours(node, from_, planner.compact)
+    last = tiles.count * tile - 1
+    lowest, highest = int(weights.offsets.min(initial=0)), int(weights.offsets.max(initial=0))
+    check_reach(node, from_, planner.shape(source)[2], lowest, highest + last)
+    filters = node.kernel.shape[3]
+    check_reach(node, to, filters, 0, (filters - 1) * to.plane + last)
+    # Of float64, rounded once.
+    scales = weights.scales.astype(np.float64) * _step_of(planner, source)
+    bias, residual_step, largest = node.bias.astype(np.float64), 1.0, 0.0
+    residual = planner.read_by(target.node)[1:]
+    residual_bits = 0
+    if residual:
+        residual_bits = 8 if residual[0].in_bytes else 32
+        residual_step = _step_of(planner, residual[0]) if residual[0].in_bytes else 1.0
+    if rounded is not None:
+        step = planner.graph.nodes[rounded].step
+        largest = min(LARGEST_UINT8, LARGEST_ACTIVATED[node.activation] / step)
+        scales, bias, residual_step = scales / step, bias / step, residual_step / step
+    activation = "linear" if rounded is not None or node.activation in ACROSS_CHANNELS else node.activation
+    planner.add(
+        IntegerConvolution(
+            tiles.vectors,
+            planner.target.dot_products,
+            32 if rounded is None else 8,
+            residual_bits,
+            8 * weights.offsets.itemsize,
+            activation,
+            () if rounded is not None else node.settings,
+        ),
+        {
+            "source": planner.place(source),
+            "target": planner.place(written),
+            "residual": planner.place(residual[0]) if residual else 0,
+            "plane": to.plane,
+            "mask": planner.mask(target) if rounded is None else planner.mask_of_bytes(target),
+            "starts": weights.starts,
+            "offsets": weights.offsets,
+            "values": weights.values,
+            "bias": _finite(node, bias),
+            "scales": _finite(node, scales),
+            "residual_step": float_bits(residual_step),
+            "largest": float_bits(largest),
+        },
+        TilesOrGroups(tiles.count, tuple((np.diff(weights.starts) + _STORE_COST).tolist())),
+    )
+
+
+def _step_of(planner: Planner, value: Value) -> float:
+    """Returns the step of a value in bytes."""
+    return planner.graph.nodes[value.node].step
+
+
+def _finite(node: Conv, numbers: np.ndarray) -> np.ndarray:
+    """Returns float64 numbers as float32, and refuses a convolution that they leave."""
+    if np.abs(numbers).max() > LARGEST:
+        raise node.refuse("its factors must be float32 numbers")
+    return numbers.astype(np.float32)
 
 
 def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> None:

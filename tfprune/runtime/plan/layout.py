@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfprune.runtime.graph import (
+    INTEGER_PATH,
     MAX_VALUES,
     Concatenate,
     Constant,
@@ -30,6 +31,7 @@ from tfprune.runtime.graph import (
     MatMul,
     Node,
     Pool,
+    Quantize,
     Recurrent,
     Shape,
 )
@@ -40,6 +42,9 @@ from tfprune.runtime.machine import Machine
 SPARSE_VECTORS = {32: 13, 16: 12}
 DENSE_VECTORS = {32: 6, 16: 3}
 DENSE_GROUP = 4
+# The same of the convolution of whole numbers where one instruction adds four products: vectors of pixels as
+# float32 would have them.
+DOT_UNITS = 24
 # The lanes of AVX-512.
 WIDEST = 16
 
@@ -51,10 +56,17 @@ class Value(NamedTuple):
         node: The index of the node.
         strides: `(vertical, horizontal)`: the phases that a convolution of these strides reads. Strides of 1
             have one phase, the value itself.
+        in_bytes: Whether it is the steps of a `Quantize`, a byte each; of the same geometry as the numbers.
     """
 
     node: int
     strides: tuple[int, int] = (1, 1)
+    in_bytes: bool = False
+
+    @property
+    def plain(self) -> "Value":
+        """Returns the value that is split, or the value itself."""
+        return self._replace(strides=(1, 1))
 
     @property
     def is_split(self) -> bool:
@@ -133,6 +145,12 @@ def dense_tiles(geometry: Geometry, target: Machine) -> Tiles:
     return cut(geometry.positions, target.lanes, DENSE_VECTORS[target.registers])
 
 
+def integer_tiles(geometry: Geometry, target: Machine) -> Tiles:
+    """Returns the cut of a plane for convolutions of whole numbers, by vectors of float32."""
+    most = DOT_UNITS if target.dot_products else SPARSE_VECTORS[target.registers]
+    return dataclasses.replace(cut(geometry.positions, target.lanes, most), half=False)
+
+
 def taps(node: Conv, row: int | np.ndarray, column: int | np.ndarray) -> tuple[int | np.ndarray, ...]:
     """Returns the places that elements of a convolution's kernel read.
 
@@ -183,13 +201,16 @@ class Layout:
             self._add(Value(index), shape)
         strides = [node.strides[1] for node in graph.nodes if isinstance(node, Conv | Pool)]
         self._widest_step = max(strides, default=1)
+        self._tiles = [sparse_tiles, dense_tiles]
+        if any(isinstance(node, Quantize) for node in graph.nodes):
+            self._tiles.append(integer_tiles)
         for index, node in enumerate(graph.nodes):
             self._constrain(index, node, shapes)
         self._plan()
 
     def geometry(self, value: Value) -> Geometry:
         """Returns the geometry of a value."""
-        return self._geometries[value]
+        return self._geometries[value._replace(in_bytes=False)]
 
     def _add(self, value: Value, shape: Shape) -> None:
         if value not in self._shapes:
@@ -229,7 +250,7 @@ class Layout:
             self._need(Value(node.inputs[0]), max(node.padding[0], below), max(node.padding[2], right))
             return
         if isinstance(node, Conv):
-            source = reads(node)
+            source = reads(node)._replace(in_bytes=False)
             self._add(source, phase_shape(shapes[node.inputs[0]], node.strides))
             height, width, _ = self._shapes[source]
             rows, columns = node.kernel.shape[:2]
@@ -267,8 +288,8 @@ class Layout:
 
     def _whole_tiles(self, flat: Geometry) -> int:
         """Returns the count of numbers that a convolution computes for a plane."""
-        both = (sparse_tiles(flat, self._target), dense_tiles(flat, self._target))
-        return max(tiles.count * tiles.vectors for tiles in both) * self._target.lanes
+        cuts = [tiles(flat, self._target) for tiles in self._tiles]
+        return max(tiles.count * tiles.vectors for tiles in cuts) * self._target.lanes
 
     def _geometry(self, flat: Geometry, rows: int, beyond: int) -> Geometry:
         """Returns the geometry of a size.
@@ -314,5 +335,5 @@ def check_reach(node: Node, geometry: Geometry, channels: int, lowest: int, high
 
 
 def reads(node: Conv) -> Value:
-    """Returns the value that a convolution reads: its input, or the phases of its input."""
-    return Value(node.inputs[0], tuple(node.strides))
+    """Returns the value that a convolution on planes reads: its input, or the phases of its input."""
+    return Value(node.inputs[0], tuple(node.strides), node.path == INTEGER_PATH)

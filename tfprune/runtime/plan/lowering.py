@@ -25,10 +25,11 @@ from tfprune.runtime.graph import (
     Node,
     Normalize,
     Pool,
+    Quantize,
     Recurrent,
     Shape,
 )
-from tfprune.runtime.kernels import normalization, planes, vectors
+from tfprune.runtime.kernels import integer_convolution, normalization, planes, vectors
 from tfprune.runtime.machine import Machine
 from tfprune.runtime.plan.arena import VECTOR_SLACK
 from tfprune.runtime.plan.convolution import lower_conv
@@ -37,7 +38,7 @@ from tfprune.runtime.plan.layout import Value, is_vector
 from tfprune.runtime.plan.lookup import lower_embedding
 from tfprune.runtime.plan.parts import Even
 from tfprune.runtime.plan.plan import Plan
-from tfprune.runtime.plan.planner import Planner
+from tfprune.runtime.plan.planner import Planner, float_bits
 from tfprune.runtime.plan.pool import lower_pool
 from tfprune.runtime.plan.recurrent import lower_recurrent
 
@@ -122,7 +123,7 @@ def _lower_global_pool(planner: Planner, index: int, node: GlobalPool) -> None:
             "plane": geometry.plane,
             "mask": planner.mask(source),
             "vectors": -(-geometry.positions // planner.target.lanes),
-            "scale": int(np.float32(1 / (shape[0] * shape[1])).view(np.int32)),
+            "scale": float_bits(1 / (shape[0] * shape[1])),
         },
         Even(shape[2]),
     )
@@ -234,6 +235,36 @@ def _lower_normalize(planner: Planner, index: int, node: Normalize) -> None:
     )
 
 
+def _lower_quantize(planner: Planner, index: int, node: Quantize) -> None:
+    source = Value(node.inputs[0])
+    vector = is_vector(planner.shape(source))
+    for target in (Value(index, in_bytes=True), Value(index)):
+        # A convolution of whole numbers may have written the steps.
+        if not planner.is_read(target) or planner.has_place(target):
+            continue
+        plane, mask = VECTOR_SLACK, planner.vector_mask()
+        count = VECTOR_SLACK // planner.target.lanes
+        parts = Even(-(-planner.shape(source)[2] // VECTOR_SLACK))
+        if not vector:
+            geometry = planner.geometry(source)
+            plane, mask = geometry.plane, planner.mask(source)
+            count = -(-geometry.positions // planner.target.lanes)
+            parts = Even(planner.shape(source)[2])
+        planner.add(
+            integer_convolution.Quantize(8 if target.in_bytes else 32),
+            {
+                "source": planner.place(source),
+                "target": planner.place(target),
+                "plane": plane,
+                "mask": mask,
+                "vectors": count,
+                "inverse": float_bits(1 / node.step),
+                "step": float_bits(node.step),
+            },
+            parts,
+        )
+
+
 def _lower_flatten(planner: Planner, index: int, node: Flatten) -> None:
     source = Value(node.inputs[0])
     if is_vector(planner.shape(source)):
@@ -322,6 +353,7 @@ _LOWERINGS: dict[type[Node], Callable[[Planner, int, Any], None]] = {
     Constant: _lower_constant,
     Conv: _lower_conv,
     Pool: lower_pool,
+    Quantize: _lower_quantize,
     GlobalPool: _lower_global_pool,
     Add: _lower_add,
     Multiply: _lower_multiply,

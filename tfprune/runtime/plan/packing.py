@@ -6,6 +6,7 @@ import numpy as np
 
 from tfprune.runtime.graph import MAX_VALUES, Conv, Node
 from tfprune.runtime.integers import channel_scales, to_int8
+from tfprune.runtime.kernels.integer_convolution import QUAD
 from tfprune.runtime.plan.layout import Geometry, taps
 from tfprune.runtime.sparse_array import nonzeros
 
@@ -102,6 +103,63 @@ def pack(
         values=packed,
         bias=_by_groups(node.bias, groups, group),
         blocks=blocks,
+        scales=scales,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fours:
+    """A convolution's weights for `kernels.integer_convolution`; its parameters explain the names.
+
+    Attributes:
+        starts: int32 `[channels + 1]`.
+        offsets: int32 `[fours, 4]`; where they are to be compact the smallest type that holds them.
+        values: int8 `[fours, 4]`; at the end of a channel's list perhaps zeros.
+        scales: float32 `[channels]`.
+    """
+
+    starts: np.ndarray
+    offsets: np.ndarray
+    values: np.ndarray
+    scales: np.ndarray
+
+
+def pack_fours(node: Conv, source: Geometry, compact: bool = False) -> Fours:
+    """Packs a convolution of whole numbers on planes, its weights rounded to 8 bits.
+
+    Args:
+        node: The convolution.
+        source: Geometry of the planes that it reads.
+        compact: As of `pack`, of the offsets.
+
+    Returns:
+        The weights.
+
+    Raises:
+        GraphError: The lists are longer than 32 bits can count.
+    """
+    rows, columns, inner, filters = node.kernel.shape
+    positions, values = nonzeros(node.kernel)
+    scales = channel_scales(node.kernel)
+    values = to_int8(values, scales[positions % filters])
+    positions, values = positions[values != 0], values[values != 0]
+    row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
+    phase, down, right = taps(node, row, column)
+    plane = (channel + out // (filters // node.groups) * inner) * node.strides[0] * node.strides[1] + phase
+    offset = plane * source.plane + down * source.pitch + right
+    order = np.lexsort((offset, out))
+    offset, values, out = offset[order], values[order], out[order]
+    counts = np.bincount(out, minlength=filters)
+    starts = np.concatenate([[0], np.cumsum(-(-counts // QUAD))])
+    within = np.arange(len(out)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = QUAD * starts[out] + within
+    # What fills up a list reads the first pixel, times zero.
+    offsets, packed = np.zeros(QUAD * int(starts[-1]), np.int32), np.zeros(QUAD * int(starts[-1]), np.int8)
+    offsets[at], packed[at] = in_32_bits(node, offset), values
+    return Fours(
+        starts=in_32_bits(node, starts),
+        offsets=(narrowed(offsets, np.int8) if compact else offsets).reshape(-1, QUAD),
+        values=packed.reshape(-1, QUAD),
         scales=scales,
     )
 

@@ -1,15 +1,16 @@
 """The making of a plan: values get places, and steps are added one by one."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from tfprune.runtime.graph import Conv, Graph, Shape, nonnegative_values
+from tfprune.runtime.graph import INTEGER_PATH, Conv, Graph, Quantize, Shape, nonnegative_values
 from tfprune.runtime.kernels import planes
 from tfprune.runtime.kernels.kernel import Kernel
 from tfprune.runtime.limits import require_memory
 from tfprune.runtime.machine import Machine
-from tfprune.runtime.plan.arena import VECTOR_SLACK, Arena, Table, mask_of, plane_numbers
+from tfprune.runtime.plan.arena import VECTOR_SLACK, Arena, Table, mask_of, mask_of_bytes, plane_numbers
 from tfprune.runtime.plan.layout import Geometry, Layout, Value, is_vector, phase_shape, reads
 from tfprune.runtime.plan.parts import Even, Parts
 from tfprune.runtime.plan.plan import Constant, Plan, Port, Step
@@ -18,6 +19,15 @@ from tfprune.runtime.plan.plan import Constant, Plan, Port, Step
 MAX_KERNELS = 96
 # Masks and counts: more than 1,000 planes of 224 x 224, and a second of time.
 MAX_TABLE_NUMBERS = 2**26
+
+
+# The activations that are the largest of a number and zero, perhaps with a largest number.
+LARGEST_ACTIVATED = {"relu": math.inf, "relu6": 6.0}
+
+
+def float_bits(number: float) -> int:
+    """Returns a float32's bits, as a step's argument."""
+    return int(np.float32(number).view(np.int32))
 
 
 class Planner:
@@ -68,7 +78,15 @@ class Planner:
         self._table_numbers = 0
         self._now = 0
         self._results = graph.results(self.shapes)
+        # For each node the nodes that take its value; a result is taken by no node.
+        self._readers: list[list[int]] = [[] for _ in graph.nodes]
+        for index, node in enumerate(graph.nodes):
+            for source in node.inputs:
+                self._readers[source].append(index)
+        for result in self._results:
+            self._readers[result.node].append(result.node)
         last_reader = self._last_readers()
+        self._read = {value.plain for value in last_reader}
         self._image_values: dict[int, list[Value]] = {}
         for value in sorted(last_reader):
             if value.node < self._images:
@@ -80,19 +98,44 @@ class Planner:
 
     def _last_readers(self) -> dict[Value, int]:
         readers: dict[Value, int] = {}
-        for index, node in enumerate(self.graph.nodes):
-            values = [Value(source) for source in node.inputs]
-            if isinstance(node, Conv) and not is_vector(self.shapes[index]):
-                values[0] = reads(node)
-                of_image = values[0].node < self._images
-                if values[0].is_split and values[0] not in readers and not of_image:
-                    # Phases are made of the plain value for their first reader; the image's with the image.
-                    readers[Value(values[0].node)] = index
+        for index in range(len(self.graph.nodes)):
+            values = self.read_by(index)
+            if values and values[0].is_split and values[0] not in readers and values[0].node >= self._images:
+                # Phases are made of the plain value for their first reader; the image's with the image.
+                readers[values[0].plain] = index
             readers.update(dict.fromkeys(values, index))
         # The network's results are read by the caller, after all nodes.
         return readers | {Value(result.node): len(self.graph.nodes) for result in self._results}
 
+    def read_by(self, index: int) -> list[Value]:
+        """Returns the values that a node reads, in the order of its inputs."""
+        node = self.graph.nodes[index]
+        values = [Value(source) for source in node.inputs]
+        if isinstance(node, Conv) and not is_vector(self.shapes[index]):
+            values[0] = reads(node)
+            if node.path == INTEGER_PATH:
+                values[1:] = [
+                    Value(source, in_bytes=isinstance(self.graph.nodes[source], Quantize))
+                    for source in node.inputs[1:]
+                ]
+        return values
+
     # Values
+
+    def is_read(self, value: Value) -> bool:
+        """Returns whether a node, or the caller, reads a value, or its phases."""
+        return value in self._read
+
+    def steps_of(self, index: int) -> int | None:
+        """Returns the `Quantize` that a convolution of whole numbers computes as well; None if it does not.
+
+        It is the only reader of the convolution's value, and only its steps are read.
+        """
+        node, readers = self.graph.nodes[index], self._readers[index]
+        if len(readers) != 1 or not isinstance(self.graph.nodes[readers[0]], Quantize):
+            return None
+        alone = not self.is_read(Value(readers[0])) and node.activation in LARGEST_ACTIVATED
+        return readers[0] if alone else None
 
     def image_values(self, node: int) -> list[Value]:
         """Returns an image and its phases, those of them that are read; the image if none is."""
@@ -115,7 +158,9 @@ class Planner:
             else:
                 # The last row and column of some phases may be missing, by the plain value's size.
                 pixels = (value.strides, self.shapes[value.node][:2]) if value.is_split else None
-                self._places[value] = self.arena.planes(self.geometry(value), shape[2], pixels)
+                self._places[value] = self.arena.planes(
+                    self.geometry(value), shape[2], pixels, value.in_bytes
+                )
                 if self.arena.tight:
                     region = self.arena.region(self._places[value])
                     lanes = self.target.lanes
@@ -135,6 +180,11 @@ class Planner:
         """Returns the mask of a value's planes."""
         geometry, shape = self.geometry(value), (*self.shape(value)[:2], 1)
         return self.plane_table("mask", geometry, shape, lambda: mask_of(geometry, shape))
+
+    def mask_of_bytes(self, value: Value) -> Table:
+        """Returns the mask of a value's planes of bytes."""
+        geometry, shape = self.geometry(value), (*self.shape(value)[:2], 1)
+        return self.plane_table("bytes", geometry, shape, lambda: mask_of_bytes(geometry, shape))
 
     def vector_mask(self) -> Table:
         """Returns a mask of `VECTOR_SLACK` numbers, all of them set."""
