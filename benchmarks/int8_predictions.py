@@ -3,7 +3,8 @@ r"""Counts the predictions that 8 bits change: a network's `model.tfprune` besid
     python benchmarks/int8_predictions.py --data_dir=DIR \
         --model=saved_models/cifar10_one_shot_95/round_01/model.keras
 
-The first images of the test split; the file with weights of 32, 16 and 8 bits, and with weights of 8 bits
+The first images of the test split; the file with weights of 32, 16 and 8 bits; with values of 8 bits, too,
+calibrated by training images, wherever there can be such (whatever is faster); and with weights of 8 bits
 beside the network that `quantize_aware` makes of it, without training it.
 """
 
@@ -21,6 +22,7 @@ from absl import app, flags  # noqa: E402
 MODEL = flags.DEFINE_string("model", None, "The network, wrapped for pruning or not.", required=True)
 DATASET = flags.DEFINE_string("dataset", "cifar10", "A dataset of tensorflow-datasets.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets has it.")
+CALIBRATION = flags.DEFINE_integer("calibration", 512, "Training images for values.", lower_bound=1)
 IMAGES = flags.DEFINE_integer("images", 1000, "Images of the test split.", lower_bound=1)
 
 
@@ -30,12 +32,15 @@ def main(_: list[str]) -> None:
     import tensorflow_datasets as tfds
 
     from tfprune import runtime, sparsity
-    from tfprune.export import export_sparse
+    from tfprune.compiler.compile import compile_model
     from tfprune.text import text_table
 
-    split = f"test[:{IMAGES.value}]"
-    found = tfds.load(DATASET.value, split=split, data_dir=DATA_DIR.value, batch_size=-1, as_supervised=True)
-    images, labels = tfds.as_numpy(found)
+    def loaded(split: str) -> tuple[np.ndarray, np.ndarray]:
+        options = {"data_dir": DATA_DIR.value, "batch_size": -1, "as_supervised": True}
+        return tfds.as_numpy(tfds.load(DATASET.value, split=split, **options))
+
+    images, labels = loaded(f"test[:{IMAGES.value}]")
+    calibration, _ = loaded(f"train[:{CALIBRATION.value}]")
 
     def predicted(network: keras.Model) -> np.ndarray:
         return network.predict(images.astype("float32"), verbose=0).argmax(-1)
@@ -51,11 +56,13 @@ def main(_: list[str]) -> None:
             ("float32", "float32", exact),
             ("float16", "float16", exact),
             ("int8", "int8", exact),
+            ("int8, values too", "int8", exact),
             ("int8, quantize_aware", "int8", rounded),
         ):
             if expected is rounded:
                 model = sparsity.strip_pruning(aware)
-            export_sparse(model, path, weights=weights)
+            values = {"values": "int8", "calibration": calibration} if "values" in name else {}
+            runtime.write_file(compile_model(model, **values), path, weights)
             classes = runtime.load(path)(images).argmax(-1)
             equal, right = (classes == expected).mean(), (classes == labels).mean()
             size = f"{os.path.getsize(path):,}"

@@ -99,6 +99,16 @@ def test_a_pruned_run_is_exported_and_audited(runs, run_export, tmp_path):
         assert np.all(np.array(exported.get_layer(layer).kernel)[mask == 0] == 0)
 
 
+def test_values_of_8_bits_by_a_runs_training_examples(runs, run_export, tmp_path):
+    folder = type(runs)(tmp_path).copy(runs.one_shot, "one_shot").folder / "export"
+    options = {"formats": ["sparse"], "sparse_weights": "int8", "sparse_values": "int8"}
+    run_export("one_shot", output_dir=str(tmp_path), **options)
+    entry = json.loads((folder / "export.json").read_text())["artifacts"]["model.tfprune"]
+    assert entry["passed"] and 0 <= entry["int8_convolutions"] < entry["convolutions"]
+    with pytest.raises(UserError, match="--calibration must be given with --sparse_values=int8 and --model"):
+        run_export("", model="model.keras", **options)
+
+
 @pytest.mark.parametrize(
     "experiment, changes, parts",
     [

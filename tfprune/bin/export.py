@@ -109,16 +109,16 @@ class Flags(FinishedRun):
         "this machine.",
         group="export",
         choices=SPARSE_VALUES,
-        only_with=(With("formats", ("sparse",)), With("sparse_weights", ("int8",))),
+        only_with=(With("sparse_weights", ("int8",)),),
     )
     calibration: str = setting(
         "",
-        "Images by which values of 8 bits have their steps, as of --inputs. Of a run: its first 512 training "
-        "examples.",
-        group="model",
+        "Images by which values of 8 bits have their steps, an array as --inputs. Empty: of a run its first "
+        f"{_CALIBRATION_IMAGES} training examples.",
+        group="export",
         role="place",
         rule=PATH,
-        only_with=(With("model"), With("sparse_values", ("int8",))),
+        only_with=(With("sparse_values", ("int8",)),),
     )
     targets: tuple[str, ...] = setting(
         TARGETS[:1],
@@ -157,7 +157,7 @@ class _Source(NamedTuple):
         folder: Where its files go.
         model: A function that returns it; TensorFlow is there by then.
         inputs: A function that returns the examples of the audit, or None.
-        calibration: A function that returns the images of values of 8 bits.
+        training: A function that returns so many training examples of a run.
         dense: The export of the dense network, if there is one.
     """
 
@@ -165,7 +165,7 @@ class _Source(NamedTuple):
     folder: Path
     model: Callable[[], Any]
     inputs: Callable[[], Any]
-    calibration: Callable[[], Any]
+    training: Callable[[int], Any]
     dense: Path | None
 
 
@@ -175,9 +175,14 @@ def main() -> None:
     if bool(values.experiment) == bool(values.model):
         both = f"--experiment={values.experiment} --model={values.model}" if values.model else "neither"
         raise UserError(f"one of --experiment and --model must be given. Received: {both}")
+    if values.sparse_values == "int8" and values.model and not values.calibration:
+        raise UserError("--calibration must be given with --sparse_values=int8 and --model. Received: none")
+    calibration = _arrays_of(values.calibration) if values.calibration else None
     source = _of_file(values) if values.model else _of_run(values)
     dense_audit = read_audit(source.dense)
     inputs, model = source.inputs(), source.model()
+    if values.sparse_values == "int8" and calibration is None:
+        calibration = source.training(_CALIBRATION_IMAGES)
     from tfprune.export import export_model, format_audit
 
     audit = export_model(
@@ -187,7 +192,7 @@ def main() -> None:
         formats=values.formats if values["formats"].present else None,
         sparse_weights=values.sparse_weights,
         sparse_values=values.sparse_values,
-        calibration=source.calibration() if values.sparse_values == "int8" else None,
+        calibration=calibration,
         targets=values.targets,
         cpu=values.cpu or None,
         shrink=values.shrink,
@@ -212,7 +217,7 @@ def _of_run(values: Any) -> _Source:
         run.export_folder(found.number),
         lambda: load_model(found),
         lambda: first_test_inputs(load_run_data(run, values.data_dir)[1], values.audit_images),
-        lambda: first_training_inputs(load_run_data(run, values.data_dir)[1], _CALIBRATION_IMAGES),
+        lambda count: first_training_inputs(load_run_data(run, values.data_dir)[1], count),
         ancestor / "export" if ancestor else None,
     )
 
@@ -230,12 +235,7 @@ def _of_file(values: Any) -> _Source:
     dense = Path(values.dense_export) if values.dense_export else None
     if dense and not (dense / "export.json").is_file():
         raise UserError(f"--dense_export={values.dense_export}: must be a folder with an export.json")
-    if values.sparse_values == "int8" and not values.calibration:
-        raise UserError("--calibration must be given with --sparse_values=int8 and --model. Received: none")
-    given = {}
-    for path_of in filter(None, (values.inputs, values.calibration)):
-        with reading(path_of, "array, or file of arrays", "write it with np.save or np.savez"):
-            given[path_of] = _arrays(path_of)
+    inputs = _arrays_of(values.inputs) if values.inputs else None
     _start()
     for name in values.modules:
         with blame_flag("modules", name):
@@ -250,8 +250,17 @@ def _of_file(values: Any) -> _Source:
         )
         return load_network(path, advice)
 
-    inputs, calibration = (lambda: given.get(values.inputs)), (lambda: given.get(values.calibration))
-    return _Source(values.model, folder, model, inputs, calibration, dense)
+    return _Source(values.model, folder, model, lambda: inputs, lambda count: None, dense)
+
+
+def _arrays_of(path: str) -> Any:
+    """Returns the arrays of a user's file.
+
+    Raises:
+        FileError: It is no such file.
+    """
+    with reading(path, "array, or file of arrays", "write it with np.save or np.savez"):
+        return _arrays(path)
 
 
 def _arrays(path: str) -> Any:

@@ -142,8 +142,6 @@ def _possible(graph: Graph) -> list[int]:
 
 def _steps(graph: Graph, sources: list[int], images: np.ndarray) -> dict[int, float]:
     """Returns the steps of values, without those that are zero on all images."""
-    if not sources:
-        return {}
     shapes = graph.shapes()
     flat = [Flatten(f"{index}", (index,)) for index in sources]
     outputs = [
@@ -151,11 +149,11 @@ def _steps(graph: Graph, sources: list[int], images: np.ndarray) -> dict[int, fl
         for place, index in enumerate(sources)
     ]
     try:
-        model = runtime.Model(Graph((*graph.nodes, *flat), tuple(outputs)))
+        model = runtime.Model(Graph((*graph.nodes, *flat), tuple(outputs) or graph.outputs))
     except runtime.GraphError as error:
         raise UserError(f"the sparse runtime cannot run the network: {error}") from error
     numbers = sum(math.prod(shapes[index]) for index in sources)
-    at_once = max(1, min(len(images), _AT_ONCE // numbers))
+    at_once = max(1, min(len(images), _AT_ONCE // max(1, numbers)))
     samples: dict[int, list[np.ndarray]] = {index: [] for index in sources}
     largest = dict.fromkeys(sources, 0.0)
     rng = np.random.default_rng(0)
@@ -165,7 +163,7 @@ def _steps(graph: Graph, sources: list[int], images: np.ndarray) -> dict[int, fl
             found = model(images[start : start + at_once])
         except ValueError as error:
             raise UserError(f"`calibration` does not fit the network: {error}") from error
-        found = found if isinstance(found, dict) else {str(sources[0]): found}
+        found = found if isinstance(found, dict) else {str(index): found for index in sources}
         for index in sources:
             values = found[str(index)].reshape(-1)
             if not np.isfinite(values).all():

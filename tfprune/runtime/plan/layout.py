@@ -66,7 +66,12 @@ class Value(NamedTuple):
     @property
     def plain(self) -> "Value":
         """Returns the value that is split, or the value itself."""
-        return self._replace(strides=(1, 1))
+        return Value(self.node, in_bytes=self.in_bytes)
+
+    @property
+    def in_float32(self) -> "Value":
+        """Returns the value in float32, which has the geometry of its steps, too."""
+        return Value(self.node, self.strides)
 
     @property
     def is_split(self) -> bool:
@@ -210,7 +215,7 @@ class Layout:
 
     def geometry(self, value: Value) -> Geometry:
         """Returns the geometry of a value."""
-        return self._geometries[value._replace(in_bytes=False)]
+        return self._geometries[value.in_float32]
 
     def _add(self, value: Value, shape: Shape) -> None:
         if value not in self._shapes:
@@ -250,7 +255,7 @@ class Layout:
             self._need(Value(node.inputs[0]), max(node.padding[0], below), max(node.padding[2], right))
             return
         if isinstance(node, Conv):
-            source = reads(node)._replace(in_bytes=False)
+            source = reads(node).in_float32
             self._add(source, phase_shape(shapes[node.inputs[0]], node.strides))
             height, width, _ = self._shapes[source]
             rows, columns = node.kernel.shape[:2]
