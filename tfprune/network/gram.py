@@ -63,11 +63,24 @@ class Covariance:
         self.mean += step * (len(values) / self.count)
         values -= mean.astype(values.dtype)
         values = values.reshape(-1, values.shape[-1]).astype(self._dtype, copy=False)
-        # The product of a matrix with itself takes half the time.
         first = values.shape[-1] - self.given
-        self.sums += values.T @ (values[:, first:] if first else values)
-        share = before * (self.count - before) / self.count
-        self.sums += share * step.T @ step[:, first:]
+        right = values[:, first:]
+        # The product of a matrix with itself takes half the time.
+        self.sums[first:] += right.T @ right
+        if first:
+            self.sums[:first] += values[:, :first].T @ right
+        if before:
+            share = before * (self.count - before) / self.count
+            self.sums += share * step.T @ step[:, first:]
+
+
+Places = Callable[[int], Any]
+"""A function from the number of rows to the index of those that are looked at."""
+
+
+def every(count: int) -> slice:
+    """Returns the index of all rows."""
+    return slice(None)
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class Product:
     Attributes:
         kernel: The kernel.
         source: The layer whose first input the rows are made of: the kernel's, or one that holds it.
-        rows: A function from that input to `[groups, rows, inputs]`.
+        rows: A function from that input, and `Places`, to `[groups, rows, inputs]`.
         split: The kernel's shape with groups apart; perhaps with more inputs, the last, which are zero.
         order: The axes of `split`: groups, inputs, outputs.
         counts: How many of these axes are of groups, inputs and outputs.
@@ -87,7 +100,7 @@ class Product:
 
     kernel: Kernel
     source: keras.layers.Layer
-    rows: Callable[[Any], np.ndarray]
+    rows: Callable[..., np.ndarray]
     split: tuple[int, ...]
     order: tuple[int, ...]
     counts: tuple[int, int, int]
@@ -137,9 +150,9 @@ def product_of(kernel: Kernel, holder: keras.layers.Layer | None = None) -> Prod
         return product
     rows = product.rows
 
-    def rows_of_steps(tensor: Any) -> np.ndarray:
+    def rows_of_steps(tensor: Any, places: Places = every) -> np.ndarray:
         array = _array(tensor)
-        return rows(array.reshape(-1, *array.shape[2:]))
+        return rows(array.reshape(-1, *array.shape[2:]), places)
 
     return Product(kernel, holder, rows_of_steps, product.split, product.order, product.counts, product.bias)
 
@@ -170,17 +183,19 @@ class Gram:
             before: The layer's input as it was, which may be the same object.
             matrices: The kernel as it was, `[groups, inputs, outputs]`, float32.
         """
-        rows = self._product.rows(given)
-        wanted = rows if before is given else self._product.rows(before)
-        if self._limit is not None and rows.shape[1] > self._limit:
-            places = np.linspace(0, rows.shape[1] - 1, self._limit).astype(int)
-            rows, wanted = rows[:, places], wanted[:, places]
+        rows = self._product.rows(given, self._places)
+        wanted = rows if before is given else self._product.rows(before, self._places)
         for part, own, x, x0, matrix in zip(self._parts, self._squares, rows, wanted, matrices, strict=True):
             step = max(1, _CHUNK // sum(matrix.shape))
             for start in range(0, len(x), step):
                 y = x0[start : start + step] @ matrix
                 part.add(np.concatenate([y, x[start : start + step]], 1)[:, None])
                 own.add(y)
+
+    def _places(self, count: int) -> Any:
+        if self._limit is None or count <= self._limit:
+            return every(count)
+        return np.linspace(0, count - 1, self._limit).astype(int)
 
     @property
     def samples(self) -> int:
@@ -248,8 +263,9 @@ def _plain_bias(layer: Any) -> Callable[[np.ndarray], np.ndarray] | None:
 def _dense(kernel: Kernel) -> Product:
     inputs, outputs = kernel.variable.shape
 
-    def rows(tensor: Any) -> np.ndarray:
-        return _array(tensor).reshape(1, -1, inputs).astype(np.float32, copy=False)
+    def rows(tensor: Any, places: Places = every) -> np.ndarray:
+        array = _array(tensor).reshape(1, -1, inputs)
+        return array[:, places(array.shape[1])].astype(np.float32, copy=False)
 
     layer, bias = kernel.layer, _plain_bias(kernel.layer)
     if inputs <= _WIDEST:
@@ -258,8 +274,8 @@ def _dense(kernel: Kernel) -> Product:
     blocks = -(-inputs // _WIDEST)
     wide = -(-inputs // blocks)
 
-    def rows_of_blocks(tensor: Any) -> np.ndarray:
-        array = rows(tensor)[0]
+    def rows_of_blocks(tensor: Any, places: Places = every) -> np.ndarray:
+        array = rows(tensor, places)[0]
         array = np.pad(array, [(0, 0), (0, blocks * wide - inputs)])
         return array.reshape(-1, blocks, wide).transpose(1, 0, 2)
 
@@ -283,15 +299,17 @@ def _windows(
     strides: Sequence[int],
     dilation: Sequence[int],
     padding: Sequence[tuple[int, int]],
+    places: Places,
 ) -> np.ndarray:
     """Returns the patches under a window that moves.
 
     Args:
         array: `[n, *sizes, channels]`.
         window, strides, dilation, padding: For each axis of positions.
+        places: Which of the patches, ordered by examples and positions.
 
     Returns:
-        `[n, *positions, taps, channels]`.
+        `[patches, taps, channels]`.
     """
     array = np.pad(array, [(0, 0), *padding, (0, 0)])
     reach = [(taps - 1) * rate + 1 for taps, rate in zip(window, dilation, strict=True)]
@@ -299,13 +317,14 @@ def _windows(
         (size - far) // stride + 1
         for size, far, stride in zip(array.shape[1:-1], reach, strides, strict=True)
     ]
-    patches = np.empty((len(array), *sizes, math.prod(window), array.shape[-1]), array.dtype)
+    counts = (len(array), *sizes)
+    chosen = np.arange(math.prod(counts))[places(math.prod(counts))]
+    examples, *starts = np.unravel_index(chosen, counts)
+    starts = [start * stride for start, stride in zip(starts, strides, strict=True)]
+    patches = np.empty((len(chosen), math.prod(window), array.shape[-1]), array.dtype)
     for number, tap in enumerate(np.ndindex(*window)):
-        cuts = tuple(
-            slice(place * rate, place * rate + (size - 1) * stride + 1, stride)
-            for place, rate, size, stride in zip(tap, dilation, sizes, strides, strict=True)
-        )
-        patches[..., number, :] = array[(slice(None), *cuts)]
+        at = [start + place * rate for start, place, rate in zip(starts, tap, dilation, strict=True)]
+        patches[:, number] = array[(examples, *at)]
     return patches
 
 
@@ -320,13 +339,12 @@ def _padding(
     return [(0, 0)] * len(window)
 
 
-def _patches(layer: Any, tensor: Any, window: Sequence[int]) -> np.ndarray:
+def _patches(layer: Any, tensor: Any, window: Sequence[int], places: Places) -> np.ndarray:
     """Returns the patches that a convolution's kernel meets, `[rows, taps, channels]`."""
     array, rank = _last(_array(tensor), layer), len(window)
     strides, dilation = _numbers(layer.strides, rank), _numbers(layer.dilation_rate, rank)
     padding = _padding(layer, array.shape[1:-1], window, strides, dilation)
-    patches = _windows(array, window, strides, dilation, padding)
-    return patches.reshape(-1, *patches.shape[-2:])
+    return _windows(array, window, strides, dilation, padding, places)
 
 
 def _by_group(patches: np.ndarray, groups: int) -> np.ndarray:
@@ -345,7 +363,7 @@ def _convolution(kernel: Kernel) -> Product:
     return Product(
         kernel,
         layer,
-        lambda tensor: _by_group(_patches(layer, tensor, window), groups),
+        lambda tensor, places=every: _by_group(_patches(layer, tensor, window, places), groups),
         (taps, inputs, groups, outputs // groups),
         (2, 0, 1, 3),
         (1, 2, 1),
@@ -361,7 +379,7 @@ def _depthwise(kernel: Kernel) -> Product:
     return Product(
         kernel,
         layer,
-        lambda tensor: _by_group(_patches(layer, tensor, window), channels),
+        lambda tensor, places=every: _by_group(_patches(layer, tensor, window, places), channels),
         (taps, channels, multiplier),
         (1, 0, 2),
         (1, 1, 1),
@@ -374,7 +392,7 @@ def _pointwise(kernel: Kernel) -> Product:
     inputs, outputs = kernel.variable.shape[-2:]
     rank = len(kernel.variable.shape) - 2
 
-    def rows(tensor: Any) -> np.ndarray:
+    def rows(tensor: Any, places: Places = every) -> np.ndarray:
         between = ops.depthwise_conv(
             ops.convert_to_tensor(tensor, layer.compute_dtype),
             ops.cast(layer.depthwise_kernel, layer.compute_dtype),
@@ -383,7 +401,8 @@ def _pointwise(kernel: Kernel) -> Product:
             data_format=layer.data_format,
             dilation_rate=layer.dilation_rate,
         )
-        return _last(_array(between), layer).reshape(1, -1, inputs)
+        array = _last(_array(between), layer).reshape(1, -1, inputs)
+        return array[:, places(array.shape[1])]
 
     if layer.padding == "causal":
         return None
@@ -399,7 +418,7 @@ def _transposed(kernel: Kernel) -> Product | None:
     if layer.output_padding is not None:
         return None
 
-    def rows(tensor: Any) -> np.ndarray:
+    def rows(tensor: Any, places: Places = every) -> np.ndarray:
         array = _last(_array(tensor), layer)
         sizes = array.shape[1:-1]
         spread = np.zeros(
@@ -418,9 +437,9 @@ def _transposed(kernel: Kernel) -> Product | None:
             length = size * stride + (0 if layer.padding == "same" else over)
             before = reach - 1 - (over // 2 if layer.padding == "same" else 0)
             padding.append((before, length + reach - 1 - before - ((size - 1) * stride + 1)))
-        patches = _windows(spread, window, (1,) * rank, dilation, padding)
+        patches = _windows(spread, window, (1,) * rank, dilation, padding, places)
         # Output o gets tap k of input (o - k): the window is turned round.
-        return patches[..., ::-1, :].reshape(1, -1, math.prod(window) * inputs)
+        return patches[:, ::-1].reshape(1, -1, math.prod(window) * inputs)
 
     split = (math.prod(window), outputs, inputs)
     return Product(kernel, layer, rows, split, (0, 2, 1), (0, 2, 1), _plain_bias(layer))
@@ -445,14 +464,15 @@ def _einsum(kernel: Kernel) -> Product | None:
     place = {letter: axis - len(known) for axis, letter in enumerate(known)}
     sizes = {letter: kernel.variable.shape[axis] for axis, letter in enumerate(letters)}
 
-    def rows(tensor: Any) -> np.ndarray:
+    def rows(tensor: Any, places: Places = every) -> np.ndarray:
         array = _array(tensor).astype(np.float32, copy=False)
         first = [place[letter] % array.ndim for letter in shared]
         last = [place[letter] % array.ndim for letter in summed]
         others = [axis for axis in range(array.ndim) if axis not in first + last]
         moved = np.ascontiguousarray(array.transpose(*first, *others, *last))
         groups = math.prod(sizes[letter] for letter in shared)
-        return moved.reshape(groups, -1, math.prod(sizes[letter] for letter in summed))
+        moved = moved.reshape(groups, -1, math.prod(sizes[letter] for letter in summed))
+        return moved[:, places(moved.shape[1])]
 
     bias = None
     if getattr(layer, "bias", None) is not None:

@@ -12,13 +12,13 @@ from tfprune.network.replay import Stop, replay
 from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.layer_problems import Meter, Target
 from tfprune.sparsity.patterns import WEIGHTS
-from tfprune.sparsity.reconstruction import Problem, Select, refit, within_reach
+from tfprune.sparsity.reconstruction import Problem, Select, along, conjugate_gradients
 from tfprune.sparsity.selection import kept_count
 
 # The shares of a kernel's weights that are tried, each three quarters of the one before it.
 _DENSITIES = tuple(0.75**step for step in range(1, 19))
-# The outputs that a curve is measured with, at most, and the multiplications of a solution that is exact.
-_OUTPUTS, _DIRECT = 256, 2e9
+# The outputs that a curve is measured with, at most, and the iterations in which weights are corrected.
+_OUTPUTS, _ITERATIONS = 64, 15
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,14 @@ def _curve(meter: Meter, stop: Stop, target: Target, product: Product) -> Curve:
     problem, there, select = _some_outputs(measured.problem, measured.present, measured.select)
     size, present = there.size, int(np.count_nonzero(there))
     kept, errors = [present], [0.0]
-    for share in _DENSITIES:
-        count = kept_count(size, 1 - share)
-        if count >= kept[-1] or count < min(there.shape[2], size // 2):
-            continue
-        mask = within_reach(problem, there, 1 - share, select)
+    tried = [
+        1 - share
+        for share in _DENSITIES
+        if present > kept_count(size, 1 - share) >= min(there.shape[2], size // 2)
+    ]
+    for mask, start in along(problem, there, tried, select):
         kept.append(int(np.count_nonzero(mask)))
-        errors.append(problem.error(refit(problem, mask, _DIRECT)))
+        errors.append(problem.error(conjugate_gradients(problem, mask, start, _ITERATIONS)))
     kept.append(0)
     errors.append(1.0)
     # Of all outputs what those that were looked at have.

@@ -10,11 +10,13 @@ error(W) = mean((Y - X @ W) ** 2) = energy - 2 * W * cross + W * (gram @ W)     
 Several groups of a kernel are one problem, whose arrays have the group as their first axis.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+from tfprune.sparsity.selection import keep_largest
 
 Select = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 """A function `(scores, mask, sparsity)` to a mask at that sparsity, a subset; `[groups, inputs, outputs]`."""
@@ -33,10 +35,15 @@ OBC_INPUTS = 640
 _BLOCK = 64
 # The steps of `alternate`, those in which sparsity rises, and its penalty.
 _STEPS, _RISING, _PENALTY = 40, 30, 1.0
-# Rounds of exchanges, and the share of the weights that leave in the first one, at most.
-_ROUNDS, _LEAVING = 3, 0.1
-# Multiplications for which systems of equations are solved one output at a time.
-_DIRECT = 4e11
+# Steps from one level to the next, where many are gone through.
+_STEPS_BETWEEN = 4
+# Rows of a matrix that are computed at a time.
+_ROWS = 256
+# Rounds of exchanges, the share of the weights that leave in the first one, at most, and how many are looked
+# at for each that comes.
+_ROUNDS, _LEAVING, _CANDIDATES = 3, 0.1, 8
+# Multiplications for which systems of equations are solved one output at a time, and inverted for exchanges.
+_DIRECT, _EXCHANGED = 4e11, 1e11
 _ITERATIONS, _TOLERANCE = 100, 1e-5
 
 
@@ -46,11 +53,11 @@ class Problem:
 
     Attributes:
         gram: `X.T @ X` over the number of rows, `[groups, inputs, inputs]`, damped.
-        cross: `X.T @ Y` likewise, `[groups, inputs, outputs]`.
+        cross: `X.T @ Y` likewise, `[groups, inputs, outputs]`, with as much of the weights that were.
         energy: The mean square of Y, `[groups, outputs]`.
         weights: The weights that the layer had, `[groups, inputs, outputs]`.
         importance: What the squared error of an output counts, `[groups, outputs]`.
-        undamped: `gram` and `cross` as they were measured.
+        damping: What was added to the diagonal of `gram`, `[groups]`.
     """
 
     gram: np.ndarray
@@ -58,32 +65,50 @@ class Problem:
     energy: np.ndarray
     weights: np.ndarray
     importance: np.ndarray
-    undamped: tuple[np.ndarray, np.ndarray]
+    damping: np.ndarray
 
     @cached_property
-    def drawing(self) -> tuple[np.ndarray, np.ndarray]:
-        """The norms of the inputs, `[groups, inputs, 1]`, and the inverse for `within_reach`."""
-        norms = np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2))[:, :, None]
-        matrix = self.gram / (norms * norms.transpose(0, 2, 1))
+    def norms(self) -> np.ndarray:
+        """The norms of the inputs, `[groups, inputs, 1]`."""
+        return np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2))[:, :, None]
+
+    @cached_property
+    def correlations(self) -> np.ndarray:
+        """`gram` of inputs whose norm is one, float32."""
+        found = np.empty(self.gram.shape, np.float32)
+        inverse = 1 / self.norms[..., 0]
+        for row, gram, one in zip(found, self.gram, inverse, strict=True):
+            for start in range(0, len(row), _ROWS):
+                cut = slice(start, start + _ROWS)
+                row[cut] = gram[cut] * one[cut, None] * one
+        return found
+
+    @cached_property
+    def drawing(self) -> np.ndarray:
+        """The inverse for alternating directions, float32."""
+        matrix = self.correlations.copy()
         # Of eigenvalues from the penalty up, which single precision is enough for.
-        return norms, np.linalg.inv((matrix + _PENALTY * np.eye(norms.shape[1])).astype(np.float32))
+        for one in matrix:
+            np.fill_diagonal(one, one.diagonal() + _PENALTY)
+        return np.linalg.inv(matrix)
 
     def of_outputs(self, places: np.ndarray) -> "Problem":
         """Returns the problem of some of the outputs."""
-        gram, cross = self.undamped
         return Problem(
             self.gram,
             self.cross[:, :, places],
             self.energy[:, places],
             self.weights[:, :, places],
             self.importance[:, places],
-            (gram, cross[:, :, places]),
+            self.damping,
         )
 
     def error(self, weights: np.ndarray) -> float:
         """Returns the mean squared error of the outputs, as a share of their mean square."""
-        gram, cross = self.undamped
-        each = self.energy + ((gram @ weights - 2 * cross) * weights).sum(1)
+        slope = self.gram @ weights - 2 * self.cross
+        # Without the damping.
+        slope -= self.damping[:, None, None] * (weights - 2 * self.weights)
+        each = self.energy + (slope * weights).sum(1)
         total = (self.energy * self.importance).sum()
         return float(max((each * self.importance).sum(), 0.0) / total) if total > 0 else 0.0
 
@@ -106,12 +131,13 @@ def make_problem(
     share = DAMPING + FEW * (inputs / max(rows, 1)) ** 2
     added = share * np.diagonal(gram, axis1=1, axis2=2).mean(1)
     # A group whose inputs are all constant has nothing to go by but its weights.
-    added = np.where(added > 0, added, 1.0)[:, None, None]
+    added = np.where(added > 0, added, 1.0)
     importance = np.ones_like(energy) if importance is None else importance
     weights = weights.astype(np.float64)
-    return Problem(
-        gram + added * np.eye(inputs), cross + added * weights, energy, weights, importance, (gram, cross)
-    )
+    gram = gram.copy()
+    for one, more in zip(gram, added, strict=True):
+        np.fill_diagonal(one, one.diagonal() + more)
+    return Problem(gram, cross + added[:, None, None] * weights, energy, weights, importance, added)
 
 
 def refit(problem: Problem, mask: np.ndarray, direct: float = _DIRECT) -> np.ndarray:
@@ -120,47 +146,60 @@ def refit(problem: Problem, mask: np.ndarray, direct: float = _DIRECT) -> np.nda
     Args:
         problem: The layer.
         mask: Booleans `[groups, inputs, outputs]`.
-        direct: Multiplications of a group up to which equations are solved one output at a time, exactly.
+        direct: Multiplications up to which equations are solved one output at a time, exactly.
     """
-    parts = zip(problem.gram, problem.cross, mask, strict=True)
-    return np.stack([_refit(*part, direct) for part in parts])
-
-
-def _refit(gram: np.ndarray, cross: np.ndarray, mask: np.ndarray, direct: float) -> np.ndarray:
-    counts = mask.sum(0, dtype=np.float64)
-    if mask.all():
-        return np.linalg.solve(gram, cross)
-    if (counts**3).sum() > direct:
-        return _conjugate_gradients(gram, cross, mask)
-    weights = np.zeros(cross.shape)
-    for column in np.flatnonzero(counts):
-        stays = np.flatnonzero(mask[:, column])
-        weights[stays, column] = np.linalg.solve(gram[np.ix_(stays, stays)], cross[stays, column])
+    if not mask.all() and _equations(mask) > direct:
+        return conjugate_gradients(problem, mask)
+    weights = np.zeros(problem.cross.shape)
+    for found, gram, cross, stays in zip(weights, problem.gram, problem.cross, mask, strict=True):
+        if stays.all():
+            found[:] = np.linalg.solve(gram, cross)
+            continue
+        for column in np.flatnonzero(stays.any(0)):
+            places = np.flatnonzero(stays[:, column])
+            found[places, column] = np.linalg.solve(gram[np.ix_(places, places)], cross[places, column])
     return weights
 
 
-def _conjugate_gradients(gram: np.ndarray, cross: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Solves for all outputs together, each with weights of its own; by Hestenes and Stiefel (1952)."""
-    scale = 1 / np.sqrt(np.diag(gram))[:, None]
-    matrix = (gram * scale * scale.T).astype(np.float32)
-    wanted = np.where(mask, cross * scale, 0).astype(np.float32)
-    found = np.zeros_like(wanted)
-    residual = wanted.copy()
+def _equations(mask: np.ndarray) -> float:
+    """Returns the multiplications of the systems of equations of all outputs, about."""
+    return float((mask.sum(1, dtype=np.float64) ** 3).sum())
+
+
+def conjugate_gradients(
+    problem: Problem, mask: np.ndarray, start: np.ndarray | None = None, iterations: int = _ITERATIONS
+) -> np.ndarray:
+    """Returns nearly what `refit` does, for all outputs together; by Hestenes and Stiefel (1952).
+
+    Args:
+        problem: The layer.
+        mask: Booleans `[groups, inputs, outputs]`.
+        start: Weights times the norms of their inputs, float32, to begin with. Default: zero.
+        iterations: At most.
+    """
+    matrix = problem.correlations
+    wanted = np.where(mask, problem.cross / problem.norms, 0).astype(np.float32)
+    if start is None:
+        found, residual = np.zeros_like(wanted), wanted.copy()
+    else:
+        found = np.where(mask, start, 0)
+        residual = wanted - np.where(mask, matrix @ found, 0)
     step = residual.copy()
-    square = (residual**2).sum(0)
-    enough = _TOLERANCE**2 * np.maximum((wanted**2).sum(0), 1e-30)
-    for _ in range(_ITERATIONS):
+    square = np.square(residual).sum(1, keepdims=True)
+    enough = _TOLERANCE**2 * np.maximum(np.square(wanted).sum(1, keepdims=True), 1e-30)
+    for _ in range(iterations):
         if (square <= enough).all():
             break
         ahead = np.where(mask, matrix @ step, 0)
-        along = (step * ahead).sum(0)
+        along = (step * ahead).sum(1, keepdims=True)
         length = np.divide(square, along, out=np.zeros_like(square), where=along > 0)
         found += length * step
         residual -= length * ahead
-        new = (residual**2).sum(0)
-        step = residual + np.divide(new, square, out=np.zeros_like(new), where=square > 0) * step
+        new = np.square(residual).sum(1, keepdims=True)
+        step *= np.divide(new, square, out=np.zeros_like(new), where=square > 0)
+        step += residual
         square = new
-    return np.where(mask, found * scale, 0).astype(np.float64)
+    return np.where(mask, found / problem.norms, 0)
 
 
 def by_magnitude(problem: Problem, mask: np.ndarray, sparsity: float, select: Select) -> np.ndarray:
@@ -173,7 +212,8 @@ def by_wanda(problem: Problem, mask: np.ndarray, sparsity: float, select: Select
 
     Sun et al., arXiv:2306.11695, but with the ranking that `select` makes.
     """
-    norms = np.sqrt(np.diagonal(problem.undamped[0], axis1=1, axis2=2))
+    squares = np.diagonal(problem.gram, axis1=1, axis2=2) - problem.damping[:, None]
+    norms = np.sqrt(np.maximum(squares, 0))
     return select(np.abs(problem.weights) * norms[:, :, None], mask, sparsity)
 
 
@@ -214,7 +254,7 @@ def by_alternation(problem: Problem, mask: np.ndarray, sparsity: float, select: 
     """Returns the mask of `within_reach`, improved by exchanges where single weights go and are not many."""
     chosen = within_reach(problem, mask, sparsity, select)
     free = getattr(select, "is_free", False)
-    return exchanged(problem, chosen, mask) if free and _multiplications(chosen) < _DIRECT else chosen
+    return exchanged(problem, chosen, mask) if free and _equations(chosen) < _EXCHANGED else chosen
 
 
 def within_reach(problem: Problem, mask: np.ndarray, sparsity: float, select: Select) -> np.ndarray:
@@ -223,21 +263,58 @@ def within_reach(problem: Problem, mask: np.ndarray, sparsity: float, select: Se
     The weights of the smallest error, drawn to the nearest that have the pattern, and these drawn to those,
     in turns, while the sparsity rises.
     """
-    scale = np.sqrt(problem.importance)[:, None, :]
-    norms, inverse = problem.drawing
-    wanted = (problem.cross / norms * scale).astype(np.float32)
-    drawn = (problem.weights * norms * scale).astype(np.float32)
-    pull = np.zeros_like(drawn)
+    turns = _Turns(problem, mask, select)
     start = 1 - np.count_nonzero(mask) / mask.size
     for step in range(_STEPS):
         share = 1 - max(1 - (step + 1) / _RISING, 0) ** 3
-        level = sparsity if share == 1 else start + max(sparsity - start, 0) * share
-        ahead = drawn + pull
-        stays = select(ahead**2, mask, level)
-        near = np.where(stays, ahead, 0)
-        pull = ahead - near
-        drawn = inverse @ (wanted + np.float32(_PENALTY) * (near - pull))
-    return select((drawn + pull) ** 2, mask, sparsity)
+        turns.take(sparsity if share == 1 else start + max(sparsity - start, 0) * share)
+    return turns.mask(sparsity)
+
+
+def along(
+    problem: Problem, mask: np.ndarray, sparsities: Iterable[float], select: Select
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields masks at sparsities that rise, each a few steps of alternating directions from the one before.
+
+    With a mask come the weights that it leaves, not at their best, times the norms of their inputs.
+    """
+    turns = _Turns(problem, mask, select)
+    for sparsity in sparsities:
+        for _ in range(_STEPS_BETWEEN):
+            turns.take(sparsity)
+        chosen = turns.mask(sparsity)
+        yield chosen, turns.weights(chosen)
+
+
+class _Turns:
+    """The alternating directions: weights of a small error, and the nearest that have the pattern, in turns.
+
+    Both are times the norms of their inputs, and the roots of their outputs' importance, float32.
+    """
+
+    def __init__(self, problem: Problem, mask: np.ndarray, select: Select) -> None:
+        self._scale = np.sqrt(problem.importance)[:, None, :].astype(np.float32)
+        self._inverse = problem.drawing
+        self._wanted = (problem.cross / problem.norms).astype(np.float32) * self._scale
+        self._drawn = (problem.weights * problem.norms).astype(np.float32) * self._scale
+        self._pull = np.zeros_like(self._drawn)
+        self._mask, self._select = mask, select
+
+    def take(self, sparsity: float) -> None:
+        """Takes a step at a sparsity."""
+        ahead = self._drawn + self._pull
+        near = np.where(self.mask(sparsity), ahead, 0)
+        self._pull = ahead - near
+        self._drawn = self._inverse @ (self._wanted + np.float32(_PENALTY) * (near - self._pull))
+
+    def mask(self, sparsity: float) -> np.ndarray:
+        """Returns the largest that have the pattern."""
+        return self._select((self._drawn + self._pull) ** 2, self._mask, sparsity)
+
+    def weights(self, mask: np.ndarray) -> np.ndarray:
+        """Returns weights times the norms of their inputs."""
+        weights = np.where(mask, self._drawn, 0)
+        return np.divide(weights, self._scale, out=np.zeros_like(weights), where=self._scale > 0)
 
 
 def exchanged(problem: Problem, mask: np.ndarray, allowed: np.ndarray) -> np.ndarray:
@@ -253,22 +330,11 @@ def exchanged(problem: Problem, mask: np.ndarray, allowed: np.ndarray) -> np.nda
     """
     mask = mask.copy()
     for number in range(_ROUNDS):
-        costs, gains = np.full(mask.shape, np.inf), np.full(mask.shape, -np.inf)
-        for group, column in np.ndindex(mask.shape[0], mask.shape[2]):
-            stays, gram = mask[group, :, column], problem.gram[group]
-            others = allowed[group, :, column] & ~stays
-            cross, scale = problem.cross[group, :, column], problem.importance[group, column]
-            inverse = np.linalg.inv(gram[np.ix_(stays, stays)])
-            weights = inverse @ cross[stays]
-            costs[group, stays, column] = scale * weights**2 / np.diagonal(inverse)
-            between = gram[np.ix_(others, stays)]
-            left = np.diagonal(gram)[others] - ((between @ inverse) * between).sum(1)
-            slope = cross[others] - between @ weights
-            gains[group, others, column] = scale * slope**2 / np.maximum(left, 1e-30)
         count = int(_LEAVING * np.count_nonzero(mask) * (1 - number / _ROUNDS))
         count = min(count, np.count_nonzero(allowed & ~mask))
         if not count:
             break
+        costs, gains = _costs_and_gains(problem, mask, allowed & ~mask, _CANDIDATES * count)
         leaving = np.argsort(costs, axis=None, kind="stable")[:count]
         coming = np.argsort(-gains, axis=None, kind="stable")[:count]
         better = gains.ravel()[coming] > costs.ravel()[leaving]
@@ -277,10 +343,35 @@ def exchanged(problem: Problem, mask: np.ndarray, allowed: np.ndarray) -> np.nda
     return mask
 
 
-def _multiplications(mask: np.ndarray) -> float:
-    """Returns those of a round of exchanges."""
-    counts = mask.sum(1, dtype=np.float64)
-    return float((counts**2 * (2 * counts + mask.shape[1])).sum())
+def _costs_and_gains(
+    problem: Problem, mask: np.ndarray, others: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what each weight's removal costs, infinity for one that is not there, and what others gain.
+
+    Args:
+        problem: The layer.
+        mask: The weights that are there, `[groups, inputs, outputs]`.
+        others: Those that may come.
+        most: The number of these to look at, those of the steepest slopes; others gain minus infinity.
+    """
+    matrix, weights = problem.correlations, refit(problem, mask, np.inf)
+    slope = problem.cross / problem.norms - matrix @ (weights * problem.norms).astype(np.float32)
+    steepness = problem.importance[:, None] * slope**2
+    some = keep_largest(steepness.ravel(), most, others.ravel()).reshape(mask.shape)
+    costs, gains = np.full(mask.shape, np.inf), np.full(mask.shape, -np.inf)
+    for group, column in np.ndindex(mask.shape[0], mask.shape[2]):
+        stays, seen = (np.flatnonzero(each[group, :, column]) for each in (mask, some))
+        inverse = np.linalg.inv(problem.gram[group][np.ix_(stays, stays)])
+        squares = weights[group, stays, column] ** 2
+        costs[group, stays, column] = problem.importance[group, column] * squares / np.diagonal(inverse)
+        # What of an input those that are there do not give: no less than its damping.
+        norms = problem.norms[group, :, 0]
+        inverse = (inverse * norms[stays, None] * norms[stays]).astype(np.float32)
+        between = matrix[group][np.ix_(seen, stays)]
+        left = 1 - ((between @ inverse) * between).sum(1)
+        left = np.maximum(left, problem.damping[group] / norms[seen] ** 2)
+        gains[group, seen, column] = steepness[group, seen, column] / left
+    return costs, gains
 
 
 def by_order(problem: Problem, mask: np.ndarray, sparsity: float, select: Select) -> np.ndarray:
