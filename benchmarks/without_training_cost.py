@@ -4,10 +4,10 @@ r"""Measures what pruning without training costs: seconds, processor seconds and
     python benchmarks/without_training_cost.py --width=16 --data_dir=DIR --allocations=global
     python benchmarks/without_training_cost.py --network=FILE.keras --data_dir=DIR --profile=30
 
-The convolutions of a ResNet-34, untrained but with BatchNorm's statistics of these images, or of the network of
---network, are pruned to --sparsity by --images training images of CIFAR-10, or by random ones without --data_dir.
-Each allocation has a process of its own. Memory is the most that the process had, less what it had when the
-network was built and had run once.
+The convolutions of a ResNet-34 that is not trained, but has BatchNorm's statistics of these images, or those
+of the network of --network, are pruned to --sparsity by --images training images of CIFAR-10, or by random
+ones without --data_dir. Each allocation has a process of its own. Memory is the most that the process had,
+less what it had when the network was built and had run once.
 """
 
 import cProfile
@@ -127,18 +127,16 @@ def main(arguments: list[str]) -> None:
     if WORKER.value:
         serve()
         return
-    print(
-        f"{'allocation':10}  {'weights':>10}  {'zero':>6}  {'error':>7}  {'seconds':>7}  {'processor':>9}  {'memory':>8}"
-    )
+    names = f"{'allocation':10}  {'weights':>10}  {'zero':>6}  {'error':>7}"
+    print(f"{names}  {'seconds':>7}  {'processor':>9}  {'memory':>8}")
     for allocation in ALLOCATIONS.value:
         worker = Worker([*sys.argv, f"--worker={allocation}"], allocation, {})
         found = worker.ask("prune")
         worker.close()
-        print(
-            f"{allocation:10}  {found['weights']:>10,}  {found['sparsity']:>6.3f}  {100 * found['error']:>5.2f} %  "
-            f"{found['wall']:>7.0f}  {found['processor']:>9.0f}  {found['bytes'] / 1e9:>5.2f} GB",
-            flush=True,
-        )
+        what = f"{allocation:10}  {found['weights']:>10,}  {found['sparsity']:>6.3f}"
+        what = f"{what}  {100 * found['error']:>5.2f} %"
+        times = f"{found['wall']:>7.0f}  {found['processor']:>9.0f}"
+        print(f"{what}  {times}  {found['bytes'] / 1e9:>5.2f} GB", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ _LEAVES = {
     "backend",
     "pictures",
     "timing",
+    "arguments",
 }
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
@@ -47,6 +48,7 @@ ALLOWED = {
     "channels": {"backend", "network"},
     # "compiler" for a budget of time in a search.
     "sparsity": {
+        "arguments",
         "backend",
         "channels",
         "compiler",

@@ -329,6 +329,13 @@ def test_images_may_come_in_batches_with_labels():
         ({"layers": layers.Embedding}, "Nothing to search"),
         ({"spare": "missing"}, "Each entry of `spare` must match"),
         ({"path": "missing/search.json"}, "`path` must be in a folder that is there"),
+        ({"path": 3}, "`path` must be a path or None. Received: path=3"),
+        ({"target": True}, r"`target` must be in \(0, 1\). Received: target=True"),
+        ({"recalibrate": 1}, "`recalibrate` must be True or False. Received: recalibrate=1"),
+        ({"verbose": "yes"}, "`verbose` must be 0, 1, 2 or None. Received: verbose='yes'"),
+        ({"spare": "("}, "`spare` must be a valid regular expression"),
+        ({"images": images().astype(complex)}, "`images` must be numbers. Received: complex128"),
+        ({"budget": "macs", "input_shape": (1, 6, -6, 2)}, "`input_shape` must be a shape"),
     ],
 )
 def test_a_bad_argument_is_an_error_that_names_it(changed, message):
@@ -338,6 +345,16 @@ def test_a_bad_argument_is_an_error_that_names_it(changed, message):
     with pytest.raises(ValueError, match=message):
         search_sparsities(model, **arguments)
     assert same(values(model), before)
+
+
+def test_numbers_of_numpy_are_numbers():
+    found = search_sparsities(
+        network(),
+        np.float32(0.5),
+        images(),
+        **{**QUICK, "generations": np.int64(1), "recalibrate": np.True_, "verbose": np.int64(0)},
+    )
+    assert len(found.history) == 2
 
 
 def test_weights_that_are_not_finite_are_an_error():

@@ -342,10 +342,31 @@ def test_errors_leave_the_model_as_it_was():
         ({"allocation": "global", "pattern": sparsity.MOfN(2, 4)}, "same share of zeros"),
         ({"allocation": "fair"}, "`allocation` must be one of"),
         ({"layers": "norm"}, "Nothing to prune"),
+        ({"target_sparsity": "0.5"}, "`target_sparsity` must be a number in"),
+        ({"target_sparsity": {"head": True}}, r"`target_sparsity\['head'\]` must be a number in"),
+        ({"method": ["wanda"]}, "`method` must be one of"),
+        ({"correct": 3}, "`correct` must be True, False or None. Received: correct=3"),
+        ({"batch_norm": "no"}, "`batch_norm` must be True or False. Received: batch_norm='no'"),
+        ({"verbose": float("nan")}, "`verbose` must be 0, 1, 2 or None. Received: verbose=nan"),
+        ({"images": "folder"}, "`images` must be inputs of the model"),
+        ({"images": IMAGES.astype(complex)}, "`images` must be numbers. Received: complex128"),
+        ({"images": IMAGES.astype(str)}, "`images` must be numbers. Received: <U"),
+        (
+            {"images": iter([IMAGES, IMAGES[:, :4]])},
+            "`images` must be batches of one structure",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             prune_with_data(model, **{"target_sparsity": 0.5, "images": IMAGES, "verbose": 0, **arguments})
         assert all(np.array_equal(a, b) for a, b in zip(before, state(model), strict=True))
+
+
+def test_numbers_of_numpy_are_numbers():
+    model = functional()
+    arguments = {"correct": np.False_, "batch_norm": np.True_, "verbose": np.int64(0)}
+    report = prune_with_data(model, np.float32(0.5), IMAGES.astype("int32"), **arguments)
+    assert report.sparsity == pytest.approx(0.5, abs=0.01)
+    assert all(one.error_after == one.error_before for one in report.layers)
 
 
 def test_a_layer_that_is_not_called_is_named():

@@ -178,8 +178,10 @@ def structured_inputs(model: keras.layers.Layer, images: Any) -> Any:
     if images is None:
         raise ValueError("`images` must be inputs of the model. Received: images=None")
     together = _together(images)
-    arrays = [np.asarray(ops.convert_to_numpy(one)) for one in keras.tree.flatten(together)]
     graph = functional(model)
+    # A model of a class of its own may take text.
+    texts = graph is None or any(tensor.dtype == "string" for tensor in graph.inputs)
+    arrays = [_numbers(one, texts) for one in keras.tree.flatten(together)]
     shapes = [array.shape for array in arrays]
     if graph is not None:
         wanted = [tuple(tensor.shape) for tensor in graph.inputs]
@@ -201,16 +203,40 @@ def _together(images: Any) -> Any:
     """Returns the inputs of all batches together; inputs that are no batches as they are."""
     if hasattr(images, "shape") or isinstance(images, (list, tuple, Mapping)):
         return images
-    if not isinstance(images, Iterable):
+    if not isinstance(images, Iterable) or isinstance(images, (str, bytes)):
         raise ValueError(
             f"`images` must be inputs of the model, or batches of them. Received: images={images!r}"
         )
     batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
     if not batches:
         raise ValueError("`images` must have at least one batch. Received: none")
-    return keras.tree.map_structure(
-        lambda *same: np.concatenate([ops.convert_to_numpy(one) for one in same]), *batches
-    )
+    try:
+        return keras.tree.map_structure(
+            lambda *same: np.concatenate([ops.convert_to_numpy(one) for one in same]), *batches
+        )
+    except (TypeError, ValueError) as error:
+        shapes = [[getattr(one, "shape", one) for one in keras.tree.flatten(batch)] for batch in batches]
+        raise ValueError(
+            "`images` must be batches of one structure and one shape, but for the number of examples. "
+            f"Received: {', '.join(map(str, shapes[:5]))}"
+        ) from error
+
+
+def _numbers(values: Any, texts: bool) -> np.ndarray:
+    """Returns an input as an array.
+
+    Args:
+        values: The input.
+        texts: Whether it may be text.
+
+    Raises:
+        ValueError: If it is not of numbers that a model takes.
+    """
+    array = np.asarray(ops.convert_to_numpy(values)) if hasattr(values, "shape") else np.asarray(values)
+    # "V" is that of bfloat16, which NumPy does not know.
+    if array.dtype.kind not in ("biufVSUO" if texts else "biufV"):
+        raise ValueError(f"`images` must be numbers. Received: {array.dtype} of shape {array.shape}")
+    return array
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:

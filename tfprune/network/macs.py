@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from tfprune.network.calls import replaced_calls, tensors
@@ -252,11 +253,15 @@ def _of_graph(model: Any, input_shape: Any) -> Any:
     return keras.tree.pack_sequence_as(model.input, specs)
 
 
+def _is_negative(shape: Any) -> bool:
+    return any(isinstance(size, int | np.integer) and size < 0 for size in shape)
+
+
 def _placeholders(shapes: Any) -> Any:
     """Returns a placeholder for each shape in a structure, in plain containers."""
     if isinstance(shapes, dict):
         return {name: _placeholders(shape) for name, shape in shapes.items()}
-    if isinstance(shapes, str) or not isinstance(shapes, Iterable):
+    if isinstance(shapes, str) or not isinstance(shapes, Iterable) or _is_negative(shapes):
         raise ValueError(f"`input_shape` must be a shape, or a structure of them. Received: {shapes!r}")
     if not all(isinstance(length, int | None) for length in shapes):
         return [_placeholders(shape) for shape in shapes]

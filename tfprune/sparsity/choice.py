@@ -139,7 +139,7 @@ def check_names(argument: str, values: Iterable[str], names: Iterable[str], kind
     """
     names = dict.fromkeys(names)
     for pattern in values:
-        if not any(re.fullmatch(pattern, name) for name in names):
+        if not any(map(compile_name(argument, pattern).fullmatch, names)):
             raise ValueError(
                 f"Each entry of `{argument}` must match {kind}: {', '.join(names)}. Received: {pattern!r}"
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfprune.arguments import true_or_false
 from tfprune.network import kinds
 from tfprune.network.graph import walk
 from tfprune.network.rebuild import rebuild
@@ -141,11 +142,10 @@ def prune_low_magnitude(
         pruning_schedule.values() if isinstance(pruning_schedule, Mapping) else [pruning_schedule]
     ):
         rule_of(schedule)  # Bad arguments are an error before anything is changed.
-    if not isinstance(spare_ends, bool):
-        raise ValueError(f"`spare_ends` must be True or False. Received: spare_ends={spare_ends!r}")
+    spare_ends = true_or_false("spare_ends", spare_ends)
     for name, choice in (("keep_zeros", keep_zeros), ("prune_frozen", prune_frozen)):
-        if choice not in (True, False, None):
-            raise ValueError(f"`{name}` must be True, False or None. Received: {name}={choice!r}")
+        if choice is not None:
+            true_or_false(name, choice, "True, False or None")
     if pruning_policy is not None and not hasattr(pruning_policy, "allow_pruning"):
         raise ValueError(
             f"`pruning_policy` must be a `PruningPolicy` or None. Received: pruning_policy={pruning_policy!r}"

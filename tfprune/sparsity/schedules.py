@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.arguments import real_number
+
 # The last step that a model can count: its counter is an int32, because JAX has no wider integers.
 LAST_STEP = 2**31 - 1
 
@@ -22,10 +24,9 @@ def check_sparsity(name: str, value: float) -> float:
     Raises:
         ValueError: If it is not.
     """
-    try:
-        sparsity = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}") from None
+    sparsity = real_number(value)
+    if sparsity is None:
+        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={sparsity}")
     return sparsity

@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers as keras_layers
 from keras import ops
 
+from tfprune.arguments import one_of, progress, true_or_false
 from tfprune.network import optimizers
 from tfprune.network.calibration import Moments, inputs_of
 from tfprune.network.gram import Product
@@ -148,7 +149,8 @@ def prune_with_data(
             Default: single weights.
         layers: For a model that is not wrapped: the layers to prune, as for `prune_low_magnitude`.
         spare: Likewise: those to leave as they are.
-        verbose: 1: a line of progress. 0: none. Default: 1 where standard output is a terminal.
+        verbose: 1: a line of progress. 2: one at the end. 0: none. Default: 1 where standard output is a
+            terminal, else 0.
 
     Returns:
         The errors of the layers.
@@ -157,17 +159,19 @@ def prune_with_data(
         ValueError: On an argument out of range, on images that are fewer than two, not finite or do not fit
             the model, on a layer that is not called when the model is. The model is as it was then.
     """
-    if method not in CHOICES:
-        raise ValueError(f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
-    correct = method not in ("wanda", "magnitude") if correct is None else correct
-    shown = int(sys.stdout.isatty()) if verbose is None else verbose
+    one_of("method", method, METHODS)
+    corrects = method not in ("wanda", "magnitude")
+    if correct is not None:
+        corrects = true_or_false("correct", correct, "True, False or None")
+    batch_norm = true_or_false("batch_norm", batch_norm)
+    shown = int(sys.stdout.isatty()) if verbose is None else progress(verbose)
     targets = targets_of(model, pattern, layers, spare)
     allocation = _checked_allocation(targets, target_sparsity, allocation)
     sparsities = _shared_out(targets, target_sparsity, allocation)
     batches = inputs_of(model, images, _BATCH)
     if allocation == "global":
-        sparsities = by_errors(model, targets, target_sparsity, batches, shown)
-    run = _Run(model, targets, sparsities, method, correct, batch_norm, len(batches), shown)
+        sparsities = by_errors(model, targets, float(target_sparsity), batches, shown)
+    run = _Run(model, targets, sparsities, method, corrects, batch_norm, len(batches), shown)
     with _kept_on_failure(model):
         replay(model, batches, run.watched, run.visit, unwrapped)
     return DataReport(tuple(run.reports))
@@ -228,7 +232,8 @@ def _shared_out(
         check_names("target_sparsity", each, [path for one in targets for path in one.paths], "a layer")
         shares = [of(*one.paths) for one in targets]
     else:
-        shares = [check_sparsity("target_sparsity", sparsity)] * len(targets)
+        sparsity = check_sparsity("target_sparsity", sparsity)
+        shares = [sparsity] * len(targets)
         if allocation == "erk":
             shares = erk_sparsities([one.shape for one in targets], sparsity)
     for one, share in zip(targets, shares, strict=True):

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.arguments import one_of, progress, real_number, true_or_false, whole_number
 from tfprune.sparsity.apply import read
 from tfprune.sparsity.choice import Selection
 from tfprune.sparsity.search.allocation import Allocations
@@ -102,7 +103,8 @@ def search_sparsities(
         seed: Of all random choices: one seed finds the same on one machine.
         path: A file that keeps the search after each generation, and from which the same search goes on if
             it is there, to the end that it would have had. None: nothing is kept.
-        verbose: 1: a line of progress. 0: none. None: 1 where standard output is a terminal.
+        verbose: 1: a line of progress. 2: one at the end. 0: none. None: 1 where standard output is a
+            terminal, else 0.
 
     Returns:
         A `SearchResult`: `sparsities` is what `prune_to` takes.
@@ -113,16 +115,23 @@ def search_sparsities(
         UserError: If a budget of time is given for a model that the sparse runtime cannot run.
         FileError: If the file at `path` is damaged, or of another search.
     """
-    _check(target, budget, seed, generations=generations, offspring=offspring, population=population)
-    _check_at_least("batch_size", batch_size, 2)
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {list(METHODS)}. Received: method={method!r}")
+    target = _checked_target(target)
+    one_of("budget", budget, BUDGETS)
+    one_of("method", method, METHODS)
     check_divergence(divergence)
+    generations = whole_number("generations", generations, 1)
+    offspring = whole_number("offspring", offspring, 1)
+    population = whole_number("population", population, 1)
+    batch_size = whole_number("batch_size", batch_size, 2)
+    seed = whole_number("seed", seed, 0)
+    recalibrate = true_or_false("recalibrate", recalibrate)
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"`path` must be a path or None. Received: path={path!r}")
+    shown = int(sys.stdout.isatty()) if verbose is None else progress(verbose)
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"`model` must be a built Keras 3 model. Received: model={model!r}")
     kernels = searched_kernels(model, layers, spare)
     images = images_of(model, images)
-    shown = int(sys.stdout.isatty() if verbose is None else verbose)
     candidates = Candidates(model, len(kernels), images, batch_size, divergence, recalibrate)
     settings = {
         "target": target,
@@ -240,19 +249,11 @@ def _on_all(candidates: Candidates, counts: Sequence[int]) -> float:
     return _mean({batch: candidates.divergences(counts, batch) for batch in range(candidates.batches)})
 
 
-def _check(target: float, budget: str, seed: int, **counts: int) -> None:
-    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < 1:
+def _checked_target(target: float) -> float:
+    share = real_number(target)
+    if share is None or not 0 < share < 1:
         raise ValueError(f"`target` must be in (0, 1). Received: target={target!r}")
-    if budget not in BUDGETS:
-        raise ValueError(f"`budget` must be one of {list(BUDGETS)}. Received: budget={budget!r}")
-    _check_at_least("seed", seed, 0)
-    for name, count in counts.items():
-        _check_at_least(name, count, 1)
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be a whole number, at least {least}. Received: {name}={value!r}")
+    return share
 
 
 def _digest(kernels: Sequence[Searched], images: Any) -> str:
