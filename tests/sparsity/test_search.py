@@ -326,7 +326,7 @@ def test_images_may_come_in_batches_with_labels():
         ({"generations": 0}, "`generations` must be a whole number, at least 1"),
         ({"method": "guess"}, "`method` must be one of"),
         ({"seed": -1}, "`seed` must be a whole number, at least 0"),
-        ({"layers": layers.Embedding}, "Nothing to search"),
+        ({"layers": layers.Embedding}, "Nothing to prune"),
         ({"spare": "missing"}, "Each entry of `spare` must match"),
         ({"path": "missing/search.json"}, "`path` must be in a folder that is there"),
         ({"path": 3}, "`path` must be a path or None. Received: path=3"),

@@ -342,6 +342,7 @@ def test_errors_leave_the_model_as_it_was():
         ({"allocation": "global", "pattern": sparsity.MOfN(2, 4)}, "same share of zeros"),
         ({"allocation": "fair"}, "`allocation` must be one of"),
         ({"layers": "norm"}, "Nothing to prune"),
+        ({"spare": "missing"}, "Each entry of `spare` must match"),
         ({"target_sparsity": "0.5"}, "`target_sparsity` must be a number in"),
         ({"target_sparsity": {"head": True}}, r"`target_sparsity\['head'\]` must be a number in"),
         ({"method": ["wanda"]}, "`method` must be one of"),

@@ -16,7 +16,7 @@ from tfprune.network.graph import Graph, chains, functional
 from tfprune.network.replay import Stop
 from tfprune.network.wrapping import check_fixed, unwrapped
 from tfprune.sparsity.apply import parts_of, pruned_layers
-from tfprune.sparsity.choice import Choice, Selection
+from tfprune.sparsity.choice import Choice, Selection, check_names, names_in
 from tfprune.sparsity.masks import all_finite
 from tfprune.sparsity.patterns import Pattern, Weights, from_arguments
 from tfprune.sparsity.prune import layers_of
@@ -85,7 +85,8 @@ def targets_of(
     """Returns the kernels to prune: those with masks, or else those that are selected.
 
     Raises:
-        ValueError: If there are none, or arguments for the one kind are given with the other.
+        ValueError: If there are none, if arguments for the one kind are given with the other, or if `spare`
+            matches nothing.
     """
     wrappers = pruned_layers(model)
     check_fixed(model)
@@ -105,7 +106,12 @@ def targets_of(
     choose, pattern = Choice(layers, spare, None), from_arguments(pattern=pattern)
     Rule(None, pattern)
     found: dict[int, Target] = {}
-    for layer in layers_of(model):
+    own = layers_of(model)
+    if isinstance(spare, str):
+        check_names(
+            "spare", [spare], [name for layer in own for name in names_in(layer)], "a layer or a kernel"
+        )
+    for layer in own:
         for chosen in choose(layer) if kinds.may_be_prunable(layer) else ():
             kernel = chosen.place.kernel
             if kernel is None:

@@ -1,7 +1,7 @@
 """Kernels pruned with data at some levels, made once: what a search puts together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -13,8 +13,7 @@ from tfprune.network.gram import Product
 from tfprune.network.replay import Stop, replay
 from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.error_curves import by_errors
-from tfprune.sparsity.layer_problems import Meter, Target, targets_of
-from tfprune.sparsity.patterns import WEIGHTS
+from tfprune.sparsity.layer_problems import Meter, Target
 from tfprune.sparsity.reconstruction import solve
 from tfprune.sparsity.search.kernels import ByMagnitude, PrunedKernels, Searched, Values, removal_order
 
@@ -66,11 +65,7 @@ class Database(PrunedKernels):
         self._biases: dict[int, tuple[keras.Variable, np.ndarray]] = {}
         self._levels: list[list[_Level]] = [[] for _ in kernels]
         self._model, self._verbose = model, verbose
-        self._targets = [
-            replace(target, pattern=WEIGHTS)
-            for target in targets_of(model, None, None, None)
-            if id(target.kernel.variable) in self._numbers
-        ]
+        self._targets = [kernel.target for kernel in kernels]
         self._batches = inputs_of(model, images, _BATCH)
         self._meter = Meter(model, self._targets, len(self._batches))
         self._progress = keras.utils.Progbar(len(self._targets), verbose=verbose, unit_name="kernel")

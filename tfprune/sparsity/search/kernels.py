@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfprune.network.graph import inner_layers, walk
-from tfprune.network.wrapping import check_fixed
-from tfprune.sparsity.apply import parts_of, pruned_layers, read
-from tfprune.sparsity.choice import Choice, Selection, check_names, names_in
-from tfprune.sparsity.masks import all_finite
+from tfprune.network.graph import inner_layers
+from tfprune.network.wrapping import unwrapped
+from tfprune.sparsity.apply import read
+from tfprune.sparsity.choice import Selection
+from tfprune.sparsity.layer_problems import Target, targets_of
 from tfprune.sparsity.patterns import Weights
 
 
@@ -24,16 +24,24 @@ class Searched:
         name: The layer's name, or the kernel's path in it if the layer has several: what `prune_to` knows it
             by.
         path: The layer's path through nested models, and through layers that consist of layers.
-        attribute: The kernel's name in the layer.
-        variable: The kernel.
+        target: The kernel, as data prune it.
         mask: Booleans, True where a weight stays; None if there is no mask.
     """
 
     name: str
     path: str
-    attribute: str
-    variable: keras.Variable
+    target: Target
     mask: np.ndarray | None
+
+    @property
+    def variable(self) -> keras.Variable:
+        """Returns the kernel."""
+        return self.target.kernel.variable
+
+    @property
+    def attribute(self) -> str:
+        """Returns the kernel's name in the layer."""
+        return self.target.paths[-1].rpartition("/")[2]
 
     @property
     def size(self) -> int:
@@ -56,52 +64,23 @@ def searched_kernels(model: keras.layers.Layer, layers: Selection, spare: Select
         ValueError: If there is none, if a choice is given for a wrapped model or its masks are still learned,
             if two have one name, if a weight is not finite, or if weights go in groups.
     """
-    models = _models_around(model)
-    wrappers = pruned_layers(model)
-    check_fixed(model)
-    if wrappers:
-        if layers is not None or spare is not None:
+    targets = targets_of(model, None, layers, spare)
+    for target in targets:
+        if not isinstance(target.pattern, Weights):
             raise ValueError(
-                "`layers` and `spare` must be None for a wrapped model, whose masks say what is pruned. "
-                f"Received: layers={layers!r}, spare={spare!r}"
+                "Single weights are searched: the layers must be wrapped without a pattern. "
+                f"Received: {target.pattern}, for {target.name}"
             )
-        found = [
-            (models.get(id(part.layer), ""), part.paths, part.variable, np.array(read(part.mask), bool))
-            for part in parts_of(wrappers)
-        ]
-        for part in parts_of(wrappers):
-            if not isinstance(part.pattern, Weights):
-                raise ValueError(
-                    "Single weights are searched: the layers must be wrapped without a pattern. "
-                    f"Received: {part.pattern}, for {part.name}"
-                )
-    else:
-        own = [layer for layer in walk(model) if id(layer) in models]
-        if isinstance(spare, str):
-            check_names("spare", [spare], [name for layer in own for name in names_in(layer)], "a layer")
-        choose = Choice(layers, spare, None)
-        places = [(models[id(layer)], chosen.place) for layer in own for chosen in choose(layer)]
-        with_kernel = {
-            id(place.kernel.variable): (around, place.names, place.kernel.variable, None)
-            for around, place in reversed(places)
-            if place.kernel is not None
-        }
-        found = list(reversed(with_kernel.values()))  # A shared one counts where it comes first.
-    if not found:
-        raise ValueError(
-            "Nothing to search: no layer selected has a kernel or an embedding table. "
-            f"Received: layers={layers!r}, spare={spare!r}, model={model!r}"
-        )
-    layer_names = [names[0] for _, names, _, _ in found]
+    models = _models_around(model)
+    layer_names = [target.paths[0] for target in targets]
     kernels = [
         Searched(
-            names[0] if layer_names.count(names[0]) == 1 else names[-1],
-            f"{around}{names[-2]}",
-            names[-1].rpartition("/")[2],
-            variable,
-            mask,
+            target.paths[0] if layer_names.count(target.paths[0]) == 1 else target.paths[-1],
+            f"{models.get(id(target.outermost), '')}{target.paths[-2]}",
+            target,
+            None if target.mask is None else target.present(),
         )
-        for around, names, variable, mask in found
+        for target in targets
     ]
     every = [kernel.name for kernel in kernels]
     if twice := sorted({name for name in every if every.count(name) > 1}):
@@ -110,8 +89,7 @@ def searched_kernels(model: keras.layers.Layer, layers: Selection, spare: Select
             f"Received: several of the name {', '.join(map(repr, twice))}"
         )
     for kernel in kernels:
-        if not all_finite(np.asarray(read(kernel.variable), np.float32)):
-            raise ValueError(f"Weights must be finite. Received: NaN or infinity in {kernel.name}")
+        kernel.target.values()
     return kernels
 
 
@@ -124,7 +102,7 @@ def _models_around(model: keras.layers.Layer) -> dict[int, str]:
             if isinstance(layer, keras.Model):
                 waiting.append((layer, f"{path}{layer.name}/"))
             else:
-                found.setdefault(id(layer), path)
+                found.setdefault(id(unwrapped(layer)), path)
     return found
 
 
