@@ -32,7 +32,7 @@ def network():
     image = keras.Input((12, 12, 3))
     x = layers.Rescaling(1 / 127.5, -1)(image)
     x = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
-    x = block(block(x, 8), 16, 2)
+    x = block(block(block(x, 8), 16, 2), 16)
     x = layers.GlobalAveragePooling2D()(x)
     model = prune_low_magnitude(keras.Model(image, layers.Dense(5)(x)), None)
     prune_to(model, 0.5)
@@ -58,7 +58,7 @@ def test_convolutions_behind_relu_multiply_whole_numbers(graph, network, images)
     for node in of(graph, Conv):
         by_path.setdefault(node.path, []).append(node.name)
     assert (
-        len(by_path["int8"]) == 5 and len(by_path["sparse"]) == 2
+        len(by_path["int8"]) == 7 and len(by_path["sparse"]) == 2
     )  # All but the first, and the dense layer.
     for node in of(graph, Quantize):
         (readers,) = [[each for each in graph.nodes if graph.nodes.index(node) in each.inputs]]
@@ -71,7 +71,7 @@ def test_convolutions_behind_relu_multiply_whole_numbers(graph, network, images)
     again, steps, convolutions = without_steps(graph)
     assert [node.name for node in again.nodes] == [node.name for node in plain.nodes]
     np.testing.assert_array_equal(runtime.Model(again, 1)(images), exact)
-    assert len(steps) == len(of(graph, Quantize)) and len(convolutions) == 5
+    assert len(steps) == len(of(graph, Quantize)) and len(convolutions) == 7
 
 
 def test_some_convolutions_only(graph, images):

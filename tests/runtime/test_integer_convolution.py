@@ -70,7 +70,7 @@ def computed(steps: np.ndarray, step: float, node: Conv, residual=None, to=None)
     if isinstance(residual, tuple):
         value = value + residual[0].astype(np.float32) * np.float32(residual[1] / share)
     elif residual is not None:
-        value = value + residual
+        value = value + (residual if to is None else residual * np.float32(1 / to))
     if to is None:
         return np.maximum(value, 0) if node.activation == "relu" else value
     largest = np.float32(min(255, 6 / to)) if node.activation == "relu6" else np.float32(255)
@@ -89,8 +89,9 @@ SIZES = [(4, 4), (5, 3), (8, 8), (16, 16), (19, 40)]
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_chain_of_convolutions_equals_numpy_to_the_bit(name, size):
+    """With all kinds of residuals and targets."""
     rng = np.random.default_rng(size)
-    first, second, third = step_of(1 / 255), step_of(0.013), step_of(0.021)
+    first, second, third, fourth = (step_of(step) for step in (1 / 255, 0.013, 0.021, 0.028))
     image = Input("image", (), (*size, 3), np.full(3, 1 / 255, np.float32), np.zeros(3, np.float32))
     a = conv(rng, "a", (1,), (3, 3, 3, 8), activation="relu", padding=(1, 1, 1, 1))
     b = conv(
@@ -98,22 +99,30 @@ def test_a_chain_of_convolutions_equals_numpy_to_the_bit(name, size):
     )
     c = conv(rng, "c", (5, 3), (1, 3, 8, 8), 0.9, activation="relu", padding=(0, 0, 1, 1))
     d = conv(rng, "d", (5, 6), (3, 3, 8, 8), activation="relu", padding=(1, 1, 1, 1))
+    f = conv(rng, "f", (8, 6), (1, 1, 8, 8))
     steps = [
-        Quantize(f"steps {source}", (source,), step) for source, step in ((0, first), (2, second), (4, third))
+        Quantize(f"steps {source}", (source,), step)
+        for source, step in ((0, first), (2, second), (4, third), (7, fourth))
     ]
-    nodes = (image, steps[0], a, steps[1], b, steps[2], c, d, Flatten("flat", (7,)))
+    nodes = (image, steps[0], a, steps[1], b, steps[2], c, d, steps[3], f, Flatten("flat", (9,)))
     images = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
     model = runtime.Model(Graph(nodes), 1, target=MACHINES[name])
     kernels = [kernel for kernel in model._binding.plan.kernels if isinstance(kernel, IntegerConvolution)]
     assert {kernel.dot for kernel in kernels} == {MACHINES[name].dot_products}
-    assert {(kernel.target_bits, kernel.residual_bits) for kernel in kernels} == {(8, 0), (32, 8), (32, 32)}
+    assert {(kernel.target_bits, kernel.residual_bits) for kernel in kernels} == {
+        (8, 0),
+        (32, 8),
+        (8, 32),
+        (32, 32),
+    }
     found = model(images)
     for pixels, output in zip(images, found, strict=True):
         of_a = computed(pixels, first, a, to=second)
         of_b = computed(of_a, second, b, to=third)
         of_c = computed(of_b, third, c, residual=(of_a, second))
-        expected = computed(of_b, third, d, residual=of_c)
-        assert len(np.unique(of_a)) > 20 and len(np.unique(of_b)) > 20
+        of_d = computed(of_b, third, d, residual=of_c, to=fourth)
+        expected = computed(of_d, fourth, f, residual=of_c)
+        assert min(len(np.unique(some)) for some in (of_a, of_b, of_d)) > 15
         np.testing.assert_array_equal(output.reshape(expected.shape), expected)
     if name == "host":
         np.testing.assert_array_equal(runtime.Model(Graph(nodes), 3)(images), found)

@@ -51,7 +51,7 @@ class IntegerConvolution(Kernel):
         "values",  # int8 [fours, 4]
         "bias",  # float32 [channels]
         "scales",  # float32 [channels], what sums are multiplied by
-        "residual_step",  # float32, what a residual of 8 bits is multiplied by
+        "residual_step",  # float32, what the residual is multiplied by, unless all is float32
         "largest",  # float32, the most steps of a target of 8 bits
     )
     units: int
@@ -116,13 +116,14 @@ class IntegerConvolution(Kernel):
         b = e.b
         if self.residual_bits == 8:
             residual = e.at(e.value("residual"), here, I8)
-            steps = part.steps(e, e.load_bytes(residual, part.place, part.pixels))
-            factor = e.splat(e.float_bits("residual_step"))
-            made = [
-                b.fadd(x, b.fmul(b.uitofp(s, e.vector), factor)) for x, s in zip(made, steps, strict=True)
-            ]
+            others = part.steps(e, e.load_bytes(residual, part.place, part.pixels))
+            others = [b.uitofp(steps, e.vector) for steps in others]
         elif self.residual_bits:
             others = part.load(e, e.at(e.value("residual"), here))
+        if self.residual_bits:
+            if 8 in (self.residual_bits, self.target_bits):
+                factor = e.splat(e.float_bits("residual_step"))
+                others = [b.fmul(other, factor) for other in others]
             made = [b.fadd(x, other) for x, other in zip(made, others, strict=True)]
         if self.target_bits == 8:
             largest = e.splat(e.float_bits("largest"))
