@@ -18,7 +18,9 @@ from tfprune.network.kinds import Kernel, kind_of
 from tfprune.network.windows import same_padding
 
 # Numbers of rows that are held at a time, at most.
-_CHUNK = 2**22
+_CHUNK = 2**24
+# Rows of sums that are computed at a time.
+_ROWS = 512
 # The inputs of a dense layer that all are multiplied with one another, at most: those of a wider one are in
 # blocks.
 _WIDEST = 4096
@@ -43,8 +45,16 @@ class Covariance:
         self.given = columns if given is None else given
         self.count = 0
         self.mean = np.zeros((positions, columns))
-        self.sums = np.zeros((columns, self.given))
+        self._sums = np.zeros((columns, self.given))
+        # What the moves of the mean add: one product for many batches.
+        self._moves: list[tuple[np.ndarray, np.ndarray]] = []
         self._dtype = dtype
+
+    @property
+    def sums(self) -> np.ndarray:
+        """The sums, float64 `[columns, given]`."""
+        self._take_moves()
+        return self._sums
 
     @property
     def samples(self) -> int:
@@ -66,12 +76,23 @@ class Covariance:
         first = values.shape[-1] - self.given
         right = values[:, first:]
         # The product of a matrix with itself takes half the time.
-        self.sums[first:] += right.T @ right
+        self._sums[first:] += right.T @ right
         if first:
-            self.sums[:first] += values[:, :first].T @ right
+            self._sums[:first] += values[:, :first].T @ right
         if before:
             share = before * (self.count - before) / self.count
-            self.sums += share * step.T @ step[:, first:]
+            self._moves.append((share * step, step[:, first:]))
+            if len(self._moves) * len(step) >= _ROWS:
+                self._take_moves()
+
+    def _take_moves(self) -> None:
+        if not self._moves:
+            return
+        scaled, steps = (np.concatenate(each) for each in zip(*self._moves, strict=True))
+        for start in range(0, len(self._sums), _ROWS):
+            cut = slice(start, start + _ROWS)
+            self._sums[cut] += scaled[:, cut].T @ steps
+        self._moves = []
 
 
 Places = Callable[[int], Any]

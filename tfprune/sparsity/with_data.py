@@ -31,7 +31,7 @@ from tfprune.text import text_table
 
 METHODS = tuple(CHOICES)
 ALLOCATIONS = ("uniform", "erk", "global")
-_BATCH = 64
+_BATCH = 128
 
 
 @dataclass(frozen=True)
