@@ -149,6 +149,21 @@ def test_times_go_as_are_to_and_an_interrupted_search_measures_no_kernel_again(t
         search_sparsities(model, 0.6, images(), budget="latency", **QUICK)
 
 
+@pytest.mark.parametrize("together", [1.3, 0.8])
+def test_a_time_is_met_where_kernels_take_another_one_together(monkeypatch, together):
+    fake_times(monkeypatch)
+    alone = Times.of_networks
+
+    def of_networks(times, removed):
+        found = alone(times, removed)
+        return {name: time * (together if any(removed[name]) else 1) for name, time in found.items()}
+
+    monkeypatch.setattr(Times, "of_networks", of_networks)
+    result = search_sparsities(network(), 0.25, images(), budget="latency", **QUICK)
+    dense, pruned = result.milliseconds
+    assert 1 - pruned / dense == pytest.approx(0.25, abs=0.01)
+
+
 @pytest.mark.slow
 def test_kernels_are_timed_in_the_sparse_runtime(monkeypatch):
     pytest.importorskip("llvmlite")

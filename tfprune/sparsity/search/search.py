@@ -29,6 +29,8 @@ from tfprune.sparsity.with_data import METHODS
 _STAYS, _FEWEST = 1 / 3, 2
 # Of the offspring, the share that two parents have.
 _CROSSED = 1 / 4
+# A time is met within this share of the dense network's, or by so many corrections as well as it was.
+_NEAR, _MOST_CORRECTIONS = 0.01, 4
 
 
 def search_sparsities(
@@ -80,7 +82,8 @@ def search_sparsities(
             `scope="global"`. "macs": multiply-accumulates of the searched kernels for one example, at most
             the share that stays, and less below it than a weight of the cheapest kernel that has lost some.
             "latency": milliseconds of a call with one example in the sparse runtime of this machine, on one
-            thread, measured: every kernel at some levels, then whole networks.
+            thread, measured: every kernel at some levels, then whole networks. What is found is made sparser
+            or denser in the end, until its time is within a hundredth of the dense network's.
         method: How candidates are pruned: a method of `prune_with_data`, that by which the result will be.
             Other than by "magnitude", each kernel is pruned once at some levels by the images, in the dense
             model, and its weights are corrected but for "wanda"; between levels the smallest go as well.
@@ -169,12 +172,43 @@ def search_sparsities(
             state = _next(state, allocations, candidates, rng, offspring, population)
             file.write(state)
             bar.update(generation, [("divergence", state.history[-1])])
-    best = state.population[0][0]
-    whole = None
-    if times is not None:
-        found = times.of_networks({"dense": [0] * len(kernels), "pruned": best})
-        whole = found["dense"], found["pruned"]
-    return _result(state, kernels, allowed, starts, target, budget, candidates.divergence, whole)
+        best, whole = state.population[0], None
+        if times is not None:
+            best, whole = _in_time(best, target, kernels, allowed, times, candidates)
+    return _result(state, best, kernels, allowed, starts, target, budget, candidates.divergence, whole)
+
+
+def _in_time(
+    best: tuple[tuple[int, ...], float],
+    target: float,
+    kernels: Sequence[Searched],
+    allowed: Budget,
+    times: Times,
+    candidates: Candidates,
+) -> tuple[tuple[tuple[int, ...], float], tuple[float, float]]:
+    """Makes an allocation sparser or denser until the whole network takes the time that it is to.
+
+    Kernels take other times together than each by itself.
+
+    Returns:
+        The allocation with its divergence, and the milliseconds of the dense network and of the pruned one.
+    """
+    counts, divergence = best
+    for corrections in range(_MOST_CORRECTIONS + 1):
+        found = times.of_networks({"dense": [0] * len(kernels), "pruned": counts})
+        dense, pruned = found["dense"], found["pruned"]
+        missed = pruned / dense - (1.0 - target)
+        if abs(missed) <= _NEAR or corrections == _MOST_CORRECTIONS:
+            break
+        before = allowed.rest + allowed.costs.total([0] * len(kernels))
+        limit = allowed.costs.total(counts) - missed * before
+        try:
+            allocations = dataclasses.replace(allowed, limit=limit).allocations(kernels, target)
+        except ValueError:  # As sparse, or as dense, as can be.
+            break
+        counts = tuple(map(int, allocations.settled(counts, range(len(kernels)))))
+        divergence = _on_all(candidates, counts)
+    return (counts, divergence), (dense, pruned)
 
 
 def _first(starts: dict[str, np.ndarray], candidates: Candidates, measured: dict[str, Any] | None) -> State:
@@ -270,6 +304,7 @@ def _digest(kernels: Sequence[Searched], images: Any) -> str:
 
 def _result(
     state: State,
+    found: tuple[tuple[int, ...], float],
     kernels: Sequence[Searched],
     allowed: Budget,
     starts: dict[str, np.ndarray],
@@ -278,7 +313,7 @@ def _result(
     kind: str,
     milliseconds: tuple[float, float] | None,
 ) -> SearchResult:
-    (best, divergence), costs = state.population[0], allowed.costs
+    (best, divergence), costs = found, allowed.costs
     return SearchResult(
         budget=budget,
         target=target,
