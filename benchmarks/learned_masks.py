@@ -13,8 +13,7 @@ highest of the seeds.
 With --pquantml the same network learns the same data in as many epochs by PQuantML (arXiv:2603.26595),
 without its quantization, with the same optimizer, seeds and batches: the first 60 % of the epochs by its DST
 or CS, the others its fine-tuning. It cannot be told a sparsity: each entry is a method and its strength, the
-penalty's factor, and the table has the sparsity that it came to. Of its DST a layer may be sparser than its
-default allows, 0.999 for 0.99, from where it would be dense again. It is installed in a folder of its own:
+penalty's factor, and the table has the sparsity that it came to. It is installed in a folder of its own:
 
     pip install --target=pq --no-deps pquant-ml==0.1.0 hgq2 quantizers optuna pydantic pydantic-core \\
         annotated-types typing-inspection
@@ -46,11 +45,12 @@ EPOCHS = flags.DEFINE_integer("epochs", 15, "Epochs of each training.", lower_bo
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Adam's first rate.", lower_bound=0.0)
 POWER = flags.DEFINE_float("power", 9.0, "The schedule's, but 3 for magnitude and lamp.")
 PQUANTML = flags.DEFINE_list("pquantml", [], "Methods and strengths of PQuantML, such as dst:1e-3,cs:1e-5.")
+PQUANTML_CAP = flags.DEFINE_float(
+    "pquantml_cap", 0.999, "The sparsity at which a layer of its DST is dense again; its own default is 0.99."
+)
 FREQUENCY = flags.DEFINE_integer("frequency", 10, "Steps from one update to the next.", lower_bound=1)
 
 BATCH, RAMP = 32, 0.6
-# By its default a layer at 0.99 is dense again, and no network gets beyond.
-PQUANTML_CAP = 0.999
 INSTALL = __doc__[__doc__.rindex("    pip install") :]
 
 
@@ -130,7 +130,7 @@ def by_pquantml(method: str, strength: float, seed: int, data: Any) -> tuple[flo
     config = {"dst": pquant.dst_config, "cs": pquant.cs_config}[method]()
     setattr(config.pruning_parameters, {"dst": "alpha", "cs": "threshold_decay"}[method], strength)
     if method == "dst":
-        config.pruning_parameters.max_pruning_pct = PQUANTML_CAP
+        config.pruning_parameters.max_pruning_pct = PQUANTML_CAP.value
     quantization = config.quantization_parameters
     quantization.enable_quantization = quantization.quantize_input = quantization.quantize_output = False
     learning = round(RAMP * EPOCHS.value)
