@@ -194,13 +194,14 @@ def test_a_weight_that_rounds_to_zero_is_no_nonzero(path):
 
 
 def test_the_layout_is_the_documented_one(path):
-    graph = random_network(np.random.default_rng(3))
+    graph = random_network(np.random.default_rng(3), version=3)
     write_file(graph, path)
     content = path.read_bytes()
-    assert struct.unpack("<8sIIQ", content[:24])[1] == FILE_VERSION == 2
+    assert struct.unpack("<8sIIQ", content[:24])[1] == FILE_VERSION == 3
     assert content[24:56] == hashlib.sha256(content[:24] + content[56:]).digest()
     header, sections = damaged_files.split(content)
-    assert damaged_files.join(content[56 : 56 + struct.unpack("<I", content[12:16])[0]], sections) == content
+    packed = content[56 : 56 + struct.unpack("<I", content[12:16])[0]]
+    assert damaged_files.join(packed, sections, version=3) == content
     arrays = [item for node in header["nodes"] for item in node.values() if isinstance(item, dict)]
     arrays = [item for item in arrays if "offset" in item]
     end = 0
@@ -232,7 +233,8 @@ def test_a_graph_of_version_1_is_written_as_such(path):
     assert version_of(one_conv(kernel, activation="leaky_relu", settings=(0.1,))) == 2
     assert version_of(one_conv(kernel, activation="mish")) == 2
     assert version_of(one_conv(kernel), "int8") == 2
-    assert version_of(random_network(np.random.default_rng(0), version=3)) == 3
+    write_file(random_network(np.random.default_rng(0), version=3), path)
+    assert path.read_bytes()[8] == 3
 
 
 def test_several_inputs_and_outputs_are_kept(path):

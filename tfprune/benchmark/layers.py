@@ -19,7 +19,7 @@ class LayerTime:
         kernel: Shape of the kernel, `()` for the others.
         output: `(height, width, channels)`, `()` for the others.
         sparsity: Share of zeros in the kernel; None for the others.
-        path: `"sparse"` or `"dense"`, as recorded in the file; `""` for the others.
+        path: `"sparse"`, `"dense"` or `"int8"`, as recorded in the file; `""` for the others.
         costs: Microseconds of each path as recorded in the file.
         microseconds: The time measured now.
         share: The share of the whole network's time.

@@ -8,6 +8,7 @@ from tfprune.benchmark.contenders import DENSE_TFLITE, OURS, OURS_NAME
 from tfprune.text import text_table
 
 _WIDTH = 120
+_PATHS = ("sparse", "dense", "int8")
 _LATENCY = (
     "Latency: milliseconds a call, median and quartiles of the rounds. Speed: how many times as fast as a"
     " dense network, the median and quartiles of the ratios within the rounds."
@@ -97,6 +98,7 @@ def format_layers(rows: Sequence[dict[str, Any]]) -> str:
     Returns:
         A title, a table and an explanation.
     """
+    paths = [path for path in _PATHS if any(path in row["costs"] for row in rows)] or _PATHS[:2]
     cells = [
         (
             row["name"],
@@ -104,7 +106,7 @@ def format_layers(rows: Sequence[dict[str, Any]]) -> str:
             _size(row["output"]) or "-",
             "-" if row["sparsity"] is None else f"{row['sparsity']:.4f}",
             row["path"] or "-",
-            *(_number(row["costs"].get(path), "{:,.0f}") for path in ("sparse", "dense")),
+            *(_number(row["costs"].get(path), "{:,.0f}") for path in paths),
             f"{row['microseconds']:,.0f}",
             f"{100 * row['share']:.1f} %",
             f"{row['dense_gflops']:,.1f}" if row["kernel"] else "-",
@@ -117,14 +119,13 @@ def format_layers(rows: Sequence[dict[str, Any]]) -> str:
         "output",
         "sparsity",
         "path",
-        "sparse us",
-        "dense us",
+        *(f"{path} us" for path in paths),
         "us now",
         "share",
         "GFLOP/s",
     )
     note = (
-        "us: microseconds; sparse and dense as measured when the file was made. GFLOP/s: what a dense"
+        "us: microseconds; those of paths as measured when the file was made. GFLOP/s: what a dense"
         " convolution would have to do in the same time."
     )
     lines = [f"Layers of {OURS}, 1 thread, batch 1", "", *text_table(header, cells), "", *_wrap(note)]
