@@ -11,7 +11,8 @@ from keras import ops
 
 from tests.support import masked_twin
 from tests.support.random_models import examples, models
-from tfprune.structured import dead_channels, narrow, shrink
+from tfprune.channels import narrow
+from tfprune.structured import dead_channels, shrink
 
 
 def zero_some(model, rng):

@@ -38,7 +38,7 @@ def open_terminal(monkeypatch, columns=200):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     size = os.terminal_size((columns, 24))
-    monkeypatch.setattr("tfprune.training.progress.shutil.get_terminal_size", lambda: size)
+    monkeypatch.setattr("tfprune.training.progress.shutil.get_terminal_size", lambda **_: size)
     return terminal
 
 
