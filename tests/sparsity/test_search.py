@@ -164,6 +164,14 @@ def test_a_time_is_met_where_kernels_take_another_one_together(monkeypatch, toge
     assert 1 - pruned / dense == pytest.approx(0.25, abs=0.01)
 
 
+def test_a_time_that_is_not_met_is_told(monkeypatch):
+    fake_times(monkeypatch)
+    monkeypatch.setattr(Times, "of_networks", lambda times, removed: {"dense": 10.0, "pruned": 9.5})
+    with pytest.warns(UserWarning, match=r"takes 5 % less time than the dense one, where 25 % were asked"):
+        result = search_sparsities(network(), 0.25, images(), budget="latency", **QUICK)
+    assert result.milliseconds == (10.0, 9.5)
+
+
 @pytest.mark.slow
 def test_kernels_are_timed_in_the_sparse_runtime(monkeypatch):
     pytest.importorskip("llvmlite")
