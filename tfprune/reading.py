@@ -112,6 +112,24 @@ def _finite(digits: str) -> float:
     return value
 
 
+def check_same_search(record: dict[str, Any], number: int, settings: dict[str, Any]) -> None:
+    """Checks that a record of a search, with its `format` and `settings`, is one to go on from; in `reading`.
+
+    Args:
+        record: The record.
+        number: The format that it must have.
+        settings: All that makes a search another one.
+
+    Raises:
+        ValueError: If it has another format, or a setting was not the same.
+    """
+    if record["format"] != number:
+        raise ValueError(f"it has format {record['format']}, not {number}")
+    for name, value in settings.items():
+        if record["settings"].get(name) != value:
+            raise ValueError(f"it is of another search: {name} was not the same")
+
+
 def reason_of(error: Exception) -> str:
     """Returns what an exception says, as one line of a moderate length."""
     if isinstance(error, OSError) and error.strerror:

@@ -156,16 +156,15 @@ class _Source(NamedTuple):
         name: What the last line calls it.
         folder: Where its files go.
         model: A function that returns it; TensorFlow is there by then.
-        inputs: A function that returns the examples of the audit, or None.
-        training: A function that returns so many training examples of a run.
+        examples: A function that returns the examples of the audit, or None, and so many training examples
+            of a run, or None.
         dense: The export of the dense network, if there is one.
     """
 
     name: str
     folder: Path
     model: Callable[[], Any]
-    inputs: Callable[[], Any]
-    training: Callable[[int], Any]
+    examples: Callable[[int], tuple[Any, Any]]
     dense: Path | None
 
 
@@ -175,14 +174,14 @@ def main() -> None:
     if bool(values.experiment) == bool(values.model):
         both = f"--experiment={values.experiment} --model={values.model}" if values.model else "neither"
         raise UserError(f"one of --experiment and --model must be given. Received: {both}")
-    if values.sparse_values == "int8" and values.model and not values.calibration:
+    calibrates = values.sparse_values == "int8"
+    if calibrates and values.model and not values.calibration:
         raise UserError("--calibration must be given with --sparse_values=int8 and --model. Received: none")
-    calibration = _arrays_of(values.calibration) if values.calibration else None
+    given = _arrays_of(values.calibration) if values.calibration else None
     source = _of_file(values) if values.model else _of_run(values)
     dense_audit = read_audit(source.dense)
-    inputs, model = source.inputs(), source.model()
-    if values.sparse_values == "int8" and calibration is None:
-        calibration = source.training(_CALIBRATION_IMAGES)
+    inputs, training = source.examples(_CALIBRATION_IMAGES if calibrates and given is None else 0)
+    model = source.model()
     from tfprune.export import export_model, format_audit
 
     audit = export_model(
@@ -192,7 +191,7 @@ def main() -> None:
         formats=values.formats if values["formats"].present else None,
         sparse_weights=values.sparse_weights,
         sparse_values=values.sparse_values,
-        calibration=calibration,
+        calibration=training if given is None else given,
         targets=values.targets,
         cpu=values.cpu or None,
         shrink=values.shrink,
@@ -212,12 +211,17 @@ def _of_run(values: Any) -> _Source:
     from tfprune.experiments.networks import load_model
 
     ancestor = dense_ancestor(run)
+
+    def examples(training: int) -> tuple[Any, Any]:
+        dataset = load_run_data(run, values.data_dir)[1]
+        inputs = first_test_inputs(dataset, values.audit_images)
+        return inputs, first_training_inputs(dataset, training) if training else None
+
     return _Source(
         values.experiment,
         run.export_folder(found.number),
         lambda: load_model(found),
-        lambda: first_test_inputs(load_run_data(run, values.data_dir)[1], values.audit_images),
-        lambda count: first_training_inputs(load_run_data(run, values.data_dir)[1], count),
+        examples,
         ancestor / "export" if ancestor else None,
     )
 
@@ -250,7 +254,7 @@ def _of_file(values: Any) -> _Source:
         )
         return load_network(path, advice)
 
-    return _Source(values.model, folder, model, lambda: inputs, lambda count: None, dense)
+    return _Source(values.model, folder, model, lambda training: (inputs, None), dense)
 
 
 def _arrays_of(path: str) -> Any:

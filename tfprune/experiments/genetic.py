@@ -17,8 +17,10 @@ import numpy as np
 from keras import ops
 
 from tfprune import sparsity
+from tfprune.arguments import real_number, whole_number
 from tfprune.files import replacing
-from tfprune.reading import reading
+from tfprune.reading import check_same_search, reading
+from tfprune.sparsity.model_masks import pruned_kernels
 
 # The share of the weights that an individual of the first population lacks, and the noise on magnitudes that
 # makes two of one share differ, as the deviation of their logarithm.
@@ -92,18 +94,15 @@ def evolve_masks(
         ValueError: If the model is not compiled or not wrapped, or a number is out of range.
         FileError: If the file is damaged, or of another search.
     """
-    for name, value, least in (
-        *(("children", children, 0), ("population", population, 2)),
-        *(("steps", steps, 1), ("batch_size", batch_size, 1)),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` must be a whole number, at least {least}. Received: {name}={value!r}")
-    if not price >= 0:
+    children, population = whole_number("children", children, 0), whole_number("population", population, 2)
+    steps, batch_size = whole_number("steps", steps, 1), whole_number("batch_size", batch_size, 1)
+    seed, paid = whole_number("seed", seed, 0), real_number(price)
+    if paid is None or not paid >= 0:
         raise ValueError(f"`price` must be at least 0. Received: price={price!r}")
     if not getattr(model, "compiled", False):
         raise ValueError(f"`model` must be compiled: individuals are trained. Received: model={model!r}")
-    trainer = _Trainer(model, train, validation, steps, price, batch_size)
-    settings = {"children": children, "population": population, "steps": steps, "price": price}
+    trainer = _Trainer(model, train, validation, steps, paid, batch_size)
+    settings = {"children": children, "population": population, "steps": steps, "price": paid}
     settings |= {"batch_size": batch_size, "seed": seed}
     settings |= {"kernels": list(trainer.kernels), "weights": trainer.digest}
     file = PopulationFile(None if path is None else Path(path), settings)
@@ -170,11 +169,7 @@ class PopulationFile:
         with reading(self._path, "population of a genetic search", "remove it to search anew"):
             with np.load(self._path, allow_pickle=False) as arrays:
                 record = json.loads(arrays["record"].tobytes())
-                if record["format"] != _FORMAT:
-                    raise ValueError(f"it has format {record['format']}, not {_FORMAT}")
-                for name, value in self._settings.items():
-                    if record["settings"].get(name) != value:
-                        raise ValueError(f"it is of another search: {name} was not the same")
+                check_same_search(record, _FORMAT, self._settings)
                 alive = [_individual(arrays, number, one) for number, one in enumerate(record["alive"])]
                 return int(record["born"]), alive
 
@@ -211,15 +206,10 @@ class _Trainer:
         model.optimizer.build(model.trainable_variables)
         variables = {id(one): one for one in [*model.variables, *model.optimizer.variables]}.values()
         self._before = [(one, np.array(ops.convert_to_numpy(one))) for one in variables]
-        wrappers = sparsity.pruned_layers(model)
-        by_mask = {id(mask): kernel.variable for wrapper in wrappers for kernel, mask in wrapper.pruned}
-        self.masks, places = sparsity.masks_of(model), {}
-        for wrapper in wrappers:
-            for _, mask in wrapper.pruned:
-                places.setdefault(id(mask), mask)
+        self.masks = sparsity.masks_of(model)
         self.kernels = {
-            name: np.array(ops.convert_to_numpy(by_mask[key]))
-            for name, key in zip(self.masks, places, strict=True)
+            name: np.array(ops.convert_to_numpy(pruned.kernel.variable))
+            for name, pruned in pruned_kernels(model).items()
         }
         checksum = hashlib.sha256()
         for value in model.get_weights():

@@ -37,7 +37,7 @@ def masks_of(model: keras.layers.Layer) -> dict[str, np.ndarray]:
     Raises:
         ValueError: On a model without wrapped layers, or one that is not built.
     """
-    found = _pruned_kernels(model)
+    found = pruned_kernels(model)
     return {name: np.array(ops.convert_to_numpy(pruned.mask), bool) for name, pruned in found.items()}
 
 
@@ -56,7 +56,7 @@ def set_masks(model: keras.layers.Layer, masks: Mapping[str, Any]) -> None:
     Raises:
         ValueError: On anything else; the message has the mask's name. Nothing is changed then.
     """
-    found = _pruned_kernels(model)
+    found = pruned_kernels(model)
     if not isinstance(masks, Mapping):
         raise ValueError(f"`masks` must be a mapping from names to arrays. Received: masks={masks!r}")
     missing, unknown = found.keys() - masks.keys(), masks.keys() - found.keys()
@@ -100,8 +100,12 @@ def _checked(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     return values.astype(bool)
 
 
-def _pruned_kernels(model: keras.layers.Layer) -> dict[str, PrunedKernel]:
-    """Returns the kernels that have masks, by the names of `masks_of`."""
+def pruned_kernels(model: keras.layers.Layer) -> dict[str, PrunedKernel]:
+    """Returns the kernels of a wrapped model, each with its mask, by the names of `masks_of`.
+
+    Raises:
+        ValueError: On a model without wrapped layers, or one that is not built.
+    """
     wrappers = pruned_layers(model)
     if not wrappers:
         raise ValueError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.files import write_json
-from tfprune.reading import json_of, reading
+from tfprune.reading import check_same_search, json_of, reading
 
 _FORMAT = 1
 
@@ -71,11 +71,7 @@ class StateFile:
             return None
         with reading(self._path, "search of sparsities", "remove it to search anew"):
             content = json_of(self._path)
-            if content["format"] != _FORMAT:
-                raise ValueError(f"it has format {content['format']}, not {_FORMAT}")
-            for name, value in self._settings.items():
-                if content["settings"].get(name) != value:
-                    raise ValueError(f"it is of another search: {name} was not the same")
+            check_same_search(content, _FORMAT, self._settings)
             return self._state(content)
 
     def _state(self, content: dict[str, Any]) -> State:
