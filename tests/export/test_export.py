@@ -434,6 +434,8 @@ def test_values_of_8_bits(network, images, tmp_path):
     paths = [node.path for node in read.nodes if isinstance(node, Conv)]
     assert (entry["int8_convolutions"], entry["convolutions"]) == (paths.count("int8"), len(paths))
     assert entry["passed"] and entry["weights"] == "int8"
+    told = f"model.tfprune: {paths.count('int8')} of {len(paths)} convolutions read values of 8 bits;"
+    assert told in format_audit(audit)
 
 
 def test_other_backends_are_refused(network, images, tmp_path, monkeypatch):

@@ -217,7 +217,8 @@ def format_audit(audit: dict[str, Any]) -> str:
         audit: The return value of `export_model`, or a parsed `export.json`.
 
     Returns:
-        Lines without a trailing newline; the second says what was cut, the last what was left out. "to
+        Lines without a trailing newline; the second says what was cut, the last ones where values are of 8
+        bits and what was left out. "to
         float32" is the share of the dense network's float32 weights, uncompressed; where the audit knows the
         dense network's own files, columns with the share of these, raw to raw and gzipped to gzipped, follow
         each.
@@ -238,8 +239,14 @@ def format_audit(audit: dict[str, Any]) -> str:
         f" float32; {100 * audit['sparsity_all_weights']:.2f} % of them removed"
         f" ({100 * audit['sparsity']:.2f} % of the masked kernels); {_examples(audit)}"
     )
+    in_8_bits = [
+        f"{name}: {entry['int8_convolutions']} of {entry['convolutions']} convolutions read values of 8 bits;"
+        " the others are not slower in float32 here, or cannot"
+        for name, entry in entries.items()
+        if "int8_convolutions" in entry
+    ]
     left_out = [f"left out: {name}: {reason}" for name, reason in audit["left_out"].items()]
-    return "\n".join([title, *cut_line(audit), *text_table(header, rows), *left_out])
+    return "\n".join([title, *cut_line(audit), *text_table(header, rows), *in_8_bits, *left_out])
 
 
 def cut_line(audit: dict[str, Any]) -> list[str]:
