@@ -217,11 +217,10 @@ def format_audit(audit: dict[str, Any]) -> str:
         audit: The return value of `export_model`, or a parsed `export.json`.
 
     Returns:
-        Lines without a trailing newline; the second says what was cut, the last ones where values are of 8
-        bits and what was left out. "to
-        float32" is the share of the dense network's float32 weights, uncompressed; where the audit knows the
-        dense network's own files, columns with the share of these, raw to raw and gzipped to gzipped, follow
-        each.
+        Lines without a trailing newline; the second says what was cut, the last ones how many convolutions
+        read values of 8 bits, where these were asked for, and what was left out. "to float32" is the share of
+        the dense network's float32 weights, uncompressed; where the audit knows the dense network's own
+        files, columns with the share of these, raw to raw and gzipped to gzipped, follow each.
     """
     entries = audit["artifacts"]
     with_dense = any(entry["bytes_to_dense_artifact"] is not None for entry in entries.values())
@@ -241,7 +240,7 @@ def format_audit(audit: dict[str, Any]) -> str:
     )
     in_8_bits = [
         f"{name}: {entry['int8_convolutions']} of {entry['convolutions']} convolutions read values of 8 bits;"
-        " the others are not slower in float32 here, or cannot"
+        " the others compute in float32, as fast here or because they must"
         for name, entry in entries.items()
         if "int8_convolutions" in entry
     ]
