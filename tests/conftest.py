@@ -5,11 +5,13 @@ import collections
 import gc
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 
+import numpy as np
 import pytest
 
 from tests.support import quick_backend
@@ -42,6 +44,13 @@ def pytest_collection_finish():
     if "keras" in sys.modules:
         quick_backend.prepare()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Starts each test with the same random numbers, those that Keras's initializers draw among them."""
+    random.seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -10,17 +10,6 @@ from tests.support import reference
 from tfprune import runtime
 from tfprune.network.graph import input_structure
 
-_WITH_KERNELS = (
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv1DTranspose,
-    layers.Conv2DTranspose,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.SeparableConv1D,
-    layers.SeparableConv2D,
-    layers.Dense,
-)
 _NORMALIZATIONS = (layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormalization)
 
 
@@ -39,12 +28,14 @@ def randomise(model, sparsity=0.0, seed=0):
         elif isinstance(layer, _NORMALIZATIONS):
             for weight in layer.weights:
                 weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-        elif isinstance(layer, _WITH_KERNELS):
-            for weight in layer.weights:
+        else:
+            for weight in layer._trainable_variables:  # its own, not those of layers inside
                 value = rng.normal(size=weight.shape) * 0.3
                 if len(weight.shape) > 1:
                     one_channel = "Depthwise" in type(layer).__name__ or "depthwise" in weight.path
                     fan_in = np.prod(weight.shape[: -2 if one_channel else -1])
+                    if isinstance(layer, layers.Embedding):
+                        fan_in = 1  # a word takes one row
                     kept = rng.random(weight.shape) >= sparsity
                     value = rng.normal(size=weight.shape) * kept * np.sqrt(2 / fan_in)
                 weight.assign(value)
