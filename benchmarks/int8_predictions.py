@@ -3,9 +3,9 @@ r"""Counts the predictions that 8 bits change: a network's `model.tfprune` besid
     python benchmarks/int8_predictions.py --data_dir=DIR \
         --model=saved_models/cifar10_one_shot_95/round_01/model.keras
 
-The first images of the test split; the file with weights of 32, 16 and 8 bits; with values of 8 bits, too,
-calibrated by training images, wherever there can be such (whatever is faster); and with weights of 8 bits
-beside the network that `quantize_aware` makes of it, without training it.
+The first images of the test split, resized as in training; the file with weights of 32, 16 and 8 bits; with
+values of 8 bits, too, calibrated by training images, wherever there can be such (whatever is faster); and
+with weights of 8 bits beside the network that `quantize_aware` makes of it, without training it.
 """
 
 import os
@@ -33,11 +33,16 @@ def main(_: list[str]) -> None:
 
     from tfprune import runtime, sparsity
     from tfprune.compiler.compile import compile_model
+    from tfprune.data.resize import resize
     from tfprune.text import text_table
+
+    model = sparsity.strip_pruning(keras.saving.load_model(MODEL.value, compile=False))
 
     def loaded(split: str) -> tuple[np.ndarray, np.ndarray]:
         options = {"data_dir": DATA_DIR.value, "batch_size": -1, "as_supervised": True}
-        return tfds.as_numpy(tfds.load(DATASET.value, split=split, **options))
+        images, labels = tfds.as_numpy(tfds.load(DATASET.value, split=split, **options))
+        shape = model.input_shape[1:]
+        return np.stack([resize(image, out=np.empty(shape, np.uint8)) for image in images]), labels
 
     images, labels = loaded(f"test[:{IMAGES.value}]")
     calibration, _ = loaded(f"train[:{CALIBRATION.value}]")
@@ -45,7 +50,6 @@ def main(_: list[str]) -> None:
     def predicted(network: keras.Model) -> np.ndarray:
         return network.predict(images.astype("float32"), verbose=0).argmax(-1)
 
-    model = sparsity.strip_pruning(keras.saving.load_model(MODEL.value, compile=False))
     exact = predicted(model)
     aware = sparsity.quantize_aware(model)
     rounded = predicted(aware)

@@ -8,9 +8,16 @@ from tfprune.runtime.integers import channel_scales, to_int8
 pytestmark = pytest.mark.one_backend
 
 
+def dense(kernel):
+    """The integers of a kernel, in its shape."""
+    positions, integers, _ = to_int8(kernel)
+    filled = np.zeros(kernel.size, np.int8)
+    filled[positions] = integers
+    return filled.reshape(kernel.shape)
+
+
 def rounded(kernel):
-    scales = channel_scales(kernel)
-    return to_int8(kernel, scales) * scales
+    return dense(kernel) * channel_scales(kernel)
 
 
 def random_kernel(density, shape=(3, 3, 16, 12), seed=0):
@@ -26,13 +33,40 @@ def test_the_largest_weight_of_a_channel_is_127_steps(density):
     several = np.count_nonzero(kernel, axis=(0, 1, 2)) > 3
     assert several.any()
     np.testing.assert_array_equal(scales[several], largest[several] / np.float32(127))
-    assert (np.abs(rounded(kernel) - kernel) <= scales / 2 * 1.001).all()
+    errors = (rounded(kernel) - kernel) / scales
+    assert (np.abs(errors) < 1).all() and np.abs(errors).mean() < 0.3
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 16, 12), (1, 1, 200, 12), (3, 3, 1, 24)])
+def test_errors_of_an_output_cancel(shape):
+    kernel = random_kernel(0.6, shape)
+    steps = kernel / channel_scales(kernel)
+    errors, nearest = dense(kernel) - steps, np.rint(steps) - steps
+    assert np.abs(errors.sum(axis=(0, 1, 2))).max() <= 0.501
+    assert np.abs(nearest.sum(axis=(0, 1, 2))).max() > 1
+    inputs, of_nearest = (np.square(each.sum(axis=(0, 1))).mean() for each in (errors, nearest))
+    assert shape[:2] == (1, 1) or inputs < 0.6 * of_nearest
+    assert not dense(kernel)[kernel == 0].any()
+    # No more weights are turned than the sums ask for, and none that was far from halfway.
+    turned = dense(kernel) != np.rint(steps)
+    assert 0 < turned.mean() < 0.2 and (shape[:2] != (1, 1) or np.abs(nearest[turned]).min() > 0.4)
+
+
+def test_sums_of_positive_inputs_are_nearer_than_with_the_nearest_weights():
+    kernel = random_kernel(0.3, (1, 1, 400, 12))[0, 0]
+    inputs = np.random.default_rng(1).random((100, len(kernel)))
+    scales = channel_scales(kernel)
+    off, nearest = (
+        np.square(inputs @ (weights - kernel)).mean()
+        for weights in (rounded(kernel), np.rint(kernel / scales) * scales)
+    )
+    assert off < 0.7 * nearest
 
 
 @pytest.mark.parametrize("density", [1.0, 0.3, 0.03])
 def test_what_was_rounded_is_rounded_to_itself(density):
     once = rounded(random_kernel(density))
-    np.testing.assert_array_equal(to_int8(once, channel_scales(once)) * channel_scales(once), once)
+    np.testing.assert_array_equal(rounded(once), once)
 
 
 @pytest.mark.parametrize("part", [np.s_[:, :, 3:], np.s_[::2, 1:], np.s_[:1, :1, :2]])

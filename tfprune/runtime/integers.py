@@ -77,14 +77,43 @@ def _on_steps(channel: np.ndarray, shares: np.ndarray, count: int, channels: int
     return np.bincount(channel[off], minlength=channels) == 0
 
 
-def to_int8(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Returns the nearest integers.
+def to_int8(kernel: np.ndarray | SparseArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rounds a kernel so that the errors of the weights of an output cancel.
+
+    Each weight is rounded to the nearest integer. Then, of the weights by which an output channel reads an
+    input channel, and after it of all weights of an output channel, those that were nearly halfway are
+    rounded the other way, as few as bring the sum of the errors within half a step. Pixels, and what lies
+    behind ReLU, are positive on average, so that the sum of the errors counts more than each of them
+    (SQuant, arXiv:2202.07471). Weights that were rounded already stay as they are.
 
     Args:
-        values: float32 weights.
-        scales: float32, the scale of each.
+        kernel: float32 `[..., input channels, output channels]`.
 
     Returns:
-        int8 from -127 to 127, of the shape of `values`.
+        The positions of the weights that are not zero (flattened, row-major, increasing), an int8 for each
+            from -127 to 127, which may be zero, and the scales as of `channel_scales`.
     """
-    return np.clip(np.rint(values / scales), -LARGEST_INT8, LARGEST_INT8).astype(np.int8)
+    positions, values = nonzeros(kernel)
+    scales = channel_scales(kernel)
+    output = positions % kernel.shape[-1]
+    steps = values / scales[output]
+    integers = np.rint(steps)
+    errors = integers - steps
+    errors[np.abs(errors) <= _ON_STEPS * LARGEST_INT8] = 0
+    if np.prod(kernel.shape[:-2]) > 1:
+        _cancel(integers, errors, positions % np.prod(kernel.shape[-2:]))
+    _cancel(integers, errors, output)
+    return positions, np.clip(integers, -LARGEST_INT8, LARGEST_INT8).astype(np.int8), scales
+
+
+def _cancel(integers: np.ndarray, errors: np.ndarray, group: np.ndarray) -> None:
+    """Rounds the other way, in place, as few weights as bring each group's errors within half a step."""
+    excess = np.rint(np.bincount(group, errors))
+    way = np.sign(excess)[group]
+    wrong = np.flatnonzero(errors * way > 0)
+    wrong = wrong[np.lexsort((-np.abs(errors[wrong]), group[wrong]))]
+    of_group = group[wrong]
+    rank = np.arange(len(wrong)) - np.searchsorted(of_group, of_group)
+    turned = wrong[rank < np.abs(excess[of_group])]
+    integers[turned] -= way[turned]
+    errors[turned] -= way[turned]

@@ -1,7 +1,7 @@
 """Kernels rounded to what 8 bits hold, as files of the sparse runtime and TFLite's store them.
 
-Symmetric about zero, with a scale for each output channel: `tfprune.runtime.integers` is the same rule for
-arrays. Zero is a step of every scale, so that what pruning removed stays removed.
+Symmetric about zero, with a scale for each output channel: on the steps of `tfprune.runtime.integers`, which
+leaves such weights as they are. Zero is a step of every scale, so that what pruning removed stays removed.
 """
 
 from collections.abc import Iterator

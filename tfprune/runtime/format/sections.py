@@ -9,7 +9,7 @@ import numpy as np
 from tfprune.runtime.errors import FileFormatError
 from tfprune.runtime.format.deflate import MOST_VALUES_A_BYTE, deflate, inflate
 from tfprune.runtime.format.indices import decode_positions, encode_positions
-from tfprune.runtime.integers import LARGEST_INT8, channel_scales, to_int8
+from tfprune.runtime.integers import LARGEST_INT8, to_int8
 from tfprune.runtime.sparse_array import SparseArray, nonzeros
 
 ALIGNMENT = 64
@@ -118,8 +118,7 @@ def encode_array(array: np.ndarray | SparseArray, weights: str, offset: int) -> 
     if weights == "float16" and fits_float16(values):
         dtype = "float16"
     if weights == SCALED:
-        dtype, of_channels = SCALED, channel_scales(array)
-        values = to_int8(values, of_channels[positions % array.shape[-1]])
+        dtype, (positions, values, of_channels) = SCALED, to_int8(array)
         scales = of_channels.astype(DTYPES["float32"]).tobytes()
     values = values.astype(DTYPES[dtype])
     # The smallest may have been rounded to zero.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfprune.runtime.graph import ACROSS_CHANNELS, INTEGER_PATH, LARGEST, LARGEST_UINT8, Conv
-from tfprune.runtime.integers import channel_scales, to_int8
+from tfprune.runtime.integers import to_int8
 from tfprune.runtime.kernels import convolution, planes, vectors
 from tfprune.runtime.kernels.integer_convolution import IntegerConvolution
 from tfprune.runtime.plan.arena import Table, aligned_zeros
@@ -198,7 +198,10 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
         place = planner.temporary_vector(height * width * channels)
         make_flat(planner, source, place)
     _, _, inner, filters = node.kernel.shape
-    positions, values = nonzeros(node.kernel)
+    if planner.compact:
+        positions, values, scales = to_int8(node.kernel)
+    else:
+        (positions, values), scales = nonzeros(node.kernel), None
     row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
     y = row * node.dilation[0] - node.padding[0]
     x = column * node.dilation[1] - node.padding[2]
@@ -215,10 +218,6 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
         "target": planner.place(target),
         "residual": planner.place(Value(node.inputs[1])) if residual else 0,
     }
-    scales = None
-    if planner.compact:
-        scales = channel_scales(node.kernel)
-        values = to_int8(values, scales[out])
     # Zeros that groups or strides add to the matrix are not worth a dense layer.
     if node.path == "sparse" or height * width * channels * filters > _MOST_ZEROS * node.kernel.size:
         starts, indices, packed = pack_vector_rows(node, inputs, out, values, lanes)

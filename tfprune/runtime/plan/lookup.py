@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfprune.runtime.graph import Embedding
-from tfprune.runtime.integers import channel_scales, to_int8
+from tfprune.runtime.integers import to_int8
 from tfprune.runtime.kernels import lookup
 from tfprune.runtime.plan.arena import Table
 from tfprune.runtime.plan.copies import lies
@@ -19,11 +19,10 @@ def lower_embedding(planner: Planner, index: int, node: Embedding) -> None:
     rows, columns, channels = planner.shape(target)
     source_plane, _ = lies(planner, source)
     plane, pitch = lies(planner, target)
-    positions, values = nonzeros(node.kernel)
-    scales = 0
     if planner.compact:
-        scales = channel_scales(node.kernel)
-        values = to_int8(values, scales[positions % channels])
+        positions, values, scales = to_int8(node.kernel)
+    else:
+        (positions, values), scales = nonzeros(node.kernel), 0
 
     def table() -> np.ndarray:
         filled = np.zeros(node.kernel.size, values.dtype)

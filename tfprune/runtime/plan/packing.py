@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from tfprune.runtime.graph import MAX_VALUES, Conv, Node
-from tfprune.runtime.integers import channel_scales, to_int8
+from tfprune.runtime.integers import to_int8
 from tfprune.runtime.kernels.integer_convolution import QUAD
 from tfprune.runtime.plan.layout import Geometry, taps
 from tfprune.runtime.sparse_array import nonzeros
@@ -62,7 +62,10 @@ def pack(
         GraphError: The lists are longer than 32 bits can count.
     """
     rows, columns, inner, filters = node.kernel.shape
-    positions, values = nonzeros(node.kernel)
+    if compact:
+        positions, values, scales = to_int8(node.kernel)
+    else:
+        (positions, values), scales = nonzeros(node.kernel), None
     row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
     phases = node.strides[0] * node.strides[1]
     phase, down, right = taps(node, row, column)
@@ -88,11 +91,6 @@ def pack(
     )
     is_new = np.diff(entry_key, prepend=-1) != 0
     entry = np.cumsum(is_new) - 1
-    scales = None
-    if compact:
-        scales = channel_scales(node.kernel)
-        values = to_int8(values, scales[out])
-        scales = _by_groups(scales, groups, group)
     packed = np.zeros((int(is_new.sum()), group), values.dtype)
     packed[entry, out % group] = values
     counts = np.bincount(list_index[is_new], minlength=blocks * groups)
@@ -103,7 +101,7 @@ def pack(
         values=packed,
         bias=_by_groups(node.bias, groups, group),
         blocks=blocks,
-        scales=scales,
+        scales=_by_groups(scales, groups, group) if compact else None,
     )
 
 
@@ -139,9 +137,7 @@ def pack_fours(node: Conv, source: Geometry, compact: bool = False) -> Fours:
         GraphError: The lists are longer than 32 bits can count.
     """
     rows, columns, inner, filters = node.kernel.shape
-    positions, values = nonzeros(node.kernel)
-    scales = channel_scales(node.kernel)
-    values = to_int8(values, scales[positions % filters])
+    positions, values, scales = to_int8(node.kernel)
     positions, values = positions[values != 0], values[values != 0]
     row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
     phase, down, right = taps(node, row, column)

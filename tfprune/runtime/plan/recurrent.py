@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfprune.runtime.graph import CELLS, Recurrent
-from tfprune.runtime.integers import channel_scales, to_int8
+from tfprune.runtime.integers import to_int8
 from tfprune.runtime.kernels import recurrent
 from tfprune.runtime.plan.arena import Table, aligned_zeros
 from tfprune.runtime.plan.copies import gather, make_flat
@@ -32,10 +32,10 @@ def lower_recurrent(planner: Planner, index: int, node: Recurrent) -> None:
     padded = (-(-needed // tile) * tile if dense else needed) * lanes
     row = node.states * units
     rows = planner.temporary_vector((steps + 1) * row)
-    values, scales = nonzeros(node.kernel)[1], None
     if planner.compact:
-        scales = channel_scales(node.kernel)
-        values = to_int8(values, scales[nonzeros(node.kernel)[0] % (gates * units)])
+        _, values, scales = to_int8(node.kernel)
+    else:
+        values, scales = nonzeros(node.kernel)[1], None
     starts, indices = 0, 0
     if dense:
         weights = _matrix(node, values, padded)
