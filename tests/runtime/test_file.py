@@ -13,7 +13,7 @@ from tests.support.networks import random_images, random_kernel, random_network,
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.format import file as file_module
 from tfprune.runtime.format.file import FILE_VERSION, read_file, stored_types, write_file
-from tfprune.runtime.graph import Conv, Flatten, Graph, Input
+from tfprune.runtime.graph import Conv, Flatten, Graph, Input, Quantize, Recurrent
 from tfprune.runtime.sparse_array import SparseArray
 
 
@@ -195,14 +195,14 @@ def test_a_weight_that_rounds_to_zero_is_no_nonzero(path):
 
 
 def test_the_layout_is_the_documented_one(path):
-    graph = random_network(np.random.default_rng(3), version=3)
+    graph = random_network(np.random.default_rng(5), version=3)
     write_file(graph, path)
     content = path.read_bytes()
-    assert struct.unpack("<8sIIQ", content[:24])[1] == FILE_VERSION == 3
+    assert struct.unpack("<8sIIQ", content[:24])[1] == FILE_VERSION == 4
     assert content[24:56] == hashlib.sha256(content[:24] + content[56:]).digest()
     header, sections = damaged_files.split(content)
     packed = content[56 : 56 + struct.unpack("<I", content[12:16])[0]]
-    assert damaged_files.join(packed, sections, version=3) == content
+    assert damaged_files.join(packed, sections, version=4) == content
     arrays = [item for node in header["nodes"] for item in node.values() if isinstance(item, dict)]
     arrays = [item for item in arrays if "offset" in item]
     end = 0
@@ -224,7 +224,8 @@ def test_a_graph_of_version_1_is_written_as_such(path):
     def version_of(graph, weights="float16"):
         write_file(graph, path, weights)
         header, _ = damaged_files.split(path.read_bytes())
-        assert all("settings" not in node or node["settings"] for node in header["nodes"])
+        first = [node for node in header["nodes"] if node["type"] != "Recurrent"]
+        assert all("settings" not in node or node["settings"] for node in first)
         return path.read_bytes()[8]
 
     for seed in range(5):
@@ -234,8 +235,13 @@ def test_a_graph_of_version_1_is_written_as_such(path):
     assert version_of(one_conv(kernel, activation="leaky_relu", settings=(0.1,))) == 2
     assert version_of(one_conv(kernel, activation="mish")) == 2
     assert version_of(one_conv(kernel), "int8") == 2
-    write_file(random_network(np.random.default_rng(0), version=3), path)
-    assert path.read_bytes()[8] == 3
+    assert version_of(one_conv(kernel, activation="nonzero")) == 4
+    cell = Recurrent("cell", (0,), "simple", kernel, kernel[0, 0, 0])
+    image = Input("image", (), (1, 1, 1), kernel[0, 0, 0], kernel[0, 0, 0])
+    assert version_of(Graph((image, cell))) == 2
+    assert version_of(Graph((image, dataclasses.replace(cell, inputs=(0, 0), masked=True)))) == 4
+    step = Quantize("steps", (0,), 1.0)
+    assert version_of(Graph((image, step, Flatten("flat", (1,))))) == 3
 
 
 def test_several_inputs_and_outputs_are_kept(path):

@@ -88,6 +88,14 @@ SHAPES = {
     "normalization": ([NORM], (6, 5, 2)),
     "embedding": ([SIGNAL, Embedding("table", (1,), ones(1, 1, 9, 5))], (3, 8, 5)),
     "states": ([SIGNAL, LSTM], (1, 3, 2)),
+    "masked states": (
+        [
+            SIGNAL,
+            Gather("mask", (0,), (0,), (0,), (0, 1, 0)),
+            dataclasses.replace(LSTM, inputs=(1, 2), masked=True),
+        ],
+        (1, 3, 2),
+    ),
     "memories and states": ([SIGNAL, dataclasses.replace(LSTM, memory=True)], (1, 3, 4)),
     "flatten": ([Flatten("flatten", (0,))], (1, 1, 60)),
 }
@@ -230,6 +238,9 @@ WRONG = {
     "numbers in rows": ([Embedding("table", (0,), ones(1, 1, 3, 4))], "must have one row"),
     "a cell": (recur(cell="rnn"), "one of simple, lstm, gru, gru_reset_before.*'rnn'"),
     "a cell's inputs": (recur(inputs=(1, 1)), "perhaps 2 first states. Received: 2 inputs"),
+    "a mask of none": (recur(masked=True), "2 first states, and a mask. Received: 1 inputs"),
+    "a mask's steps": (recur(inputs=(1, 1), masked=True), "mask must be a vector of 3. Received"),
+    "perhaps a mask": (recur(masked=1), "`masked` must be true or false"),
     "a cell's kernel": (recur(kernel=ones(1, 1, 3, 8)), "`kernel` must be float32"),
     "a flat kernel of a cell": (recur(kernel=ones(2, 8)), "4 axes"),
     "a cell's bias": (recur(bias=nan(8)), "`bias` must be finite"),

@@ -526,11 +526,11 @@ def test_headers_that_are_refused(path, case):
 def test_the_prefix(sound, path):
     header, sections = damaged_files.split(sound)
     refuse(path, b"PK\3\4" + sound[4:], "not a model.tfprune: it begins with other bytes")
-    refuse(path, damaged_files.join(header, sections, version=4), "version 4.*a newer tfprune can read it")
+    refuse(path, damaged_files.join(header, sections, version=5), "version 5.*a newer tfprune can read it")
     refuse(
         path,
         damaged_files.join(header, sections, version=0),
-        "version 0, and this runtime reads versions 1 to 3$",
+        "version 0, and this runtime reads versions 1 to 4$",
     )
     refuse(path, damaged_files.join(header, sections, size=2**60), "should have 1152921504606846976")
     for header_bytes in (9 * len(sound), 2**22 + 1, 2**32 - 1):

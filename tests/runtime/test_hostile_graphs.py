@@ -189,8 +189,8 @@ def table(rows, channels):
     return file
 
 
-def cells(times, kind, gates, units, length=1):
-    """Without weights, from a signal that doubles to its length."""
+def cells(times, kind, gates, units, length=1, masked=False):
+    """Without weights, from a signal that doubles to its length; with a mask of its own, perhaps."""
     file = File(1, 1, gates * units)
     while length > 1:
         last = len(file.nodes) - 1
@@ -201,13 +201,18 @@ def cells(times, kind, gates, units, length=1):
         kernel, bias = file.array(1, 1, units, gates * units, empty=True), file.array(gates * units)
         functions = {"activation": "tanh", "gate_activation": "sigmoid", "settings": [], "gate_settings": []}
         others = {"memory": False, "path": ("dense", "sparse")[index % 2], "costs": {}}
-        file.add("Recurrent", last, cell=kind, kernel=kernel, bias=bias, **functions, **others)
+        inputs = [last]
+        if masked:
+            others["masked"] = True
+            inputs.append(file.add("Flatten", last))
+        file.add("Recurrent", *inputs, cell=kind, kernel=kernel, bias=bias, **functions, **others)
     return file
 
 
 LOADED = {
     "a table of a gigabyte": lambda: table(2**14, 2**14),
     "2,000 cells": lambda: cells(2000, "lstm", 4, 1),
+    "500 cells, each with a mask": lambda: cells(500, "simple", 1, 1, 64, masked=True),
     "a cell of a gigabyte": lambda: cells(1, "lstm", 4, 2**13),
     "a cell of 4 million steps": lambda: cells(2, "simple", 1, 1, 2**22),
     "10,000 gathers": lambda: gathers(10_000, 1),

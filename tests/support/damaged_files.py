@@ -11,7 +11,7 @@ START = 56
 def split(content: bytes) -> tuple[dict, bytes]:
     """The header, unpacked and parsed, and the sections."""
     magic, version, header_bytes, size = struct.unpack("<8sIIQ", content[:24])
-    assert (magic, size) == (b"TFPRUNE\0", len(content)) and version in (1, 2, 3)
+    assert (magic, size) == (b"TFPRUNE\0", len(content)) and version in (1, 2, 3, 4)
     end = START + header_bytes
     header = content[START:end]
     if not header.startswith(b"{"):

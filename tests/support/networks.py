@@ -31,7 +31,7 @@ from tfprune.runtime.graph import (
 
 # Those of version 1 of the file format, and all that are continuous and make no value much larger.
 _FIRST = tuple(ACTIVATIONS)[:11]
-_WILD = ("exponential", "hard_shrink", "log", "reciprocal", "rsqrt", "sqrt", "square", "threshold")
+_WILD = ("exponential", "hard_shrink", "log", "nonzero", "reciprocal", "rsqrt", "sqrt", "square", "threshold")
 ELEMENTWISE = tuple(name for name in ACTIVATIONS if name not in (*ACROSS_CHANNELS, *_WILD))
 
 
@@ -417,6 +417,9 @@ class _Builder:
                 weights = self.kernel(1, 1, channels, units)
                 state = Conv(self.name("state"), (flat,), weights, self.bias(units), activation="tanh")
                 inputs = (*inputs, self.append(state))
+        masked = bool(self.pick(0, 1))
+        if masked:
+            inputs = (*inputs, self.mask(inputs[0]))
         made = self.append(
             Recurrent(
                 self.name("recurrent"),
@@ -428,11 +431,23 @@ class _Builder:
                 self.choice("sigmoid", "hard_sigmoid"),
                 memory=cell == "lstm" and bool(self.pick(0, 1)),
                 path=self.choice("sparse", "dense"),
+                masked=masked,
             )
         )
         # As many channels as before, for what comes next.
         channels, back = self.shapes[made][2], self.pick(1, 4)
         self.append(Conv(self.name("back"), (made,), self.kernel(1, 1, channels, back), self.bias(back)))
+
+    def mask(self, signal: int) -> int:
+        """A vector of a number for each column of a signal, some of them zeros."""
+        _, columns, channels = self.shapes[signal]
+        steps = tuple(range(0, columns * channels, channels))
+        first = self.append(Gather(self.name("steps"), (signal,), (0,), (0,), steps))
+        above = self.append(Activation(self.name("above"), (first,), "sigmoid"))
+        some = self.rng.integers(2, size=(1, 1, columns)).astype(np.float32)
+        some = self.append(Constant(self.name("some"), (), some))
+        product = self.append(Multiply(self.name("product"), (above, some)))
+        return self.append(Activation(self.name("mask"), (product,), "nonzero"))
 
     def shares(self) -> None:
         activation = self.choice("softmax", "log_softmax")

@@ -169,8 +169,9 @@ def pool(value: np.ndarray, node: Pool) -> np.ndarray:
 
 def recur(node: Recurrent, inputs: list[np.ndarray]) -> np.ndarray:
     """The states of a recurrent cell after each column."""
-    signal, units = inputs[0][:, 0], node.units
-    state, memory = (inputs[1:] + [np.zeros((len(signal), 1, 1, units))] * 2)[:2]
+    signal, first, mask = node.parts(inputs)
+    signal, units = signal[:, 0], node.units
+    state, memory = (first + [np.zeros((len(signal), 1, 1, units))] * 2)[:2]
     state, memory = state[:, 0, 0], memory[:, 0, 0]
     kernel, bias = np.asarray(node.kernel, np.float64)[0, 0], node.bias.astype(np.float64)
 
@@ -185,6 +186,7 @@ def recur(node: Recurrent, inputs: list[np.ndarray]) -> np.ndarray:
 
     rows = []
     for column in range(signal.shape[1]):
+        before = state, memory
         x, r = signal[:, column], state @ kernel + bias
         both = [of_gate(x + r, gate) for gate in range(kernel.shape[1] // units)]
         if node.cell == "simple":
@@ -199,6 +201,9 @@ def recur(node: Recurrent, inputs: list[np.ndarray]) -> np.ndarray:
             else:
                 candidate = of_gate(x, 2) + of_gate((reset * state) @ kernel + bias, 2)
             state = update * state + (1 - update) * shown(candidate)
+        if mask is not None:
+            kept = mask[:, 0, 0, column, None] != 0
+            state, memory = np.where(kept, state, before[0]), np.where(kept, memory, before[1])
         rows.append(np.concatenate([memory, state], axis=1) if node.memory else state)
     return np.stack(rows, axis=1)[:, None]
 
@@ -238,6 +243,8 @@ def activate(x: np.ndarray, activation: str, settings: tuple[float, ...] = ()) -
             return x - np.clip(x, -settings[0], settings[0])
         case "tanh_shrink":
             return x - np.tanh(x)
+        case "nonzero":
+            return np.where(x != 0, 1.0, 0.0)
         case "threshold":
             return np.where(x <= settings[0], settings[1], x)
         case "log":

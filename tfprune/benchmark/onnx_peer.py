@@ -251,14 +251,20 @@ class _Writer:
         def shown(value: str) -> str:
             return self._activate(value, node.activation, node.settings)
 
-        first = [rows(value) for value in inputs[1:]]
+        signal, first, mask = node.parts(inputs)
+        first = [rows(value) for value in first]
         if not first:
             number = self.emit("Squeeze", [self._batch(), self.constant(np.array([3]))])
             zeros = self.constant(np.zeros((1, 1, units), np.float32))
             first = [self.emit("Mul", [number, zeros])] * 2
         state, memory = first[0], first[-1]
+        masks: list[str | None] = [None] * steps
+        if mask is not None:
+            kept = self._nonzero(self.emit("Reshape", [mask, self.constant(np.array([0, 1, -1]))]))
+            masks = [*self._split(kept, 2, steps)]
         made = []
-        for x in self._split(rows(inputs[0]), 1, steps):
+        for x, mask in zip(self._split(rows(signal), 1, steps), masks, strict=True):
+            before = state, memory
             r = self.emit("Add", [self.emit("MatMul", [state, kernel]), bias])
             both = self._split(self.emit("Add", [x, r]), 2, gates)
             if node.cell == "simple":
@@ -279,6 +285,9 @@ class _Writer:
                 # The state and the new one, by how far the gate is open.
                 change = self.emit("Mul", [update, self.emit("Sub", [state, new])])
                 state = self.emit("Add", [new, change])
+            if mask is not None:
+                state = self.emit("Where", [mask, state, before[0]])
+                memory = self.emit("Where", [mask, memory, before[1]])
             made.append(self.emit("Concat", [memory, state], axis=2) if node.memory else state)
         value = self.emit("Transpose", [self.emit("Concat", made, axis=1)], perm=[0, 2, 1])
         return self.emit("Unsqueeze", [value, self.constant(np.array([2]))])
@@ -322,6 +331,8 @@ class _Writer:
                 above = self.emit("Min", [self.emit("Where", [above, value, self._number(0)]), largest])
                 below = self.emit("Relu", [self.emit("Sub", [threshold, value])])
                 return self.emit("Sub", [above, self.emit("Mul", [below, slope])])
+            case "nonzero":
+                return self.emit("Cast", [self._nonzero(value)], to=TensorProto.FLOAT)
             case "threshold":
                 above = self.emit("Greater", [value, self._number(settings[0])])
                 return self.emit("Where", [above, value, self._number(settings[1])])
@@ -361,6 +372,9 @@ class _Writer:
             case "softmax" | "log_softmax":
                 return self.emit("Softmax" if activation == "softmax" else "LogSoftmax", [value], axis=1)
         return self.emit(_PLAIN[activation], [value])
+
+    def _nonzero(self, value: str) -> str:
+        return self.emit("Not", [self.emit("Equal", [value, self._number(0)])])
 
     def _clip(self, value: str, least: float, largest: float) -> str:
         return self.emit("Clip", [value, self._number(least), self._number(largest)])

@@ -68,6 +68,7 @@ _IN_PLACE = {
     "square": torch.square_,
     "squareplus": lambda x, added: (x + torch.sqrt(x * x + added)) / 2,
     "tanh_shrink": functional.tanhshrink,
+    "nonzero": lambda x: (x != 0).to(x.dtype),
     "threshold": lambda x, threshold, below: functional.threshold(x, threshold, below, inplace=True),
 }
 
@@ -188,6 +189,7 @@ def _step(node: Node, input_shape: tuple[int, ...], free_zeros: bool) -> dict[st
                 "gate_activation": node.gate_activation,
                 "gate_settings": list(node.gate_settings or ACTIVATIONS[node.gate_activation]),
                 "memory": node.memory,
+                "masked": node.masked,
             }
         case Activation() | Quantize():  # Peers compute in float32.
             return {"op": "activation"}
@@ -318,7 +320,9 @@ def _activate(value: torch.Tensor, activation: str, settings: list[float]) -> to
 def _recur(step: dict[str, Any], cell: str, inputs: list[torch.Tensor]) -> torch.Tensor:
     """Returns the states of a cell after each column of a signal, `[n, states, 1, columns]`."""
     signal, kernel, bias = inputs[0][:, :, 0], step["kernel"], step["bias"]
-    first = [given[:, :, 0, 0] for given in inputs[1:]] or [signal.new_zeros(len(signal), len(kernel))] * 2
+    others = [given[:, :, 0, 0] for given in inputs[1:]]
+    mask = others.pop() if step["masked"] else None
+    first = others or [signal.new_zeros(len(signal), len(kernel))] * 2
     state, memory, gates = first[0], first[-1], len(CELLS[cell])
 
     def opened(x: torch.Tensor) -> torch.Tensor:
@@ -328,7 +332,8 @@ def _recur(step: dict[str, Any], cell: str, inputs: list[torch.Tensor]) -> torch
         return _activate(x, step["activation"], step["settings"])
 
     columns = []
-    for x in signal.unbind(2):
+    for index, x in enumerate(signal.unbind(2)):
+        before = state, memory
         r = state @ kernel + bias
         both = (x + r).chunk(gates, dim=1)
         if cell == "simple":
@@ -344,6 +349,9 @@ def _recur(step: dict[str, Any], cell: str, inputs: list[torch.Tensor]) -> torch
             else:
                 taken = ((reset * state) @ kernel + bias).chunk(gates, dim=1)[2]
             state = update * state + (1 - update) * shown(given + taken)
+        if mask is not None:
+            kept = mask[:, index, None] != 0
+            state, memory = torch.where(kept, state, before[0]), torch.where(kept, memory, before[1])
         columns.append(torch.cat([memory, state], dim=1) if step["memory"] else state)
     return torch.stack(columns, dim=2)[:, :, None]
 

@@ -62,6 +62,8 @@ ACTIVATIONS: dict[str, tuple[float, ...]] = {
     "squareplus": (4.0,),  # b
     "tanh_shrink": (),
     "threshold": (0.0, 0.0),  # threshold, value below it
+    # Since version 4.
+    "nonzero": (),  # 0 of 0, 1 of all else
 }
 # Computed of all channels of a pixel; no kernel that does something else takes them along.
 ACROSS_CHANNELS = ("softmax", "log_softmax")
@@ -79,6 +81,7 @@ _NONNEGATIVE = (
     "sqrt",
     "square",
     "rsqrt",
+    "nonzero",
 )
 FLOAT_PATHS = ("sparse", "dense")
 INTEGER_PATH = "int8"
@@ -108,13 +111,19 @@ MAX_PRODUCTS = MAX_VALUES // (LARGEST_UINT8 * LARGEST_INT8)
 MAX_AXES = 8  # of what a caller gives or gets
 
 
-def since_2(default: Any) -> Any:
-    """Returns a dataclass's field that files of version 1 do not have, and later ones only where it matters.
+def since(version: int, default: Any) -> Any:
+    """Returns a dataclass's field that earlier files do not have, and later ones only where it matters.
 
     Args:
+        version: The first version of the file format that has it.
         default: Its value where a file does not have it; immutable.
     """
-    return dataclasses.field(default=default, metadata={"since": 2})
+    return dataclasses.field(default=default, metadata={"since": version})
+
+
+def since_2(default: Any) -> Any:
+    """Returns a field that version 1 of the file format does not have, as `since` does."""
+    return since(2, default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -511,11 +520,13 @@ class Recurrent(Node):
       in `a` the candidate's `x` and `r`;
     - `"gru_reset_before"`: the same with `a(x + r')`, where `r'` is of `g(reset) state` instead of the state.
 
+    Where a mask is 0 the states stay as they are.
+
     Sources: Hochreiter and Schmidhuber, Long short-term memory, 1997; Cho and others, arXiv:1406.1078.
 
     Attributes:
         inputs: The signal; and, where they are not zeros, the first state `[1, 1, units]`, and the first
-            memory of an LSTM, alike.
+            memory of an LSTM, alike; and at last, where the cell is `masked`, the mask `[1, 1, time]`.
         cell: One of `CELLS`.
         kernel: float32 `[1, 1, units, gates * units]`, dense or sparse.
         bias: float32 `[gates * units]`.
@@ -527,6 +538,7 @@ class Recurrent(Node):
             as of all others, `[1, time, units]`.
         path: As of `Conv`: lists of the weights that are not zero, or all of them.
         costs: As of `Conv`.
+        masked: Whether there is a mask.
     """
 
     cell: str
@@ -539,6 +551,7 @@ class Recurrent(Node):
     memory: bool = False
     path: str = "sparse"
     costs: dict[str, float] = dataclasses.field(default_factory=dict)
+    masked: bool = since(4, False)
 
     @property
     def units(self) -> int:
@@ -550,12 +563,20 @@ class Recurrent(Node):
         """Returns how many vectors the cell keeps from a step to the next: an LSTM has its memory too."""
         return 2 if self.cell == "lstm" else 1
 
+    def parts(self, inputs: Sequence[Any]) -> tuple[Any, list[Any], Any]:
+        """Returns the signal, the first states, and the mask or None, of what is in the order of `inputs`."""
+        signal, *others = inputs
+        return signal, others[: len(others) - self.masked], others[-1] if self.masked else None
+
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Node`."""
         _check_choice(self, "cell", self.cell, tuple(CELLS))
-        if len(shapes) not in (1, 1 + self.states):
+        if not isinstance(self.masked, bool):
+            raise self.refuse(f"`masked` must be true or false. Received: {self.masked!r}")
+        if len(shapes) - self.masked not in (1, 1 + self.states):
+            mask = ", and a mask" if self.masked else ""
             raise self.refuse(
-                f"takes a signal and perhaps {self.states} first states. Received: {len(shapes)} inputs"
+                f"takes a signal and perhaps {self.states} first states{mask}. Received: {len(shapes)} inputs"
             )
         if np.ndim(self.kernel) != 4 or 0 in np.shape(self.kernel):
             raise self.refuse(f"`kernel` must have 4 axes, none empty. Received: {np.shape(self.kernel)}")
@@ -574,8 +595,11 @@ class Recurrent(Node):
         _check_path(self, FLOAT_PATHS)
         if shapes[0][0] != 1 or shapes[0][2] != width:
             raise self.refuse(f"its signal must be [1, time, {width}]. Received: {shapes[0]}")
-        if any(tuple(shape) != (1, 1, units) for shape in shapes[1:]):
-            raise self.refuse(f"its first states must be vectors of {units}. Received: {list(shapes[1:])}")
+        _, first, mask = self.parts(shapes)
+        if mask is not None and tuple(mask) != (1, 1, shapes[0][1]):
+            raise self.refuse(f"its mask must be a vector of {shapes[0][1]}. Received: {mask}")
+        if any(tuple(shape) != (1, 1, units) for shape in first):
+            raise self.refuse(f"its first states must be vectors of {units}. Received: {first}")
         return (1, shapes[0][1], (1 + self.memory) * units)
 
 

@@ -49,8 +49,11 @@ def nan_outputs(graph: Graph, images: Sequence[np.ndarray]) -> list[np.ndarray]:
             found = np.zeros(shape, bool)
         else:
             found = _reached(node, [reached[source] for source in node.inputs], shape)
-        if isinstance(node, Conv | Activation | Add) and node.activation in ACROSS_CHANNELS:
-            found = np.broadcast_to(found.any(axis=2, keepdims=True), found.shape)
+        if isinstance(node, Conv | Activation | Add):
+            if node.activation in ACROSS_CHANNELS:
+                found = np.broadcast_to(found.any(axis=2, keepdims=True), found.shape)
+            elif node.activation == "nonzero":  # A NaN is not 0.
+                found = np.zeros(shape, bool)
         reached.append(found)
     return [reached[result.node].reshape(-1) for result in graph.results(shapes)]
 
@@ -94,9 +97,10 @@ def _reached(node: Node, inputs: list[np.ndarray], shape: Shape) -> np.ndarray:
 
 def _along(node: Recurrent, inputs: list[np.ndarray]) -> np.ndarray:
     """Returns where the states of a cell are NaN: a unit's from the first that it meets, then all units'."""
-    of_gates = inputs[0][0].reshape(inputs[0].shape[1], -1, node.units)
+    signal, states, _ = node.parts(inputs)
+    of_gates = signal[0].reshape(signal.shape[1], -1, node.units)
     state, memory = of_gates.any(axis=1), of_gates[:, :3].any(axis=1)  # An LSTM's last gate is behind it.
-    first = [vector.reshape(-1) for vector in inputs[1:]]
+    first = [vector.reshape(-1) for vector in states]
     if first:
         met = first[0].any() | first[-1]
         state[0] |= met

@@ -18,8 +18,11 @@ from tfprune.runtime.ahead.targets import TARGETS, this_machines_target
 from tfprune.runtime.graph import (
     CELLS,
     FLOAT_PATHS,
+    Activation,
+    Concatenate,
     Conv,
     Flatten,
+    Gather,
     GlobalPool,
     Graph,
     Input,
@@ -494,10 +497,14 @@ def test_recurrent_cells(cell, path, weights, tmp_path):
     nodes = (
         Input("signal", (), (1, 100, 5), np.ones(5, np.float32), np.zeros(5, np.float32)),
         Conv("signals", (0,), random_kernel(rng, (1, 1, 5, width), 0.5), np.ones(width, np.float32)),
+        Activation("some", (0,), "relu"),
+        Gather("first", (2,), (0,), (0,), tuple(range(0, 500, 5))),
+        Activation("mask", (3,), "nonzero"),
         Recurrent("cell", (1,), cell, random_kernel(rng, (1, 1, 24, width), 0.8), np.ones(width, np.float32)),
-        Flatten("flat", (2,)),
     )
-    graph = Graph((*nodes[:2], dataclasses.replace(nodes[2], path=path), nodes[3]))
+    masked = dataclasses.replace(nodes[5], name="masked", inputs=(1, 4), masked=True)
+    cells = [dataclasses.replace(node, path=path) for node in (nodes[5], masked)]
+    graph = Graph((*nodes[:5], *cells, Concatenate("both", (5, 6)), Flatten("flat", (7,))))
     runtime.compile_library(graph, tmp_path, HERE, weights=weights)
     library, signals = LoadedLibrary(tmp_path), rng.normal(size=(2, 1, 100, 5)).astype(np.float32)
     found = library(signals)

@@ -32,7 +32,7 @@ from tfprune.runtime.graph import INTEGER_PATH, Graph, Node
 from tfprune.runtime.limits import allowed_bytes, require_memory
 
 # The last version, of which this reads all. A file is of the first that can hold it.
-FILE_VERSION = 3
+FILE_VERSION = 4
 MAGIC = b"TFPRUNE\0"
 # Magic, version, the header's bytes, the file's bytes; behind them the checksum.
 _PREFIX = struct.Struct("<8sIIQ")

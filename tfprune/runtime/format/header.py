@@ -2,8 +2,8 @@
 
 A node is an object of its `"type"` and one key for each field. The fields' type hints say how a value is
 written and, exactly, what may be read; an array is an object of `StoredArray`'s fields in its turn. A field
-that version 1 did not have is left out where it has its default, so that a graph that version 1 can hold is
-written as it was.
+that not all versions have is left out where it has its default, so that a graph that an earlier version can
+hold is written as it was.
 """
 
 import dataclasses
@@ -42,6 +42,7 @@ from tfprune.runtime.graph import (
     Pool,
     Quantize,
     Recurrent,
+    Shape,
 )
 
 # Those that version 1 has.
@@ -55,6 +56,7 @@ NODE_TYPES: dict[str, type[Node]] = {
     )
 }
 _FIRST_ACTIVATIONS = tuple(ACTIVATIONS)[:12]
+_ACTIVATIONS_OF_4 = ("nonzero",)
 # No count or offset of a real file has more digits, and longer numbers only cost time.
 MAX_DIGITS = 15
 
@@ -85,19 +87,24 @@ def version_of(graph: Graph) -> int:
     Args:
         graph: A valid graph.
     """
-    if any(isinstance(node, Quantize) for node in graph.nodes):
-        return 3
-    if graph.outputs or len(graph.inputs) > 1:
-        return 2
-    for node, shape in zip(graph.nodes, graph.shapes(), strict=True):
-        activation = getattr(node, "activation", "linear")
-        if not isinstance(node, _FIRST_TYPES) or activation not in _FIRST_ACTIVATIONS:
-            return 2
-        if _at_defaults(node) != _later_fields(type(node)).keys():
-            return 2
-        if activation == "softmax" and shape[:2] != (1, 1):
-            return 2
-    return 1
+    several = bool(graph.outputs) or len(graph.inputs) > 1
+    shapes = graph.shapes()
+    return max(2 if several else 1, *map(_version_of_node, graph.nodes, shapes))
+
+
+def _version_of_node(node: Node, shape: Shape) -> int:
+    needed = 1 if isinstance(node, _FIRST_TYPES) else 3 if isinstance(node, Quantize) else 2
+    at_defaults = _at_defaults(node)
+    for field in dataclasses.fields(node):
+        if field.name not in at_defaults:
+            needed = max(needed, field.metadata.get("since", 1))
+    for activation in (getattr(node, name, "linear") for name in ("activation", "gate_activation")):
+        across_pixels = activation == "softmax" and shape[:2] != (1, 1)
+        if activation in _ACTIVATIONS_OF_4:
+            needed = 4
+        elif activation not in _FIRST_ACTIVATIONS or across_pixels:
+            needed = max(needed, 2)
+    return needed
 
 
 def parse_header(text: str) -> tuple[Graph, list[StoredArray]]:
@@ -149,7 +156,7 @@ def _fields(owner: type) -> dict[str, Any]:
 
 @functools.cache
 def _later_fields(owner: type) -> dict[str, Any]:
-    """Returns the name and the default of each field that version 1 did not have."""
+    """Returns the name and the default of each field that not all versions have."""
     return {field.name: field.default for field in dataclasses.fields(owner) if "since" in field.metadata}
 
 

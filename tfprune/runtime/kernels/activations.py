@@ -307,6 +307,10 @@ def _reciprocal(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.b.fdiv(e.constant(1), x)
 
 
+def _nonzero(e: KernelEmitter, x: ir.Value) -> ir.Value:
+    return e.b.select(e.b.fcmp_unordered("!=", x, e.constant(0)), e.constant(1), e.constant(0))
+
+
 def _negative_part(e: KernelEmitter, x: ir.Value) -> ir.Value:
     return e.minimum(e.constant(0), x)
 
@@ -346,6 +350,7 @@ _EMITTED: dict[str, Callable[..., ir.Value]] = {
     "squareplus": _squareplus,
     "tanh_shrink": _tanh_shrink,
     "threshold": _threshold,
+    "nonzero": _nonzero,
 }
 _LONG = (
     "elu",

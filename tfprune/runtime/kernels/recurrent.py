@@ -31,6 +31,7 @@ class Recurrent(Kernel):
         vectors: Vectors in a tile of the dense path; 0 for the sparse one.
         index_bits: The bits of an index.
         scaled: Whether the values are int8, and the sums are multiplied by scales.
+        masked: Whether columns whose mask is 0 leave the states as they are.
     """
 
     parameters: ClassVar = (
@@ -47,6 +48,7 @@ class Recurrent(Kernel):
         "values",  # float32 or int8 [entries, lanes]; of the dense path [gates, units, padded]
         "bias",  # float32 [gates, padded]
         "scales",  # float32 [gates, padded], what int8 values are multiplied by
+        "mask",  # [steps]
     )
     cell: str
     function: Function
@@ -55,6 +57,7 @@ class Recurrent(Kernel):
     vectors: int
     index_bits: int = 32
     scaled: bool = False
+    masked: bool = False
 
     def write(self, e: KernelEmitter) -> None:
         """See `Kernel`."""
@@ -76,7 +79,26 @@ class Recurrent(Kernel):
             column = e.at(e.value("source"), b.mul(b.mul(index, units), e.number(len(CELLS[self.cell]))))
             size = b.mul(units, e.number(len(names)))
             before = e.at(e.value("rows"), b.mul(index, size))
-            _STEPS[self.cell](_Step(self, e, column, before, e.at(before, size)))
+            after = e.at(before, size)
+
+            def compute() -> None:
+                _STEPS[self.cell](_Step(self, e, column, before, after))
+
+            def stay() -> None:
+                for number in range(len(names)):  # A vector may reach into the state that comes next.
+                    state = b.mul(units, e.number(number))
+                    self._each_vector(
+                        e,
+                        lambda at, state=state: e.store(
+                            e.load_vector(e.at(before, b.add(state, at))), e.at(after, b.add(state, at))
+                        ),
+                    )
+
+            if self.masked:
+                mask = e.element(e.value("mask"), index)
+                e.choose(b.fcmp_unordered("!=", mask, ir.Constant(F32, 0.0)), compute, stay)
+            else:
+                compute()
 
         e.each(e.number(0), e.integer("steps"), step)
 

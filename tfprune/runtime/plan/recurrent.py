@@ -19,7 +19,8 @@ _TILE_VECTORS = 4
 
 def lower_recurrent(planner: Planner, index: int, node: Recurrent) -> None:
     """Adds the steps of a recurrent cell."""
-    source, target = Value(node.inputs[0]), Value(index)
+    source, first, mask = node.parts([Value(given) for given in node.inputs])
+    target = Value(index)
     _, steps, width = planner.shape(source)
     units, gates, lanes = node.units, len(CELLS[node.cell]), planner.target.lanes
     columns = planner.place(source)
@@ -43,7 +44,7 @@ def lower_recurrent(planner: Planner, index: int, node: Recurrent) -> None:
         starts, indices, weights = _lists(node, values, lanes)
         if planner.compact:
             indices = narrowed(indices, np.int16)
-    first = [planner.place(Value(state)) for state in node.inputs[1:]]
+    first = [planner.place(state) for state in first]
     planner.add(
         recurrent.Recurrent(
             node.cell,
@@ -53,6 +54,7 @@ def lower_recurrent(planner: Planner, index: int, node: Recurrent) -> None:
             tile,
             32 if dense else 8 * indices.itemsize,
             planner.compact,
+            node.masked,
         ),
         {
             "source": columns,
@@ -68,6 +70,7 @@ def lower_recurrent(planner: Planner, index: int, node: Recurrent) -> None:
             "values": weights,
             "bias": _of_units(node.bias, units, padded),
             "scales": 0 if scales is None else _of_units(scales, units, padded),
+            "mask": planner.place(mask) if node.masked else 0,
         },
         Even(1),
     )
