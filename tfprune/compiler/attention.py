@@ -7,14 +7,20 @@ import numpy as np
 
 from tfprune.compiler.arithmetic import add_activation, add_affine, add_constant, combine, read
 from tfprune.compiler.draft import Call, Draft
+from tfprune.compiler.masks import (
+    NEVER,
+    add_never,
+    as_column,
+    keep_steps,
+    mask_of,
+    mask_of_steps,
+    masked_scores,
+)
 from tfprune.compiler.shapes import add_gather, as_value, axis_of, broadcast, permute, reshape, select
 from tfprune.network.attention import projections_of
 from tfprune.network.drafts import Value
 from tfprune.network.kinds import builtin_layer
 from tfprune.runtime.graph import Conv, MatMul
-
-# What is added to the products with positions that come later, before their softmax.
-_NEVER = -1e9
 
 
 def add_attention(draft: Draft, call: Call) -> int | list[int]:
@@ -35,7 +41,17 @@ def add_attention(draft: Draft, call: Call) -> int | list[int]:
         for node in (keys, values)
     )
     scores = draft.add(MatMul(call.name, (queries, keys)), call)
-    made, scores = _attend(draft, call, scores, values)
+    allowed = _allowed(draft, call, scores, query, key)
+    if allowed is None and call.named.get("use_causal_mask"):
+        scores = _add_bias_of_later(draft, call, scores)
+    # Where no position may be looked at, Keras looks at all alike, or, by its layer for softmax, at none.
+    at_none = layers.dropout > 0 or bool(call.named.get("return_attention_scores"))
+    if allowed is not None:
+        scores = masked_scores(draft, call, scores, allowed)
+    scores = add_activation(draft, call, scores, "softmax")
+    if allowed is not None and at_none:
+        scores = combine(draft, call, "multiply", scores, allowed)
+    made = draft.add(MatMul(call.name, (scores, values)), call)
     heads, time, size = draft.shapes[made]
     channels = [head * time * size + channel for head in range(heads) for channel in range(size)]
     made = add_gather(draft, call, made, [[0], range(0, time * size, size), channels])
@@ -62,7 +78,22 @@ def add_plain_attention(draft: Draft, call: Call) -> int | list[int]:
         scores = draft.add(MatMul(call.name, (query.node, key.node)), call)
         if layer.scale is not None:
             scores = add_affine(draft, call, scores, read(call, layer.scale), 0.0)
-    made, scores = _attend(draft, call, scores, permute(draft, call, value.node, (0, 2, 1)))
+    given = call.masks.get("mask") or [None, None]
+    own, mask = (
+        mask_of_steps(draft, call, one, draft.shapes[signal.node][1])
+        for one, signal in zip(given[:2], (query, value), strict=True)
+    )
+    causal = bool(call.named.get("use_causal_mask"))
+    if causal and mask is None:
+        scores = _add_bias_of_later(draft, call, scores)
+    elif causal:
+        mask = combine(draft, call, "multiply", add_constant(draft, call, _seen(draft, scores)), mask)
+    if mask is not None:
+        scores = combine(draft, call, "add", scores, add_never(draft, call, mask))
+    scores = add_activation(draft, call, scores, "softmax")
+    made = draft.add(MatMul(call.name, (scores, permute(draft, call, value.node, (0, 2, 1)))), call)
+    if own is not None:
+        made = keep_steps(draft, call, made, own)
     return [made, scores] if call.named.get("return_attention_scores") else made
 
 
@@ -84,24 +115,55 @@ def _additive_scores(draft: Draft, call: Call, query: int, key: int, additive: b
     return reshape(draft, call, draft.add(conv, call), (1, time, times))
 
 
-def _attend(draft: Draft, call: Call, scores: int, values: int) -> tuple[int, int]:
-    """Adds the sums of values by shares.
+def _allowed(draft: Draft, call: Call, scores: int, query: Value, key: Value) -> int | None:
+    """Adds the mask of the scores of several heads: 1 where a query may look at a key; None without masks.
 
     Args:
         draft: The draft.
-        call: The call; its argument `use_causal_mask` says whether a position sees the earlier ones only.
-        scores: `[heads, time, time of the values]`, whose softmax are the shares.
-        values: `[heads, channels, time of the values]`.
-
-    Returns:
-        The sums, `[heads, time, channels]`, and the shares.
+        call: The call, with the masks of its query, its key and its value, and that of the scores.
+        scores: `[heads, time, time of the keys]`.
+        query: The query.
+        key: The key.
     """
-    _, time, times = draft.shapes[scores]
+    time, times = (draft.shapes[signal.node][1] for signal in (query, key))
+    parts = []
+    mask = mask_of_steps(draft, call, call.masks.get("query_mask"), time)
+    if mask is not None:
+        parts.append(as_column(draft, call, mask))
+    for name in ("value_mask", "key_mask"):
+        mask = mask_of_steps(draft, call, call.masks.get(name), times)
+        parts += [] if mask is None else [mask]
+    given = mask_of(draft, call, call.masks.get("attention_mask"))
+    if given is not None:
+        shape, heads = draft.shapes[given.node], draft.shapes[scores][0]
+        if (
+            given.rank < 3
+            or shape[0] not in (1, heads)
+            or shape[1] not in (1, time)
+            or shape[2] not in (1, times)
+        ):
+            raise call.refuse(f"`attention_mask` must have {time} times {times} numbers. Received: {shape}")
+        parts.append(given.node)
+    if not parts:
+        return None
     if call.named.get("use_causal_mask"):
-        later = np.where(np.arange(times) > np.arange(time)[:, None], _NEVER, 0.0)
-        scores = combine(draft, call, "add", scores, add_constant(draft, call, later[None]))
-    scores = add_activation(draft, call, scores, "softmax")
-    return draft.add(MatMul(call.name, (scores, values)), call), scores
+        parts.append(add_constant(draft, call, _seen(draft, scores)))
+    made = parts[0]
+    for part in parts[1:]:
+        made = combine(draft, call, "multiply", made, part)
+    return made
+
+
+def _seen(draft: Draft, scores: int) -> np.ndarray:
+    """Returns the mask of scores by which a position sees the earlier ones and itself only."""
+    _, time, times = draft.shapes[scores]
+    return (np.arange(times) <= np.arange(time)[:, None])[None].astype(float)
+
+
+def _add_bias_of_later(draft: Draft, call: Call, scores: int) -> int:
+    """Adds the same to scores; each position sees at least itself."""
+    later = np.where(_seen(draft, scores), 0.0, NEVER)
+    return combine(draft, call, "add", scores, add_constant(draft, call, later))
 
 
 # Products of two tensors.
@@ -151,7 +213,7 @@ def _inputs(call: Call) -> tuple[Value, Value, Value]:
         if name not in ("query", "value", "key", "use_causal_mask", "return_attention_scores")
     }
     if any(value is not None for value in others.values()) or len(call.arguments) > 3:
-        raise call.refuse(f"it must be called without masks of its inputs. Received: {sorted(others)}")
+        raise call.refuse(f"it must be called with its inputs and masks alone. Received: {sorted(others)}")
     found = given["query"], given.get("key", given["value"]), given["value"]
     for value in found:
         if not isinstance(value, Value) or value.rank != 3:

@@ -59,10 +59,13 @@ class Call(drafts.Call):
     """One call of a Keras layer or operation.
 
     Attributes:
-        named: The named arguments but `training`, with a `Value` in place of each tensor.
+        named: The named arguments but `training` and masks, with a `Value` in place of each tensor.
+        masks: The arguments that are masks, those that Keras finds too: name -> a `Value`, or what makes one
+            later, or a list of such, or None where there is none.
     """
 
     named: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    masks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def inputs(self) -> list[Value]:

@@ -9,12 +9,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfprune.compiler import arithmetic, attention, convolutions, einsum, normalizations, recurrent, shapes
+from tfprune.compiler import (
+    arithmetic,
+    attention,
+    convolutions,
+    einsum,
+    masks,
+    normalizations,
+    recurrent,
+    shapes,
+)
 from tfprune.compiler.draft import Call, Draft
 from tfprune.network import activations, drafts
 from tfprune.network.activations import form_of
 from tfprune.network.drafts import Entry
-from tfprune.network.kinds import builtin_layer
+from tfprune.network.kinds import builtin_layer, builtin_operation
+from tfprune.network.masks import attaches_mask
 from tfprune.network.windows import NO_PADDING, same_padding
 from tfprune.runtime.graph import Embedding, GlobalPool, Pool
 
@@ -35,6 +45,18 @@ def entry_of(call: Call) -> Entry:
 def takes_named_arguments(call: Call) -> bool:
     """Returns whether the rule of a layer looks at its named arguments itself."""
     return builtin_layer(call.operation) in (*_ATTENTION, *_PLAIN_ATTENTION, "Bidirectional", *_RECURRENT)
+
+
+def check_booleans(call: Call) -> None:
+    """Refuses a call that computes with what is true or false, but for what masks are made and joined by.
+
+    Raises:
+        UserError: It does.
+    """
+    if any(value.boolean for value in call.inputs):
+        moves = entry_of(call).of_integers == "integers"  # And computes nothing.
+        if not moves and builtin_operation(call.operation) not in (*_OF_BOOLEANS, "Concatenate", "Multiply"):
+            raise call.refuse("its input must be numbers, not true or false: cast it first")
 
 
 def add_call(draft: Draft, call: Call) -> Sequence[int]:
@@ -104,12 +126,23 @@ def _global_pool(kind: str) -> Rule:
     return lambda draft, call: draft.add(GlobalPool(call.name, (call.input.node,), kind), call)
 
 
+def _average_over_time(draft: Draft, call: Call) -> int:
+    """Adds a `GlobalAveragePooling1D`, of the time steps of its mask."""
+    source = call.input.node
+    mask = masks.mask_of_steps(draft, call, call.masks.get("mask"), draft.shapes[source][1])
+    if mask is None:
+        return _global_pool("average")(draft, call)
+    return masks.average_of_steps(draft, call, source, mask)
+
+
 # Layers around others.
 
 
 def _layer_inside(draft: Draft, call: Call) -> int | list[int]:
     """Adds what the layer in a `SpectralNormalization` becomes, whose kernel is normalized in training."""
     layer = call.operation.layer
+    if attaches_mask(layer):
+        raise call.refuse("its layer must make no mask of time steps")
     inner = dataclasses.replace(call, name=f"{call.name}/{layer.name}", operation=layer)
     return entry_of(inner).rule(draft, inner)
 
@@ -117,6 +150,8 @@ def _layer_inside(draft: Draft, call: Call) -> int | list[int]:
 def _pipeline(draft: Draft, call: Call) -> int:
     value = call.input
     for layer in call.operation.layers:
+        if attaches_mask(layer):
+            raise call.refuse("its layers must make no mask of time steps")
         inner = Call(f"{call.name}/{layer.name}", layer, (value,), call.shape)
         entry = entry_of(inner)
         (node,) = add_call(draft, inner)
@@ -247,13 +282,14 @@ LAYERS: dict[str, Entry] = {
     "AdaptiveMaxPooling2D": Entry(_adaptive_pool("max")),
     "GlobalMaxPooling1D": Entry(_global_pool("max")),
     "GlobalMaxPooling2D": Entry(_global_pool("max")),
-    "GlobalAveragePooling1D": Entry(_global_pool("average")),
+    "GlobalAveragePooling1D": Entry(_average_over_time),
     "GlobalAveragePooling2D": Entry(_global_pool("average")),
+    "Masking": Entry(masks.add_masking),
     "Add": Entry(arithmetic.combining("add")),
     "Average": Entry(arithmetic.add_average),
-    "Maximum": Entry(arithmetic.combining("maximum")),
-    "Minimum": Entry(arithmetic.combining("minimum")),
-    "Multiply": Entry(arithmetic.combining("multiply")),
+    "Maximum": Entry(masks.largest_or_smallest("maximum")),
+    "Minimum": Entry(masks.largest_or_smallest("minimum")),
+    "Multiply": Entry(masks.add_product),
     "Subtract": Entry(arithmetic.add_difference),
     "Concatenate": Entry(shapes.add_concatenate),
     "Flatten": Entry(shapes.add_reshape, "integers"),
@@ -266,8 +302,22 @@ LAYERS: dict[str, Entry] = {
     "Softmax": Entry(normalizations.add_softmax),
     **dict.fromkeys(("Embedding", "ReversibleEmbedding"), Entry(_embedding, "floats")),
 }
+# Operations that take what is true or false, or make it.
+_OF_BOOLEANS: dict[str, Entry] = {
+    "Any": Entry(masks.add_any, "floats"),
+    "Cast": Entry(masks.add_cast, "floats"),
+    "ConvertToTensor": Entry(_nothing, "integers"),
+    "Equal": Entry(masks.comparing(equal=True), "floats"),
+    "LogicalAnd": Entry(masks.joining("multiply"), "floats"),
+    "LogicalNot": Entry(masks.add_logical_not, "floats"),
+    "LogicalOr": Entry(masks.joining("maximum"), "floats"),
+    "NotEqual": Entry(masks.comparing(equal=False), "floats"),
+    "OnesLike": Entry(masks.filled(1.0), "floats"),
+    "ZerosLike": Entry(masks.filled(0.0), "floats"),
+}
 # Name of the class of an operation of `keras.ops` -> what it becomes.
 OPERATIONS: dict[str, Entry] = {
+    **_OF_BOOLEANS,
     "Add": Entry(arithmetic.arithmetic("Add")),
     "Subtract": Entry(arithmetic.arithmetic("Subtract")),
     "Multiply": Entry(arithmetic.arithmetic("Multiply")),

@@ -4,6 +4,7 @@ import numpy as np
 
 from tfprune.compiler.arithmetic import add_activation, add_affine, add_constant, combine, read, reduce
 from tfprune.compiler.draft import Call, Draft
+from tfprune.compiler.masks import broadcast_mask, mask_of, masked_scores
 from tfprune.compiler.shapes import axis_of, on_last_axis
 from tfprune.network.affine import affine_of_layer
 from tfprune.runtime.graph import Normalize
@@ -126,7 +127,10 @@ def add_softmax(draft: Draft, call: Call, activation: str = "softmax") -> int:
     axes = np.atleast_1d(call.operation.axis)
     if len(axes) != 1:
         raise call.refuse(f"`axis` must be one axis. Received: axis={call.operation.axis}")
-    axis = axis_of(call, int(axes[0]), call.rank)
-    return on_last_axis(
-        draft, call, call.input.node, axis, lambda node: add_activation(draft, call, node, activation)
-    )
+    axis, source = axis_of(call, int(axes[0]), call.rank), call.input.node
+    mask = mask_of(draft, call, call.masks.get("mask"))
+    if mask is not None:
+        allowed = broadcast_mask(draft, call, mask, call.input)
+        source = masked_scores(draft, call, source, allowed)
+    made = on_last_axis(draft, call, source, axis, lambda node: add_activation(draft, call, node, activation))
+    return made if mask is None else combine(draft, call, "multiply", made, allowed)

@@ -1,6 +1,7 @@
 """Nodes of recurrent layers, and of layers that are called for each time step."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 from tfprune.compiler.arithmetic import add_affine, combine, read
 from tfprune.compiler.convolutions import unknown_activation
 from tfprune.compiler.draft import Call, Draft
+from tfprune.compiler.masks import as_column, keep_steps, mask_of_steps
 from tfprune.compiler.shapes import select
 from tfprune.network.activations import Form, form_of_function
 from tfprune.network.drafts import Value
 from tfprune.network.kinds import builtin_layer
+from tfprune.network.masks import shown_when_masked
 from tfprune.runtime.graph import ACROSS_CHANNELS, Concatenate, Conv, Recurrent
 
 # Name of a cell's class, or of the layer that has one -> the runtime's cell.
@@ -61,16 +64,18 @@ _DISTRIBUTED = {
 def add_recurrent(draft: Draft, call: Call) -> list[int]:
     """Adds an `LSTM`, a `GRU`, a `SimpleRNN` or an `RNN` of their cells."""
     source, states = _given(call)
-    return _add_layer(draft, call, call.operation, call.name, source.node, states)
+    mask = _mask(draft, call, source)
+    return _add_layer(draft, call, call.operation, call.name, source.node, states, mask)
 
 
 def add_bidirectional(draft: Draft, call: Call) -> list[int]:
     """Adds a `Bidirectional` of such a layer."""
     layer = call.operation
     source, states = _given(call)
+    mask = _mask(draft, call, source)
     half = len(states) // 2
     both = [
-        _add_layer(draft, call, inner, f"{call.name}/{inner.name}", source.node, given)
+        _add_layer(draft, call, inner, f"{call.name}/{inner.name}", source.node, given, mask)
         for inner, given in (
             (_inner(call, layer.forward_layer), states[:half]),
             (_inner(call, layer.backward_layer), states[half:]),
@@ -102,9 +107,7 @@ def _inner(call: Call, layer: Any) -> Any:
 
 def _given(call: Call) -> tuple[Value, list[Value]]:
     """Returns the signal and the first states, flat, that a layer is called with."""
-    given = dict(zip(("sequences", "initial_state", "mask"), call.arguments, strict=False)) | call.named
-    if given.get("mask") is not None:
-        raise call.refuse("it must be called without a mask of time steps")
+    given = dict(zip(("sequences", "initial_state"), call.arguments, strict=False)) | call.named
     signal, states = given["sequences"], keras.tree.flatten(given.get("initial_state"))
     states = [state for state in states if state is not None]
     if not isinstance(signal, Value) or not all(isinstance(state, Value) for state in states):
@@ -114,8 +117,20 @@ def _given(call: Call) -> tuple[Value, list[Value]]:
     return signal, states
 
 
+def _mask(draft: Draft, call: Call, signal: Value) -> int | None:
+    """Returns the vector of a layer's mask; None where it has none."""
+    (mask,) = keras.tree.flatten(call.masks.get("mask")) or [None]
+    return mask_of_steps(draft, call, mask, draft.shapes[signal.node][1])
+
+
 def _add_layer(
-    draft: Draft, call: Call, layer: Any, name: str, source: int, states: Sequence[Value]
+    draft: Draft,
+    call: Call,
+    layer: Any,
+    name: str,
+    source: int,
+    states: Sequence[Value],
+    mask: int | None,
 ) -> list[int]:
     """Adds a recurrent layer.
 
@@ -126,6 +141,7 @@ def _add_layer(
         name: Its path.
         source: The signal.
         states: The first states of all its cells; none: zeros.
+        mask: The vector of its mask, if it has one.
 
     Returns:
         Its output, and the last states where it returns them.
@@ -134,6 +150,7 @@ def _add_layer(
         raise call.refuse("`stateful` must be False. Received: stateful=True")
     if layer.go_backwards:
         source = _reversed(draft, call, source)
+        mask = None if mask is None else _reversed(draft, call, mask, axis=2)
     cells = _cells(call, layer.cell, f"{name}/{layer.cell.name}")
     counts = [2 if _CELLS[type(cell).__name__] == "lstm" else 1 for _, cell in cells]
     if states and len(states) != sum(counts):
@@ -141,7 +158,7 @@ def _add_layer(
     waiting, last = list(states), []
     for (path, cell), count in zip(cells, counts, strict=True):
         first, waiting = [state.node for state in waiting[:count]], waiting[count:]
-        node = _add_cell(draft, call, cell, path, source, first, layer.return_state)
+        node = _add_cell(draft, call, cell, path, source, first, mask, layer.return_state)
         _, time, channels = draft.shapes[node]
         units = channels // (count if layer.return_state else 1)
         source = (
@@ -154,10 +171,31 @@ def _add_layer(
                 select(draft, call, ends, {2: range(start, start + units)})
                 for start in range(channels - units, -1, -units)
             ]
-    made = source
+    made = source if mask is None else _shown(draft, call, layer, source, mask, bool(states))
     if not layer.return_sequences:
-        made = select(draft, call, source, {1: [draft.shapes[source][1] - 1]})
+        made = select(draft, call, made, {1: [draft.shapes[made][1] - 1]})
     return [made, *last]
+
+
+def _shown(draft: Draft, call: Call, layer: Any, states: int, mask: int, first: bool) -> int:
+    """Adds what a layer shows of the states of its last cell, which stay where its mask is 0.
+
+    Args:
+        draft: The draft.
+        call: The call that asks for it.
+        layer: The layer.
+        states: The states.
+        mask: The vector of its mask.
+        first: Whether first states are given.
+    """
+    shown = shown_when_masked(layer)
+    if shown == "zeros":
+        return keep_steps(draft, call, states, mask)
+    if shown == "state" or not first:
+        return states
+    signal, one = as_column(draft, call, mask), np.ones((1, 1, 1, 1))
+    begun = Recurrent(f"{call.name}/begun", (signal,), "simple", one, np.zeros(1), "nonzero", "linear")
+    return combine(draft, call, "multiply", states, draft.add(begun, call))
 
 
 def _cells(call: Call, cell: Any, path: str) -> list[tuple[str, Any]]:
@@ -171,7 +209,14 @@ def _cells(call: Call, cell: Any, path: str) -> list[tuple[str, Any]]:
 
 
 def _add_cell(
-    draft: Draft, call: Call, cell: Any, path: str, source: int, first: list[int], memory: bool
+    draft: Draft,
+    call: Call,
+    cell: Any,
+    path: str,
+    source: int,
+    first: list[int],
+    mask: int | None,
+    memory: bool,
 ) -> int:
     """Adds what a cell takes of the signal, a dense layer, and the loop over it.
 
@@ -182,6 +227,7 @@ def _add_cell(
         path: Its name, with those of the layers around it.
         source: The signal.
         first: Its first states; none: zeros.
+        mask: The vector of a mask, if there is one.
         memory: Whether the memory of an LSTM is wanted.
     """
     kind = _CELLS[type(cell).__name__]
@@ -198,7 +244,7 @@ def _add_cell(
     return draft.add(
         Recurrent(
             f"{path}/recurrent",
-            (signal, *first),
+            (signal, *first) if mask is None else (signal, *first, mask),
             kind,
             own.reshape(1, 1, -1, width),
             bias[1] if len(bias) > 1 else np.zeros(width),
@@ -207,6 +253,7 @@ def _add_cell(
             activation.settings,
             gates.settings,
             memory and kind == "lstm",
+            masked=mask is not None,
         ),
         call,
     )
@@ -219,8 +266,8 @@ def _value_by_value(call: Call, function: Any) -> Form:
     return form
 
 
-def _reversed(draft: Draft, call: Call, source: int) -> int:
-    return select(draft, call, source, {1: range(draft.shapes[source][1])[::-1]})
+def _reversed(draft: Draft, call: Call, source: int, axis: int = 1) -> int:
+    return select(draft, call, source, {axis: range(draft.shapes[source][axis])[::-1]})
 
 
 def distributed(rule_of: Callable[[Call], Callable[[Draft, Call], Any]]) -> Callable[[Draft, Call], int]:
@@ -232,6 +279,11 @@ def distributed(rule_of: Callable[[Call], Callable[[Draft, Call], Any]]) -> Call
 
     def add_distributed(draft: Draft, call: Call) -> int:
         inner, value = call.operation.layer, call.input
+        # Of a mask each call of the layer inside gets a step.
+        takes_mask = "mask" in inspect.signature(inner.call).parameters
+        if call.masks.get("mask") is not None and takes_mask and builtin_layer(inner) != "BatchNormalization":
+            raise call.refuse("its layer must do without a mask")
+        call = dataclasses.replace(call, masks={})
         name = f"{call.name}/{inner.name}"
         along = _DISTRIBUTED.get(builtin_layer(inner) or "")
         axes = np.atleast_1d(getattr(inner, "axis", -1)).tolist()

@@ -15,6 +15,7 @@ class Projections(NamedTuple):
         output: Makes the output of what the heads made.
         scale: What the products of queries and keys are multiplied by.
         repeats: How many heads of the query share one of the key and the value.
+        dropout: The share of scores that is left out in training.
         unusual: The names of settings beyond plain attention that the layer has.
     """
 
@@ -24,6 +25,7 @@ class Projections(NamedTuple):
     output: keras.layers.Layer
     scale: float
     repeats: int
+    dropout: float
     unusual: list[str]
 
 
@@ -42,5 +44,6 @@ def projections_of(layer: keras.layers.Layer) -> Projections:
         layer._output_dense,
         layer._inverse_sqrt_head_dim if grouped else layer._inverse_sqrt_key_dim,
         layer.num_repeats if grouped else 1,
+        layer.dropout if grouped else layer._dropout,
         unusual,
     )

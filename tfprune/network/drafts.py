@@ -18,12 +18,14 @@ class Value:
         rank: Axes of the Keras tensor, with the batch: 4 for images, 2 for vectors.
         integer: Whether its numbers are integers, such as plain pixels.
         flat: Whether it is a vector of all numbers of the node's image.
+        boolean: Whether its numbers, 0 and 1, stand for false and true.
     """
 
     node: int
     rank: int
     integer: bool = False
     flat: bool = False
+    boolean: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Call:
             if integer and not value.integer:
                 raise self.refuse(f"it casts its input to {inner.dtype}")
             # A model casts what it is called with to its input's type.
-            inputs.append(dataclasses.replace(value, integer=integer))
+            inputs.append(value if integer == value.integer else dataclasses.replace(value, integer=integer))
         return inputs
 
 

@@ -119,7 +119,7 @@ class Step:
         operation: The layer, or the operation of `keras.ops`.
         args: Its positional arguments, with a value in place of each tensor.
         kwargs: Its named arguments, likewise.
-        inputs: The values among the arguments, in order.
+        inputs: The values among the arguments, in order; of a nested model those for its inputs.
         outputs: The symbolic tensors that the call returned.
     """
 
@@ -164,6 +164,9 @@ def evaluate(
                 continue
             args, kwargs = node.arguments.convert(value_of)
             given = [value_of(tensor) for tensor in node.input_tensors]
+            nested = computed_graph(node.operation)
+            if nested is not None:  # Keras names masks in the call of a model, too.
+                given = given[: len(nested.inputs)]
             made = call(Step(node.operation, tuple(args), kwargs, given, list(node.outputs)))
             values.update({id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)})
     return [value_of(tensor) for tensor in model.outputs]
