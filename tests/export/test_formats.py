@@ -15,6 +15,7 @@ from tfprune import runtime
 from tfprune.benchmark import contenders
 from tfprune.benchmark.measure import Plan, measure
 from tfprune.bin import benchmark
+from tfprune.compiler.compile import VALUES
 from tfprune.export import export_model, formats, names
 from tfprune.export.formats import FORMATS, all_files, chosen_files, default_names, format_names
 from tfprune.export.formats.format import Timing
@@ -22,6 +23,7 @@ from tfprune.export.formats.sparse import Sparse
 from tfprune.export.network import keras_logits
 from tfprune.runtime.ahead.library import WEIGHTS
 from tfprune.runtime.ahead.targets import TARGETS
+from tfprune.runtime.format.sections import DTYPES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -65,6 +67,8 @@ def test_the_commands_know_the_names_before_they_load():
     assert set(names.TARGETS) == set(TARGETS)
     assert {name for name, target in TARGETS.items() if target.weights == "int8"} == set(names.INT8_TARGETS)
     assert names.C_WEIGHTS == WEIGHTS
+    assert names.SPARSE_VALUES == VALUES
+    assert set(names.SPARSE_WEIGHTS) == set(DTYPES)
     assert benchmark.CONTENDERS == contenders.NAMES
 
 
