@@ -198,6 +198,71 @@ def test_attention(case):
     compile_and_compare(keras.Model(inputs, made))
 
 
+class Growing:
+    """A random model of masked texts, each signal of it four numbers a step."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+        self.texts = [words() for _ in range(self.rng.integers(1, 3))]
+        self.signals = [self.read(self.texts[0]), self.read(self.texts[-1]), self.read(self.texts[-1])]
+
+    def read(self, text):
+        return (table() if self.yes(0.8) else layers.Embedding(5, 4))(text)
+
+    def yes(self, share=0.5):
+        return bool(self.rng.random() < share)
+
+    def some(self, least, most):
+        recent = self.signals[-4:]
+        return [recent[self.rng.integers(len(recent))] for _ in range(self.rng.integers(least, most + 1))]
+
+    def step(self):
+        merge = self.rng.choice(["Add", "Average", "Multiply", "Maximum", "Minimum"])
+        dropout, x = 0.1 * self.yes(), self.some(1, 1)[0]
+        steps = [
+            lambda: layers.Dense(4, activation="relu")(x),
+            lambda: layers.Dropout(0.1)(x),
+            lambda: layers.LayerNormalization()(x),
+            lambda: layers.BatchNormalization()(x),
+            lambda: getattr(layers, merge)()(self.some(2, 3)),
+            lambda: layers.Dense(4)(layers.Concatenate()(self.some(2, 3))),
+            lambda: x + self.some(1, 1)[0],
+            lambda: heads(dropout=dropout)(*self.some(2, 3), use_causal_mask=self.yes()),
+            lambda: layers.Attention()(self.some(2, 3), use_causal_mask=self.yes()),
+            lambda: layers.GRU(4, return_sequences=True, zero_output_for_mask=self.yes())(x),
+            lambda: layers.SimpleRNN(4, return_sequences=True, go_backwards=True)(x),
+            lambda: layers.Bidirectional(layers.LSTM(2, return_sequences=True))(x),
+            lambda: layers.TimeDistributed(layers.Dense(4))(x),
+            lambda: layers.Conv1D(4, 3, padding="same")(x),
+            lambda: keras.Sequential([keras.Input((STEPS, 4)), layers.Identity(), layers.Dense(4)])(x),
+            lambda: layers.Masking()(layers.ReLU()(x)),
+        ]
+        self.signals.append(steps[self.rng.integers(len(steps))]())
+
+    def model(self):
+        for _ in range(self.rng.integers(3, 9)):
+            self.step()
+        *_, before, last = self.signals
+        return keras.Model(self.texts, [last, layers.GlobalAveragePooling1D()(last), layers.LSTM(3)(before)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_random_models(seed):
+    compile_and_compare(Growing(seed).model())
+
+
+def test_texts_of_open_length():
+    text = keras.Input((None,), dtype="int32", name="text")
+    x = layers.Concatenate(axis=1)([table()(text), layers.Embedding(5, 4)(text)])
+    model = keras.Model(text, [layers.GRU(3)(x), layers.GlobalAveragePooling1D()(layers.Dense(2)(x))])
+    graph, texts = compile_model(model, sizes={"text": (STEPS,)}), np.where(KEPT, 3, 0).astype(np.int32)
+    for found, wanted in zip(
+        run_in_runtime(graph, [texts]).values(), outputs_of(model, [texts]), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
 def test_masks_by_operations():
     """Masks that are computed and named in a call, and a product with one."""
     text = words()

@@ -20,6 +20,7 @@ from tfprune.compiler.shapes import add_gather, as_value, axis_of, broadcast, pe
 from tfprune.network.attention import projections_of
 from tfprune.network.drafts import Value
 from tfprune.network.kinds import builtin_layer
+from tfprune.network.masks import is_zero_behind_softmax
 from tfprune.runtime.graph import Conv, MatMul
 
 
@@ -45,7 +46,8 @@ def add_attention(draft: Draft, call: Call) -> int | list[int]:
     if allowed is None and call.named.get("use_causal_mask"):
         scores = _add_bias_of_later(draft, call, scores)
     # Where no position may be looked at, Keras looks at all alike, or, by its layer for softmax, at none.
-    at_none = layers.dropout > 0 or bool(call.named.get("return_attention_scores"))
+    by_layer = layers.dropout > 0 or bool(call.named.get("return_attention_scores"))
+    at_none = by_layer and is_zero_behind_softmax()
     if allowed is not None:
         scores = masked_scores(draft, call, scores, allowed)
     scores = add_activation(draft, call, scores, "softmax")

@@ -7,6 +7,7 @@ from tfprune.compiler.draft import Call, Draft
 from tfprune.compiler.masks import broadcast_mask, mask_of, masked_scores
 from tfprune.compiler.shapes import axis_of, on_last_axis
 from tfprune.network.affine import affine_of_layer
+from tfprune.network.masks import is_zero_behind_softmax
 from tfprune.runtime.graph import Normalize
 
 
@@ -133,4 +134,6 @@ def add_softmax(draft: Draft, call: Call, activation: str = "softmax") -> int:
         allowed = broadcast_mask(draft, call, mask, call.input)
         source = masked_scores(draft, call, source, allowed)
     made = on_last_axis(draft, call, source, axis, lambda node: add_activation(draft, call, node, activation))
-    return made if mask is None else combine(draft, call, "multiply", made, allowed)
+    if mask is None or not is_zero_behind_softmax():
+        return made
+    return combine(draft, call, "multiply", made, allowed)

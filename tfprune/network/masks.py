@@ -27,8 +27,10 @@ _RETURN_THEIR_INPUT = (
     "SpatialDropout2D",
 )
 _LOOK_AT_INPUTS = ("Maximum", "Minimum", "Multiply")
-# Since this version attention of several heads takes the masks off the tensors that it is called with.
+# Since these versions attention of several heads takes the masks off the tensors that it is called with, and
+# what a `Softmax` makes is zero where its mask is.
 _TAKES_MASKS_OFF = (3, 8)
+_ZERO_BEHIND_SOFTMAX = (3, 10)
 
 
 class Later:
@@ -186,6 +188,11 @@ def shown_when_masked(layer: keras.layers.RNN) -> str:
     return "state" if on_jax and not layer.unroll else "before"
 
 
+def is_zero_behind_softmax() -> bool:
+    """Returns whether Keras's `Softmax` gives zeros where all numbers are masked, and not the same to all."""
+    return _version() >= _ZERO_BEHIND_SOFTMAX
+
+
 def attaches_mask(layer: keras.layers.Layer) -> bool:
     """Returns whether a layer makes a mask, without one of its input."""
     return builtin_layer(layer) == "Masking" or getattr(layer, "mask_zero", False) is True
@@ -196,5 +203,8 @@ def _is_mask(name: str) -> bool:
 
 
 def _takes_masks_off(layer: keras.layers.Layer) -> bool:
-    version = tuple(int(part) for part in keras.__version__.split(".")[:2])
-    return builtin_layer(layer) == "MultiHeadAttention" and version >= _TAKES_MASKS_OFF
+    return builtin_layer(layer) == "MultiHeadAttention" and _version() >= _TAKES_MASKS_OFF
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in keras.__version__.split(".")[:2])
