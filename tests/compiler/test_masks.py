@@ -82,6 +82,7 @@ def test_cells(cell):
         {"go_backwards": True, "return_state": True},
         {"return_sequences": True, "zero_output_for_mask": True, "go_backwards": True},
         {"zero_output_for_mask": True, "return_state": True},
+        {"unroll": True, "return_sequences": True},
     ):
         made += keras.tree.flatten(CELLS[cell](5, **options)(layers.Masking(NONE)(sequence)))
     compile_and_compare(keras.Model(sequence, made))
@@ -136,6 +137,43 @@ def test_a_mask_on_its_way(case):
     x = THROUGH[case](table()(text))
     pooled, last = layers.GlobalAveragePooling1D()(x), layers.LSTM(3)(x)
     compile_and_compare(keras.Model(text, [pooled, last, layers.Attention()([x, x])]))
+
+
+ONE_BY_ONE = (
+    layers.ActivityRegularization,
+    layers.Flatten,
+    layers.GlobalMaxPooling1D,
+    layers.Identity,
+    layers.LeakyReLU,
+    layers.PReLU,
+    layers.RMSNormalization,
+    layers.UnitNormalization,
+    lambda: layers.Activation("relu"),
+    lambda: layers.AlphaDropout(0.1),
+    lambda: layers.AveragePooling1D(2),
+    lambda: layers.Cropping1D(1),
+    lambda: layers.DepthwiseConv1D(2),
+    lambda: layers.GaussianDropout(0.1),
+    lambda: layers.GaussianNoise(0.1),
+    lambda: layers.GroupNormalization(2),
+    lambda: layers.MaxPooling1D(2),
+    lambda: layers.Rescaling(2.0),
+    lambda: layers.Reshape((3, 8)),
+    lambda: layers.SeparableConv1D(3, 2),
+    lambda: layers.SpatialDropout1D(0.1),
+    lambda: layers.UpSampling1D(2),
+    lambda: layers.ZeroPadding1D(1),
+)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not support masking")
+def test_each_layer_hands_on_the_masks_that_keras_does():
+    text, made = words(), []
+    x = table()(text)
+    for make in ONE_BY_ONE:
+        y = make()(x)
+        made += [layers.SimpleRNN(2)(y), layers.Attention()([y, y])] if len(y.shape) == 3 else [y]
+    compile_and_compare(keras.Model(text, made))
 
 
 @pytest.mark.parametrize(

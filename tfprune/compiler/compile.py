@@ -37,6 +37,8 @@ def compile_model(
     convolution. Folding is done in float64 and rounded once; a weight of 0 stays 0. The graph computes in
     float32, whatever the precision of the model's layers. Random layers, such as `Dropout`, are left out.
 
+    Masks of time steps are values of the graph, handed on as in Keras (`tfprune.network.masks`).
+
     Channels that change no output are cut first, exactly (`tfprune.structured.shrink`).
 
     Compilation works on every backend.
