@@ -204,7 +204,7 @@ def heads(**options):
 
 ATTENTIONS = {
     "heads": lambda x, y: heads()(x, x),
-    "heads of another": lambda x, y: heads(value_dim=2)(x, y),
+    "heads of another": lambda x, y: heads()(x, y),
     "heads of a key": lambda x, y: heads()(layers.Dense(3)(x + 0.0), y, key=layers.Dense(2)(x)),
     # By another formula in Keras: what may look nowhere gets zeros.
     "heads with dropout": lambda x, y: heads(dropout=0.1)(x, y),
