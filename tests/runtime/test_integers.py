@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tfprune.runtime import integers
 from tfprune.runtime.integers import channel_scales, to_int8
 
 pytestmark = pytest.mark.one_backend
@@ -52,6 +53,17 @@ def test_errors_of_an_output_cancel(shape):
     assert 0 < turned.mean() < 0.2 and (shape[:2] != (1, 1) or np.abs(nearest[turned]).min() > 0.4)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 16, 12), (1, 1, 200, 12)])
+def test_a_part_at_a_time_is_the_same(shape, monkeypatch):
+    """And when few weights count as nearly halfway, so that outputs have too few of these."""
+    kernel = random_kernel(0.6, shape)
+    wanted = to_int8(kernel)
+    monkeypatch.setattr(integers, "_AT_A_TIME", 100)
+    monkeypatch.setattr(integers, "_NEARLY_HALFWAY", 0.48)
+    for found, expected in zip(to_int8(kernel), wanted, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_sums_of_positive_inputs_are_nearer_than_with_the_nearest_weights():
     kernel = random_kernel(0.3, (1, 1, 400, 12))[0, 0]
     inputs = np.random.default_rng(1).random((100, len(kernel)))
@@ -84,4 +96,6 @@ def test_numbers_at_the_ends_of_float32():
     kernel[0, 0, :2, 2] = np.finfo(np.float32).tiny, -np.finfo(np.float32).tiny
     scales = channel_scales(kernel)
     assert np.isfinite(scales).all() and (scales > 0).all() and scales[3] == 1
+    kernel[0, 0, :, 1] = np.finfo(np.float32).smallest_subnormal * np.array([190, 189, 188], np.float32)
     assert np.isfinite(rounded(kernel)).all()
+    np.testing.assert_array_equal(dense(kernel)[0, 0, :, 1], 127)

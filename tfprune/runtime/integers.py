@@ -5,6 +5,8 @@ rounded again, in parts too: where a channel has lost its largest weights since 
 transposed kernel was taken apart), the steps that are left are found.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tfprune.runtime.sparse_array import SparseArray, nonzeros
@@ -16,6 +18,10 @@ LARGEST_INT8 = 127
 _ON_STEPS = 4e-7
 # Of each channel, about so many weights say quickly that they have not.
 _FIRST_WEIGHTS = 64
+# Errors above this are of weights nearly halfway. Few outputs have too few such; no others need be sorted.
+_NEARLY_HALFWAY = 0.4
+# Weights that are worked on at a time: what is computed for each takes memory for these only.
+_AT_A_TIME = 2**20
 
 
 def channel_scales(kernel: np.ndarray | SparseArray) -> np.ndarray:
@@ -29,42 +35,49 @@ def channel_scales(kernel: np.ndarray | SparseArray) -> np.ndarray:
             which all weights of the channel are whole numbers; 1 for a channel of zeros, and where float32
             has no such number.
     """
-    positions, values = nonzeros(kernel)
-    channels = kernel.shape[-1]
+    return _scales(*nonzeros(kernel), kernel.shape[-1])
+
+
+def _scales(positions: np.ndarray, values: np.ndarray, channels: int) -> np.ndarray:
+    """Returns `channel_scales` of the weights that are not zero."""
     largest = np.zeros(channels, np.float32)
-    np.maximum.at(largest, positions % channels, np.abs(values))
-    steps = _steps_of_largest(positions % channels, values, largest)
+    for part in _parts(positions):
+        np.maximum.at(largest, positions[part] % channels, np.abs(values[part]))
+    steps = _steps_of_largest(positions, values, largest)
     scales = largest / steps
     with np.errstate(over="ignore"):  # The rounded quotient of the largest number may be too large.
         scales = np.where(np.isinf(scales * steps), np.nextafter(scales, np.float32(0)), scales)
     return np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
 
 
-def _steps_of_largest(channel: np.ndarray, values: np.ndarray, largest: np.ndarray) -> np.ndarray:
+def _steps_of_largest(positions: np.ndarray, values: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """Returns how many steps each channel's largest weight is, the most of which all are whole numbers.
 
     Args:
-        channel: The channel of each weight.
-        values: float32, the weights that are not zero.
+        positions: The positions of the weights that are not zero.
+        values: float32, these weights.
         largest: float32 `[channels]`.
 
     Returns:
         float32 `[channels]`, from 1 to 127; 127 where there are no such steps.
     """
-    found = np.full(len(largest), LARGEST_INT8, np.float32)
-    shares = np.abs(values) / largest[channel]
+    channels = len(largest)
+    found = np.full(channels, LARGEST_INT8, np.float32)
     steps = range(LARGEST_INT8, 0, -1)
-    first = slice(_FIRST_WEIGHTS * len(largest))
-    early, weights = channel[first], shares[first]
-    possible = np.array([_on_steps(early, weights, count, len(largest)) for count in steps])
+    first = slice(_FIRST_WEIGHTS * channels)
+    channel = positions[first] % channels
+    shares = np.abs(values[first]) / largest[channel]
+    possible = np.array([_on_steps(channel, shares, count, channels) for count in steps])
     # Of a network that was never rounded next to no channel goes on from here.
     left = possible.any(axis=0)
-    kept = left[channel]
-    channel, shares = channel[kept], shares[kept]
+    kept = np.concatenate([left[positions[part] % channels] for part in _parts(positions)] or [[]])
+    kept = np.flatnonzero(kept)
+    channel = positions[kept] % channels
+    shares = np.abs(values[kept]) / largest[channel]
     for count, may_be in zip(steps, possible, strict=True):
         if not (left & may_be).any():
             continue
-        fits = left & may_be & _on_steps(channel, shares, count, len(largest))
+        fits = left & may_be & _on_steps(channel, shares, count, channels)
         found[fits] = count
         left &= ~fits
     return found
@@ -94,26 +107,59 @@ def to_int8(kernel: np.ndarray | SparseArray) -> tuple[np.ndarray, np.ndarray, n
             from -127 to 127, which may be zero, and the scales as of `channel_scales`.
     """
     positions, values = nonzeros(kernel)
-    scales = channel_scales(kernel)
-    output = positions % kernel.shape[-1]
-    steps = values / scales[output]
-    integers = np.rint(steps)
-    errors = integers - steps
-    errors[np.abs(errors) <= _ON_STEPS * LARGEST_INT8] = 0
+    channels = kernel.shape[-1]
+    scales = _scales(positions, values, channels)
+    # A few too large at first: the scale of the smallest weights of float32 has no more digits.
+    integers, errors = np.empty(len(values), np.int16), np.empty(len(values), np.float32)
+    for part in _parts(positions):
+        steps = values[part] / scales[positions[part] % channels]
+        nearest = np.rint(steps)
+        integers[part], errors[part] = nearest, nearest - steps
+        errors[part][np.abs(errors[part]) <= _ON_STEPS * LARGEST_INT8] = 0
     if np.prod(kernel.shape[:-2]) > 1:
-        _cancel(integers, errors, positions % np.prod(kernel.shape[-2:]))
-    _cancel(integers, errors, output)
+        _cancel(integers, errors, positions, int(np.prod(kernel.shape[-2:])))
+    _cancel(integers, errors, positions, channels)
     return positions, np.clip(integers, -LARGEST_INT8, LARGEST_INT8).astype(np.int8), scales
 
 
-def _cancel(integers: np.ndarray, errors: np.ndarray, group: np.ndarray) -> None:
-    """Rounds the other way, in place, as few weights as bring each group's errors within half a step."""
-    excess = np.rint(np.bincount(group, errors))
-    way = np.sign(excess)[group]
-    wrong = np.flatnonzero(errors * way > 0)
-    wrong = wrong[np.lexsort((-np.abs(errors[wrong]), group[wrong]))]
-    of_group = group[wrong]
-    rank = np.arange(len(wrong)) - np.searchsorted(of_group, of_group)
-    turned = wrong[rank < np.abs(excess[of_group])]
-    integers[turned] -= way[turned]
-    errors[turned] -= way[turned]
+def _cancel(integers: np.ndarray, errors: np.ndarray, positions: np.ndarray, groups: int) -> None:
+    """Rounds the other way, in place, as few weights as bring each group's errors within half a step.
+
+    Args:
+        integers: int16, the weights.
+        errors: float32, what they are above the weights before rounding.
+        positions: The weights' positions.
+        groups: How many groups there are; a weight's is the remainder of its position.
+    """
+    excess = np.zeros(groups)
+    for part in _parts(positions):
+        excess += np.bincount(positions[part] % groups, errors[part], groups)
+    excess = np.rint(excess).astype(np.float32)
+    way = np.sign(excess)
+
+    def wrong_by_more_than(least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = [np.zeros(0, np.int64)]
+        for part in _parts(positions):
+            group = positions[part] % groups
+            found.append(part.start + np.flatnonzero(errors[part] * way[group] > least[group]))
+        wrong = np.concatenate(found)
+        return wrong, positions[wrong] % groups
+
+    least = np.full(groups, _NEARLY_HALFWAY, np.float32)
+    wrong, group = wrong_by_more_than(least)
+    too_few = np.bincount(group, minlength=groups) < np.abs(excess)
+    if too_few.any():
+        wrong, group = wrong_by_more_than(np.where(too_few, np.float32(0), least))
+    order = np.lexsort((-np.abs(errors[wrong]), group))
+    wrong, group = wrong[order], group[order]
+    rank = np.arange(len(wrong)) - np.searchsorted(group, group)
+    turned = rank < np.abs(excess[group])
+    wrong, change = wrong[turned], way[group[turned]]
+    integers[wrong] -= change.astype(np.int16)
+    errors[wrong] -= change
+
+
+def _parts(positions: np.ndarray) -> Iterator[slice]:
+    """Yields slices of so many weights as are worked on at a time."""
+    for start in range(0, len(positions), _AT_A_TIME):
+        yield slice(start, start + _AT_A_TIME)
