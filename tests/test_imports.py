@@ -31,10 +31,12 @@ _LEAVES = {
     "pictures",
     "timing",
     "arguments",
+    "blas",
 }
 _LIBRARY = {"network", "sparsity", "data", "models", "training", *_LEAVES}
 ALLOWED = {
     **{name: set() for name in _LEAVES},
+    "blas": {"machine"},
     "reading": {"errors", "text"},
     "files": {"errors"},
     "extras": {"errors"},
@@ -50,6 +52,7 @@ ALLOWED = {
     "sparsity": {
         "arguments",
         "backend",
+        "blas",
         "channels",
         "compiler",
         "extras",

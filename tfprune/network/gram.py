@@ -36,7 +36,7 @@ class Covariance:
         columns: The number of columns.
         given: The columns, from the last, with which all are multiplied. Default: all.
         positions: The number of positions; each has means of its own, and all have their products together.
-        dtype: The type that products of a batch are computed in; sums are float64.
+        dtype: The type that products are computed and summed in.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Covariance:
         self.given = columns if given is None else given
         self.count = 0
         self.mean = np.zeros((positions, columns))
-        self._sums = np.zeros((columns, self.given))
+        self._sums = np.zeros((columns, self.given), dtype)
         # What the moves of the mean add: one product for many batches.
         self._moves: list[tuple[np.ndarray, np.ndarray]] = []
         self._dtype = dtype
 
     @property
     def sums(self) -> np.ndarray:
-        """The sums, float64 `[columns, given]`."""
+        """The sums, `[columns, given]`."""
         self._take_moves()
         return self._sums
 
@@ -230,14 +230,16 @@ class Gram:
             centred: Whether around the means.
 
         Returns:
-            float64 `[groups, inputs, inputs]`, `[groups, inputs, outputs]` and `[groups, outputs]`.
+            float32 `[groups, inputs, inputs]` and `[groups, inputs, outputs]`, float64 `[groups, outputs]`.
         """
         sums = np.stack([part.sums for part in self._parts])
         sums /= max(self.samples, 1)
         energy = np.stack([own.sums / max(self.samples, 1) for own in self._squares])
         if not centred:
             given, wanted = self.means
-            sums += np.concatenate([wanted, given], 1)[:, :, None] * given[:, None, :]
+            for one, left, right in zip(sums, np.concatenate([wanted, given], 1), given, strict=True):
+                for start in range(0, len(one), _ROWS):
+                    one[start : start + _ROWS] += left[start : start + _ROWS, None] * right
             energy += wanted**2
         cross, gram = np.split(sums, [energy.shape[1]], 1)
         return gram, cross.transpose(0, 2, 1), energy

@@ -19,6 +19,8 @@ from tfprune.network.calls import replaced_calls, tensors, without_gradient
 from tfprune.network.graph import Step, all_layers, call_counts, computed_graph, evaluate
 
 Pair = tuple[Any, Any]
+Changed = tuple[keras.Variable, np.ndarray, np.ndarray]
+"""A variable, its value as it is and as it was."""
 
 
 class UnreachedError(ValueError):
@@ -76,6 +78,12 @@ class Values:
     def __init__(self, uses: int) -> None:
         self.uses = uses
         self.batches: list[Pair] = []
+
+    def forget(self, number: int, side: int) -> None:
+        """Drops a batch of one side that a call has taken, where no other call will."""
+        if self.uses == 1:
+            pair = self.batches[number]
+            self.batches[number] = (pair[0], None) if side else (None, pair[1])
 
     def take(self) -> None:
         """Notes that a call has taken it."""
@@ -139,52 +147,36 @@ class _Replay:
         outputs = [Values(next(self._uses)) for _ in step.outputs]
         if not self._waiting:
             return outputs
-        calls = [
-            tuple(Invocation(step.operation, *filled((step.args, step.kwargs), n, side)) for side in (0, 1))
-            for n in range(len(step.inputs[0].batches))
-        ]
-        changed = self._is_visited(step.operation) or any(
-            now is not was for values in step.inputs for now, was in values.batches
-        )
-        inside = [part for part in _parts(step.operation) if id(part) in self._waiting]
-        if not inside and not changed:
-            made = [[(value, value) for value in now()] for now, _ in calls]
-        else:
-            with self._as_it_was(step.operation):
-                past = [was() for _, was in calls]
-            if inside:
-                self._stop_inside(step.operation, calls)
-            made = [
-                list(zip(now(), before, strict=True)) for (now, _), before in zip(calls, past, strict=True)
-            ]
-        for pairs in made:
-            for values, pair in zip(outputs, pairs, strict=True):
+        numbers = range(len(step.inputs[0].batches))
+        if any(id(part) in self._waiting for part in _parts(step.operation)):
+            calls = [tuple(_invocation(step, number, side) for side in (0, 1)) for number in numbers]
+            self._stop_inside(step.operation, calls)
+            del calls
+        changed = self._changed(step.operation)
+        same = not changed and all(now is was for values in step.inputs for now, was in values.batches)
+        # One side after the other: what no other call takes is let go batch by batch.
+        with _as_they_were(changed):
+            past = [None if same else _made(step, number, 1) for number in numbers]
+        for number in numbers:
+            now = _made(step, number, 0, 1) if same else _made(step, number, 0)
+            before = now if same else past[number]
+            for values, *pair in zip(outputs, now, before, strict=True):
                 if values.uses:
-                    values.batches.append(pair)
+                    values.batches.append(tuple(pair))
         for values in step.inputs:
             values.take()
         return outputs
 
-    def _is_visited(self, operation: Any) -> bool:
-        return any(id(part) in self._visited for part in _parts(operation))
-
-    @contextlib.contextmanager
-    def _as_it_was(self, operation: Any) -> Iterator[None]:
-        """Gives the layers in an operation that were visited the values that they had, inside the block."""
+    def _changed(self, operation: Any) -> list[Changed]:
+        """Returns the variables that changed of an operation in which layers were visited."""
         changed = []
-        if self._is_visited(operation):
+        if any(id(part) in self._visited for part in _parts(operation)):
             for variable in operation.variables:
                 _, before = self._before.get(id(variable), (None, None))
                 now = None if before is None else _value(variable)
                 if now is not None and not np.array_equal(now, before):
                     changed.append((variable, now, before))
-        try:
-            for variable, _, before in changed:
-                variable.assign(before)
-            yield
-        finally:
-            for variable, now, _ in changed:
-                variable.assign(now)
+        return changed
 
     def _stop_inside(self, operation: Any, calls: list[tuple["Invocation", "Invocation"]]) -> None:
         """Stops at the layers in an operation, in the order in which they are called first."""
@@ -223,7 +215,7 @@ class _Replay:
             if now is was and not self._visited:
                 yield from ((value, value) for value in given)
                 return
-            with self._as_it_was(operation):
+            with _as_they_were(self._changed(operation)):
                 before = was.inputs_of(layer)
             yield from zip(given, before, strict=True)
 
@@ -287,6 +279,31 @@ class Invocation:
         with replaced_calls([layer], seen):
             self()
         return found
+
+
+@contextlib.contextmanager
+def _as_they_were(changed: Sequence[Changed]) -> Iterator[None]:
+    """Gives variables the values that they had, inside the block."""
+    try:
+        for variable, _, before in changed:
+            variable.assign(before)
+        yield
+    finally:
+        for variable, now, _ in changed:
+            variable.assign(now)
+
+
+def _invocation(step: Step, number: int, side: int) -> Invocation:
+    return Invocation(step.operation, *filled((step.args, step.kwargs), number, side))
+
+
+def _made(step: Step, number: int, *sides: int) -> list[Any]:
+    """Returns what a call makes of a batch of the first of some sides, which its inputs then forget."""
+    made = _invocation(step, number, sides[0])()
+    for values in step.inputs:
+        for side in sides:
+            values.forget(number, side)
+    return made
 
 
 def _parts(operation: Any) -> list[keras.layers.Layer]:

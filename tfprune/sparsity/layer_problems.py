@@ -173,10 +173,17 @@ class Meter:
         model: The model.
         targets: Its kernels to prune.
         batches: The number of batches of the replay.
+        rows_an_input: Rows of a layer's inputs that are looked at for each input, where these are many.
     """
 
-    def __init__(self, model: keras.layers.Layer, targets: list[Target], batches: int) -> None:
-        self._batches = batches
+    def __init__(
+        self,
+        model: keras.layers.Layer,
+        targets: list[Target],
+        batches: int,
+        rows_an_input: int = _ROWS_AN_INPUT,
+    ) -> None:
+        self._batches, self._rows_an_input = batches, rows_an_input
         self._normalized = _normalized(model)
         # id of the layer to stop at -> it, and the kernels whose inputs are seen there.
         self.stops: dict[int, tuple[keras.layers.Layer, list[tuple[Target, Product | None]]]] = {}
@@ -198,7 +205,7 @@ class Meter:
         """
         matrices = product.matrices(target.values())
         norm = self._normalized.get(id(target.outermost))
-        rows = max(_ROWS, _ROWS_AN_INPUT * product.shape[1])
+        rows = max(_ROWS, self._rows_an_input * product.shape[1])
         gram = Gram(product, -(-rows // self._batches))
         for now, was in stop.inputs():
             gram.add(now, was, matrices)

@@ -16,6 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
+from tfprune.blas import for_each
 from tfprune.sparsity.selection import keep_largest
 
 Select = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
@@ -39,6 +40,8 @@ _STEPS, _RISING, _PENALTY = 40, 30, 1.0
 _STEPS_BETWEEN = 4
 # Rows of a matrix that are computed at a time.
 _ROWS = 256
+# The size up to which a matrix is inverted at once.
+_WHOLE = 1024
 # Rounds of exchanges, the share of the weights that leave in the first one, at most, and how many are looked
 # at for each that comes.
 _ROUNDS, _LEAVING, _CANDIDATES = 3, 0.1, 8
@@ -70,11 +73,11 @@ class Problem:
     @cached_property
     def norms(self) -> np.ndarray:
         """The norms of the inputs, `[groups, inputs, 1]`."""
-        return np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2))[:, :, None]
+        return np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2), dtype=np.float64)[:, :, None]
 
     @cached_property
     def correlations(self) -> np.ndarray:
-        """`gram` of inputs whose norm is one, float32."""
+        """`gram` of inputs of norm one, float32."""
         found = np.empty(self.gram.shape, np.float32)
         inverse = 1 / self.norms[..., 0]
         for row, gram, one in zip(found, self.gram, inverse, strict=True):
@@ -83,14 +86,14 @@ class Problem:
                 row[cut] = gram[cut] * one[cut, None] * one
         return found
 
-    @cached_property
     def drawing(self) -> np.ndarray:
-        """The inverse for alternating directions, float32."""
+        """Returns the inverse for alternating directions, float32."""
         matrix = self.correlations.copy()
         # Of eigenvalues from the penalty up, which single precision is enough for.
         for one in matrix:
             np.fill_diagonal(one, one.diagonal() + _PENALTY)
-        return np.linalg.inv(matrix)
+        _invert(matrix)
+        return matrix
 
     def of_outputs(self, places: np.ndarray) -> "Problem":
         """Returns the problem of some of the outputs."""
@@ -104,8 +107,16 @@ class Problem:
         )
 
     def error(self, weights: np.ndarray) -> float:
-        """Returns the mean squared error of the outputs, as a share of their mean square."""
-        slope = self.gram @ weights - 2 * self.cross
+        """Returns the mean squared error of the outputs, as a share of their mean square.
+
+        Args:
+            weights: `[groups, inputs, outputs]`, multiplied in their precision.
+        """
+        slope = -2 * self.cross
+        # A few rows at a time, which may have to be copied in that precision.
+        for start in range(0, slope.shape[1], _ROWS):
+            cut = slice(start, start + _ROWS)
+            slope[:, cut] += self.gram[:, cut] @ weights
         # Without the damping.
         slope -= self.damping[:, None, None] * (weights - 2 * self.weights)
         each = self.energy + (slope * weights).sum(1)
@@ -124,20 +135,37 @@ def make_problem(
     """Returns the problem of a layer, damped.
 
     Args:
-        gram, cross, energy, weights, importance: As `Problem` has them.
+        gram, cross, energy, weights, importance: As `Problem` has them; `gram` is overwritten.
         rows: The number of rows.
     """
     inputs = gram.shape[1]
     share = DAMPING + FEW * (inputs / max(rows, 1)) ** 2
-    added = share * np.diagonal(gram, axis1=1, axis2=2).mean(1)
+    added = share * np.diagonal(gram, axis1=1, axis2=2).mean(1, dtype=np.float64)
     # A group whose inputs are all constant has nothing to go by but its weights.
     added = np.where(added > 0, added, 1.0)
     importance = np.ones_like(energy) if importance is None else importance
     weights = weights.astype(np.float64)
-    gram = gram.copy()
     for one, more in zip(gram, added, strict=True):
         np.fill_diagonal(one, one.diagonal() + more)
     return Problem(gram, cross + added[:, None, None] * weights, energy, weights, importance, added)
+
+
+def _invert(matrices: np.ndarray) -> None:
+    """Inverts symmetric positive definite matrices, `[groups, size, size]`, in place, by halves (Schur)."""
+    size = matrices.shape[-1]
+    if size <= _WHOLE:
+        matrices[:] = np.linalg.inv(matrices)
+        return
+    half = size // 2
+    first, between, last = matrices[:, :half, :half], matrices[:, :half, half:], matrices[:, half:, half:]
+    _invert(first)
+    across = first @ between
+    last -= between.swapaxes(1, 2) @ across
+    _invert(last)
+    between[:] = across @ last
+    first += between @ across.swapaxes(1, 2)
+    between *= -1
+    matrices[:, half:, :half] = between.swapaxes(1, 2)
 
 
 def refit(problem: Problem, mask: np.ndarray, direct: float = _DIRECT) -> np.ndarray:
@@ -151,13 +179,16 @@ def refit(problem: Problem, mask: np.ndarray, direct: float = _DIRECT) -> np.nda
     if not mask.all() and _equations(mask) > direct:
         return conjugate_gradients(problem, mask)
     weights = np.zeros(problem.cross.shape)
-    for found, gram, cross, stays in zip(weights, problem.gram, problem.cross, mask, strict=True):
-        if stays.all():
-            found[:] = np.linalg.solve(gram, cross)
-            continue
-        for column in np.flatnonzero(stays.any(0)):
-            places = np.flatnonzero(stays[:, column])
-            found[places, column] = np.linalg.solve(gram[np.ix_(places, places)], cross[places, column])
+
+    def solve_one(group: int, column: int) -> None:
+        places = np.flatnonzero(mask[group, :, column])
+        gram, cross = problem.gram[group][np.ix_(places, places)], problem.cross[group, places, column]
+        weights[group, places, column] = np.linalg.solve(gram, cross)
+
+    whole = mask.all((1, 2))
+    for group in np.flatnonzero(whole):
+        weights[group] = np.linalg.solve(problem.gram[group], problem.cross[group])
+    for_each(solve_one, np.argwhere(mask.any(1) & ~whole[:, None]))
     return weights
 
 
@@ -229,7 +260,7 @@ def by_columns(problem: Problem, mask: np.ndarray, sparsity: float, select: Sele
     for scored, gram, cross, scale, stays in zip(
         scores, problem.gram, problem.cross, problem.importance, mask, strict=True
     ):
-        inverse = np.linalg.inv(gram)
+        inverse = np.linalg.inv(gram.astype(np.float64))
         factor = np.linalg.cholesky(inverse).T
         weights = np.where(stays, inverse @ cross, 0)
         for start in range(0, len(weights), _BLOCK):
@@ -294,7 +325,7 @@ class _Turns:
 
     def __init__(self, problem: Problem, mask: np.ndarray, select: Select) -> None:
         self._scale = np.sqrt(problem.importance)[:, None, :].astype(np.float32)
-        self._inverse = problem.drawing
+        self._inverse = problem.drawing()
         self._wanted = (problem.cross / problem.norms).astype(np.float32) * self._scale
         self._drawn = (problem.weights * problem.norms).astype(np.float32) * self._scale
         self._pull = np.zeros_like(self._drawn)
@@ -354,23 +385,24 @@ def _costs_and_gains(
         others: Those that may come.
         most: The number of these to look at, those of the steepest slopes; others gain minus infinity.
     """
-    matrix, weights = problem.correlations, refit(problem, mask, np.inf)
-    slope = problem.cross / problem.norms - matrix @ (weights * problem.norms).astype(np.float32)
+    matrix, weights = problem.correlations, refit(problem, mask, np.inf) * problem.norms
+    slope = problem.cross / problem.norms - matrix @ weights.astype(np.float32)
     steepness = problem.importance[:, None] * slope**2
     some = keep_largest(steepness.ravel(), most, others.ravel()).reshape(mask.shape)
     costs, gains = np.full(mask.shape, np.inf), np.full(mask.shape, -np.inf)
-    for group, column in np.ndindex(mask.shape[0], mask.shape[2]):
+
+    def look_at(group: int, column: int) -> None:
         stays, seen = (np.flatnonzero(each[group, :, column]) for each in (mask, some))
-        inverse = np.linalg.inv(problem.gram[group][np.ix_(stays, stays)])
+        inverse = np.linalg.inv(matrix[group][np.ix_(stays, stays)])
         squares = weights[group, stays, column] ** 2
         costs[group, stays, column] = problem.importance[group, column] * squares / np.diagonal(inverse)
         # What of an input those that are there do not give: no less than its damping.
-        norms = problem.norms[group, :, 0]
-        inverse = (inverse * norms[stays, None] * norms[stays]).astype(np.float32)
         between = matrix[group][np.ix_(seen, stays)]
         left = 1 - ((between @ inverse) * between).sum(1)
-        left = np.maximum(left, problem.damping[group] / norms[seen] ** 2)
+        left = np.maximum(left, problem.damping[group] / problem.norms[group, seen, 0] ** 2)
         gains[group, seen, column] = steepness[group, seen, column] / left
+
+    for_each(look_at, np.argwhere(mask.any(1)))
     return costs, gains
 
 
@@ -400,7 +432,7 @@ def removal_costs(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
         gram: `[inputs, inputs]`, positive definite.
         cross: `[inputs]`.
     """
-    inverse = np.linalg.inv(gram)
+    inverse = np.linalg.inv(gram.astype(np.float64))
     weights = inverse @ cross
     costs = np.zeros(len(cross))
     left = np.arange(len(cross))
