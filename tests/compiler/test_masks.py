@@ -340,14 +340,33 @@ def test_values_of_8_bits(tmp_path):
     np.testing.assert_array_equal(read(calibration), runtime.Model(graph, 1)(calibration))
 
 
+class Encoder(layers.Layer):
+    """A layer of a user's own that takes masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        return x
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: layers.TimeDistributed(layers.Softmax())(x), r"\(TimeDistributed\).*do without a mask"),
+        (lambda x: layers.TimeDistributed(layers.Softmax())(x), "must take no mask. Received: Softmax"),
+        (
+            lambda x: layers.TimeDistributed(keras.Sequential([layers.Dense(3)]))(x),
+            r"\(TimeDistributed\).*its layer must be one of Activation, .*Received: Sequential",
+        ),
+        (
+            lambda x: Encoder()(x),
+            r"\(Encoder\).*put the layers .* into a functional model.*it runs Activation",
+        ),
         (lambda x: layers.Pipeline([layers.Rescaling(2.0)])(x), r"\(Pipeline\).*be called without a mask"),
         (lambda x: layers.Pipeline([layers.Masking()])(x + 0.0), r"\(Pipeline\).*make no mask of time steps"),
         (lambda x: layers.Masking(np.nan)(x), r"\(Masking\).*one finite number. Received: nan"),
-        (lambda x: layers.Dense(3)(x > 0.5), r"\(Greater\)"),
+        (lambda x: layers.Dense(3)(x > 0.5), r"\(Greater\).*operations it runs .*NotEqual"),
         (lambda x: layers.Dense(3)(ops.not_equal(x, 0)), r"\(Dense\).*not true or false: cast it first"),
         (lambda x: ops.cast(x, "int32"), "`dtype` must be one of floats. Received: dtype=int32"),
         (lambda x: ops.not_equal(x, x + 1.0), "compare a tensor with a number"),

@@ -39,7 +39,15 @@ def entry_of(call: Call) -> Entry:
     Raises:
         UserError: The runtime cannot run it.
     """
-    return drafts.entry_of(call, LAYERS, OPERATIONS, f"it runs {', '.join(sorted(LAYERS))}")
+    if builtin_operation(call.operation):
+        known = f"of Keras's operations it runs {', '.join(sorted(OPERATIONS))}"
+    else:
+        known = f"it runs {', '.join(sorted(LAYERS))}"
+        if not builtin_layer(call.operation):
+            known = (
+                f"put the layers that its `call` uses into a functional model, which may be nested: {known}"
+            )
+    return drafts.entry_of(call, LAYERS, OPERATIONS, known)
 
 
 def takes_named_arguments(call: Call) -> bool:

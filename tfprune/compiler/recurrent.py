@@ -279,21 +279,22 @@ def distributed(rule_of: Callable[[Call], Callable[[Draft, Call], Any]]) -> Call
 
     def add_distributed(draft: Draft, call: Call) -> int:
         inner, value = call.operation.layer, call.input
-        # Of a mask each call of the layer inside gets a step.
-        takes_mask = "mask" in inspect.signature(inner.call).parameters
-        if call.masks.get("mask") is not None and takes_mask and builtin_layer(inner) != "BatchNormalization":
-            raise call.refuse("its layer must do without a mask")
-        call = dataclasses.replace(call, masks={})
         name = f"{call.name}/{inner.name}"
         along = _DISTRIBUTED.get(builtin_layer(inner) or "")
         axes = np.atleast_1d(getattr(inner, "axis", -1)).tolist()
-        if along is not None and axes == [-1] and (not along or value.rank == 4):
-            return rule_of(of_inner := dataclasses.replace(call, name=name, operation=inner))(draft, of_inner)
-        if inner.weights:
+        at_once = along is not None and axes == [-1] and (not along or value.rank == 4)
+        if inner.weights and not at_once:
             raise call.refuse(
                 f"its layer must be one of {', '.join(sorted(_DISTRIBUTED))}, on the last axis, or have no"
                 f" weights. Received: {type(inner).__name__}"
             )
+        # Of a mask each call of the layer inside gets a step.
+        takes_mask = "mask" in inspect.signature(inner.call).parameters
+        if call.masks.get("mask") is not None and takes_mask and builtin_layer(inner) != "BatchNormalization":
+            raise call.refuse(f"its layer must take no mask. Received: {type(inner).__name__}")
+        call = dataclasses.replace(call, masks={})
+        if at_once:
+            return rule_of(of_inner := dataclasses.replace(call, name=name, operation=inner))(draft, of_inner)
         if value.rank < 3:
             raise call.refuse(f"its input must have a time axis. Received: {value.rank} axes")
         axis, steps = 4 - value.rank, []

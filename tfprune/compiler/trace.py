@@ -59,6 +59,9 @@ class _Tracer:
             )
         named = {name: value for name, value in step.kwargs.items() if name != "training"}
         call = Call(name, operation, step.args, shape, named)
+        graph = computed_graph(operation)
+        if graph is None:
+            entry_of(call)  # What none knows is refused for that, however it is called.
         if not isinstance(operation, keras.Layer):
             call.check_arguments(named)
             check_booleans(call)
@@ -68,7 +71,6 @@ class _Tracer:
         call = dataclasses.replace(call, arguments=given.arguments, named=given.named, masks=given.masks)
         if not takes_named_arguments(call):
             call.check_arguments(call.named)
-        graph = computed_graph(operation)
         if graph is not None:
             inputs = call.nested_inputs(graph)
             # A structure of masks is like that of the inputs.
