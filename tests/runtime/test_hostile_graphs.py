@@ -403,6 +403,14 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
             runtime.load(path)
 
 
+def test_an_error_names_the_file_once(tmp_path):
+    path = tmp_path / "model.tfprune"
+    for content in (b"no network", cells(1, "simple", 1, 1, 1, masked=True).content()[:-1]):
+        with pytest.raises(runtime.FileFormatError) as error:
+            load(path, content)
+        assert str(error.value).count(str(path)) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_mutants(tmp_path, seed):

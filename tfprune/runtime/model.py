@@ -400,6 +400,7 @@ def load(
     file = UndecodedFile(path, memory_limit)
     # Of the same bytes the library was made, and `compile_library` has checked them.
     library = library_beside(path, file.sha256) if use_library else None
+    graph = file.graph() if library is None else None
     with refusing(path):
         if library is not None:
             require_memory(
@@ -407,4 +408,4 @@ def load(
                 allowed_bytes(memory_limit),
             )
             return Model._of_library(file, library, threads)
-        return Model(file.graph(), threads, memory_limit=memory_limit)
+        return Model(graph, threads, memory_limit=memory_limit)
