@@ -206,10 +206,17 @@ def test_compare_outputs():
 )
 def test_rules_for_logits(weights, relative, percent, passes):
     measured = {
+        "largest_logit_difference": relative,
         "largest_logit_difference_relative": relative,
         "equal_predictions_percent": percent,
     }
     assert (OutputRule(weights, 0.02).failure(measured) is None) == passes
+
+
+def test_a_failure_says_that_a_value_is_not_finite():
+    for value, message in ((np.nan, "a logit that is not finite"), (1.5, "0.5 of the largest")):
+        measured = compare_outputs(np.array([[value, 1.0]]), np.array([[1.0, 1.0]]))
+        assert message in OutputRule("float32", 0.02).failure(measured)
 
 
 def test_rules_for_zeros():

@@ -103,6 +103,8 @@ class OutputRule:
         if equal if by_place else close or (self._either and equal):
             return None
         shown = [] if by_place else [f"{relative:.3g} of the largest {self.noun}"]
+        if measured["largest_logit_difference"] == np.inf:
+            shown = [f"a {self.noun} that is not finite where the network's is"]
         shown += [f"{percent:.2f} % equal"] if by_place or self._either else []
         return f"measured {', '.join(shown)}, the rule is {self}"
 
