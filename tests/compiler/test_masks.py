@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tests.support.compiled_models import kinds, outputs_of, randomise, run_in_runtime
+from tests.support.compiled_models import CELLS, kinds, outputs_of, randomise, run_in_runtime
 from tfprune import runtime
 from tfprune.compiler.compile import compile_model
 from tfprune.compiler.paths import on_path
@@ -63,16 +63,13 @@ def compile_and_compare(model, **options):
     return graph
 
 
-CELLS = {
-    "LSTM": layers.LSTM,
-    "GRU": layers.GRU,
-    "GRU that resets before": lambda units, **options: layers.GRU(units, reset_after=False, **options),
-    "SimpleRNN": layers.SimpleRNN,
+_CELLS = {
+    **CELLS,
     "stack": lambda units, **options: layers.RNN([layers.LSTMCell(3), layers.GRUCell(units)], **options),
 }
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", _CELLS)
 def test_cells(cell):
     """States stay in a step that is masked; what is shown is the output before, or zeros."""
     made, sequence = [], signal()
@@ -84,7 +81,7 @@ def test_cells(cell):
         {"zero_output_for_mask": True, "return_state": True},
         {"unroll": True, "return_sequences": True},
     ):
-        made += keras.tree.flatten(CELLS[cell](5, **options)(layers.Masking(NONE)(sequence)))
+        made += keras.tree.flatten(_CELLS[cell](5, **options)(layers.Masking(NONE)(sequence)))
     compile_and_compare(keras.Model(sequence, made))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tests.support.compiled_models import assert_same, kinds, run_in_runtime
+from tests.support.compiled_models import CELLS, assert_same, kinds, run_in_runtime
 from tfprune import runtime
 from tfprune.compiler.compile import compile_model
 from tfprune.compiler.paths import on_path
@@ -36,14 +36,6 @@ def compile_and_compare(model, seed=0):
         options = {"low": -1, "high": 1, "run": run_in_runtime, "tolerance": 1e-5}
         assert_same(model, on_path(graph, path), **options)
     return graph
-
-
-CELLS = {
-    "LSTM": layers.LSTM,
-    "GRU": layers.GRU,
-    "GRU that resets before": lambda units, **options: layers.GRU(units, reset_after=False, **options),
-    "SimpleRNN": layers.SimpleRNN,
-}
 
 
 @pytest.mark.parametrize("cell", CELLS)

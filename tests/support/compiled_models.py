@@ -11,6 +11,13 @@ from tfprune import runtime
 from tfprune.network.graph import input_structure
 
 _NORMALIZATIONS = (layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormalization)
+# A layer of each kind of cell, by the number of units.
+CELLS = {
+    "LSTM": layers.LSTM,
+    "GRU": layers.GRU,
+    "GRU that resets before": lambda units, **options: layers.GRU(units, reset_after=False, **options),
+    "SimpleRNN": layers.SimpleRNN,
+}
 
 
 def randomise(model, sparsity=0.0, seed=0):

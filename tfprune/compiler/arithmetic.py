@@ -46,16 +46,22 @@ def add_activation(draft: Draft, call: Call, source: int, name: str, settings: t
     return draft.add(Activation(call.name, (source,), name, settings), call)
 
 
-def combine(draft: Draft, call: Call, operation: str, first: int, second: int) -> int:
-    """Adds the node of two values, each repeated along the axes of which it has one place.
+def combine(draft: Draft, call: Call, operation: str, made: int, *others: int) -> int:
+    """Adds the nodes of values, one after the other, each repeated along the axes of which it has one place.
 
     Args:
         draft: The draft.
         call: The call that asks for it.
-        operation: One of `COMBINATIONS`; the order of the two does not matter.
-        first: A value.
-        second: Another, or the same.
+        operation: One of `COMBINATIONS`.
+        made: A value; alone it is returned.
+        others: More, or the same.
     """
+    for other in others:
+        made = _combine_two(draft, call, operation, made, other)
+    return made
+
+
+def _combine_two(draft: Draft, call: Call, operation: str, first: int, second: int) -> int:
     shapes = draft.shapes[first], draft.shapes[second]
     if any(one != other and 1 not in (one, other) for one, other in zip(*shapes, strict=True)):
         raise call.refuse(f"its operands do not fit each other. Received: {shapes[0]} and {shapes[1]}")
@@ -84,10 +90,7 @@ def combine_all(draft: Draft, call: Call, operation: str) -> int:
     nodes = [value.node for value in call.inputs]
     if operation == "add" and len(nodes) > 1 and len({draft.shapes[node] for node in nodes}) == 1:
         return draft.add(Add(call.name, tuple(nodes)), call)
-    made = nodes[0]
-    for node in nodes[1:]:
-        made = combine(draft, call, operation, made, node)
-    return made
+    return combine(draft, call, operation, *nodes)
 
 
 def _negative(draft: Draft, call: Call, node: int) -> int:

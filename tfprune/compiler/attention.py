@@ -150,10 +150,7 @@ def _allowed(draft: Draft, call: Call, scores: int, query: Value, key: Value) ->
         return None
     if call.named.get("use_causal_mask"):
         parts.append(add_constant(draft, call, _seen(draft, scores)))
-    made = parts[0]
-    for part in parts[1:]:
-        made = combine(draft, call, "multiply", made, part)
-    return made
+    return combine(draft, call, "multiply", *parts)
 
 
 def _seen(draft: Draft, scores: int) -> np.ndarray:

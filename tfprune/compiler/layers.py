@@ -24,7 +24,7 @@ from tfprune.network import activations, drafts
 from tfprune.network.activations import form_of
 from tfprune.network.drafts import Entry
 from tfprune.network.kinds import builtin_layer, builtin_operation
-from tfprune.network.masks import attaches_mask
+from tfprune.network.masks import RETURN_THEIR_INPUT, attaches_mask
 from tfprune.network.windows import NO_PADDING, same_padding
 from tfprune.runtime.graph import Embedding, GlobalPool, Pool
 
@@ -205,17 +205,6 @@ def _upsampling(draft: Draft, call: Call) -> int:
     return (shapes.add_upsampling if nearest else convolutions.add_smooth_upsampling)(draft, call)
 
 
-# At inference these change nothing.
-_NOTHING = (
-    "ActivityRegularization",
-    "AlphaDropout",
-    "Dropout",
-    "GaussianDropout",
-    "GaussianNoise",
-    "Identity",
-    "SpatialDropout1D",
-    "SpatialDropout2D",
-)
 _RANDOM = (
     "AugMix",
     "CutMix",
@@ -304,7 +293,7 @@ LAYERS: dict[str, Entry] = {
     "Permute": Entry(shapes.add_permute, "integers"),
     "RepeatVector": Entry(shapes.add_repeat_vector, "integers"),
     "Reshape": Entry(shapes.add_reshape, "integers"),
-    **dict.fromkeys(_NOTHING, Entry(_nothing, "integers")),
+    **dict.fromkeys(RETURN_THEIR_INPUT, Entry(_nothing, "integers")),
     **dict.fromkeys(_RANDOM, Entry(_nothing, "floats")),
     **dict.fromkeys(activations.LAYERS, Entry(_activation)),
     "Softmax": Entry(normalizations.add_softmax),

@@ -265,9 +265,7 @@ def _or(draft: Draft, call: Call, masks: Sequence[Any]) -> Value:
     values = [mask_of(draft, call, mask) for mask in masks]
     if len({value.rank for value in values}) > 1:
         raise call.refuse("the masks of its inputs must have the same axes")
-    node = values[0].node
-    for value in values[1:]:
-        node = combine(draft, call, "maximum", node, value.node)
+    node = combine(draft, call, "maximum", *(value.node for value in values))
     return Value(node, values[0].rank, boolean=True)
 
 

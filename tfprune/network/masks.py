@@ -15,8 +15,8 @@ import keras
 
 from tfprune.network.kinds import builtin_layer
 
-# Layers that return the tensor itself at inference.
-_RETURN_THEIR_INPUT = (
+# Layers that change nothing at inference, and return the tensor itself.
+RETURN_THEIR_INPUT = (
     "ActivityRegularization",
     "AlphaDropout",
     "Dropout",
@@ -161,7 +161,7 @@ def returns_its_input(layer: Any) -> bool:
     """Returns whether a layer, called at inference, returns the tensor itself that it is called with."""
     name = builtin_layer(layer)
     linear = name == "Activation" and layer.activation is keras.activations.linear
-    return name in _RETURN_THEIR_INPUT or linear
+    return name in RETURN_THEIR_INPUT or linear
 
 
 def layer_of_mask(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -113,13 +113,14 @@ def encode_array(array: np.ndarray | SparseArray, weights: str, offset: int) -> 
     if array.ndim != KERNEL_AXES:
         section = np.asarray(array, DTYPES["float32"]).tobytes()
         return StoredArray(array.shape, "float32", "dense", array.size, 0, offset, len(section)), section
-    positions, values = nonzeros(array)
     dtype, scales = "float32", b""
-    if weights == "float16" and fits_float16(values):
-        dtype = "float16"
     if weights == SCALED:
         dtype, (positions, values, of_channels) = SCALED, to_int8(array)
         scales = of_channels.astype(DTYPES["float32"]).tobytes()
+    else:
+        positions, values = nonzeros(array)
+        if weights == "float16" and fits_float16(values):
+            dtype = "float16"
     values = values.astype(DTYPES[dtype])
     # The smallest may have been rounded to zero.
     positions, values = positions[values != 0], values[values != 0]

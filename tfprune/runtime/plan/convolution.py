@@ -3,7 +3,6 @@
 import numpy as np
 
 from tfprune.runtime.graph import ACROSS_CHANNELS, INTEGER_PATH, LARGEST, LARGEST_UINT8, Conv
-from tfprune.runtime.integers import to_int8
 from tfprune.runtime.kernels import convolution, planes, vectors
 from tfprune.runtime.kernels.integer_convolution import IntegerConvolution
 from tfprune.runtime.plan.arena import Table, aligned_zeros
@@ -19,10 +18,9 @@ from tfprune.runtime.plan.layout import (
     reads,
     sparse_tiles,
 )
-from tfprune.runtime.plan.packing import Weights, narrowed, pack, pack_fours, pack_vector_rows
+from tfprune.runtime.plan.packing import Weights, narrowed, pack, pack_fours, pack_vector_rows, weights_of
 from tfprune.runtime.plan.parts import Even, TilesOrGroups
 from tfprune.runtime.plan.planner import LARGEST_ACTIVATED, Planner, float_bits
-from tfprune.runtime.sparse_array import nonzeros
 
 # Vectors of outputs that a dense layer computes at a time.
 _LAYER_VECTORS = 4
@@ -198,10 +196,7 @@ def _lower_layer(planner: Planner, target: Value, source: Value, node: Conv) -> 
         place = planner.temporary_vector(height * width * channels)
         make_flat(planner, source, place)
     _, _, inner, filters = node.kernel.shape
-    if planner.compact:
-        positions, values, scales = to_int8(node.kernel)
-    else:
-        (positions, values), scales = nonzeros(node.kernel), None
+    positions, values, scales = weights_of(node.kernel, planner.compact)
     row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
     y = row * node.dilation[0] - node.padding[0]
     x = column * node.dilation[1] - node.padding[2]

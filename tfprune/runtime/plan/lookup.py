@@ -3,14 +3,13 @@
 import numpy as np
 
 from tfprune.runtime.graph import Embedding
-from tfprune.runtime.integers import to_int8
 from tfprune.runtime.kernels import lookup
 from tfprune.runtime.plan.arena import Table
 from tfprune.runtime.plan.copies import lies
 from tfprune.runtime.plan.layout import Value
+from tfprune.runtime.plan.packing import weights_of
 from tfprune.runtime.plan.parts import Even
 from tfprune.runtime.plan.planner import Planner
-from tfprune.runtime.sparse_array import nonzeros
 
 
 def lower_embedding(planner: Planner, index: int, node: Embedding) -> None:
@@ -19,10 +18,7 @@ def lower_embedding(planner: Planner, index: int, node: Embedding) -> None:
     rows, columns, channels = planner.shape(target)
     source_plane, _ = lies(planner, source)
     plane, pitch = lies(planner, target)
-    if planner.compact:
-        positions, values, scales = to_int8(node.kernel)
-    else:
-        (positions, values), scales = nonzeros(node.kernel), 0
+    positions, values, scales = weights_of(node.kernel, planner.compact)
 
     def table() -> np.ndarray:
         filled = np.zeros(node.kernel.size, values.dtype)
@@ -42,7 +38,7 @@ def lower_embedding(planner: Planner, index: int, node: Embedding) -> None:
             "channels": channels,
             "entries": node.kernel.shape[2],
             "values": Table(node.kernel.size, table),
-            "scales": scales,
+            "scales": scales if planner.compact else 0,
         },
         Even(rows),
     )

@@ -8,7 +8,7 @@ from tfprune.runtime.graph import MAX_VALUES, Conv, Node
 from tfprune.runtime.integers import to_int8
 from tfprune.runtime.kernels.integer_convolution import QUAD
 from tfprune.runtime.plan.layout import Geometry, taps
-from tfprune.runtime.sparse_array import nonzeros
+from tfprune.runtime.sparse_array import SparseArray, nonzeros
 
 # A block of input planes may fill this part of the first-level cache, and is not worth its while, the
 # storing and loading of the accumulators, for fewer entries than this in a group.
@@ -42,6 +42,22 @@ class Weights:
         return len(self.bias)
 
 
+def weights_of(
+    kernel: np.ndarray | SparseArray, compact: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns the weights of a kernel that are not zero, as 8-bit integers or as they are.
+
+    Args:
+        kernel: The kernel.
+        compact: Whether weights take 8 bits.
+
+    Returns:
+        Their positions, as of `nonzeros`, the weights, and the scales of the output channels, or None for
+            weights as they are.
+    """
+    return to_int8(kernel) if compact else (*nonzeros(kernel), None)
+
+
 def pack(
     node: Conv, source: Geometry, group: int, tile: int, l1_bytes: int, compact: bool = False
 ) -> Weights:
@@ -62,10 +78,7 @@ def pack(
         GraphError: The lists are longer than 32 bits can count.
     """
     rows, columns, inner, filters = node.kernel.shape
-    if compact:
-        positions, values, scales = to_int8(node.kernel)
-    else:
-        (positions, values), scales = nonzeros(node.kernel), None
+    positions, values, scales = weights_of(node.kernel, compact)
     row, column, channel, out = np.unravel_index(positions, node.kernel.shape)
     phases = node.strides[0] * node.strides[1]
     phase, down, right = taps(node, row, column)

@@ -3,15 +3,13 @@
 import numpy as np
 
 from tfprune.runtime.graph import CELLS, Recurrent
-from tfprune.runtime.integers import to_int8
 from tfprune.runtime.kernels import recurrent
 from tfprune.runtime.plan.arena import Table, aligned_zeros
 from tfprune.runtime.plan.copies import gather, make_flat
 from tfprune.runtime.plan.layout import Value, is_vector
-from tfprune.runtime.plan.packing import in_32_bits, narrowed
+from tfprune.runtime.plan.packing import in_32_bits, narrowed, weights_of
 from tfprune.runtime.plan.parts import Even
 from tfprune.runtime.plan.planner import Planner
-from tfprune.runtime.sparse_array import nonzeros
 
 # Vectors of sums that the dense path computes at a time.
 _TILE_VECTORS = 4
@@ -33,15 +31,12 @@ def lower_recurrent(planner: Planner, index: int, node: Recurrent) -> None:
     padded = (-(-needed // tile) * tile if dense else needed) * lanes
     row = node.states * units
     rows = planner.temporary_vector((steps + 1) * row)
-    if planner.compact:
-        _, values, scales = to_int8(node.kernel)
-    else:
-        values, scales = nonzeros(node.kernel)[1], None
+    positions, values, scales = weights_of(node.kernel, planner.compact)
     starts, indices = 0, 0
     if dense:
-        weights = _matrix(node, values, padded)
+        weights = _matrix(node, positions, values, padded)
     else:
-        starts, indices, weights = _lists(node, values, lanes)
+        starts, indices, weights = _lists(node, positions, values, lanes)
         if planner.compact:
             indices = narrowed(indices, np.int16)
     first = [planner.place(state) for state in first]
@@ -80,14 +75,14 @@ def lower_recurrent(planner: Planner, index: int, node: Recurrent) -> None:
     gather(planner, target, rows + row, ([0], np.arange(steps) * row, channels))
 
 
-def _matrix(node: Recurrent, values: np.ndarray, padded: int) -> Table:
+def _matrix(node: Recurrent, positions: np.ndarray, values: np.ndarray, padded: int) -> Table:
     """Returns the kernel as `[gates, units, padded]`."""
     units, gates = node.units, len(CELLS[node.cell])
     numbers = gates * units * padded
 
     def make() -> np.ndarray:
         filled = np.zeros(numbers, values.dtype)
-        source, column = np.divmod(nonzeros(node.kernel)[0], gates * units)
+        source, column = np.divmod(positions, gates * units)
         gate, unit = np.divmod(column, units)
         filled[(gate * units + source) * padded + unit] = values
         return filled
@@ -95,7 +90,9 @@ def _matrix(node: Recurrent, values: np.ndarray, padded: int) -> Table:
     return Table(numbers, make)
 
 
-def _lists(node: Recurrent, values: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lists(
+    node: Recurrent, positions: np.ndarray, values: np.ndarray, lanes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Packs the weights that are not zero: a vector of sums has as many entries as its longest lane.
 
     Returns:
@@ -106,7 +103,7 @@ def _lists(node: Recurrent, values: np.ndarray, lanes: int) -> tuple[np.ndarray,
     """
     units, gates = node.units, len(CELLS[node.cell])
     vectors = -(-units // lanes)
-    source, column = np.divmod(nonzeros(node.kernel)[0], gates * units)
+    source, column = np.divmod(positions, gates * units)
     gate, unit = np.divmod(column, units)
     lane = (gate * vectors + unit // lanes) * lanes + unit % lanes
     order = np.lexsort((source, lane))
