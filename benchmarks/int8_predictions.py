@@ -5,7 +5,8 @@ r"""Counts the predictions that 8 bits change: a network's `model.tfprune` besid
 
 The first images of the test split, resized as in training; the file with weights of 32, 16 and 8 bits; with
 values of 8 bits, too, calibrated by training images, wherever there can be such (whatever is faster); and
-with weights of 8 bits beside the network that `quantize_aware` makes of it, without training it.
+the file of the network that `quantize_aware` makes of it, without training: each weight on the nearest step,
+beside the network itself, and beside what was made of it.
 """
 
 import os
@@ -36,7 +37,10 @@ def main(_: list[str]) -> None:
     from tfprune.data.resize import resize
     from tfprune.text import text_table
 
-    model = sparsity.strip_pruning(keras.saving.load_model(MODEL.value, compile=False))
+    # Twice: a network and what `quantize_aware` makes of it have the same weights.
+    model, other = (
+        sparsity.strip_pruning(keras.saving.load_model(MODEL.value, compile=False)) for _ in range(2)
+    )
 
     def loaded(split: str) -> tuple[np.ndarray, np.ndarray]:
         options = {"data_dir": DATA_DIR.value, "batch_size": -1, "as_supervised": True}
@@ -51,22 +55,21 @@ def main(_: list[str]) -> None:
         return network.predict(images.astype("float32"), verbose=0).argmax(-1)
 
     exact = predicted(model)
-    aware = sparsity.quantize_aware(model)
-    rounded = predicted(aware)
+    aware = sparsity.quantize_aware(other)
+    rounded, nearest = predicted(aware), sparsity.strip_pruning(aware)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "model.tfprune"))
-        for name, weights, expected in (
-            ("float32", "float32", exact),
-            ("float16", "float16", exact),
-            ("int8", "int8", exact),
-            ("int8, values too", "int8", exact),
-            ("int8, quantize_aware", "int8", rounded),
+        for name, network, weights, expected in (
+            ("float32", model, "float32", exact),
+            ("float16", model, "float16", exact),
+            ("int8", model, "int8", exact),
+            ("int8, values too", model, "int8", exact),
+            ("int8, each to the nearest", nearest, "int8", exact),
+            ("int8, quantize_aware", nearest, "int8", rounded),
         ):
-            if expected is rounded:
-                model = sparsity.strip_pruning(aware)
             values = {"values": "int8", "calibration": calibration} if "values" in name else {}
-            runtime.write_file(compile_model(model, **values), path, weights)
+            runtime.write_file(compile_model(network, **values), path, weights)
             classes = runtime.load(path)(images).argmax(-1)
             equal, right = (classes == expected).mean(), (classes == labels).mean()
             size = f"{os.path.getsize(path):,}"
