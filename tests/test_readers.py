@@ -44,9 +44,9 @@ ALLOWED = {
     "models/weights.py:read": INSIDE,
     "reading.py:json_of": "a part of the door",
     "reading.py:text_of": "a part of the door",
-    "runtime/ahead/library.py:filled": "a file of this package",
+    "runtime/ahead/sources.py:filled": "a file of this package",
     "runtime/ahead/loaded.py:load_object": BESIDE,
-    "runtime/ahead/loaded.py:read_description": BESIDE,
+    "runtime/ahead/description.py:read_description": BESIDE,
     "runtime/format/file.py:_map_file": "the runtime's own door, because it imports nothing of the rest",
     "runtime/machine.py:_l1_bytes": SYSTEM,
 }

@@ -12,6 +12,7 @@ from tfprune.export import AuditError, export_model, format_audit
 from tfprune.export.formats import all_files, tflite
 from tfprune.export.formats.saved_model import SavedModel
 from tfprune.export.network import write_saved_model
+from tfprune.runtime.ahead.targets import this_machines_target
 from tfprune.sparsity import masks_of, prune_low_magnitude, prune_to, strip_pruning
 
 pytestmark = [pytest.mark.one_backend, pytest.mark.slow]
@@ -283,6 +284,17 @@ def test_a_wrapped_model_is_exported_by_one_call(make, tmp_path, monkeypatch):
         assert zeros["masked_zero"] == zeros["masked"] > 0
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.skipif(this_machines_target() is None, reason="this machine is none of the targets")
+@pytest.mark.parametrize("make", [several, by_name])
+def test_a_c_library_of_several_inputs_and_outputs(make, tmp_path):
+    model, target = pruned(make), this_machines_target()
+    audit = export_model(model, str(tmp_path), formats=["c"], targets=[target], progress=quietly)
+    entry = audit["artifacts"]["c"]
+    assert entry["passed"] and entry["ran"] and entry["largest_logit_difference_relative"] < 1e-5
+    described = json.loads((tmp_path / "c" / "model.json").read_text())
+    assert (len(described["inputs"]), len(described["outputs"])) == (2, 2)
 
 
 @pytest.mark.parametrize("make", [several, tokens])

@@ -5,13 +5,15 @@ arena at the beginning and at the end of such memory.
 """
 
 import ctypes
+import math
 import mmap
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from tfprune.runtime.ahead.loaded import built_here, load_object, read_description
+from tfprune.runtime.ahead.description import built_here, read_description
+from tfprune.runtime.ahead.loaded import load_object
 
 _PROT_NONE, _PAGE = 0, mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,12 +47,12 @@ def run_guarded(folder: Path) -> None:
     code = load_object(folder, built, "model")
     for suffix, kind in (("", np.float32), ("_uint8", np.uint8)):
         run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(code.address(f"model_run{suffix}"))
-        image = np.random.default_rng(0).integers(0, 256, described["image_shape"]).astype(kind)
+        image = np.random.default_rng(0).integers(0, 256, described["inputs"]["image"]).astype(kind)
         outputs = []
         for at_end in (False, True):
             arena = Guarded(built.arena_bytes, at_end=at_end, alignment=64)
             pixels = Guarded(image.nbytes, at_end=at_end)
-            output = Guarded(4 * described["classes"], at_end=at_end)
+            output = Guarded(4 * math.prod(described["outputs"]["output"]), at_end=at_end)
             pixels.bytes[:] = image.reshape(-1).view(np.uint8)
             for _ in range(2):
                 run(arena.address, pixels.address, output.address)

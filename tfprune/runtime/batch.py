@@ -1,10 +1,12 @@
-"""What a network is called with: an array for each input, as the kernels read it."""
+"""What a network is called with, an array for each input as the kernels read it; and what a call returns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8, IMAGE_WORDS
+from tfprune.runtime.plan.plan import Port
 
 
 class Batch:
@@ -44,6 +46,41 @@ class Batch:
             if array.dtype == np.float32 and array.size and np.isnan(array.min()):
                 found |= np.isnan(array.reshape(self.count, -1)).any(axis=1)
         return np.flatnonzero(found)
+
+
+def as_batch(images: Any, ports: Sequence[Port]) -> Batch:
+    """Returns the examples of a call.
+
+    Args:
+        images: An array of the only input; of several a list in their order, or a dictionary by their names.
+        ports: The network's inputs.
+
+    Raises:
+        ValueError: They are not an array for each input, as many of each, of its shape, as `as_input` says.
+    """
+    if isinstance(images, dict):
+        if images.keys() != {port.name for port in ports}:
+            wanted = ", ".join(repr(port.name) for port in ports)
+            raise ValueError(f"`images` must be by the names {wanted}. Received: {sorted(map(str, images))}")
+        given = [images[port.name] for port in ports]
+    elif len(ports) == 1:
+        given = [images]
+    else:
+        given = list(images) if isinstance(images, list | tuple) else [images]
+        if len(given) != len(ports):
+            raise ValueError(f"`images` must be a list of {len(ports)} inputs. Received: {len(given)}")
+    return Batch([as_input(array, port.shape) for array, port in zip(given, ports, strict=True)])
+
+
+def as_results(outputs: Sequence[np.ndarray], ports: Sequence[Port]) -> Any:
+    """Returns the outputs as a call does: the only one; or several, by name.
+
+    Args:
+        outputs: `[n, size]` of each output.
+        ports: The network's outputs.
+    """
+    shaped = {port.name: output.reshape(-1, *port.shape) for port, output in zip(ports, outputs, strict=True)}
+    return next(iter(shaped.values())) if len(shaped) == 1 else shaped
 
 
 def as_input(array: Any, shape: tuple[int, ...]) -> np.ndarray:

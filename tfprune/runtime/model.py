@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.beside import LibraryBinding, library_beside
-from tfprune.runtime.batch import Batch, as_input
+from tfprune.runtime.batch import Batch, as_batch, as_results
 from tfprune.runtime.crew import Crew
 from tfprune.runtime.format.file import UndecodedFile, refusing
 from tfprune.runtime.graph import Graph
@@ -193,7 +193,7 @@ class Model:
         Raises:
             ValueError: The images have another shape or type.
         """
-        images = self._checked(images)
+        images = as_batch(images, self._frame.inputs)
         outputs = [np.empty((images.count, port.size), np.float32) for port in self._frame.outputs]
         # As many images at a time as there are threads; what is left over, all threads together.
         side_by_side = images.count - images.count % self.threads
@@ -208,11 +208,7 @@ class Model:
         for index in images.without_sense() if self._graph is not None else ():
             for output, reached in zip(outputs, nan_outputs(self.graph, images.example(index)), strict=True):
                 output[index, reached] = np.nan
-        shaped = {
-            port.name: output.reshape(-1, *port.shape)
-            for port, output in zip(self._frame.outputs, outputs, strict=True)
-        }
-        return next(iter(shaped.values())) if len(shaped) == 1 else shaped
+        return as_results(outputs, self._frame.outputs)
 
     def time_nodes(self, images: np.ndarray, rounds: int = 10) -> list[float]:
         """Measures each operation on its own, on one thread.
@@ -227,7 +223,7 @@ class Model:
         Raises:
             ValueError: The images have another shape or type, or there is none; or `rounds` is below 1.
         """
-        images = self._checked(images)
+        images = as_batch(images, self._frame.inputs)
         if not images.count or rounds < 1:
             raise ValueError(f"needs an image and a round. Received: {images.count} images, rounds={rounds}")
         shared = self._shared_here()
@@ -256,23 +252,6 @@ class Model:
         before = thread_seconds()
         self._binding.run(self._alone.address(first), count, arena.ctypes.data, None, 0, 1)
         return thread_seconds() - before
-
-    def _checked(self, images: Any) -> Batch:
-        ports = self._frame.inputs
-        if isinstance(images, dict):
-            if images.keys() != {port.name for port in ports}:
-                wanted = ", ".join(repr(port.name) for port in ports)
-                raise ValueError(
-                    f"`images` must be by the names {wanted}. Received: {sorted(map(str, images))}"
-                )
-            given = [images[port.name] for port in ports]
-        elif len(ports) == 1:
-            given = [images]
-        else:
-            given = list(images) if isinstance(images, list | tuple) else [images]
-            if len(given) != len(ports):
-                raise ValueError(f"`images` must be a list of {len(ports)} inputs. Received: {len(given)}")
-        return Batch([as_input(array, port.shape) for array, port in zip(given, ports, strict=True)])
 
     def _shared_here(self) -> _Shared:
         if self._shared.process != os.getpid():

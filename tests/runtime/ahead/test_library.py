@@ -10,10 +10,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.support.networks import random_images, random_kernel, random_network
+from tests.support.networks import random_images, random_kernel, random_network, several_ends
 from tfprune import runtime
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.loaded import LoadedLibrary
+from tfprune.runtime.ahead.sources import argument_names
 from tfprune.runtime.ahead.targets import TARGETS, this_machines_target
 from tfprune.runtime.graph import (
     CELLS,
@@ -109,8 +110,9 @@ def call(*command, cwd=None):
 
 
 def outputs_of(printed):
-    lines = [line.split() for line in printed.splitlines()]
-    return np.array([float(number) for word, number in lines[:-1] if word.isdigit()], np.float32)
+    """The numbers that the example prints, of all outputs one after the other."""
+    lines = [line.split()[-2:] for line in printed.splitlines()]
+    return np.array([float(number) for word, number in lines if word.isdigit()], np.float32)
 
 
 @needs_here
@@ -196,8 +198,65 @@ def test_the_example_is_compiled_linked_and_run(folder, image, network, language
     elsewhere = ["-U__linux__", "-fsyntax-only"]  # A system that is not asked for large pages.
     call(compiler, *flags, *elsewhere, "-I", folder, source)
     found = outputs_of(call(program, folder / "image.bin"))
-    np.testing.assert_array_equal(found, LoadedLibrary(folder)(image)[0])
-    assert subprocess.run([program, folder / "model.h"]).returncode == 1  # No image of this size.
+    loaded = LoadedLibrary(folder)
+    np.testing.assert_array_equal(found, loaded(image)[0])
+    floats = image.astype(np.float32) / 2
+    floats.tofile(tmp_path / "floats.bin")
+    np.testing.assert_array_equal(outputs_of(call(program, tmp_path / "floats.bin")), loaded(floats)[0])
+    np.testing.assert_array_equal(outputs_of(call(program)), loaded(np.zeros_like(image))[0])
+    refused = subprocess.run([program, folder / "model.h"], capture_output=True, text=True)
+    size = image.size
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"{folder / 'model.h'} must have {size} bytes, or {4 * size} for floats\n",
+    )
+
+
+@needs_here
+def test_several_inputs_and_outputs(tmp_path):
+    """As the Python runtime, to the bit; in C each is an argument, by its name."""
+    rng = np.random.default_rng(4)
+    graph = several_ends(rng)
+    library = runtime.compile_library(graph, tmp_path, HERE, threads=2)
+    assert library.inputs == {"image": (5, 6, 3), "signal": (6, 3)}
+    assert library.outputs == {"kind": (4,), "signal_2": (6, 3), "shares": (5, 6, 4)}
+    given = {
+        "image": rng.integers(0, 256, (3, 5, 6, 3)).astype(np.uint8),
+        "signal": rng.normal(size=(3, 6, 3)).astype(np.float32),
+    }
+    expected, loaded = Model(graph, 1)(given), LoadedLibrary(tmp_path)
+    for found in (loaded(given), loaded(list(given.values()))):
+        assert list(found) == ["kind", "signal", "shares"]
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, expected[name])
+    with pytest.raises(ValueError, match="must be a list of 2 inputs. Received: 1"):
+        loaded(given["image"])
+
+    need("gcc")
+    path = tmp_path / HERE / "libmodel.a"
+    call("gcc", *C_FLAGS, "-I", tmp_path, tmp_path / "example.c", path, "-o", tmp_path / "example")
+    one = np.concatenate([values[0].astype(np.float32).ravel() for values in given.values()])
+    one.tofile(tmp_path / "floats.bin")
+    (tmp_path / "bytes.bin").write_bytes(bytes(range(one.size)))
+    in_bytes = np.arange(one.size, dtype=np.uint8)
+    of_bytes = loaded([in_bytes[:90].reshape(1, 5, 6, 3), in_bytes[90:].reshape(1, 6, 3)])
+    for file, wanted in (("floats.bin", expected), ("bytes.bin", of_bytes)):
+        printed = call(tmp_path / "example", tmp_path / file)
+        assert "signal_2 17 " in printed and "shares largest " in printed
+        wanted = np.concatenate([values[0].ravel() for values in wanted.values()])
+        np.testing.assert_array_equal(outputs_of(printed), wanted)
+    flags = [*C_FLAGS, "-pthread", "-I", tmp_path]
+    call("gcc", *flags, tmp_path / "benchmark.c", path, "-o", tmp_path / "benchmark")
+    assert "median" in call(tmp_path / "benchmark", 5, 2)
+
+
+def test_the_names_of_arguments():
+    names = ["Left eye", "while", "7", "_x", "left_eye", "arena", ""]
+    assert argument_names(names, ["only"]) == (
+        ["left_eye", "while_2", "input_7", "input_x", "left_eye_2", "arena_2", "input"],
+        ["output"],
+    )
+    assert argument_names(["only"], ["image", "image", "größe"]) == (["image"], ["image", "image_2", "gr__e"])
 
 
 @needs_here
@@ -431,7 +490,7 @@ def test_the_description_goes_first_and_comes_last(network, tmp_path, monkeypatc
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("tfprune.runtime.ahead.library.write_text", fail)
+    monkeypatch.setattr("tfprune.runtime.ahead.sources.write_text", fail)
     with pytest.raises(OSError, match="no space"):
         runtime.compile_library(network, tmp_path, "aarch64-linux")
     assert not (tmp_path / "model.json").exists()

@@ -59,12 +59,10 @@ class CLibrary(Format):
 
     def check(self, network: "Network") -> None:
         """Refuses a network that cannot be compiled, a target or a processor that there is not."""
-        from tfprune.runtime.ahead.library import only_output
         from tfprune.runtime.ahead.targets import check_targets
 
-        graph = network.compiled()
+        network.compiled()
         try:
-            only_output(graph)
             check_targets(self._all_targets, self.cpu)
         except ValueError as error:
             raise UserError(str(error)) from error

@@ -9,13 +9,12 @@ import numpy as np
 
 from tfprune import __version__
 from tfprune.runtime import machine
+from tfprune.runtime.ahead.description import BESIDE, Built, built_here, read_description
 from tfprune.runtime.ahead.front import chooser_name
-from tfprune.runtime.ahead.library import BESIDE, Built
-from tfprune.runtime.ahead.loaded import built_here, load_object, read_description
+from tfprune.runtime.ahead.loaded import load_object
 from tfprune.runtime.ahead.module import ROWS, STEPS
 from tfprune.runtime.kernels.planes import WAIT
 from tfprune.runtime.kernels.program import GIVE_WAY, RUN_TYPE, STEP_WORDS
-from tfprune.runtime.plan.plan import Frame, Port
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _NAME = "model"
@@ -44,12 +43,7 @@ class LibraryBinding:
         index = 0
         if len(built.processors) > 1:
             index = ctypes.CFUNCTYPE(_INT64)(self._code.address(chooser_name(_NAME)))() - 1
-        frame = dict(built.frames[index])
-        for ports in ("inputs", "outputs"):
-            frame[ports] = tuple(
-                Port(port["name"], tuple(port["shape"]), port["place"]) for port in frame[ports]
-            )
-        self.frame = Frame(**frame | {"owners": tuple(frame["owners"])})
+        self.frame = built.frames[index]
         self.run = RUN_TYPE(self._code.address(f"{_NAME}_{index}_{STEPS.name}"))
         self._rows = ctypes.CFUNCTYPE(_POINTER, _INT64)(self._code.address(f"{_NAME}_{index}_{ROWS.name}"))
         self._give_way = machine.c_function(GIVE_WAY)

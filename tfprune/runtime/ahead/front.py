@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from tfprune.runtime.ahead.module import BEGIN, END, RUN_ALONE, WORK, Entry
+from tfprune.runtime.ahead.module import BEGIN, RUN_ALONE, TAKE, WORK, Entry
 from tfprune.runtime.kernels.emitter import I32, I64, POINTER, Code, Emitter
-from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8, VARIANT, WAIT
+from tfprune.runtime.kernels.planes import IMAGE_ADDRESS, IMAGE_IS_UINT8, IMAGE_WORDS, VARIANT, WAIT
 from tfprune.runtime.kernels.program import text
 from tfprune.runtime.machine import Machine
 
@@ -42,7 +42,14 @@ _LEVELS = {
 }
 
 
-def front(name: str, variants: Sequence[tuple[str, Machine]], checksum: int, threads: bool) -> str:
+def front(
+    name: str,
+    variants: Sequence[tuple[str, Machine]],
+    checksum: int,
+    threads: bool,
+    inputs: int = 1,
+    outputs: int = 1,
+) -> str:
     """Writes the module of the functions that a C program calls.
 
     With several processors, the first call with an arena chooses, and the arena remembers: nothing else is
@@ -52,7 +59,9 @@ def front(name: str, variants: Sequence[tuple[str, Machine]], checksum: int, thr
         name: The beginning of the functions' names.
         variants: The prefixes of the modules and their processors, the best first; the last runs anywhere.
         checksum: What `NAME_checksum` returns.
-        threads: Whether there are functions for threads that share an image.
+        threads: Whether there are functions for threads that share an example.
+        inputs: How many inputs the network has, each a pointer to a function that begins an example.
+        outputs: How many outputs, each a pointer to a function that ends one.
 
     Returns:
         LLVM assembly.
@@ -60,7 +69,7 @@ def front(name: str, variants: Sequence[tuple[str, Machine]], checksum: int, thr
     code = Code(4, ir.IntType(variants[0][1].word_bits))
     calls = {
         entry: [ir.Function(code, entry.type(code), f"{prefix}_{entry.name}") for prefix, _ in variants]
-        for entry in (RUN_ALONE, *((BEGIN, WORK, END) if threads else ()))
+        for entry in _entries(threads)
     }
     for function in (function for functions in calls.values() for function in functions):
         function.attributes.add("nounwind")
@@ -74,23 +83,32 @@ def front(name: str, variants: Sequence[tuple[str, Machine]], checksum: int, thr
         chosen = e.b.load(_slot(e, arena, VARIANT), align=8, typ=I64)
         e.call_one_of(functions, chosen, [arena, *arguments], first=1)
 
-    def set_image(e: Emitter, arena: ir.Value, image: ir.Value, is_uint8: bool) -> None:
-        _set(e, arena, IMAGE_ADDRESS, e.b.ptrtoint(image, I64))
-        _set(e, arena, IMAGE_IS_UINT8, ir.Constant(I64, int(is_uint8)))
+    def set_example(e: Emitter, arena: ir.Value, images: Sequence[ir.Value], is_uint8: bool) -> None:
+        for index, image in enumerate(images):
+            _set(e, arena, index * IMAGE_WORDS + IMAGE_ADDRESS, e.b.ptrtoint(image, I64))
+            _set(e, arena, index * IMAGE_WORDS + IMAGE_IS_UINT8, ir.Constant(I64, int(is_uint8)))
         if choose is not None:
             known = e.b.load(_slot(e, arena, VARIANT), align=8, typ=I64)
             new = e.b.icmp_signed("==", known, ir.Constant(I64, 0))
             e.choose(new, lambda: _set(e, arena, VARIANT, e.b.call(choose, [])), lambda: None)
 
+    def take(e: Emitter, arena: ir.Value, targets: Sequence[ir.Value]) -> None:
+        for index, target in enumerate(targets):
+            hand_on(e, TAKE, arena, target, e.number(index))
+
     nothing = ir.VoidType()
     for suffix, is_uint8 in (("", False), ("_uint8", True)):
-        e, arena, image, logits = _function(code, f"{name}_run{suffix}", nothing, [POINTER] * 3)
-        set_image(e, arena, image, is_uint8)
-        hand_on(e, RUN_ALONE, arena, logits)
+        pointers = [POINTER] * (1 + inputs + outputs)
+        e, arena, *arguments = _function(code, f"{name}_run{suffix}", nothing, pointers)
+        set_example(e, arena, arguments[:inputs], is_uint8)
+        hand_on(e, RUN_ALONE, arena)
+        take(e, arena, arguments[inputs:])
         e.finish()
         if threads:
-            e, arena, image, wait = _function(code, f"{name}_begin{suffix}", nothing, [POINTER] * 3)
-            set_image(e, arena, image, is_uint8)
+            e, arena, *images, wait = _function(
+                code, f"{name}_begin{suffix}", nothing, [POINTER] * (2 + inputs)
+            )
+            set_example(e, arena, images, is_uint8)
             _set(e, arena, WAIT, e.b.ptrtoint(wait, I64))
             hand_on(e, BEGIN, arena)
             e.finish()
@@ -98,8 +116,8 @@ def front(name: str, variants: Sequence[tuple[str, Machine]], checksum: int, thr
         e, arena, thread, count = _function(code, f"{name}_work", nothing, [POINTER, I32, I32])
         hand_on(e, WORK, arena, e.as_word(thread), e.as_word(count))
         e.finish()
-        e, arena, logits = _function(code, f"{name}_end", nothing, [POINTER] * 2)
-        hand_on(e, END, arena, logits)
+        e, arena, *targets = _function(code, f"{name}_end", nothing, [POINTER] * (1 + outputs))
+        take(e, arena, targets)
         e.finish()
     e, arena = _function(code, f"{name}_processor", I32, [POINTER])
     chosen = e.b.load(_slot(e, arena, VARIANT), align=8, typ=I64)
@@ -138,7 +156,11 @@ def entries(prefix: str, threads: bool) -> list[str]:
         prefix: The module's.
         threads: As of `front`.
     """
-    return [f"{prefix}_{entry.name}" for entry in (RUN_ALONE, *((BEGIN, WORK, END) if threads else ()))]
+    return [f"{prefix}_{entry.name}" for entry in _entries(threads)]
+
+
+def _entries(threads: bool) -> tuple[Entry, ...]:
+    return (RUN_ALONE, TAKE, *((BEGIN, WORK) if threads else ()))
 
 
 def _function(code: Code, name: str, returns: ir.Type, arguments: list[ir.Type]) -> tuple:

@@ -4,32 +4,27 @@ import dataclasses
 import hashlib
 import os
 import re
-import string
 import zlib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from tfprune import __version__
-from tfprune.files import write_bytes, write_json, write_text
+from tfprune.files import write_bytes, write_json
 from tfprune.runtime import machine
 from tfprune.runtime.ahead.archive import Member, archive
+from tfprune.runtime.ahead.description import BESIDE, Built, Library
 from tfprune.runtime.ahead.front import chooser_name, entries, front, public_names
 from tfprune.runtime.ahead.module import ROWS, STEPS, Variant, variant
+from tfprune.runtime.ahead.sources import argument_names, write_sources
 from tfprune.runtime.ahead.targets import TARGETS, Target, check_targets, this_machines_target
-from tfprune.runtime.errors import GraphError
 from tfprune.runtime.format.file import UndecodedFile, file_bytes
-from tfprune.runtime.graph import Graph, Output
+from tfprune.runtime.graph import Graph
 from tfprune.runtime.plan.lowering import make_plan
-from tfprune.runtime.plan.plan import Frame
-from tfprune.text import text_table
 
 # One image is cut for so many threads at most: a counter for each of them and each step is in the arena.
 THREADS = 8
 _MOST_THREADS = 64
 WEIGHTS = ("float32", "int8")
-# Added to a file's name, the folder of the library that `load` finds.
-BESIDE = ".c"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 # NAME.h would stand before a header of C; CMake knows a target NAME already.
 _TAKEN = frozenset(
@@ -37,91 +32,6 @@ _TAKEN = frozenset(
     " stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time"
     " uchar wchar wctype all benchmark clean example help install package test".split()
 )
-_TEMPLATES = ("example.c", "benchmark.c", "CMakeLists.txt")
-
-
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """A target's library.
-
-    Attributes:
-        target: The target's name.
-        processors: The processors that it has code for, the best first, by LLVM's names.
-        weights: How its weights are stored, one of `WEIGHTS`.
-        object_sha256: The object file's SHA-256, hexadecimal.
-        object_bytes: Bytes of the object file.
-        code_bytes: Of them, machine code.
-        weight_bytes: Of them, values of weights, of all processors together.
-        list_bytes: Of them, the places where the weights belong.
-        table_bytes: Of them, masks, tables and steps.
-        arena_bytes: Bytes of the arena that the caller gives.
-        frames: For each processor the facts that `Model` needs to call its code.
-    """
-
-    target: str
-    processors: tuple[str, ...]
-    weights: str
-    object_sha256: str
-    object_bytes: int
-    code_bytes: int
-    weight_bytes: int
-    list_bytes: int
-    table_bytes: int
-    arena_bytes: int
-    frames: tuple[Frame, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Library:
-    """The description of a folder that `compile_library` wrote; its text is a table of sizes.
-
-    Attributes:
-        folder: The folder.
-        name: The beginning of the functions' names.
-        version: tfprune's.
-        checksum: Of the network, as header and library state it.
-        image_shape: `(height, width, channels)` of an image.
-        classes: The length of the output.
-        input_shape: The shape of an example as the model takes it.
-        output_shape: The shape of its output as the model gives it.
-        source: SHA-256 of the `model.tfprune` that it was made of; empty for one made of a graph.
-        built: The libraries, one for each target.
-    """
-
-    folder: Path
-    name: str
-    version: str
-    checksum: int
-    image_shape: tuple[int, int, int]
-    classes: int
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    source: str
-    built: tuple[Built, ...]
-
-    def __str__(self) -> str:
-        """Returns the sizes as a table."""
-        header = ("target", "processors", "stored", "object", "code", "weights", "lists", "tables", "arena")
-        rows = [
-            (
-                built.target,
-                " ".join(built.processors),
-                built.weights,
-                *(
-                    f"{number:,}"
-                    for number in (
-                        built.object_bytes,
-                        built.code_bytes,
-                        built.weight_bytes,
-                        built.list_bytes,
-                        built.table_bytes,
-                        built.arena_bytes,
-                    )
-                ),
-            )
-            for built in self.built
-        ]
-        return "\n".join([*text_table(header, rows, left=3), "bytes"])
 
 
 def compile_library(
@@ -160,14 +70,14 @@ def compile_library(
         name: The beginning of the functions' and files' names: a small letter, then small letters, digits and
             underscores, 31 at most; not that of a header of C, nor one that CMake or the folder's programs
             have.
-        threads: The most threads that may share an image, from 1 to 64; each costs memory in the arena.
+        threads: The most threads that may share an example, from 1 to 64; each costs memory in the arena.
 
     Returns:
         The sizes.
 
     Raises:
         FileFormatError: The file is not sound.
-        GraphError: The network is not, has several inputs or outputs, or is too large for a target.
+        GraphError: The network is not, or is too large for a target.
         OSError: A file cannot be read or written.
         ValueError: Another argument breaks its rule.
     """
@@ -197,7 +107,6 @@ def compile_library(
         file = UndecodedFile(network)
         graph, source = file.graph(), file.sha256
     folder = Path(f"{os.fspath(network)}{BESIDE}" if folder is None else folder)
-    end = only_output(graph)
     checksum = zlib.crc32(file_bytes(graph, "float32"))
     objects = [
         (target, *_compile(graph, target, cpu, weights or target.weights, name, threads, checksum))
@@ -229,37 +138,16 @@ def compile_library(
                 tuple(variant.frame for variant in variants),
             )
         )
-    shapes = graph.shapes()
-    library = Library(
-        folder,
-        name,
-        __version__,
-        checksum,
-        shapes[0],
-        shapes[end.node][2],
-        graph.inputs[0].given or shapes[0],
-        end.shape,
-        source,
-        tuple(built),
+    frame = built[0].frames[0]
+    names = argument_names([port.name for port in frame.inputs], [port.name for port in frame.outputs])
+    inputs, outputs = (
+        {argument: port.shape for argument, port in zip(arguments, ports, strict=True)}
+        for arguments, ports in zip(names, (frame.inputs, frame.outputs), strict=True)
     )
-    _write_sources(library, len(graph.nodes), threads, chosen)
+    library = Library(folder, name, __version__, checksum, inputs, outputs, source, tuple(built))
+    write_sources(library, len(graph.nodes), threads, chosen)
     write_json(folder / f"{name}.json", dataclasses.asdict(library) | {"folder": None})
     return library
-
-
-def only_output(graph: Graph) -> Output:
-    """Returns the output of a network of which a library can be made.
-
-    Raises:
-        GraphError: It has several inputs or outputs.
-    """
-    ends = graph.results(graph.shapes())
-    if len(graph.inputs) != 1 or len(ends) != 1:
-        raise GraphError(
-            "a C library is for networks of one input and one output."
-            f" Received: {len(graph.inputs)} inputs, {len(ends)} outputs"
-        )
-    return ends[0]
 
 
 def _compile(
@@ -273,9 +161,12 @@ def _compile(
         variant(make_plan(graph, processor, compact=weights == "int8", tight=target.tight), prefix, share)
         for processor, prefix in zip(machines, prefixes, strict=True)
     ]
-    pairs = list(zip(prefixes, machines, strict=True))
+    pairs, frame = list(zip(prefixes, machines, strict=True)), variants[0].frame
     code = machine.object_code(
-        [front(name, pairs, checksum, target.threads), *(variant.assembly for variant in variants)],
+        [
+            front(name, pairs, checksum, target.threads, len(frame.inputs), len(frame.outputs)),
+            *(variant.assembly for variant in variants),
+        ],
         machines[-1],
         position_independent=target.position_independent,
         internal=[entry for prefix in prefixes for entry in entries(prefix, target.threads)],
@@ -285,47 +176,3 @@ def _compile(
         ],
     )
     return code, variants, machines
-
-
-def _write_sources(library: Library, nodes: int, threads: int, chosen: Sequence[Target]) -> None:
-    name, (height, width, channels) = library.name, library.image_shape
-    arenas: dict[str, tuple[int, int]] = {}
-    for target, built in zip(chosen, library.built, strict=True):
-        # Targets with one condition have equal words, and plans for equal processors.
-        size, most = arenas.get(target.macros, (0, 0))
-        arenas[target.macros] = max(size, built.arena_bytes), max(most, threads if target.threads else 0)
-    lines = []
-    for index, (macros, (size, most)) in enumerate(arenas.items()):
-        lines.append(f"#{'elif' if index else 'if'} {macros}")
-        lines += [f"#define {name.upper()}_ARENA_BYTES {size}", f"#define {name.upper()}_THREADS {most}"]
-    names = " ".join(target.name for target in chosen)
-    lines += ["#else", f'#error "the library is for other processors: {names}"', "#endif"]
-    values = {
-        "name": name,
-        "NAME": name.upper(),
-        "version": library.version,
-        "nodes": nodes,
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "classes": library.classes,
-        "checksum": library.checksum,
-        "arenas": "\n".join(lines),
-        "processors": _processors(library.built),
-        "default": chosen[0].name,
-        "targets": names,
-    }
-    templates = resources.files("tfprune.runtime.ahead").joinpath("templates")
-
-    def filled(template: str) -> str:
-        return string.Template(templates.joinpath(template).read_text("utf-8")).substitute(values)
-
-    values["arena"] = filled("arena.c").rstrip()
-    for template in (*_TEMPLATES, "model.h"):
-        write_text(library.folder / (f"{name}.h" if template == "model.h" else template), filled(template))
-
-
-def _processors(built: Sequence[Built]) -> str:
-    """Returns the header's lines on processors."""
-    several = [sizes for sizes in built if len(sizes.processors) > 1]
-    return "".join(f"\n   {sizes.target}: {', '.join(sizes.processors)}." for sizes in several)

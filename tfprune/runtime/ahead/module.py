@@ -40,12 +40,13 @@ class Entry(NamedTuple):
         return ir.FunctionType(self.returns, types)
 
 
-# Runs a whole image alone: arena, logits.
-RUN_ALONE = Entry("run", (POINTER, POINTER))
-# Begins an image that threads share, works on it, and takes the logits.
+# Runs a whole example alone: arena.
+RUN_ALONE = Entry("run", (POINTER,))
+# Takes an output of the network out of the arena: arena, where to, the output's number.
+TAKE = Entry("take", (POINTER, POINTER, None))
+# Begins an example that threads share, and works on it.
 BEGIN = Entry("begin", (POINTER,))
 WORK = Entry("work", (POINTER, None, None))
-END = Entry("end", (POINTER, POINTER))
 # For who loads the object file: the steps cut for a number of threads, and the loop over them, `program.RUN`.
 ROWS = Entry("rows", (None,), POINTER)
 STEPS = Entry("steps", (POINTER, None, POINTER, POINTER, None, None))
@@ -77,7 +78,7 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
         threads: The most threads that may share an image; 0 for a machine without.
 
     Returns:
-        The module, with `RUN_ALONE` and, for threads, `BEGIN`, `WORK`, `END`, `ROWS` and `STEPS`.
+        The module, with `RUN_ALONE` and `TAKE` and, for threads, `BEGIN`, `WORK`, `ROWS` and `STEPS`.
 
     Raises:
         OverflowError: The network has a number that the machine's words cannot hold.
@@ -116,10 +117,12 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
 
     counters = 4 * plan.arena_size
     counter_words = len(steps) * (1 + threads) * COUNTER_WORDS if threads else 0
-    e, arena, logits = _entry(code, prefix, RUN_ALONE)
+    e, arena = _entry(code, prefix, RUN_ALONE)
     null = ir.Constant(POINTER, None)
     e.b.call(run, [_at(e, memory, alone), e.number(len(steps)), arena, null, e.number(0), e.number(1)])
-    _copy_logits(e, plan, arena, logits)
+    e.finish()
+    e, arena, target, output = _entry(code, prefix, TAKE)
+    _take(e, plan, arena, target, output)
     e.finish()
     if threads:
         e, arena = _entry(code, prefix, BEGIN)
@@ -146,9 +149,6 @@ def variant(plan: Plan, prefix: str, threads: int) -> Variant:
         e, *arguments = _entry(code, prefix, STEPS)
         e.b.call(run, arguments)
         e.finish()
-        e, arena, logits = _entry(code, prefix, END)
-        _copy_logits(e, plan, arena, logits)
-        e.finish()
     assembly = _with_data(text(code, plan.target), data)
     return Variant(assembly, counters + counter_words * code.word.width // 8, constants.bytes_of, plan.frame)
 
@@ -167,13 +167,16 @@ def _at(e: Emitter, base: ir.Value, place: int) -> ir.Value:
     return e.at(base, e.number(place), I8)
 
 
-def _copy_logits(e: Emitter, plan: Plan, arena: ir.Value, logits: ir.Value) -> None:
-    output = e.at(arena, e.number(plan.outputs[0].place))
-    e.each(
-        e.number(0),
-        e.number(plan.outputs[0].size),
-        lambda i: e.store(e.load(e.at(output, i), F32), e.at(logits, i)),
-    )
+def _take(e: Emitter, plan: Plan, arena: ir.Value, target: ir.Value, output: ir.Value) -> None:
+    place, size = e.number(plan.outputs[0].place), e.number(plan.outputs[0].size)
+    for index, port in enumerate(plan.outputs[1:], start=1):
+        this = e.b.icmp_signed("==", output, e.number(index))
+        place, size = (
+            e.b.select(this, e.number(port.place), place),
+            e.b.select(this, e.number(port.size), size),
+        )
+    source = e.at(arena, place)
+    e.each(e.number(0), size, lambda i: e.store(e.load(e.at(source, i), F32), e.at(target, i)))
 
 
 def _call_wait(e: Emitter, arena: ir.Value) -> None:

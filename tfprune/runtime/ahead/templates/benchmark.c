@@ -17,8 +17,9 @@
 #endif
 
 $arena
-static float image[${NAME}_IMAGE_NUMBERS];
-static float output[${NAME}_CLASSES];
+#define NUMBERS ($all_inputs)
+static float given[NUMBERS];
+static float results[$all_outputs];
 
 #if ${NAME}_THREADS
 static int threads = 1;
@@ -40,16 +41,16 @@ static void *work(void *number) {
 static void run(void) {
 #if ${NAME}_THREADS
     if (threads > 1) {
-        ${name}_begin(arena, image, wait_for_others);
+        ${name}_begin(arena, $floats_given, wait_for_others);
         atomic_store(&done, 0);
         atomic_fetch_add(&begun, 1);
         ${name}_work(arena, 0, threads);
         while (atomic_load(&done) != (unsigned)threads - 1) sched_yield();
-        ${name}_end(arena, output);
+        ${name}_end(arena, $results_taken);
         return;
     }
 #endif
-    ${name}_run(arena, image, output);
+    ${name}_run(arena, $floats_given, $results_taken);
 }
 
 static double now(void) {
@@ -75,7 +76,7 @@ int main(int argc, char **argv) {
     }
 #endif
     ask_for_large_pages();
-    for (int i = 0; i < ${NAME}_IMAGE_NUMBERS; i++) image[i] = (float)((i * 7919) % 256);
+    for (int i = 0; i < NUMBERS; i++) given[i] = (float)((i * 7919) % 256);
     double before = now();
     run();
     double first = now() - before;

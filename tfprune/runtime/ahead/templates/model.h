@@ -1,28 +1,27 @@
 /* A pruned network as a C library, made by tfprune $version. Made, not written: do not edit.
 
-   Network: $nodes operations, an image of $height x $width x $channels, $classes outputs.
+   Network: $nodes operations. It takes, each without gaps, the last axis first to change,
+$inputs
+   and gives
+$outputs
 
    ARENA. The network's values lie in memory that the caller gives: ${NAME}_ARENA_BYTES bytes of zeros, such as
    a static array or memory from calloc, at an address that ${NAME}_ARENA_ALIGNMENT divides (8 is enough, and
    slower). It stays the caller's and is used again by later calls, as it is. Calls with different arenas may
    run at the same time; the library has no memory of its own, allocates none, and calls no function.
 
-   IMAGE. Pixels by rows, columns, channels, ${NAME}_IMAGE_NUMBERS of them: plain pixels, as the Keras model took
-   them. Normalization is part of the network.
+   INPUT. The numbers that the Keras model took: an image's plain pixels by rows, columns, channels, 0 to 255 where the
+   model took these. Normalization is part of the network.
 
-   OUTPUT. ${NAME}_CLASSES numbers, as the Keras model's output. A NaN in the image does not pass through removed
-   weights; the next image finds nothing of it. */
+   OUTPUT. As the Keras model's. A NaN in the input does not pass through removed weights; the next call finds nothing
+   of it. */
 
 #ifndef ${NAME}_H
 #define ${NAME}_H
 
 #include <stdint.h>
 
-#define ${NAME}_HEIGHT $height
-#define ${NAME}_WIDTH $width
-#define ${NAME}_CHANNELS $channels
-#define ${NAME}_IMAGE_NUMBERS ($height * $width * $channels)
-#define ${NAME}_CLASSES $classes
+$sizes
 /* What ${name}_checksum() returns: compare them to see that header and library belong together. */
 #define ${NAME}_CHECKSUM UINT32_C($checksum)
 #define ${NAME}_VERSION "$version"
@@ -34,19 +33,19 @@ $arenas
 extern "C" {
 #endif
 
-/* Runs the network on an image: float or 0 to 255. `output` gets ${NAME}_CLASSES numbers. */
-void ${name}_run(void *arena, const float *image, float *output);
-void ${name}_run_uint8(void *arena, const uint8_t *image, float *output);
+/* Runs the network: on floats, or on inputs that are all whole numbers from 0 to 255. */
+void ${name}_run(void *arena, $floats, $results);
+void ${name}_run_uint8(void *arena, $bytes, $results);
 
 #if ${NAME}_THREADS
 /* The same on several threads. One thread calls begin; then each of them calls work with its number, from 0, and
    their count; when all have returned, one calls end. `wait` is called now and then by a thread that waits for
    the others, to let them have its core (sched_yield); it may be NULL. The output is the same to the last bit
    for any count; of more than ${NAME}_THREADS, those beyond return at once. */
-void ${name}_begin(void *arena, const float *image, void (*wait)(void));
-void ${name}_begin_uint8(void *arena, const uint8_t *image, void (*wait)(void));
+void ${name}_begin(void *arena, $floats, void (*wait)(void));
+void ${name}_begin_uint8(void *arena, $bytes, void (*wait)(void));
 void ${name}_work(void *arena, int32_t thread, int32_t threads);
-void ${name}_end(void *arena, float *output);
+void ${name}_end(void *arena, $results);
 #endif
 
 /* Returns which of the processors that the library has code for an arena is used on, the best as 0: known after the
