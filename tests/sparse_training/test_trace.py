@@ -301,7 +301,7 @@ def test_shared_statistics_are_refused():
 
 def test_integers_must_be_scaled_first():
     image = keras.Input((6, 6, 3), dtype="uint8")
-    with pytest.raises(UnsupportedError, match="rescale the pixels first"):
+    with pytest.raises(UnsupportedError, match="rescale or cast the integers first"):
         trace(keras.Model(image, layers.MaxPooling2D()(image)))
 
 

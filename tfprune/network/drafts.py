@@ -149,7 +149,7 @@ class Entry:
             not operand.integer if isinstance(operand, Value) else _is_float(operand) for operand in operands
         )
         if isinstance(call.operation, keras.Layer) or not floats:
-            raise call.refuse("its input must be floating-point numbers: rescale the pixels first")
+            raise call.refuse("its input must be floating-point numbers: rescale or cast the integers first")
         return False
 
 
