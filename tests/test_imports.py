@@ -81,7 +81,7 @@ ALLOWED = {
         "named",
     },
     "experiments": _LIBRARY | {"runs", "channels", "structured", "sparse_training"},
-    "compiler": {"backend", "channels", "errors", "network", "runtime", "timing"},
+    "compiler": {"backend", "channels", "errors", "network", "runtime", "text", "timing"},
     "sparse_training": {
         "backend",
         "errors",

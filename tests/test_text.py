@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfprune.text import csv_cell, duration, printable, text_table
+from tfprune.text import csv_cell, duration, numbered, printable, text_table
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,9 @@ def test_spaces_that_do_not_break_are_seen():
 )
 def test_a_cell_is_a_number_or_text_that_computes_nothing(value, cell):
     assert csv_cell(value) == cell
+
+
+def test_a_name_is_numbered_where_it_is_taken():
+    assert numbered("a", []) == "a"
+    assert numbered("a", {"a": 0, "a_3": 0}) == "a_2"
+    assert numbered("a", ("a", "a_2"), second=1) == "a_1"

@@ -1,8 +1,8 @@
-"""Lengths of time, tables, and text that others wrote, for people."""
+"""Lengths of time, tables, names that are free, and text that others wrote, for people."""
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 # Full-width signs count, too, in some languages.
@@ -32,6 +32,21 @@ def printable(text: str) -> str:
 
 def _is_seen(char: str) -> bool:
     return char.isprintable() or unicodedata.category(char) == "Zs"  # Spaces of any kind.
+
+
+def numbered(name: str, taken: Container[str], second: int = 2) -> str:
+    """Returns a name that is not taken: `name`, or else with `_2`, `_3`, ... behind it.
+
+    Args:
+        name: The name.
+        taken: Those that there are.
+        second: The number of the second one of a name.
+    """
+    found, number = name, second
+    while found in taken:
+        found = f"{name}_{number}"
+        number += 1
+    return found
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from tfprune.network.drafts import Value
 from tfprune.network.graph import computed_graph, output_structure, producer
 from tfprune.runtime.errors import GraphError
 from tfprune.runtime.graph import Activation, Flatten, Graph, Input, Output
+from tfprune.text import numbered
 
 VALUES = ("float32", "int8")
 
@@ -166,12 +167,8 @@ def _output_names(model: keras.Model, functional: keras.Model) -> list[str]:
         places = keras.tree.pack_sequence_as(structure, list(range(len(names))))
         names = [name for _, name in sorted(_paths(places))]
     made: list[str] = []
-    for plain in names:
-        name, number = plain, 0
-        while name in made:
-            number += 1
-            name = f"{plain}_{number}"
-        made.append(name)
+    for name in names:
+        made.append(numbered(name, made, second=1))
     return made
 
 

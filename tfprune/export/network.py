@@ -21,6 +21,7 @@ from tfprune.runtime.graph import Graph
 from tfprune.sparsity import pruned_layers, strip_pruning
 from tfprune.sparsity.apply import masks_by_variable
 from tfprune.sparsity.model_masks import kernel_names
+from tfprune.text import numbered
 
 
 class Network:
@@ -231,11 +232,7 @@ def weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
     """
     found: dict[str, keras.Variable] = {}
     for weight in model.weights:
-        name, number = weight.path, 0
-        while name in found:
-            number += 1
-            name = f"{weight.path}_{number}"
-        found[name] = weight
+        found[numbered(weight.path, found, second=1)] = weight
     return found
 
 

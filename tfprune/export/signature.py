@@ -19,6 +19,7 @@ from tfprune.network.graph import (
     output_structure,
     producer,
 )
+from tfprune.text import numbered
 
 # Large enough to amortise a call, small enough for 224 x 224 activations.
 BATCH_SIZE = 32
@@ -313,11 +314,7 @@ def _names(wanted: Sequence[str]) -> list[str]:
     for name in wanted:
         name = re.sub(r"\W", "_", name, flags=re.ASCII)
         name = name if name[:1].isalpha() else f"x{name}"
-        plain, number = name, 0
-        while name in made:
-            number += 1
-            name = f"{plain}_{number}"
-        made.append(name)
+        made.append(numbered(name, made, second=1))
     return made
 
 

@@ -11,6 +11,7 @@ from tfprune.network import drafts
 from tfprune.network.drafts import Value
 from tfprune.sparse_training.errors import UnsupportedError
 from tfprune.sparse_training.graph import Graph, Input, Kernel, Node, Shape, Vector
+from tfprune.text import numbered
 
 
 class Call(drafts.Call):
@@ -139,12 +140,7 @@ class Draft:
                 yield self.nodes[number].reason
 
     def _unique(self, name: str) -> str:
-        taken = {parameter.name for parameter, _ in self._parameters.values()}
-        path, copies = name, 1
-        while name in taken:
-            copies += 1
-            name = f"{path}_{copies}"
-        return name
+        return numbered(name, {parameter.name for parameter, _ in self._parameters.values()})
 
 
 def positions_of(mask: keras.Variable) -> np.ndarray | None:

@@ -12,6 +12,7 @@ from tfprune.network.graph import inner_layers, is_graph
 from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.apply import apply_masks, pruned_layers
 from tfprune.sparsity.wrapper import PrunedKernel
+from tfprune.text import numbered
 
 
 def masks_of(model: keras.layers.Layer) -> dict[str, np.ndarray]:
@@ -81,11 +82,7 @@ def _named(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Returns values by their names; those of sibling layers, or variables, of the same name are numbered."""
     named: dict[str, Any] = {}
     for path, value in found:
-        name, copies = path, 1
-        while name in named:
-            copies += 1
-            name = f"{path}_{copies}"
-        named[name] = value
+        named[numbered(path, named)] = value
     return named
 
 

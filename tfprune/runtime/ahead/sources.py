@@ -9,6 +9,7 @@ from importlib import resources
 from tfprune.files import write_text
 from tfprune.runtime.ahead.description import Built, Library
 from tfprune.runtime.ahead.targets import Target
+from tfprune.text import numbered
 
 _TEMPLATES = ("example.c", "benchmark.c", "CMakeLists.txt")
 # The keywords of C and C++, and what the header's functions call their other arguments.
@@ -42,10 +43,7 @@ def _identifier(name: str, kind: str, taken: set[str]) -> str:
     plain = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)
     # Names that begin so are C's own, or no names.
     plain = plain if plain[:1].isalpha() else f"{kind}_{plain.lstrip('_')}".rstrip("_")
-    found, count = plain, 1
-    while found in taken:
-        count += 1
-        found = f"{plain}_{count}"
+    found = numbered(plain, taken)
     taken.add(found)
     return found
 
