@@ -116,14 +116,15 @@ def test_each_kernel_reaches_the_sparsity_and_errors_are_smaller_than_by_magnitu
     model, peer = make(), make()
     before = outputs(model)
     report = prune_with_data(model, 0.5, IMAGES, allocation="uniform", verbose=0)
-    prune_with_data(peer, 0.5, IMAGES, method="magnitude", allocation="uniform", verbose=0)
+    options = {"method": "magnitude", "variance": False, "allocation": "uniform"}
+    prune_with_data(peer, 0.5, IMAGES, verbose=0, **options)
     assert all(abs(share - 0.5) < 0.05 for share in zeros(model))
     assert len(report.layers) == len(zeros(model))
     assert abs(report.sparsity - 0.5) < 0.01
     assert all(one.error_after <= one.error_before + 1e-9 for one in report.layers)
     errors = [np.square(outputs(each) - before).mean() for each in (model, peer)]
     assert errors[0] < 0.7 * errors[1]
-    assert "corrected" in str(report) and report.layers[-1].name in str(report)
+    assert "repaired" in str(report) and report.layers[-1].name in str(report)
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -347,6 +348,7 @@ def test_errors_leave_the_model_as_it_was():
         ({"target_sparsity": {"head": True}}, r"`target_sparsity\['head'\]` must be a number in"),
         ({"method": ["wanda"]}, "`method` must be one of"),
         ({"correct": 3}, "`correct` must be True, False or None. Received: correct=3"),
+        ({"variance": 3}, "`variance` must be True, False or None. Received: variance=3"),
         ({"batch_norm": "no"}, "`batch_norm` must be True or False. Received: batch_norm='no'"),
         ({"verbose": float("nan")}, "`verbose` must be 0, 1, 2 or None. Received: verbose=nan"),
         ({"images": "folder"}, "`images` must be inputs of the model"),
@@ -364,7 +366,7 @@ def test_errors_leave_the_model_as_it_was():
 
 def test_numbers_of_numpy_are_numbers():
     model = functional()
-    arguments = {"correct": np.False_, "batch_norm": np.True_, "verbose": np.int64(0)}
+    arguments = {"correct": np.False_, "variance": np.False_, "batch_norm": np.True_, "verbose": np.int64(0)}
     report = prune_with_data(model, np.float32(0.5), IMAGES.astype("int32"), **arguments)
     assert report.sparsity == pytest.approx(0.5, abs=0.01)
     assert all(one.error_after == one.error_before for one in report.layers)

@@ -20,8 +20,9 @@ from tfprune.sparsity.choice import Choice, Selection, check_names, names_in
 from tfprune.sparsity.masks import all_finite
 from tfprune.sparsity.patterns import Pattern, Weights, from_arguments
 from tfprune.sparsity.prune import layers_of
-from tfprune.sparsity.reconstruction import Problem, Select, make_problem
+from tfprune.sparsity.reconstruction import Problem, Select, make_problem, solve
 from tfprune.sparsity.rule import Rule
+from tfprune.sparsity.variance import variance_factors
 
 # The weights of a kernel that least squares are made of, at most: some 80 bytes each are in memory.
 _MOST_WEIGHTS = 2**25
@@ -140,6 +141,8 @@ class Measured:
         problem: The least squares.
         present: The weights that are there, `[groups, inputs, outputs]`.
         means: The mean of its rows and of what it gave, `[groups, inputs]` and `[groups, outputs]`.
+        rows: The number of rows.
+        normalized: Whether a BatchNorm alone takes the outputs.
     """
 
     target: Target
@@ -147,18 +150,34 @@ class Measured:
     problem: Problem
     present: np.ndarray
     means: tuple[np.ndarray, np.ndarray]
+    rows: int
+    normalized: bool
 
     @property
     def select(self) -> Select:
         """The selection by the kernel's pattern."""
         return _select(self.target, self.product)
 
-    def bias_for(self, weights: np.ndarray) -> np.ndarray | None:
-        """Returns the bias with which the mean of the outputs stays; None where there is no bias.
+    def pruned(
+        self, method: str, correct: bool, variance: bool, sparsity: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Returns the mask, the weights and the bias of the kernel at a sparsity.
 
         Args:
-            weights: The new weights, `[groups, inputs, outputs]`.
+            method, correct, sparsity: As for `solve`.
+            variance: Whether the outputs' variance is brought back, where no BatchNorm behind them does it.
+
+        Returns:
+            Two arrays `[groups, inputs, outputs]`, and the bias with which the mean of the outputs stays, or
+            None: it stays itself.
         """
+        mask, weights = solve(self.problem, method, correct, sparsity, self.present, self.select)
+        restored = variance and not self.normalized
+        if restored:
+            weights = weights * variance_factors(self.problem, weights, self.rows)[:, None]
+        return mask, weights, self._bias_for(weights) if correct or restored else None
+
+    def _bias_for(self, weights: np.ndarray) -> np.ndarray | None:
         if self.product.bias is None:
             return None
         given, wanted = self.means
@@ -217,7 +236,8 @@ class Meter:
         # A bias, or a BatchNorm, takes up the mean.
         centred = product.bias is not None or norm is not None
         problem = make_problem(*gram.sums(centred), matrices, gram.samples, _importance(product, norm))
-        return Measured(target, product, problem, product.matrices(target.present()), gram.means)
+        present = product.matrices(target.present())
+        return Measured(target, product, problem, present, gram.means, gram.samples, norm is not None)
 
 
 def _is_huge(target: Target) -> bool:

@@ -106,22 +106,37 @@ class Problem:
             self.damping,
         )
 
+    def moments(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the means of the outputs' squares and of their products with Y, without the damping.
+
+        Args:
+            weights: `[groups, inputs, outputs]`, multiplied in their precision.
+
+        Returns:
+            Two arrays `[groups, outputs]`.
+        """
+        squares = np.zeros(self.energy.shape)
+        # A few rows at a time, which may have to be copied in that precision.
+        for start in range(0, weights.shape[1], _ROWS):
+            cut = slice(start, start + _ROWS)
+            squares += (weights[:, cut] * (self.gram[:, cut] @ weights)).sum(1)
+        squares -= self.damping[:, None] * _summed(weights, weights)
+        return squares, _summed(weights, self.cross) - self.damping[:, None] * _summed(weights, self.weights)
+
     def error(self, weights: np.ndarray) -> float:
         """Returns the mean squared error of the outputs, as a share of their mean square.
 
         Args:
             weights: `[groups, inputs, outputs]`, multiplied in their precision.
         """
-        slope = -2 * self.cross
-        # A few rows at a time, which may have to be copied in that precision.
-        for start in range(0, slope.shape[1], _ROWS):
-            cut = slice(start, start + _ROWS)
-            slope[:, cut] += self.gram[:, cut] @ weights
-        # Without the damping.
-        slope -= self.damping[:, None, None] * (weights - 2 * self.weights)
-        each = self.energy + (slope * weights).sum(1)
+        squares, products = self.moments(weights)
+        each = self.energy - 2 * products + squares
         total = (self.energy * self.importance).sum()
         return float(max((each * self.importance).sum(), 0.0) / total) if total > 0 else 0.0
+
+
+def _summed(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.einsum("gio,gio->go", left, right)
 
 
 def make_problem(

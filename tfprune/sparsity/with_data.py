@@ -24,7 +24,7 @@ from tfprune.sparsity.error_curves import by_errors
 from tfprune.sparsity.layer_problems import Meter, Target, targets_of, why_by_magnitude
 from tfprune.sparsity.masks import erk_sparsities
 from tfprune.sparsity.patterns import Groups, Pattern
-from tfprune.sparsity.reconstruction import CHOICES, solve
+from tfprune.sparsity.reconstruction import CHOICES
 from tfprune.sparsity.rule import Rule
 from tfprune.sparsity.schedules import check_sparsity
 from tfprune.text import text_table
@@ -45,7 +45,8 @@ class LayerReport:
         error_before: The mean squared error of the layer's outputs, as a share of their mean square (around
             the mean, where a bias or a BatchNorm takes it up), with the weights that stay as they were; None
             where what it takes cannot be seen.
-        error_after: The same with the weights corrected.
+        error_after: The same with the weights as they are left: corrected, or their outputs' variance brought
+            back.
         note: Why it was pruned by magnitude, and not as asked for; empty if it was.
     """
 
@@ -90,7 +91,7 @@ class DataReport:
         ]
         total = f"{sum(one.size for one in self.layers):,}"
         rows.append(["all", total, f"{self.sparsity:.4f}", "", "", ""])
-        header = ["layer", "weights", "sparsity", "error", "corrected", ""]
+        header = ["layer", "weights", "sparsity", "error", "repaired", ""]
         return "\n".join(text_table(header, rows))
 
 
@@ -102,6 +103,7 @@ def prune_with_data(
     method: str = "reconstruct",
     allocation: str | None = None,
     correct: bool | None = None,
+    variance: bool | None = None,
     batch_norm: bool = True,
     pattern: Pattern | None = None,
     layers: Selection = None,
@@ -143,6 +145,10 @@ def prune_with_data(
             small ones with less (arXiv:1911.11134). Default: the scope that the layers are wrapped with, else
             "uniform".
         correct: Whether the weights that stay are corrected. Default: not for "wanda" and "magnitude".
+        variance: Whether the weights of each output are multiplied by what brings its variance on the images
+            back to that of the dense model, as far as the one still correlates with the other
+            (after arXiv:2605.21426); the bias keeps the mean, and without a bias it is the mean square. What
+            goes straight into a BatchNorm is left to that. Default: where weights are not corrected.
         batch_norm: Whether the moving statistics of BatchNorm follow: the mean by as much, and the variance
             by the factor, as those of its inputs change on the images.
         pattern: For a model that is not wrapped: the groups in which weights go, such as `MOfN(2, 4)`.
@@ -163,6 +169,9 @@ def prune_with_data(
     corrects = method not in ("wanda", "magnitude")
     if correct is not None:
         corrects = true_or_false("correct", correct, "True, False or None")
+    restores = (
+        not corrects if variance is None else true_or_false("variance", variance, "True, False or None")
+    )
     batch_norm = true_or_false("batch_norm", batch_norm)
     shown = int(sys.stdout.isatty()) if verbose is None else progress(verbose)
     targets = targets_of(model, pattern, layers, spare)
@@ -171,7 +180,7 @@ def prune_with_data(
     batches = inputs_of(model, images, _BATCH)
     if allocation == "global":
         sparsities = by_errors(model, targets, float(target_sparsity), batches, shown)
-    run = _Run(model, targets, sparsities, method, corrects, batch_norm, len(batches), shown)
+    run = _Run(model, targets, sparsities, method, corrects, restores, batch_norm, len(batches), shown)
     with _kept_on_failure(model):
         replay(model, batches, run.watched, run.visit, unwrapped)
     return DataReport(tuple(run.reports))
@@ -269,12 +278,13 @@ class _Run:
         sparsities: list[float | None],
         method: str,
         correct: bool,
+        variance: bool,
         batch_norm: bool,
         batches: int,
         verbose: int,
     ) -> None:
         self.reports: list[LayerReport] = []
-        self._method, self._correct = method, correct
+        self._method, self._correct, self._variance = method, correct, variance
         self._optimizer = getattr(model, "optimizer", None)
         self._norms = {
             id(part): part
@@ -310,9 +320,8 @@ class _Run:
             return
         measured = self._meter.measure(stop, target, product)
         problem = measured.problem
-        mask, weights = solve(problem, self._method, self._correct, share, measured.present, measured.select)
+        mask, weights, bias = measured.pruned(self._method, self._correct, self._variance, share)
         self._write(target, product.values(mask), product.values(weights.astype(np.float32)))
-        bias = measured.bias_for(weights) if self._correct else None
         if bias is not None:
             target.kernel.layer.bias.assign(bias)
         as_they_were = problem.error(np.where(mask, problem.weights, 0))

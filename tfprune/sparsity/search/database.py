@@ -14,7 +14,6 @@ from tfprune.network.replay import Stop, replay
 from tfprune.network.wrapping import unwrapped
 from tfprune.sparsity.error_curves import by_errors
 from tfprune.sparsity.layer_problems import Meter, Target
-from tfprune.sparsity.reconstruction import solve
 from tfprune.sparsity.search.kernels import ByMagnitude, PrunedKernels, Searched, Values, removal_order
 
 # The shares of a kernel's weights that are solved for.
@@ -118,17 +117,15 @@ class Database(PrunedKernels):
         number = self._numbers[id(target.kernel.variable)]
         size, least = self._kernels[number].size, self._kernels[number].removed
         measured = self._meter.measure(stop, target, product)
-        bias = target.kernel.layer.bias if self._correct and product.bias is not None else None
+        bias = target.kernel.layer.bias if product.bias is not None else None
         if bias is not None:
             self._biases[number] = bias, np.array(ops.convert_to_numpy(bias))
         for count in sorted({size - max(round(density * size), 1) for density in _DENSITIES}):
             if count <= least:
                 continue
-            mask, weights = solve(
-                *(measured.problem, self._method, self._correct, count / size, measured.present),
-                measured.select,
+            mask, weights, shifted = measured.pruned(
+                self._method, self._correct, not self._correct, count / size
             )
             places = np.flatnonzero(product.values(mask))
             values = product.values(weights.astype(np.float32)).ravel()[places]
-            shifted = None if bias is None else measured.bias_for(weights)
             self._levels[number].append(_Level(size - len(places), places, values, shifted))

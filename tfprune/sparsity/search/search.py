@@ -88,7 +88,7 @@ def search_sparsities(
             tells of one that cannot be.
         method: How candidates are pruned: a method of `prune_with_data`, that by which the result will be.
             Other than by "magnitude", each kernel is pruned once at some levels by the images, in the dense
-            model, and its weights are corrected but for "wanda"; between levels the smallest go as well.
+            model, and repaired as `prune_with_data` does it; between levels the smallest go as well.
         layers: The layers whose kernels are searched, as in `prune_low_magnitude`; None for all that can be
             pruned.
         spare: The layers to leave dense, as in `prune_low_magnitude`.
