@@ -102,6 +102,15 @@ def test_what_does_not_fit_is_refused(network, tmp_path, changes, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_of_several_outputs_is_refused(tmp_path):
+    image = keras.Input((16, 16, 3), dtype="uint8")
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1.0)(image))
+    model = keras.Model(image, [layers.Dense(10)(x), layers.Dense(10)(x)])
+    with pytest.raises(ValueError, match="one input and one output. Received: 1 inputs, 2 outputs"):
+        write_page(model, tmp_path / "page.html", np.zeros((1, 16, 16, 3), np.uint8), [0], NAMES)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_linker_is_named(network, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     images = np.zeros((1, 16, 16, 3), np.uint8)

@@ -56,13 +56,20 @@ def write_page(
 
     Raises:
         UserError: The runtime cannot run a layer, or there is no wasm-ld.
-        ValueError: The images or the names do not fit the network.
+        ValueError: The network has several inputs or outputs, or the images or the names do not fit it.
     """
     from tfprune.compiler.compile import compile_model
     from tfprune.compiler.paths import choose_paths
 
     graph = compile_model(model)
-    (height, width, channels), classes = graph.shapes()[0], graph.shapes()[-1][2]
+    shapes = graph.shapes()
+    end, *others = graph.results(shapes)
+    if len(graph.inputs) > 1 or others:
+        raise ValueError(
+            "`model` must have one input and one output."
+            f" Received: {len(graph.inputs)} inputs, {1 + len(others)} outputs"
+        )
+    (height, width, channels), classes = shapes[0], shapes[end.node][2]
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels) or channels not in (1, 3):
         raise ValueError(
@@ -87,7 +94,7 @@ def write_page(
         "channels": channels,
         "classes": classes,
         "arena": arena,
-        "logits": getattr(graph.nodes[-1], "activation", "linear") != "softmax",
+        "logits": getattr(graph.nodes[end.node], "activation", "linear") != "softmax",
     }
     page = resources.files("tfprune.export").joinpath("browser.html").read_text("utf-8")
     # What stands in a script element must not end it.
