@@ -32,6 +32,7 @@ from tfprune.runtime.graph import (
 )
 from tfprune.runtime.model import Model
 from tfprune.runtime.plan.lowering import make_plan
+from tfprune.runtime.plan.plan import Port
 
 pytestmark = pytest.mark.one_backend
 HERE = this_machines_target()
@@ -251,12 +252,19 @@ def test_several_inputs_and_outputs(tmp_path):
 
 
 def test_the_names_of_arguments():
-    names = ["Left eye", "while", "7", "_x", "left_eye", "arena", ""]
-    assert argument_names(names, ["only"]) == (
+    def names(inputs, outputs, shape=(4,)):
+        return argument_names([Port(name, shape) for name in inputs], [Port(name, (4,)) for name in outputs])
+
+    assert names(["Left eye", "while", "7", "__x", "left__eye", "arena", ""], ["only"]) == (
         ["left_eye", "while_2", "input_7", "input_x", "left_eye_2", "arena_2", "input"],
         ["output"],
     )
-    assert argument_names(["only"], ["image", "image", "größe"]) == (["image"], ["image", "image_2", "gr__e"])
+    assert names(["日本", "uint8_t"], ["only"])[0] == ["input", "uint8_t_2"]
+    assert names(["a", "b"], ["a", "größe"]) == (["a", "b"], ["a_2", "gr_e"])
+    # An only one has its name first.
+    assert names(["output", "b"], ["only"]) == (["output_2", "b"], ["output"])
+    assert names(["only"], ["image", "image"], (4, 4, 3)) == (["image"], ["image_2", "image_3"])
+    assert names(["image"], ["input", "image"]) == (["input"], ["input_2", "image"])
 
 
 @needs_here

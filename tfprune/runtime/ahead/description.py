@@ -132,10 +132,15 @@ def built_here(described: dict[str, Any]) -> Built:
         described: The description of the folder.
 
     Raises:
-        ValueError: None of the targets is this machine.
+        ValueError: None of the targets is this machine, or its processors have not a frame each.
     """
     for entry in described["built"]:
         if entry["target"] == this_machines_target():
+            frames, processors = len(entry["frames"]), len(entry["processors"])
+            if frames != processors:
+                raise ValueError(
+                    f"each of {processors} processors must have a frame. Received: {frames} frames"
+                )
             return Built(**entry | {"frames": tuple(map(_frame, entry["frames"]))})
     names = ", ".join(entry["target"] for entry in described["built"])
     raise ValueError(f"a target must be this machine, {machine.host().triple}. Received: {names}")

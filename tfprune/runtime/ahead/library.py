@@ -139,7 +139,7 @@ def compile_library(
             )
         )
     frame = built[0].frames[0]
-    names = argument_names([port.name for port in frame.inputs], [port.name for port in frame.outputs])
+    names = argument_names(frame.inputs, frame.outputs)
     inputs, outputs = (
         {argument: port.shape for argument, port in zip(arguments, ports, strict=True)}
         for arguments, ports in zip(names, (frame.inputs, frame.outputs), strict=True)

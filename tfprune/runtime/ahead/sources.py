@@ -9,39 +9,47 @@ from importlib import resources
 from tfprune.files import write_text
 from tfprune.runtime.ahead.description import Built, Library
 from tfprune.runtime.ahead.targets import Target
+from tfprune.runtime.plan.plan import Port
 from tfprune.text import numbered
 
 _TEMPLATES = ("example.c", "benchmark.c", "CMakeLists.txt")
-# The keywords of C and C++, and what the header's functions call their other arguments.
+# The keywords of C and C++, macros of their headers and of gcc, and what the header itself names.
 _TAKEN = frozenset(
-    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class co_await co_return"
-    " co_yield compl concept const const_cast consteval constexpr constinit continue decltype default delete"
-    " do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long"
-    " mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register"
-    " reinterpret_cast requires restrict return short signed sizeof static static_assert static_cast struct"
-    " switch template this thread_local throw true try typedef typeid typename typeof union unsigned using"
-    " virtual void volatile wchar_t while xor xor_eq arena wait thread threads".split()
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t char8_t"
+    " class co_await co_return co_yield compl complex concept const const_cast consteval constexpr constinit"
+    " continue decltype default delete do double dynamic_cast else enum errno explicit export extern false"
+    " float for friend goto if imaginary inline int linux long mutable namespace new noexcept noreturn not"
+    " not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires restrict"
+    " return short signed sizeof static static_assert static_cast struct switch template this thread_local"
+    " throw true try typedef typeid typename typeof typeof_unqual union unix unsigned using virtual void"
+    " volatile wchar_t while xor xor_eq int32_t uint8_t arena wait thread threads".split()
 )
 
 
-def argument_names(inputs: Sequence[str], outputs: Sequence[str]) -> tuple[list[str], list[str]]:
+def argument_names(inputs: Sequence[Port], outputs: Sequence[Port]) -> tuple[list[str], list[str]]:
     """Returns the names of the arguments of a C function, each another.
 
     Args:
-        inputs: The names of the network's inputs. An only one is `image`.
-        outputs: Those of its outputs. An only one is `output`.
+        inputs: The network's inputs. An only one is `image` if it is one, else `input`.
+        outputs: Its outputs. An only one is `output`.
     """
-    taken = set(_TAKEN)
+    input_ = ["image" if _is_image(inputs[0].shape) else "input"] if len(inputs) == 1 else []
+    output = ["output"] if len(outputs) == 1 else []
+    taken = {*_TAKEN, *input_, *output}
     return (
-        ["image"] if len(inputs) == 1 else [_identifier(name, "input", taken) for name in inputs],
-        ["output"] if len(outputs) == 1 else [_identifier(name, "output", taken) for name in outputs],
+        input_ or [_identifier(port.name, "input", taken) for port in inputs],
+        output or [_identifier(port.name, "output", taken) for port in outputs],
     )
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3
 
 
 def _identifier(name: str, kind: str, taken: set[str]) -> str:
     """Returns a name as C has it, and adds it to those that are taken."""
-    plain = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)
-    # Names that begin so are C's own, or no names.
+    # Names that begin with an underscore are C's own, those with two in a row C++'s.
+    plain = re.sub(r"[\W_]+", "_", name.lower(), flags=re.ASCII)
     plain = plain if plain[:1].isalpha() else f"{kind}_{plain.lstrip('_')}".rstrip("_")
     found = numbered(plain, taken)
     taken.add(found)
@@ -107,13 +115,16 @@ def _processors(built: Sequence[Built]) -> str:
 def _arguments(library: Library) -> dict[str, str]:
     """Returns the texts of what is given to the functions and taken from them."""
     only = len(library.outputs) == 1
+    # An only vector is taken for a classifier's.
+    classes = only and len(next(iter(library.outputs.values()))) == 1
     inputs = {name: f"{library.name}_{name}_NUMBERS".upper() for name in library.inputs}
     outputs = {
-        name: f"{library.name}_{'CLASSES' if only else f'{name}_NUMBERS'}".upper() for name in library.outputs
+        name: f"{library.name}_{'CLASSES' if classes else f'{name}_NUMBERS'}".upper()
+        for name in library.outputs
     }
     macros = []
     for name, shape in library.inputs.items():
-        if len(library.inputs) == 1 and len(shape) == 3:
+        if len(library.inputs) == 1 and _is_image(shape):
             sides = zip(("HEIGHT", "WIDTH", "CHANNELS"), shape, strict=True)
             macros += [f"#define {library.name.upper()}_{side} {size}" for side, size in sides]
         macros.append(f"#define {inputs[name]} {math.prod(shape)}")
@@ -137,9 +148,9 @@ def _arguments(library: Library) -> dict[str, str]:
 
 
 def _shapes(ports: dict[str, tuple[int, ...]]) -> str:
-    """Returns what the header says of each input or output."""
+    """Returns what the header says of each input or output: how C declares it."""
     return "\n".join(
-        f"      {name}: {' x '.join(map(str, shape)) or 'a number'}" for name, shape in ports.items()
+        f"      {name}{''.join(f'[{size}]' for size in shape or (1,))}" for name, shape in ports.items()
     )
 
 
