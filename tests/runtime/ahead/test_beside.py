@@ -54,6 +54,11 @@ def first_built(path):
     return json.loads(description(path).read_text())["built"][0]
 
 
+def with_frames_of(path, frame):
+    built = first_built(path)
+    return built | {"frames": [frame for _ in built["processors"]]}
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("threads", [1, 2, 3, 20])
 def test_it_is_used_and_changes_nothing(tmp_path, seed, threads):
@@ -117,6 +122,7 @@ def test_without_one_nothing_is_said(path):
     (lambda path: description(path).write_text('{"version": "0.0.1"}'), "that of 0.0.1 differs in built, "),
     (lambda path: change(path, built=[{"target": HERE}]), "must be made anew, .* differs in arena_bytes, "),
     (lambda path: change(path, built=[first_built(path) | {"frames": []}]), "a frame. Received: 0 frames"),
+    (lambda path: change(path, built=[with_frames_of(path, {"nodes": 3})]), "have the fields of tfprune"),
     (lambda path: object_file(path).unlink(), "No such file"),
     (lambda path: object_file(path).write_bytes(object_file(path).read_bytes()[:-9]), "model.json describes"),
     (lambda path: object_file(path).write_bytes(b""), "model.json describes: it is damaged or another's"),

@@ -132,7 +132,8 @@ def built_here(described: dict[str, Any]) -> Built:
         described: The description of the folder.
 
     Raises:
-        ValueError: None of the targets is this machine, or its processors have not a frame each.
+        ValueError: None of the targets is this machine, or its processors have not a frame each, as this
+            version makes them.
     """
     for entry in described["built"]:
         if entry["target"] == this_machines_target():
@@ -141,7 +142,12 @@ def built_here(described: dict[str, Any]) -> Built:
                 raise ValueError(
                     f"each of {processors} processors must have a frame. Received: {frames} frames"
                 )
-            return Built(**entry | {"frames": tuple(map(_frame, entry["frames"]))})
+            try:
+                return Built(**entry | {"frames": tuple(map(_frame, entry["frames"]))})
+            except (KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{entry['target']}'s frames must have the fields of tfprune {__version__}: {error}"
+                ) from error
     names = ", ".join(entry["target"] for entry in described["built"])
     raise ValueError(f"a target must be this machine, {machine.host().triple}. Received: {names}")
 
