@@ -1,5 +1,8 @@
 """The wait for data: the reader's, inside tf.data, and nothing else's."""
 
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -57,6 +60,17 @@ def test_a_slow_pipeline_is_waited_for():
     assert measured[1:].min() > 0.05
     assert np.all(measured <= seen)
     assert measured.sum() > 0.8 * seen.sum()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot be told its cores")
+def test_on_a_single_core_too():
+    """TensorFlow then has a single thread, which the pipeline keeps."""
+    core = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); from tests.data import test_waiting as tests;"
+    code += "tests.test_a_slow_pipeline_is_waited_for(); tests.test_a_compiled_reader_waits_alike();"
+    # Python would wait for the pipelines, which hold elements that nobody will take.
+    subprocess.run([sys.executable, "-c", code + "os._exit(0)"], check=True, timeout=120)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """How long the reader of a dataset waited for its elements."""
 
 from tfprune.extras import extra
+from tfprune.machine import available_cores
 
 with extra("experiments"):
     import tensorflow as tf
@@ -52,6 +53,10 @@ class WaitingTime:
         # What would run ahead of the reader, or out of step with the clock.
         options.experimental_optimization.inject_prefetch = False
         options.experimental_optimization.map_parallelization = False
+        # TensorFlow has a thread for each core. Where that is one, the clock would wait for the thread whose
+        # work it is to measure.
+        if available_cores() == 1:
+            options.threading.private_threadpool_size = 2
         return timed.with_options(options)
 
     def seconds(self) -> float:
