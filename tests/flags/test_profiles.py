@@ -45,6 +45,7 @@ SMALL_TRAINING = {
     "cifar10_one_shot_995_combined": ((9,), (), 3e-3),
     "cifar10_one_shot_995_rate": ((9,), (6,), 3e-3),
     "cifar10_one_shot_995_cosine": ((9,), ()),
+    "cifar10_gradual_995": ((9,), (6,), 5e-3),
     "cifar10_gradual_995_dst": ((9,), (6,), 5e-3),
 }
 
