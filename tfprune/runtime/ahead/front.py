@@ -47,8 +47,8 @@ def front(
     variants: Sequence[tuple[str, Machine]],
     checksum: int,
     threads: bool,
-    inputs: int = 1,
-    outputs: int = 1,
+    inputs: int,
+    outputs: int,
 ) -> str:
     """Writes the module of the functions that a C program calls.
 
