@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfprune.data import pipeline
+from tfprune.data.splits import Split
 from tfprune.data.waiting import WaitingTime
+from tfprune.machine import available_cores
 
 COUNT = 8
 
 
-def batches(seconds):
-    """A parallel, prefetching pipeline like the project's, one batch every `seconds`."""
+def batches(seconds, calls=1):
+    """A parallel, prefetching pipeline like the project's, `calls` batches every `seconds`."""
 
     def make(i):
         time.sleep(seconds)
@@ -28,13 +31,13 @@ def batches(seconds):
         return images, labels
 
     dataset = tf.data.Dataset.range(COUNT)
-    return dataset.map(numpy_batch, num_parallel_calls=1, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return dataset.map(numpy_batch, num_parallel_calls=calls, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
-def waits(produce, consume):
+def waits(produce, consume, calls=1):
     """Seconds waited for each batch, by the meter and by this reader's own clock."""
     waiting = WaitingTime()
-    iterator = iter(waiting.measured(batches(produce)))
+    iterator = iter(waiting.measured(batches(produce, calls)))
     measured, seen = [], []
     for _ in range(COUNT):
         before, start = waiting.seconds(), time.perf_counter()
@@ -60,6 +63,32 @@ def test_a_slow_pipeline_is_waited_for():
     assert measured[1:].min() > 0.05
     assert np.all(measured <= seen)
     assert measured.sum() > 0.8 * seen.sum()
+
+
+@pytest.mark.slow
+def test_functions_that_keep_a_thread_for_each_core_are_waited_for():
+    measured, seen = waits(produce=0.1, consume=0.0, calls=available_cores())
+    assert np.all(measured <= seen)
+    assert measured.sum() > 0.8 * seen.sum()
+
+
+@pytest.mark.slow
+def test_the_projects_own_pipeline_is_waited_for(monkeypatch):
+    """However its steps are spread over threads: the whole of a first pass is waited for."""
+    make_images = pipeline.make_images
+
+    def slowly(*arguments):
+        time.sleep(0.1)
+        return make_images(*arguments)
+
+    monkeypatch.setattr(pipeline, "make_images", slowly)
+    split = Split(np.zeros((64, 8, 8, 3), np.uint8), np.zeros(64, np.int32), available=64)
+    dataset = pipeline.test_batches(split, image_size=0, batch_size=4)
+    waiting = WaitingTime()
+    start = time.perf_counter()
+    assert sum(len(labels) for _, labels in waiting.measured(dataset)) == 64
+    seen = time.perf_counter() - start
+    assert 0.8 * seen < waiting.seconds() <= seen
 
 
 @pytest.mark.slow

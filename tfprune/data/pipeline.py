@@ -18,6 +18,7 @@ from tfprune.data.policies import POLICIES
 from tfprune.data.resize import resize
 from tfprune.data.splits import ArraySpec, Dataset, Split, Stream, are_images, arrays_of, map_arrays
 from tfprune.extras import extra
+from tfprune.machine import available_cores
 
 with extra("experiments"):
     import cv2
@@ -286,7 +287,7 @@ def _batches(
 
     return (
         tf.data.Dataset.range(steps.start, steps.stop)
-        .map(numpy_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .map(numpy_batch, num_parallel_calls=available_cores(), deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )
 
@@ -335,7 +336,7 @@ def _stream_batches(
             return images, *batch[1:]
 
         numbered = batches.enumerate(first_step)
-        batches = numbered.map(images_made, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = numbered.map(images_made, num_parallel_calls=available_cores(), deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

@@ -34,7 +34,9 @@ class WaitingTime:
         time: two would add up.
 
         Args:
-            dataset: What to wait for. Its own parallel steps and prefetching stay as they are.
+            dataset: What to wait for. Its own parallel steps and prefetching stay as they are. Steps in
+                Python (`numpy_function`) are to name at most `available_cores()` parallel calls: with
+                `AUTOTUNE` they may keep every thread, the clock's too, and too little is measured.
 
         Returns:
             The same elements, with the same cardinality.
@@ -53,10 +55,9 @@ class WaitingTime:
         # What would run ahead of the reader, or out of step with the clock.
         options.experimental_optimization.inject_prefetch = False
         options.experimental_optimization.map_parallelization = False
-        # TensorFlow has a thread for each core. Where that is one, the clock would wait for the thread whose
-        # work it is to measure.
-        if available_cores() == 1:
-            options.threading.private_threadpool_size = 2
+        # TensorFlow has a thread for each core. Where the dataset's functions keep them all, the clock would
+        # wait for the work that it is to measure: it has one of its own.
+        options.threading.private_threadpool_size = available_cores() + 1
         return timed.with_options(options)
 
     def seconds(self) -> float:
