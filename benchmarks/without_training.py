@@ -8,7 +8,8 @@ without labels show. For each method and sparsity: the accuracy on --test_exampl
 these on which the first class is still the dense network's; and the seconds. Methods are
 
 - magnitude, global or layer: `prune_to`, with BatchNorm's statistics measured anew on the same images;
-- METHOD ALLOCATION: `prune_with_data`, such as `reconstruct global` and `sparsegpt erk`.
+- METHOD ALLOCATION: `prune_with_data`, such as `reconstruct global` and `sparsegpt erk`;
+- METHOD search: the same, to the sparsities that `search_sparsities` finds by the method on the same images.
 
 With --model the network has its ImageNet weights and takes the images enlarged; its classes are not CIFAR's,
 so that the share of equal first classes is all that counts. --picture draws accuracy, or that share, over
@@ -92,15 +93,12 @@ def prune(model: Any, method: str, sparsity: float, images: Any) -> Any:
 
     name, allocation = method.split()
     if name != "magnitude":
-        library.prune_with_data(
-            model,
-            sparsity,
-            images,
-            method=name,
-            allocation=allocation,
-            layers=keras.layers.Conv2D,
-            verbose=0,
-        )
+        options = {"method": name, "layers": keras.layers.Conv2D, "verbose": 0}
+        if allocation == "search":
+            best = library.search_sparsities(model, sparsity, images, **options)
+            library.prune_with_data(model, best.sparsities, images, **options)
+        else:
+            library.prune_with_data(model, sparsity, images, allocation=allocation, **options)
         return model
     model = library.prune_low_magnitude(model, None, layers=keras.layers.Conv2D, scope=allocation)
     library.prune_to(model, sparsity)
