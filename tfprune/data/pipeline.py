@@ -285,11 +285,14 @@ def _batches(
 
         return map_arrays(shaped, element)
 
-    return (
-        tf.data.Dataset.range(steps.start, steps.stop)
-        .map(numpy_batch, num_parallel_calls=available_cores(), deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    numbers = tf.data.Dataset.range(steps.start, steps.stop)
+    return _in_parallel(numbers, numpy_batch).prefetch(tf.data.AUTOTUNE)
+
+
+def _in_parallel(dataset: tf.data.Dataset, python_step: Callable[..., Any]) -> tf.data.Dataset:
+    """Maps a step in Python over a dataset, in order."""
+    # Not AUTOTUNE, which may keep every thread, the one of `WaitingTime`'s clock, too.
+    return dataset.map(python_step, num_parallel_calls=available_cores(), deterministic=True)
 
 
 def _one_pass(stream: Stream, batch_size: int) -> tf.data.Dataset:
@@ -336,7 +339,7 @@ def _stream_batches(
             return images, *batch[1:]
 
         numbered = batches.enumerate(first_step)
-        batches = numbered.map(images_made, num_parallel_calls=available_cores(), deterministic=True)
+        batches = _in_parallel(numbered, images_made)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
